@@ -1,0 +1,1 @@
+//! Tile programs, the lowering of fused groups to them, and the C writer.

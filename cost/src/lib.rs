@@ -1,0 +1,1 @@
+//! What kernels and entries take on a machine: target descriptions, measurement, roofline, money.

@@ -1,0 +1,1 @@
+//! Devices, executor, parameters, checkpoints, the training loop and decoding.
