@@ -1,0 +1,46 @@
+//! `cast`: another element type. Rounding happens here and nowhere else.
+
+use super::Operator;
+use crate::evaluate::{Context, Value};
+use crate::{DType, Graph, IrError, NodeId, Result, TensorType};
+
+/// Changes the element type; to bf16 it rounds to nearest, ties to even.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct Cast(
+    /// The type to give.
+    pub DType,
+);
+
+impl Operator for Cast {
+    fn name(&self) -> &'static str {
+        "cast"
+    }
+
+    fn infer(&self, operands: &[&TensorType]) -> Result<TensorType> {
+        let [operand] = operands else {
+            return Err(IrError::of("cast", format!("takes 1 operand, but was given {}", operands.len())));
+        };
+        if self.0.is_float() || operand.dtype == self.0 {
+            return Ok(TensorType::new(self.0, operand.axes.clone()));
+        }
+        Err(IrError::of("cast", format!("cannot turn {operand} into {}: only into floats", self.0)))
+    }
+
+    fn evaluate(&self, operands: &[&Value], _: &TensorType, _: &Context) -> Result<Value> {
+        let mut value = operands[0].clone();
+        if self.0 == DType::BF16 {
+            value.data.iter_mut().for_each(|x| *x = f64::from(half::bf16::from_f32(*x as f32)));
+        }
+        Ok(value)
+    }
+
+    fn gradient(&self, graph: &mut Graph, node: NodeId, cotangent: NodeId) -> Result<Vec<Option<NodeId>>> {
+        let dtype = graph.ty(graph.operands(node)[0]).dtype;
+        // The gradient of a rounded value is kept as it is: it accumulates in f32.
+        Ok(vec![dtype.is_float().then_some(cotangent)])
+    }
+
+    fn linear_in(&self, _: usize) -> bool {
+        self.0 == DType::F32
+    }
+}

@@ -1,0 +1,82 @@
+//! `concat`: operands one after the other along an axis.
+
+use super::{Operator, Slice};
+use crate::evaluate::{Context, Value};
+use crate::{Axes, Axis, Graph, IrError, NodeId, Result, TensorType};
+
+/// Operand `i` fills the next stretch of `into`, as long as `pieces[i]`. An
+/// operand without that axis has the same value all along its stretch.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct Concat {
+    /// The operands' axes; their sizes are fixed.
+    pub pieces: Vec<Axis>,
+    /// The axis of the result.
+    pub into: Axis,
+}
+
+impl Concat {
+    /// Where each piece starts along the result's axis, in elements.
+    pub fn starts(&self) -> Vec<usize> {
+        let sizes = self.pieces.iter().map(|piece| piece.fixed_size().unwrap_or(0));
+        sizes.scan(0, |start, size| Some(std::mem::replace(start, *start + size))).collect()
+    }
+}
+
+impl Operator for Concat {
+    fn name(&self) -> &'static str {
+        "concat"
+    }
+
+    fn infer(&self, operands: &[&TensorType]) -> Result<TensorType> {
+        if operands.len() != self.pieces.len() || operands.is_empty() {
+            let problem = format!("{} pieces, but {} operands", self.pieces.len(), operands.len());
+            return Err(IrError::of("concat", problem));
+        }
+        let total: Option<usize> = self.pieces.iter().map(|piece| piece.fixed_size()).sum();
+        if total.is_none() || total != self.into.fixed_size() {
+            return Err(IrError::of("concat", format!("{:?} do not add up to {}", self.pieces, self.into)));
+        }
+        let dtype = operands[0].dtype;
+        let mut axes = Axes::none();
+        for (operand, &piece) in operands.iter().zip(&self.pieces) {
+            if operand.dtype != dtype {
+                return Err(IrError::of("concat", format!("operands must be of one type, not {operands:?}")));
+            }
+            let rest = operand.axes.without(&[piece]);
+            axes = axes.union(&rest).map_err(|(left, right)| {
+                IrError::of(
+                    "concat",
+                    format!("axis {left} in one operand and {right} in another: {operands:?}"),
+                )
+            })?;
+        }
+        let ty = TensorType::new(dtype, axes);
+        ty.with_axis(self.into).ok_or_else(|| {
+            IrError::of("concat", format!("{ty} has an axis named {} already", self.into.name))
+        })
+    }
+
+    fn evaluate(&self, operands: &[&Value], ty: &TensorType, context: &Context) -> Result<Value> {
+        let starts = self.starts();
+        Ok(Value::build(context.shape(&ty.axes)?, |index| {
+            let position = index.get(self.into.name);
+            let piece = starts.iter().rposition(|&start| start <= position).unwrap_or(0);
+            operands[piece].at(&index.with(self.pieces[piece].name, position - starts[piece]))
+        }))
+    }
+
+    fn gradient(&self, graph: &mut Graph, node: NodeId, cotangent: NodeId) -> Result<Vec<Option<NodeId>>> {
+        let cotangent = super::spread(graph, cotangent, &[self.into])?;
+        let operands = graph.operands(node);
+        let parts =
+            self.starts().into_iter().zip(&self.pieces).zip(operands).map(|((start, &piece), operand)| {
+                let part = graph.add(Slice { axis: self.into, start, into: piece }, &[cotangent])?;
+                super::sum_to(graph, part, operand).map(Some)
+            });
+        parts.collect()
+    }
+
+    fn linear_in(&self, _: usize) -> bool {
+        true
+    }
+}

@@ -1,0 +1,80 @@
+//! `contract(xs…, over)`: the product of any number of operands, summed over
+//! named axes. Matrix products, attention scores and their gradients are all
+//! this op. It knows nothing of tiles or orders of evaluation.
+
+use super::Operator;
+use super::map::union;
+use crate::evaluate::{Context, Value, for_each_index};
+use crate::{Axis, DType, Graph, IrError, NodeId, Result, TensorType};
+
+/// Product of the operands, summed over `over`. The sum walks the axes in this
+/// order, the last fastest, and accumulates in f32.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct Contract {
+    /// The summed axes, outermost first.
+    pub over: Vec<Axis>,
+}
+
+impl Operator for Contract {
+    fn name(&self) -> &'static str {
+        "contract"
+    }
+
+    fn infer(&self, operands: &[&TensorType]) -> Result<TensorType> {
+        if operands.is_empty() {
+            return Err(IrError::of("contract", "takes at least one operand"));
+        }
+        if let Some(other) = operands.iter().find(|ty| !ty.dtype.is_float()) {
+            return Err(IrError::of("contract", format!("multiplies floats, but was given {other}")));
+        }
+        let axes = union("contract", operands)?;
+        for (position, axis) in self.over.iter().enumerate() {
+            if !axes.contains(*axis) || self.over[..position].contains(axis) {
+                return Err(IrError::of(
+                    "contract",
+                    format!("cannot sum over {axis}: the operands have {axes}"),
+                ));
+            }
+        }
+        Ok(TensorType::new(DType::F32, axes.without(&self.over)))
+    }
+
+    fn evaluate(&self, operands: &[&Value], ty: &TensorType, context: &Context) -> Result<Value> {
+        let over =
+            self.over.iter().map(|&axis| Ok((axis.name, context.size(axis)?))).collect::<Result<Vec<_>>>()?;
+        Ok(Value::build(context.shape(&ty.axes)?, |index| {
+            let mut sum = 0.0;
+            for_each_index(&over, &mut index.clone(), &mut |index| {
+                sum += operands.iter().map(|operand| operand.at(index)).product::<f64>();
+            });
+            sum
+        }))
+    }
+
+    fn gradient(&self, graph: &mut Graph, node: NodeId, cotangent: NodeId) -> Result<Vec<Option<NodeId>>> {
+        let operands = graph.operands(node);
+        let mut gradients = Vec::with_capacity(operands.len());
+        for position in 0..operands.len() {
+            let mut factors = vec![cotangent];
+            factors.extend(
+                operands.iter().enumerate().filter(|(other, _)| *other != position).map(|(_, &id)| id),
+            );
+            let types: Vec<&TensorType> = factors.iter().map(|&factor| graph.ty(factor)).collect();
+            let axes = union("contract", &types)?;
+            let over = graph.ordered(axes.without(graph.axes(operands[position])).iter().copied());
+            // An axis that only this operand has and that is summed is spread again by whoever adds the gradients.
+            gradients.push(Some(graph.add(Contract { over }, &factors)?));
+        }
+        Ok(gradients)
+    }
+
+    fn linear_in(&self, _: usize) -> bool {
+        true
+    }
+
+    fn flops(&self, operands: &[&TensorType], _: &TensorType, size: &dyn Fn(Axis) -> f64) -> f64 {
+        let axes = union("contract", operands).unwrap_or_default();
+        let points: f64 = axes.iter().map(|&axis| size(axis)).product();
+        points * operands.len().max(2) as f64
+    }
+}

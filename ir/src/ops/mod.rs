@@ -1,0 +1,153 @@
+//! The ops: everything the compiler knows of one stands in its own file. To
+//! add an op, add a file and a row to the table below.
+
+mod cast;
+mod concat;
+mod contract;
+mod history;
+mod leaves;
+mod map;
+mod reduce;
+mod rename;
+mod repeat;
+mod slice;
+mod split;
+mod take;
+
+pub use cast::Cast;
+pub use concat::Concat;
+pub use contract::Contract;
+pub use history::History;
+pub use leaves::{Argument, Index, Input, Literal, Param};
+pub use map::{Map, ScalarFn};
+pub use reduce::{Reduce, ReduceKind};
+pub use rename::Rename;
+pub use repeat::{Output, Repeat};
+pub use slice::Slice;
+pub use split::{Merge, Split};
+pub use take::{PutAdd, Take};
+
+use crate::evaluate::{Context, Value};
+use crate::{Axis, Graph, NodeId, Result, TensorType};
+
+/// Everything the compiler knows of an op.
+pub trait Operator {
+    /// The name in the text form.
+    fn name(&self) -> &'static str;
+
+    /// The type of the value, or what does not fit.
+    fn infer(&self, operands: &[&TensorType]) -> Result<TensorType>;
+
+    /// The value, in f64.
+    fn evaluate(&self, operands: &[&Value], ty: &TensorType, context: &Context) -> Result<Value>;
+
+    /// Adds to the graph the gradient of each operand, given the node and the
+    /// gradient of its value; `None` for an operand that has none.
+    fn gradient(&self, graph: &mut Graph, node: NodeId, cotangent: NodeId) -> Result<Vec<Option<NodeId>>>;
+
+    /// Whether the value is linear in this operand, the others held fixed: then
+    /// a sum over ranks may move past it.
+    fn linear_in(&self, _operand: usize) -> bool {
+        false
+    }
+
+    /// Scalar floating-point operations; `size` gives an axis' size in elements.
+    fn flops(&self, _operands: &[&TensorType], _ty: &TensorType, _size: &dyn Fn(Axis) -> f64) -> f64 {
+        0.0
+    }
+}
+
+macro_rules! ops {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// An operation: one variant a file of this folder.
+        #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+        pub enum Op { $($(#[$doc])* $name($name),)* }
+
+        impl Op {
+            /// What the compiler knows of it.
+            pub fn operator(&self) -> &dyn Operator {
+                match self { $(Op::$name(op) => op,)* }
+            }
+        }
+
+        $(impl From<$name> for Op {
+            fn from(op: $name) -> Op { Op::$name(op) }
+        })*
+    };
+}
+
+ops! {
+    /// A named input, given by the caller of an entry.
+    Input,
+    /// A trained parameter.
+    Param,
+    /// A port of a repeat's body.
+    Argument,
+    /// Known numbers.
+    Literal,
+    /// Position along an axis.
+    Index,
+    /// A scalar function, pointwise.
+    Map,
+    /// Change of element type.
+    Cast,
+    /// Product of any number of operands, summed over axes.
+    Contract,
+    /// Sum or maximum over axes.
+    Reduce,
+    /// Gather along an axis.
+    Take,
+    /// The adjoint of a gather.
+    PutAdd,
+    /// Gives an axis another name.
+    Rename,
+    /// Cuts an axis into several.
+    Split,
+    /// Joins axes into one.
+    Merge,
+    /// A range of an axis.
+    Slice,
+    /// Operands one after the other along an axis.
+    Concat,
+    /// A value at every position so far.
+    History,
+    /// A stack of equal blocks.
+    Repeat,
+    /// One of the results of a repeat.
+    Output,
+}
+
+impl Op {
+    /// The name in the text form.
+    pub fn name(&self) -> &'static str {
+        self.operator().name()
+    }
+}
+
+/// Adds to the graph the sum of a gradient over the axes that an operand lacks.
+pub(crate) fn sum_to(graph: &mut Graph, gradient: NodeId, operand: NodeId) -> Result<NodeId> {
+    let extra = graph.axes(gradient).without(graph.axes(operand));
+    if extra.is_empty() {
+        return Ok(gradient);
+    }
+    let over = graph.ordered(extra.iter().copied());
+    graph.add(Reduce { kind: ReduceKind::Sum, over }, &[gradient])
+}
+
+/// Adds the axes that a gradient lacks, by multiplication with ones: a gradient
+/// is allowed to leave out axes along which it is constant.
+pub(crate) fn spread(graph: &mut Graph, gradient: NodeId, axes: &[Axis]) -> Result<NodeId> {
+    let mut spread = gradient;
+    for &axis in axes {
+        if let (false, Some(size)) = (graph.axes(spread).contains(axis), axis.fixed_size()) {
+            let ones = graph.add(Literal::table(crate::DType::F32, axis, &vec![1.0; size])?, &[])?;
+            spread = graph.add(Map(ScalarFn::Mul), &[spread, ones])?;
+        }
+    }
+    Ok(spread)
+}
+
+/// The number of elements of a type.
+pub(crate) fn elements(ty: &TensorType, size: &dyn Fn(Axis) -> f64) -> f64 {
+    ty.axes.iter().map(|&axis| size(axis)).product()
+}

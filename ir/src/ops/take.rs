@@ -1,0 +1,125 @@
+//! `take` and `put_add`: a gather along an axis, and its adjoint.
+
+use super::Operator;
+use crate::evaluate::{Context, Value, for_each_index};
+use crate::{Axis, DType, Graph, IrError, NodeId, Result, TensorType};
+
+/// `take(table, ids)`: for each id, the table's slice there. Axes that table
+/// and ids share are walked together.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct Take {
+    /// The table's axis that ids point along.
+    pub axis: Axis,
+}
+
+/// `put_add(ids, values)`: zeros over `axis` and the axes of the values that
+/// are not in `over`, to which each value is added at its id.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct PutAdd {
+    /// The axis that ids point along.
+    pub axis: Axis,
+    /// The axes of the ids that are summed over, outermost first.
+    pub over: Vec<Axis>,
+}
+
+impl Operator for Take {
+    fn name(&self) -> &'static str {
+        "take"
+    }
+
+    fn infer(&self, operands: &[&TensorType]) -> Result<TensorType> {
+        let [table, ids] = operands else {
+            return Err(IrError::of(
+                "take",
+                format!("takes a table and ids, but was given {} operands", operands.len()),
+            ));
+        };
+        if !table.axes.contains(self.axis) {
+            return Err(IrError::of("take", format!("the table {table} has no axis {}", self.axis)));
+        }
+        if ids.dtype != DType::I32 || ids.axes.get(self.axis.name).is_some() {
+            return Err(IrError::of(
+                "take",
+                format!("ids must be i32 without the axis {}, not {ids}", self.axis),
+            ));
+        }
+        let axes = super::map::union("take", &[&table.without_axis(self.axis), ids])?;
+        Ok(TensorType::new(table.dtype, axes))
+    }
+
+    fn evaluate(&self, operands: &[&Value], ty: &TensorType, context: &Context) -> Result<Value> {
+        let size = context.size(self.axis)?;
+        let bad = operands[1].data.iter().find(|&&id| id < 0.0 || id >= size as f64);
+        if let Some(id) = bad {
+            return Err(IrError::Evaluate(format!("take: id {id} is outside of the axis {}", self.axis)));
+        }
+        Ok(Value::build(context.shape(&ty.axes)?, |index| {
+            operands[0].at(&index.with(self.axis.name, operands[1].at(index) as usize))
+        }))
+    }
+
+    fn gradient(&self, graph: &mut Graph, node: NodeId, cotangent: NodeId) -> Result<Vec<Option<NodeId>>> {
+        let [table, ids] = graph.operands(node)[..] else { return Ok(Vec::new()) };
+        let over = graph.ordered(graph.axes(ids).without(graph.axes(table)).iter().copied());
+        let put = graph.add(PutAdd { axis: self.axis, over }, &[ids, cotangent])?;
+        Ok(vec![Some(put), None])
+    }
+
+    fn linear_in(&self, operand: usize) -> bool {
+        operand == 0
+    }
+}
+
+impl Operator for PutAdd {
+    fn name(&self) -> &'static str {
+        "put_add"
+    }
+
+    fn infer(&self, operands: &[&TensorType]) -> Result<TensorType> {
+        let [ids, values] = operands else {
+            return Err(IrError::of(
+                "put_add",
+                format!("takes ids and values, but was given {} operands", operands.len()),
+            ));
+        };
+        if ids.dtype != DType::I32 || !values.dtype.is_float() {
+            return Err(IrError::of(
+                "put_add",
+                format!("takes i32 ids and float values, not {ids} and {values}"),
+            ));
+        }
+        let axes = super::map::union("put_add", operands)?;
+        if let Some(axis) = self.over.iter().find(|axis| !ids.axes.contains(**axis)) {
+            return Err(IrError::of("put_add", format!("cannot sum over {axis}: the ids are {ids}")));
+        }
+        let ty = TensorType::new(DType::F32, axes.without(&self.over));
+        ty.with_axis(self.axis).ok_or_else(|| {
+            IrError::of("put_add", format!("{ty} has an axis named {} already", self.axis.name))
+        })
+    }
+
+    fn evaluate(&self, operands: &[&Value], ty: &TensorType, context: &Context) -> Result<Value> {
+        let mut result = Value::build(context.shape(&ty.axes)?, |_| 0.0);
+        let mut axes = operands[0].axes.clone();
+        axes.extend(operands[1].axes.iter().filter(|axis| !operands[0].axes.contains(axis)));
+        for_each_index(&axes, &mut Default::default(), &mut |index| {
+            let target = index.with(self.axis.name, operands[0].at(index) as usize);
+            let offset = result.offset(&target);
+            result.data[offset] += operands[1].at(index);
+        });
+        Ok(result)
+    }
+
+    fn gradient(&self, graph: &mut Graph, node: NodeId, cotangent: NodeId) -> Result<Vec<Option<NodeId>>> {
+        let ids = graph.operands(node)[0];
+        Ok(vec![None, Some(graph.add(Take { axis: self.axis }, &[cotangent, ids])?)])
+    }
+
+    fn linear_in(&self, operand: usize) -> bool {
+        operand == 1
+    }
+
+    fn flops(&self, operands: &[&TensorType], _: &TensorType, size: &dyn Fn(Axis) -> f64) -> f64 {
+        operands.get(1).map_or(0.0, |ty| super::elements(ty, size))
+    }
+}

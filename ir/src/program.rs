@@ -1,0 +1,289 @@
+//! A program: regions (the main graph and the bodies of its repeats), the
+//! parameters, and the entries that bind it to a job. It knows no device.
+
+use crate::ops::{Argument, Output, Repeat};
+use crate::{Axis, Graph, IrError, NodeId, Op, Result, Symbol, TensorType};
+use std::collections::BTreeMap;
+
+/// A region's identity within its program.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct RegionId(pub u32);
+
+/// A graph with ports: the main graph, or the body of a `repeat`.
+#[derive(Clone, Debug)]
+pub struct Region {
+    /// A name for the reader, such as `layers`.
+    pub name: Symbol,
+    /// The nodes.
+    pub graph: Graph,
+    /// `argument` nodes, by index. Empty for the main region.
+    pub arguments: Vec<NodeId>,
+    /// What the region yields. For the main region: the roots of all entries.
+    pub results: Vec<NodeId>,
+}
+
+impl Region {
+    /// An empty region.
+    pub fn new(name: impl Into<Symbol>) -> Region {
+        Region { name: name.into(), graph: Graph::new(), arguments: Vec::new(), results: Vec::new() }
+    }
+
+    /// Adds the next argument, of this type.
+    pub fn add_argument(&mut self, ty: TensorType) -> Result<NodeId> {
+        let id = self.graph.add(Argument { index: self.arguments.len(), ty }, &[])?;
+        self.arguments.push(id);
+        Ok(id)
+    }
+}
+
+/// How a parameter starts.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum Initializer {
+    /// Every element has this value.
+    Constant(f64),
+    /// Normal with mean 0 and this standard deviation.
+    Normal {
+        /// Standard deviation.
+        standard_deviation: f64,
+    },
+    /// Uniform in plus or minus this bound.
+    Uniform {
+        /// Largest magnitude.
+        bound: f64,
+    },
+}
+
+/// What is known of a parameter beside its type.
+#[derive(Clone, PartialEq, Debug)]
+pub struct ParamInfo {
+    /// Type, with the layer axis if it belongs to a stack.
+    pub ty: TensorType,
+    /// How it starts.
+    pub initializer: Initializer,
+    /// Whether weight decay applies.
+    pub decay: bool,
+    /// The axis that counts layers, if it belongs to a stack.
+    pub layers: Option<Axis>,
+    /// Axes in the order in which the user declared them (layer axis first, if
+    /// any): the order of checkpoints and exports.
+    pub order: Vec<Axis>,
+}
+
+/// Inclusive bounds of a symbolic size, in elements.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Bounds {
+    /// Smallest value.
+    pub least: usize,
+    /// Largest value.
+    pub most: usize,
+}
+
+/// The job that an entry binds the graph to.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub enum EntryKind {
+    /// Loss, and the gradient of every parameter written to its state `gradient.NAME`.
+    Train,
+    /// As `Train`, but gradients are added to what is there: further micro-batches.
+    Accumulate,
+    /// One optimiser update: parameters and moments from the gradients.
+    Update,
+    /// Log-probability of each target token.
+    Score,
+    /// Prompt to last logits, growing the cache.
+    Prefill,
+    /// One token to logits, growing the cache.
+    Decode,
+}
+
+impl EntryKind {
+    /// `train`, `accumulate`, `update`, `score`, `prefill` or `decode`.
+    pub fn name(self) -> &'static str {
+        match self {
+            EntryKind::Train => "train",
+            EntryKind::Accumulate => "accumulate",
+            EntryKind::Update => "update",
+            EntryKind::Score => "score",
+            EntryKind::Prefill => "prefill",
+            EntryKind::Decode => "decode",
+        }
+    }
+
+    /// Whether `history` reads a cache (prefill and decode) rather than being a rename.
+    pub fn cached(self) -> bool {
+        matches!(self, EntryKind::Prefill | EntryKind::Decode)
+    }
+}
+
+/// A set of roots in the main region, and the job they are for.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// The job.
+    pub kind: EntryKind,
+    /// Named roots, nodes of the main region.
+    pub roots: Vec<(Symbol, NodeId)>,
+    /// Parameters and states that the entry overwrites once all of it has run,
+    /// each with the node that gives the new value.
+    pub updates: Vec<(Symbol, NodeId)>,
+}
+
+impl Entry {
+    /// The root of this name.
+    pub fn root(&self, name: &str) -> Option<NodeId> {
+        self.roots.iter().find(|(root, _)| root.as_str() == name).map(|&(_, id)| id)
+    }
+}
+
+/// One architecture, for all its jobs.
+#[derive(Clone, Debug)]
+pub struct Program {
+    /// The architecture's name.
+    pub name: String,
+    /// Regions; the first is the main one.
+    pub regions: Vec<Region>,
+    /// Parameters by full name.
+    pub params: BTreeMap<Symbol, ParamInfo>,
+    /// What is kept from step to step beside the parameters, by name: gradients
+    /// (`gradient.NAME`) and the optimiser's moments. They start at zero and are
+    /// read by `param` nodes as parameters are.
+    pub states: BTreeMap<Symbol, TensorType>,
+    /// Bounds of the symbolic sizes.
+    pub bounds: BTreeMap<Symbol, Bounds>,
+    /// Entries.
+    pub entries: Vec<Entry>,
+}
+
+impl Program {
+    /// A program with an empty main region.
+    pub fn new(name: &str) -> Program {
+        Program {
+            name: name.to_owned(),
+            regions: vec![Region::new("main")],
+            params: BTreeMap::new(),
+            states: BTreeMap::new(),
+            bounds: BTreeMap::new(),
+            entries: Vec::new(),
+        }
+    }
+
+    /// The main region's id.
+    pub const MAIN: RegionId = RegionId(0);
+
+    /// The main region.
+    pub fn main(&self) -> &Region {
+        &self.regions[0]
+    }
+
+    /// The main region, to change.
+    pub fn main_mut(&mut self) -> &mut Region {
+        &mut self.regions[0]
+    }
+
+    /// The region of this id.
+    pub fn region(&self, id: RegionId) -> &Region {
+        &self.regions[id.0 as usize]
+    }
+
+    /// The region of this id, to change.
+    pub fn region_mut(&mut self, id: RegionId) -> &mut Region {
+        &mut self.regions[id.0 as usize]
+    }
+
+    /// Adds a region.
+    pub fn add_region(&mut self, region: Region) -> RegionId {
+        self.regions.push(region);
+        RegionId(self.regions.len() as u32 - 1)
+    }
+
+    /// The entry of this kind.
+    pub fn entry(&self, kind: EntryKind) -> Option<&Entry> {
+        self.entries.iter().find(|entry| entry.kind == kind)
+    }
+
+    /// Adds to `parent` a repeat of `body` over `layers`, and returns one node
+    /// for each result. The body's arguments are the `carried` values, then one
+    /// layer's slice of each of the `stacked` operands, then `invariant` ones;
+    /// its results are the carried values, then what each layer yields, which
+    /// come out stacked along `layers`.
+    ///
+    /// # Errors
+    /// When arguments or carried results do not match the operands.
+    pub fn add_repeat(
+        &mut self,
+        parent: RegionId,
+        body: RegionId,
+        layers: Axis,
+        reverse: bool,
+        carried: &[NodeId],
+        stacked: &[NodeId],
+        invariant: &[NodeId],
+    ) -> Result<Vec<NodeId>> {
+        let region = self.region(body);
+        let graph = &self.region(parent).graph;
+        let results = repeat_results(region, layers, carried.len())?;
+        let expected = carried.len() + stacked.len() + invariant.len();
+        if region.arguments.len() != expected {
+            let found = region.arguments.len();
+            return Err(IrError::of(
+                "repeat",
+                format!("the body takes {found} arguments, but {expected} were given"),
+            ));
+        }
+        let operands: Vec<NodeId> = [carried, stacked, invariant].concat();
+        for (position, (&operand, &argument)) in operands.iter().zip(&region.arguments).enumerate() {
+            let given = graph.ty(operand);
+            let given = match position >= carried.len() && position < carried.len() + stacked.len() {
+                true if given.axes.contains(layers) => given.without_axis(layers),
+                true => {
+                    return Err(IrError::of(
+                        "repeat",
+                        format!("stacked operand {position} is {given}: no axis {layers}"),
+                    ));
+                }
+                false => given.clone(),
+            };
+            let wanted = region.graph.ty(argument);
+            if given != *wanted {
+                return Err(IrError::of(
+                    "repeat",
+                    format!("argument {position} is {wanted}, but was given {given}"),
+                ));
+            }
+        }
+        let count = results.len();
+        let repeat =
+            Repeat { body, layers, reverse, carried: carried.len(), stacked: stacked.len(), results };
+        let graph = &mut self.region_mut(parent).graph;
+        let node = graph.add(Op::Repeat(repeat), &operands)?;
+        (0..count).map(|index| graph.add(Output { index }, &[node])).collect()
+    }
+}
+
+/// The types that a repeat of this body yields.
+pub(crate) fn repeat_results(body: &Region, layers: Axis, carried: usize) -> Result<Vec<TensorType>> {
+    body.results
+        .iter()
+        .enumerate()
+        .map(|(position, &id)| {
+            let ty = body.graph.ty(id);
+            if position >= carried {
+                return ty.with_axis(layers).ok_or_else(|| {
+                    IrError::of(
+                        "repeat",
+                        format!("result {position} is {ty}: it has an axis named {} already", layers.name),
+                    )
+                });
+            }
+            let argument = body.arguments.get(position).map(|&id| body.graph.ty(id));
+            match argument {
+                Some(argument) if argument == ty => Ok(ty.clone()),
+                Some(argument) => {
+                    let problem = format!(
+                        "a layer is given {argument} and yields {ty}: they must be the same, to stack"
+                    );
+                    Err(IrError::of("repeat", problem))
+                }
+                None => Err(IrError::of("repeat", format!("no argument for carried value {position}"))),
+            }
+        })
+        .collect()
+}

@@ -1,0 +1,82 @@
+//! The verifier: what a well-formed program is. It runs between any two
+//! passes in tests and debug builds, and mends nothing.
+
+use crate::program::repeat_results;
+use crate::{IrError, Op, Program, Region, Result, TensorType};
+
+/// Checks that every node's type is what its op infers, that ports and repeats
+/// fit their regions, and that roots exist.
+///
+/// # Errors
+/// The first thing that is wrong.
+pub fn verify(program: &Program) -> Result<()> {
+    for region in &program.regions {
+        verify_region(program, region)?;
+    }
+    let main = program.main();
+    for entry in &program.entries {
+        for (name, root) in entry.roots.iter().chain(&entry.updates) {
+            if !main.graph.ids().contains(root) {
+                return Err(IrError::Invalid(format!(
+                    "root `{name}` of {} is not a node of the main region",
+                    entry.kind.name()
+                )));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn verify_region(program: &Program, region: &Region) -> Result<()> {
+    let graph = &region.graph;
+    let order = graph.topological_order();
+    if order.len() != graph.len() {
+        return Err(IrError::Invalid(format!("region `{}` has a cycle", region.name)));
+    }
+    for id in order {
+        let node = graph.node(id);
+        let operands = graph.operands(id);
+        let wrong = |problem: String| {
+            IrError::Invalid(format!("region `{}`, node {}: {problem}", region.name, id.index()))
+        };
+        match &node.op {
+            Op::Output(output) => {
+                let Some(Op::Repeat(repeat)) = operands.first().map(|&operand| graph.op(operand)) else {
+                    return Err(wrong("an output of something that is no repeat".into()));
+                };
+                if repeat.results.get(output.index) != Some(&node.ty) {
+                    return Err(wrong(format!("output {} is not {}", output.index, node.ty)));
+                }
+                continue;
+            }
+            Op::Repeat(repeat) => {
+                let Some(body) = program.regions.get(repeat.body.0 as usize) else {
+                    return Err(wrong(format!("no region {}", repeat.body.0)));
+                };
+                if repeat_results(body, repeat.layers, repeat.carried)? != repeat.results {
+                    return Err(wrong("the repeat's results are not its body's".into()));
+                }
+            }
+            Op::Argument(argument) if region.arguments.get(argument.index) != Some(&id) => {
+                return Err(wrong(format!("argument {} is not that of its region", argument.index)));
+            }
+            Op::Param(param) => match program.params.get(&param.name) {
+                Some(info) if info.ty == param.ty => {}
+                Some(info) => {
+                    return Err(wrong(format!(
+                        "parameter `{}` is {}, not {}",
+                        param.name, info.ty, param.ty
+                    )));
+                }
+                None => return Err(wrong(format!("unknown parameter `{}`", param.name))),
+            },
+            _ => {}
+        }
+        let types: Vec<&TensorType> = operands.iter().map(|&operand| graph.ty(operand)).collect();
+        let inferred = node.op.operator().infer(&types)?;
+        if inferred != node.ty {
+            return Err(wrong(format!("{} gives {inferred}, but the node says {}", node.op.name(), node.ty)));
+        }
+    }
+    Ok(())
+}
