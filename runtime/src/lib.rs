@@ -1,1 +1,5 @@
 //! Devices, executor, parameters, checkpoints, the training loop and decoding.
+//!
+//! This crate runs what the compiler made; it never rewrites a graph.
+
+pub mod cpu;
