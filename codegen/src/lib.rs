@@ -1,1 +1,3 @@
 //! Tile programs, the lowering of fused groups to them, and the C writer.
+
+pub mod c;

@@ -1,0 +1,116 @@
+//! What every generated C file begins with: vector types, transcendentals, transposes, the dot.
+//! The text is C (folder `prelude/`); this file only joins it and knows the compiler's flags.
+//! Must not know of tile programs, files or processes.
+
+/// The text of the prelude: C11 with vector extensions, for gcc 12 or clang 14 and later. It is to be
+/// compiled with the flags of [`VectorWidth::cc_flags`] and linked with [`LINK_FLAGS`].
+pub fn prelude() -> &'static str {
+    concat!(
+        include_str!("prelude/vectors.c"),
+        "\n",
+        include_str!("prelude/functions.c"),
+        "\n",
+        include_str!("prelude/transpose.c"),
+        "\n",
+        include_str!("prelude/dot.c"),
+        "\n",
+    )
+}
+
+/// What follows the source files on the compiler's command line: without a hardware fused multiply-add
+/// the portable width calls `fmaf`.
+pub const LINK_FLAGS: &[&str] = &["-lm"];
+
+/// Rows of a register tile, per width, and the size of `dot`'s scratch follow from these; the C text
+/// states the same as `DOT_BLOCK_M` and `DOT_BLOCK_K` (a test compares them).
+const DOT_BLOCK_M: usize = 144;
+const DOT_BLOCK_K: usize = 384;
+
+/// The width of the vectors that generated C is compiled for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum VectorWidth {
+    /// 64 bytes: AVX-512.
+    Avx512,
+    /// 32 bytes: AVX2 with FMA and F16C.
+    Avx2,
+    /// 16 bytes, with no instruction set assumed: correct everywhere, slow.
+    Portable,
+}
+
+impl VectorWidth {
+    /// All widths, widest first.
+    pub const ALL: [VectorWidth; 3] = [VectorWidth::Avx512, VectorWidth::Avx2, VectorWidth::Portable];
+
+    /// The widest that this machine can run.
+    pub fn detect() -> VectorWidth {
+        VectorWidth::ALL.into_iter().find(|width| width.is_supported()).unwrap_or(VectorWidth::Portable)
+    }
+
+    /// Whether this machine can run code of this width.
+    pub fn is_supported(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        match self {
+            VectorWidth::Avx512 => std::arch::is_x86_feature_detected!("avx512f"),
+            VectorWidth::Avx2 => {
+                std::arch::is_x86_feature_detected!("avx2")
+                    && std::arch::is_x86_feature_detected!("fma")
+                    && std::arch::is_x86_feature_detected!("f16c")
+            }
+            VectorWidth::Portable => true,
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        return self == VectorWidth::Portable;
+    }
+
+    /// Bytes of a vector: `VECTOR_BYTES` in C.
+    pub fn bytes(self) -> usize {
+        match self {
+            VectorWidth::Avx512 => 64,
+            VectorWidth::Avx2 => 32,
+            VectorWidth::Portable => 16,
+        }
+    }
+
+    /// 32-bit lanes of a vector: `LANES` in C.
+    pub fn lanes(self) -> usize {
+        self.bytes() / 4
+    }
+
+    /// Columns of a panel of the right operand of `dot`: `PANEL` in C.
+    pub fn panel(self) -> usize {
+        2 * self.lanes()
+    }
+
+    /// Rows of `dot`'s register tile: `TILE_ROWS` in C. Blocks of rows that are a multiple of it leave
+    /// no slow remainder.
+    pub fn tile_rows(self) -> usize {
+        match self {
+            VectorWidth::Avx512 => 12,
+            VectorWidth::Avx2 => 6,
+            VectorWidth::Portable => 4,
+        }
+    }
+
+    /// Floats of the scratch that `dot` wants per thread: `DOT_SCRATCH_FLOATS` in C.
+    pub fn dot_scratch_floats(self) -> usize {
+        DOT_BLOCK_M * DOT_BLOCK_K + self.panel() * DOT_BLOCK_K
+    }
+
+    /// Flags for the C compiler, the same for gcc and clang apart from what [`clang_flags`] adds. Without
+    /// `-ffast-math`: every rounding is where the text says.
+    pub fn cc_flags(self) -> Vec<&'static str> {
+        let mut flags =
+            vec!["-std=gnu11", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"];
+        match self {
+            VectorWidth::Avx512 => flags.extend(["-DVECTOR_BYTES=64", "-march=native"]),
+            VectorWidth::Avx2 => flags.extend(["-DVECTOR_BYTES=32", "-mavx2", "-mfma", "-mf16c"]),
+            VectorWidth::Portable => flags.push("-DVECTOR_BYTES=16"),
+        }
+        flags
+    }
+}
+
+/// What clang needs besides: it otherwise splits 64-byte vectors in two, at half the speed.
+pub fn clang_flags() -> &'static [&'static str] {
+    &["-mprefer-vector-width=512"]
+}

@@ -1,0 +1,239 @@
+/* dot: c[i,j] (+)= sum over k of a[i,k] * b[k,j], by register tiles.
+ * Every element of c is one chain of fused multiply-adds over ascending k, from zero or from the
+ * c that is there: no choice of tile, block or panel below changes a bit of the result.
+ *
+ * a[i,k] stands at a + i*a_m + k*a_k.
+ * b is cut in panels of PANEL columns: b[k,j] stands at b + (j/PANEL)*b_panel + k*b_k + j%PANEL.
+ *   A row-major matrix of leading dimension ld has b_panel = PANEL, b_k = ld;
+ *   a packed weight has b_panel = K*PANEL, b_k = PANEL.
+ * c[i,j] stands at c + i*c_m + (j/PANEL)*c_panel + j%PANEL.
+ * Where b_padded (c_padded) is zero nothing past column n is read (written); otherwise the last
+ * panel has PANEL columns in memory, and what lies past n is read (overwritten) freely.
+ * scratch is room for DOT_SCRATCH_FLOATS, or null: then operands are read in place, slower where
+ * they are strided and m is large. The bits are the same. */
+
+#define PANEL (2 * LANES)
+#if VECTOR_BYTES == 64
+#define TILE_ROWS 12
+#elif VECTOR_BYTES == 32
+#define TILE_ROWS 6
+#else
+#define TILE_ROWS 4
+#endif
+
+/* Blocks: DOT_BLOCK_K rows of a panel and DOT_BLOCK_M rows of a stay in the second-level cache. */
+#define DOT_BLOCK_K 384
+#define DOT_BLOCK_M 144
+#define DOT_SCRATCH_FLOATS (DOT_BLOCK_M * DOT_BLOCK_K + PANEL * DOT_BLOCK_K)
+/* Copying a pays from this many panels on, copying a strided b panel from this many rows on. */
+#define DOT_PACK_A_PANELS 4
+#define DOT_PACK_B_ROWS 48
+#define DOT_PREFETCH_STEPS 8
+
+struct dot_tile {
+    int64_t k;
+    const float *a;
+    int64_t a_m, a_k;
+    const void *b;
+    int64_t b_panel, b_k;
+    int64_t b_columns; /* that may be read in the last panel */
+    float *c;
+    int64_t c_m, c_panel;
+    int64_t c_columns; /* that may be written in the last panel */
+    int accumulate;
+};
+
+/* Columns first .. first + LANES of a row of which only `columns` may be touched. AVX-512 masks cost
+ * nothing, so there one path serves both; elsewhere a whole vector takes the plain load. */
+INLINE int64_t lanes_left(int64_t columns, int64_t first) {
+    int64_t left = columns - first;
+    return left < 0 ? 0 : left < LANES ? left : LANES;
+}
+INLINE vf load_lanes(const float *p, int64_t lanes) {
+    if (VECTOR_BYTES != 64 && lanes == LANES) return load(p);
+    return load_partial(p, lanes);
+}
+INLINE vf load_lanes_bf16(const bf16 *p, int64_t lanes) {
+    if (VECTOR_BYTES != 64 && lanes == LANES) return load_bf16(p);
+    return load_partial_bf16(p, lanes);
+}
+INLINE void store_lanes(float *p, int64_t lanes, vf v) {
+    if (lanes == LANES) store(p, v);
+    else store_partial(p, lanes, v);
+}
+INLINE vf load_b(const void *b, int64_t index, int is_bf16, int whole, int64_t lanes) {
+    if (is_bf16) return whole ? load_bf16((const bf16 *)b + index) : load_lanes_bf16((const bf16 *)b + index, lanes);
+    return whole ? load((const float *)b + index) : load_lanes((const float *)b + index, lanes);
+}
+
+/* One tile of rows x panels (both constants): all of c in registers while k runs. With several
+ * panels each is a memory stream of its own, which is what a matrix-vector product lives by; all
+ * of them must then be whole. */
+INLINE void dot_tile(const int rows, const int panels, const int is_bf16, const struct dot_tile *t) {
+    const int whole = panels > 1;
+    int64_t b_low = lanes_left(t->b_columns, 0), b_high = lanes_left(t->b_columns, LANES);
+    int64_t c_low = lanes_left(t->c_columns, 0), c_high = lanes_left(t->c_columns, LANES);
+    int64_t a_m = t->a_m, a_k = t->a_k, b_k = t->b_k, b_panel = t->b_panel;
+    const float *a = t->a;
+    const char *b = t->b;
+    const int element = is_bf16 ? 2 : 4;
+    vf sum[16][2];
+    UNROLL for (int i = 0; i < rows; i++) UNROLL for (int p = 0; p < panels; p++) {
+        const float *c = t->c + i * t->c_m + p * t->c_panel;
+        int tile = i * panels + p;
+        sum[tile][0] = sum[tile][1] = (vf){0};
+        if (t->accumulate) {
+            sum[tile][0] = whole ? load(c) : load_lanes(c, c_low);
+            sum[tile][1] = whole ? load(c + LANES) : load_lanes(c + LANES, c_high);
+        }
+    }
+    for (int64_t k = 0; k < t->k; k++) {
+        UNROLL for (int p = 0; p < panels; p++) {
+            vf low = load_b(b, p * b_panel, is_bf16, whole, b_low);
+            vf high = load_b(b, p * b_panel + LANES, is_bf16, whole, b_high);
+            if (whole) {
+                const char *ahead = b + (p * b_panel + DOT_PREFETCH_STEPS * b_k) * element;
+                __builtin_prefetch(ahead);
+                if (PANEL * element > 64) __builtin_prefetch(ahead + 64);
+            }
+            UNROLL for (int i = 0; i < rows; i++) {
+                /* Rows in threes, so that few pointers reach all of them. */
+                vf x = splat(a[(i / 3) * 3 * a_m + (i % 3) * a_m]);
+                sum[i * panels + p][0] = v_fma(x, low, sum[i * panels + p][0]);
+                sum[i * panels + p][1] = v_fma(x, high, sum[i * panels + p][1]);
+            }
+        }
+        a += a_k;
+        b += b_k * element;
+    }
+    UNROLL for (int i = 0; i < rows; i++) UNROLL for (int p = 0; p < panels; p++) {
+        float *c = t->c + i * t->c_m + p * t->c_panel;
+        vf *tile = sum[i * panels + p];
+        if (whole) {
+            store(c, tile[0]);
+            store(c + LANES, tile[1]);
+        } else {
+            store_lanes(c, c_low, tile[0]);
+            store_lanes(c + LANES, c_high, tile[1]);
+        }
+    }
+}
+
+#define DEFINE_TILE(rows, panels)                                                                    \
+    NOINLINE void dot_tile_##rows##x##panels(const struct dot_tile *t) { dot_tile(rows, panels, 0, t); } \
+    NOINLINE void dot_tile_bf16_##rows##x##panels(const struct dot_tile *t) { dot_tile(rows, panels, 1, t); }
+#define TILE_CASE(rows, panels)                         \
+    case rows:                                          \
+        if (is_bf16) dot_tile_bf16_##rows##x##panels(t); \
+        else dot_tile_##rows##x##panels(t);             \
+        return;
+
+/* How many panels a tile of few rows walks at once (1: no such tile). */
+#if VECTOR_BYTES == 64
+#define WIDE_TILES(X) X(1, 8) X(2, 4) X(3, 4) X(4, 2) X(5, 2) X(6, 2)
+INLINE int wide_panels(int64_t rows) { return rows == 1 ? 8 : rows <= 3 ? 4 : rows <= 6 ? 2 : 1; }
+#define NARROW_TILES(X) X(1, 1) X(2, 1) X(3, 1) X(4, 1) X(5, 1) X(6, 1) X(7, 1) X(8, 1) X(9, 1) X(10, 1) X(11, 1) X(12, 1)
+#elif VECTOR_BYTES == 32
+#define WIDE_TILES(X) X(1, 4) X(2, 2) X(3, 2)
+INLINE int wide_panels(int64_t rows) { return rows == 1 ? 4 : rows <= 3 ? 2 : 1; }
+#define NARROW_TILES(X) X(1, 1) X(2, 1) X(3, 1) X(4, 1) X(5, 1) X(6, 1)
+#else
+#define WIDE_TILES(X) X(1, 4) X(2, 2)
+INLINE int wide_panels(int64_t rows) { return rows == 1 ? 4 : rows == 2 ? 2 : 1; }
+#define NARROW_TILES(X) X(1, 1) X(2, 1) X(3, 1) X(4, 1)
+#endif
+WIDE_TILES(DEFINE_TILE)
+NARROW_TILES(DEFINE_TILE)
+
+INLINE void dot_wide(int64_t rows, int is_bf16, const struct dot_tile *t) {
+    switch (rows) { WIDE_TILES(TILE_CASE) }
+}
+INLINE void dot_narrow(int64_t rows, int is_bf16, const struct dot_tile *t) {
+    switch (rows) { NARROW_TILES(TILE_CASE) }
+}
+
+/* Copies a block of a so that each tile's rows stand together: tile, then k, then TILE_ROWS. */
+NOINLINE void dot_pack_a(int64_t m, int64_t k, const float *a, int64_t a_m, int64_t a_k, float *packed) {
+    for (int64_t i0 = 0; i0 < m; i0 += TILE_ROWS, packed += TILE_ROWS * k) {
+        int64_t rows = m - i0 < TILE_ROWS ? m - i0 : TILE_ROWS;
+        const float *from = a + i0 * a_m;
+        if (a_k == 1) transpose_block(rows, k, from, a_m, packed, TILE_ROWS);
+        else
+            for (int64_t kk = 0; kk < k; kk++)
+                for (int64_t i = 0; i < rows; i++) packed[kk * TILE_ROWS + i] = from[i * a_m + kk * a_k];
+    }
+}
+/* Copies k rows of one panel, as floats, the columns that must not be read as zeros. */
+INLINE void dot_pack_b(int is_bf16, int64_t k, const void *b, int64_t b_k, int64_t columns, float *packed) {
+    int64_t low = lanes_left(columns, 0), high = lanes_left(columns, LANES);
+    for (int64_t kk = 0; kk < k; kk++, packed += PANEL) {
+        store(packed, load_b(b, kk * b_k, is_bf16, 0, low));
+        store(packed + LANES, load_b(b, kk * b_k + LANES, is_bf16, 0, high));
+    }
+}
+
+INLINE void dot_any(int is_bf16, int64_t m, int64_t n, int64_t k, const float *a, int64_t a_m, int64_t a_k,
+                    const void *b, int64_t b_panel, int64_t b_k, int b_padded, float *c, int64_t c_m,
+                    int64_t c_panel, int c_padded, int accumulate, float *scratch) {
+    const int element = is_bf16 ? 2 : 4;
+    int64_t panels = (n + PANEL - 1) / PANEL, last = n - (panels - 1) * PANEL;
+    int64_t whole_panels = (b_padded && c_padded) || last == PANEL ? panels : panels - 1;
+    struct dot_tile t = {.b_panel = b_panel, .b_k = b_k, .c_m = c_m, .c_panel = c_panel};
+    if (m <= TILE_ROWS) { /* one row tile: b is read once, straight through */
+        int64_t step = wide_panels(m);
+        t.k = k, t.a = a, t.a_m = a_m, t.a_k = a_k, t.accumulate = accumulate;
+        for (int64_t p = 0; p < panels;) {
+            int wide = step > 1 && p + step <= whole_panels;
+            t.b = (const char *)b + p * b_panel * element;
+            t.c = c + p * c_panel;
+            t.b_columns = b_padded || p + 1 < panels ? PANEL : last;
+            t.c_columns = c_padded || p + 1 < panels ? PANEL : last;
+            if (wide) dot_wide(m, is_bf16, &t);
+            else dot_narrow(m, is_bf16, &t);
+            p += wide ? step : 1;
+        }
+        return;
+    }
+    float *packed_a = scratch, *packed_b = scratch ? scratch + DOT_BLOCK_M * DOT_BLOCK_K : 0;
+    int pack_a = scratch && panels >= DOT_PACK_A_PANELS;
+    for (int64_t i0 = 0; i0 < m; i0 += DOT_BLOCK_M) {
+        int64_t rows = m - i0 < DOT_BLOCK_M ? m - i0 : DOT_BLOCK_M;
+        int pack_b = scratch && rows >= DOT_PACK_B_ROWS && (is_bf16 || b_k != PANEL);
+        int64_t k0 = 0;
+        do {
+            t.k = k - k0 < DOT_BLOCK_K ? k - k0 : DOT_BLOCK_K;
+            t.accumulate = accumulate || k0 > 0;
+            t.a_m = pack_a ? 1 : a_m;
+            t.a_k = pack_a ? TILE_ROWS : a_k;
+            const float *block = a + i0 * a_m + k0 * a_k;
+            if (pack_a) dot_pack_a(rows, t.k, block, a_m, a_k, packed_a);
+            for (int64_t p = 0; p < panels; p++) {
+                const void *panel = (const char *)b + (p * b_panel + k0 * b_k) * element;
+                t.b = pack_b ? packed_b : panel;
+                t.b_k = pack_b ? PANEL : b_k;
+                t.b_columns = b_padded || p + 1 < panels ? PANEL : last;
+                t.c_columns = c_padded || p + 1 < panels ? PANEL : last;
+                if (pack_b) {
+                    dot_pack_b(is_bf16, t.k, panel, b_k, t.b_columns, packed_b);
+                    t.b_columns = PANEL;
+                }
+                for (int64_t i = 0; i < rows; i += TILE_ROWS) {
+                    t.a = pack_a ? packed_a + i * t.k : block + i * a_m;
+                    t.c = c + (i0 + i) * c_m + p * c_panel;
+                    dot_narrow(rows - i < TILE_ROWS ? rows - i : TILE_ROWS, is_bf16 && !pack_b, &t);
+                }
+            }
+            k0 += t.k;
+        } while (k0 < k);
+    }
+}
+NOINLINE void dot(int64_t m, int64_t n, int64_t k, const float *a, int64_t a_m, int64_t a_k, const float *b,
+                  int64_t b_panel, int64_t b_k, int b_padded, float *c, int64_t c_m, int64_t c_panel,
+                  int c_padded, int accumulate, float *scratch) {
+    dot_any(0, m, n, k, a, a_m, a_k, b, b_panel, b_k, b_padded, c, c_m, c_panel, c_padded, accumulate, scratch);
+}
+NOINLINE void dot_bf16(int64_t m, int64_t n, int64_t k, const float *a, int64_t a_m, int64_t a_k,
+                       const bf16 *b, int64_t b_panel, int64_t b_k, int b_padded, float *c, int64_t c_m,
+                       int64_t c_panel, int c_padded, int accumulate, float *scratch) {
+    dot_any(1, m, n, k, a, a_m, a_k, b, b_panel, b_k, b_padded, c, c_m, c_panel, c_padded, accumulate, scratch);
+}

@@ -1,0 +1,246 @@
+/* Vectors: the types and the lane by lane operations that every kernel is written in.
+ * The width is chosen by -DVECTOR_BYTES=64 (AVX-512), 32 (AVX2 with FMA) or 16 (anything).
+ * Nothing here knows of tensors, shapes or threads. */
+#include <stdint.h>
+#include <string.h>
+#if defined(__x86_64__) || defined(__i386__)
+#include <immintrin.h>
+#endif
+
+#ifndef VECTOR_BYTES
+#error "compile with -DVECTOR_BYTES=64, 32 or 16"
+#endif
+#define LANES (VECTOR_BYTES / 4)
+#define INLINE static inline __attribute__((always_inline, unused))
+#define NOINLINE static __attribute__((noinline, unused))
+#ifdef __clang__
+#define UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define UNROLL _Pragma("GCC unroll 64")
+#endif
+
+typedef uint16_t bf16;
+typedef float vf __attribute__((vector_size(VECTOR_BYTES)));
+typedef int32_t vi __attribute__((vector_size(VECTOR_BYTES))); /* also masks: each lane 0 or -1 */
+typedef uint32_t vu __attribute__((vector_size(VECTOR_BYTES)));
+typedef uint16_t vh __attribute__((vector_size(VECTOR_BYTES / 2)));
+typedef vf unaligned_vf __attribute__((aligned(4), may_alias));
+typedef vi unaligned_vi __attribute__((aligned(4), may_alias));
+typedef vh unaligned_vh __attribute__((aligned(2), may_alias));
+
+INLINE vf splat(float x) { return x - (vf){0}; }
+INLINE vi splat_int(int32_t x) { return x + (vi){0}; }
+INLINE vi iota(void) {
+#if LANES == 16
+    return (vi){0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+#elif LANES == 8
+    return (vi){0, 1, 2, 3, 4, 5, 6, 7};
+#else
+    return (vi){0, 1, 2, 3};
+#endif
+}
+
+INLINE vf load(const float *p) { return *(const unaligned_vf *)p; }
+INLINE vi load_int(const int32_t *p) { return *(const unaligned_vi *)p; }
+INLINE void store(float *p, vf v) { *(unaligned_vf *)p = v; }
+INLINE void store_int(int32_t *p, vi v) { *(unaligned_vi *)p = v; }
+
+/* The first n lanes, 0 <= n <= LANES; the others are zero. Nothing from p + n on is touched. */
+INLINE vi load_partial_int(const int32_t *p, int64_t n) {
+#if VECTOR_BYTES == 64
+    return (vi)_mm512_maskz_loadu_epi32((__mmask16)((1u << n) - 1), p);
+#elif VECTOR_BYTES == 32
+    return (vi)_mm256_maskload_epi32(p, (__m256i)(iota() < splat_int((int32_t)n)));
+#else
+    vi v = {0};
+    memcpy(&v, p, (size_t)n * 4);
+    return v;
+#endif
+}
+INLINE void store_partial_int(int32_t *p, int64_t n, vi v) {
+#if VECTOR_BYTES == 64
+    _mm512_mask_storeu_epi32(p, (__mmask16)((1u << n) - 1), (__m512i)v);
+#elif VECTOR_BYTES == 32
+    _mm256_maskstore_epi32(p, (__m256i)(iota() < splat_int((int32_t)n)), (__m256i)v);
+#else
+    memcpy(p, &v, (size_t)n * 4);
+#endif
+}
+INLINE vf load_partial(const float *p, int64_t n) { return (vf)load_partial_int((const int32_t *)p, n); }
+INLINE void store_partial(float *p, int64_t n, vf v) { store_partial_int((int32_t *)p, n, (vi)v); }
+
+/* base[index[lane]] for each lane. */
+INLINE vf gather(const float *base, vi index) {
+    vf v;
+    for (int lane = 0; lane < LANES; lane++) v[lane] = base[index[lane]];
+    return v;
+}
+
+/* mask ? a : b; every lane of mask is 0 or -1. */
+INLINE vf select_float(vi mask, vf a, vf b) { return (vf)((mask & (vi)a) | (~mask & (vi)b)); }
+INLINE vi select_int(vi mask, vi a, vi b) { return (mask & a) | (~mask & b); }
+INLINE int any_lane(vi mask) {
+#if VECTOR_BYTES == 64
+    return _mm512_test_epi32_mask((__m512i)mask, (__m512i)mask) != 0;
+#elif VECTOR_BYTES == 32
+    return _mm256_movemask_ps((__m256)mask) != 0;
+#else
+    int32_t any = 0;
+    for (int lane = 0; lane < LANES; lane++) any |= mask[lane];
+    return any != 0;
+#endif
+}
+
+/* a > b ? a : b and a < b ? a : b exactly: where either is NaN, and for zeros of either sign, b. */
+INLINE vf v_max(vf a, vf b) {
+#if VECTOR_BYTES == 64
+    return (vf)_mm512_max_ps((__m512)a, (__m512)b);
+#elif VECTOR_BYTES == 32
+    return (vf)_mm256_max_ps((__m256)a, (__m256)b);
+#elif defined(__SSE2__)
+    return (vf)_mm_max_ps((__m128)a, (__m128)b);
+#else
+    return select_float(a > b, a, b);
+#endif
+}
+INLINE vf v_min(vf a, vf b) {
+#if VECTOR_BYTES == 64
+    return (vf)_mm512_min_ps((__m512)a, (__m512)b);
+#elif VECTOR_BYTES == 32
+    return (vf)_mm256_min_ps((__m256)a, (__m256)b);
+#elif defined(__SSE2__)
+    return (vf)_mm_min_ps((__m128)a, (__m128)b);
+#else
+    return select_float(a < b, a, b);
+#endif
+}
+INLINE vi v_max_int(vi a, vi b) { return select_int(a > b, a, b); }
+INLINE vi v_min_int(vi a, vi b) { return select_int(a < b, a, b); }
+INLINE vf v_abs(vf x) { return (vf)((vi)x & 0x7fffffff); }
+INLINE vi v_abs_int(vi x) { return select_int(x < 0, -x, x); }
+
+/* a * b + c with one rounding, in every width. */
+INLINE vf v_fma(vf a, vf b, vf c) {
+#if VECTOR_BYTES == 64
+    return (vf)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif VECTOR_BYTES == 32
+    return (vf)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#elif defined(__FMA__)
+    return (vf)_mm_fmadd_ps((__m128)a, (__m128)b, (__m128)c);
+#else
+    vf r;
+    for (int lane = 0; lane < LANES; lane++) r[lane] = __builtin_fmaf(a[lane], b[lane], c[lane]);
+    return r;
+#endif
+}
+
+INLINE vf v_sqrt(vf x) {
+#if VECTOR_BYTES == 64
+    return (vf)_mm512_sqrt_ps((__m512)x);
+#elif VECTOR_BYTES == 32
+    return (vf)_mm256_sqrt_ps((__m256)x);
+#elif defined(__SSE2__)
+    return (vf)_mm_sqrt_ps((__m128)x);
+#else
+    vf r;
+    for (int lane = 0; lane < LANES; lane++) r[lane] = __builtin_sqrtf(x[lane]);
+    return r;
+#endif
+}
+
+INLINE vf int_to_float(vi x) { return __builtin_convertvector(x, vf); }
+/* Rounds toward zero; the value must fit. */
+INLINE vi float_to_int(vf x) { return __builtin_convertvector(x, vi); }
+
+/* bf16 is the upper half of a float. Rounding is to nearest even; a NaN stays one (made quiet). */
+INLINE vf bf16_lanes_to_float(vh h) {
+#if VECTOR_BYTES == 64
+    return (vf)_mm512_slli_epi32(_mm512_cvtepu16_epi32((__m256i)h), 16);
+#elif VECTOR_BYTES == 32
+    return (vf)_mm256_slli_epi32(_mm256_cvtepu16_epi32((__m128i)h), 16);
+#else
+    return (vf)(__builtin_convertvector(h, vu) << 16);
+#endif
+}
+INLINE vu bf16_round_bits(vf v) {
+    vu bits = (vu)v;
+    vu rounded = bits + 0x7fff + ((bits >> 16) & 1);
+    vu nan = (vu)(v != v);
+    return ((nan & (bits | 0x400000)) | (~nan & rounded)) & 0xffff0000u;
+}
+INLINE vf round_bf16(vf v) { return (vf)bf16_round_bits(v); }
+INLINE vf load_bf16(const bf16 *p) { return bf16_lanes_to_float(*(const unaligned_vh *)p); }
+INLINE void store_bf16(bf16 *p, vf v) {
+    *(unaligned_vh *)p = __builtin_convertvector(bf16_round_bits(v) >> 16, vh);
+}
+INLINE vf load_partial_bf16(const bf16 *p, int64_t n) {
+#if VECTOR_BYTES == 64 && defined(__AVX512BW__) && defined(__AVX512VL__)
+    return bf16_lanes_to_float((vh)_mm256_maskz_loadu_epi16((__mmask16)((1u << n) - 1), p));
+#else
+    vh h = {0};
+    memcpy(&h, p, (size_t)n * 2);
+    return bf16_lanes_to_float(h);
+#endif
+}
+INLINE void store_partial_bf16(bf16 *p, int64_t n, vf v) {
+    vh h = __builtin_convertvector(bf16_round_bits(v) >> 16, vh);
+#if VECTOR_BYTES == 64 && defined(__AVX512BW__) && defined(__AVX512VL__)
+    _mm256_mask_storeu_epi16(p, (__mmask16)((1u << n) - 1), (__m256i)h);
+#else
+    memcpy(p, &h, (size_t)n * 2);
+#endif
+}
+INLINE float bf16_to_float(bf16 h) {
+    uint32_t bits = (uint32_t)h << 16;
+    float x;
+    memcpy(&x, &bits, 4);
+    return x;
+}
+INLINE bf16 float_to_bf16(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, 4);
+    if ((bits & 0x7fffffff) > 0x7f800000) return (bf16)((bits | 0x400000) >> 16);
+    return (bf16)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+}
+
+/* A two-operand shuffle whose index in each lane is INDEX(lane, step). */
+#if LANES == 16
+#define SHUFFLE(a, b, INDEX, s)                                                                    \
+    __builtin_shufflevector(a, b, INDEX(0, s), INDEX(1, s), INDEX(2, s), INDEX(3, s), INDEX(4, s), \
+                            INDEX(5, s), INDEX(6, s), INDEX(7, s), INDEX(8, s), INDEX(9, s),       \
+                            INDEX(10, s), INDEX(11, s), INDEX(12, s), INDEX(13, s), INDEX(14, s),  \
+                            INDEX(15, s))
+#elif LANES == 8
+#define SHUFFLE(a, b, INDEX, s)                                                                    \
+    __builtin_shufflevector(a, b, INDEX(0, s), INDEX(1, s), INDEX(2, s), INDEX(3, s), INDEX(4, s), \
+                            INDEX(5, s), INDEX(6, s), INDEX(7, s))
+#else
+#define SHUFFLE(a, b, INDEX, s) \
+    __builtin_shufflevector(a, b, INDEX(0, s), INDEX(1, s), INDEX(2, s), INDEX(3, s))
+#endif
+#define PARTNER(lane, step) ((lane) ^ (step))
+
+/* Horizontal folds: lanes l and l ^ step are joined for step = LANES/2, …, 2, 1. The tree is a
+ * function of LANES alone. */
+INLINE float fold_sum(vf v) {
+#if LANES >= 16
+    v += SHUFFLE(v, v, PARTNER, 8);
+#endif
+#if LANES >= 8
+    v += SHUFFLE(v, v, PARTNER, 4);
+#endif
+    v += SHUFFLE(v, v, PARTNER, 2);
+    v += SHUFFLE(v, v, PARTNER, 1);
+    return v[0];
+}
+INLINE float fold_max(vf v) {
+#if LANES >= 16
+    v = v_max(v, SHUFFLE(v, v, PARTNER, 8));
+#endif
+#if LANES >= 8
+    v = v_max(v, SHUFFLE(v, v, PARTNER, 4));
+#endif
+    v = v_max(v, SHUFFLE(v, v, PARTNER, 2));
+    v = v_max(v, SHUFFLE(v, v, PARTNER, 1));
+    return v[0];
+}

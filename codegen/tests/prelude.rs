@@ -1,0 +1,373 @@
+//! The C prelude against f64 arithmetic, the `half` crate and a naive chain of fused multiply-adds, in
+//! every vector width that this machine can run. Must not know of anything generated.
+
+mod support;
+
+use diptych_codegen::c::prelude::VectorWidth;
+use half::bf16;
+use libloading::Library;
+use std::sync::OnceLock;
+
+const EXPORTS: &str = include_str!("support/exports.c");
+
+/// The compiled prelude, once per width.
+fn libraries() -> &'static [(VectorWidth, Library)] {
+    static LIBRARIES: OnceLock<Vec<(VectorWidth, Library)>> = OnceLock::new();
+    LIBRARIES.get_or_init(|| support::widths().into_iter().map(|w| (w, support::load(w, EXPORTS))).collect())
+}
+
+macro_rules! function {
+    ($library:expr, $name:expr, $type:ty) => {
+        // SAFETY: exports.c declares the function with this signature.
+        *unsafe { $library.get::<$type>($name.as_bytes()) }.expect("an exported function")
+    };
+}
+
+type OverArray = unsafe extern "C" fn(i64, *const f32, *mut f32);
+
+fn apply(library: &Library, name: &str, x: &[f32]) -> Vec<f32> {
+    let function = function!(library, format!("test_{name}"), OverArray);
+    let mut y = vec![f32::NAN; x.len()];
+    // SAFETY: both arrays have the length passed.
+    unsafe { function(x.len() as i64, x.as_ptr(), y.as_mut_ptr()) };
+    y
+}
+
+/// xorshift64*: the tests need spread, not quality.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+    fn below(&mut self, n: usize) -> usize {
+        ((self.next() >> 32) as usize) % n
+    }
+    fn float(&mut self) -> f32 {
+        (self.next() >> 40) as f32 / (1 << 23) as f32 - 1.0
+    }
+    fn floats(&mut self, n: usize) -> Vec<f32> {
+        (0..n).map(|_| self.float()).collect()
+    }
+}
+
+/// Error in units of the last place of the exact value's binade (of the smallest normal one at least).
+fn ulps(got: f32, exact: f64) -> f64 {
+    if got.is_nan() && exact.is_nan()
+        || got as f64 == exact
+        || exact.abs() > f32::MAX as f64 && got.is_infinite()
+    {
+        return 0.0;
+    }
+    let exponent = exact.abs().max(f32::MIN_POSITIVE as f64).log2().floor() as i32;
+    (got as f64 - exact).abs() / 2f64.powi(exponent - 23)
+}
+
+fn sweep(from: f32, to: f32) -> impl Iterator<Item = f32> {
+    const STEPS: usize = 200_003;
+    (0..=STEPS).map(move |i| from + (to - from) * (i as f32 / STEPS as f32))
+}
+
+/// Floats spread evenly over their bit patterns, both signs.
+fn all_magnitudes() -> impl Iterator<Item = f32> {
+    (0..=u32::MAX).step_by(20_011).map(f32::from_bits).filter(|x| x.is_finite())
+}
+
+fn worst(library: &Library, name: &str, xs: &[f32], exact: impl Fn(f64) -> f64) -> (f64, f32) {
+    let got = apply(library, name, xs);
+    let errors = xs.iter().zip(&got).map(|(&x, &y)| (ulps(y, exact(x as f64)), x));
+    errors.fold((0.0, 0.0), |a, b| if b.0 > a.0 || b.0.is_nan() { b } else { a })
+}
+
+/// erf by its series below 3 and by the continued fraction of erfc above: good to 1e-13.
+fn erf(x: f64) -> f64 {
+    let a = x.abs();
+    if x.is_nan() || a > 6.0 {
+        return if x.is_nan() { x } else { x.signum() };
+    }
+    let scale = (-a * a).exp() / std::f64::consts::PI.sqrt();
+    let value = if a < 3.0 {
+        let (mut term, mut sum) = (2.0 * a * scale, 0.0);
+        for n in 1..120 {
+            sum += term;
+            term *= 2.0 * a * a / (2 * n + 1) as f64;
+        }
+        sum
+    } else {
+        let fraction = (1..80).rev().fold(a, |f, n| a + n as f64 / 2.0 / f);
+        1.0 - scale / fraction
+    };
+    value.copysign(x)
+}
+
+#[test]
+fn functions_are_accurate() {
+    type Case = (&'static str, f64, f32, f32, fn(f64) -> f64);
+    let cases: [Case; 8] = [
+        ("exp", 2.0, -104.5, 89.5, f64::exp),
+        ("log", 2.0, 1e-4, 20.0, f64::ln),
+        ("tanh", 4.0, -10.0, 10.0, f64::tanh),
+        ("erf", 4.0, -5.0, 5.0, erf),
+        ("sigmoid", 4.0, -87.0, 40.0, |x| 1.0 / (1.0 + (-x).exp())),
+        ("sqrt", 0.5, 0.0, 100.0, f64::sqrt),
+        ("rsqrt", 4.0, 1e-6, 100.0, |x| 1.0 / x.sqrt()),
+        ("abs", 0.0, -2.0, 2.0, f64::abs),
+    ];
+    for (width, library) in libraries() {
+        for (name, limit, from, to, exact) in cases {
+            let mut xs: Vec<f32> = sweep(from, to).collect();
+            if name != "sigmoid" {
+                xs.extend(all_magnitudes());
+            }
+            let (error, at) = worst(library, name, &xs, exact);
+            println!("{width:?} {name}: at most {error:.2} ulp, at {at:e}");
+            assert!(error <= limit, "{width:?} {name}({at:e}) is {error} ulp off");
+        }
+    }
+}
+
+#[test]
+fn sine_and_cosine_hold_at_every_position() {
+    let mut xs: Vec<f32> =
+        sweep(-200_000.0, 200_000.0).chain(sweep(-7.0, 7.0)).chain(all_magnitudes()).collect();
+    xs.extend((0..200_000).map(|i| i as f32));
+    xs.extend((0..120_000).map(|i| (i as f64 * std::f64::consts::FRAC_PI_2) as f32));
+    for (width, library) in libraries() {
+        for (name, exact) in [("sin", f64::sin as fn(f64) -> f64), ("cos", f64::cos)] {
+            let got = apply(library, name, &xs);
+            for (&x, y) in xs.iter().zip(got) {
+                let error = (y as f64 - exact(x as f64)).abs();
+                assert!(error < 1.2e-7, "{width:?} {name}({x:e}) = {y:e} is {error:e} off");
+            }
+        }
+    }
+}
+
+#[test]
+fn special_values() {
+    let (inf, nan) = (f32::INFINITY, f32::NAN);
+    let cases: &[(&str, &[(f32, f32)])] = &[
+        (
+            "exp",
+            &[
+                (-inf, 0.0),
+                (inf, inf),
+                (nan, nan),
+                (0.0, 1.0),
+                (-0.0, 1.0),
+                (-104.0, 0.0),
+                (89.0, inf),
+                (-1e30, 0.0),
+                (1e30, inf),
+            ],
+        ),
+        ("log", &[(0.0, -inf), (-0.0, -inf), (inf, inf), (nan, nan), (-1.0, nan), (-inf, nan), (1.0, 0.0)]),
+        ("tanh", &[(-inf, -1.0), (inf, 1.0), (nan, nan), (0.0, 0.0), (100.0, 1.0)]),
+        ("erf", &[(-inf, -1.0), (inf, 1.0), (nan, nan), (0.0, 0.0), (1e30, 1.0)]),
+        ("sigmoid", &[(-inf, 0.0), (inf, 1.0), (nan, nan), (0.0, 0.5), (-1e30, 0.0)]),
+        ("sin", &[(inf, nan), (-inf, nan), (nan, nan), (0.0, 0.0)]),
+        ("cos", &[(inf, nan), (-inf, nan), (nan, nan), (0.0, 1.0)]),
+        ("sqrt", &[(inf, inf), (-1.0, nan), (nan, nan), (0.0, 0.0), (4.0, 2.0)]),
+        ("rsqrt", &[(inf, 0.0), (-1.0, nan), (nan, nan), (0.0, inf), (4.0, 0.5)]),
+    ];
+    for (width, library) in libraries() {
+        for (name, values) in cases {
+            for &(x, want) in *values {
+                let got = apply(library, name, &[x])[0];
+                let same = got == want || got.is_nan() && want.is_nan();
+                assert!(same, "{width:?} {name}({x}) = {got}, not {want}");
+            }
+        }
+    }
+}
+
+/// A value's bits depend on the value alone, wherever it stands: in the body, in a tail, beside NaNs.
+#[test]
+fn body_and_tail_agree() {
+    let mut random = Random(1);
+    let scales = [1e-3, 1.0, 30.0, 1e5, 1e12];
+    let mut xs: Vec<f32> = (0..301).map(|i| random.float() * scales[i % scales.len()]).collect();
+    xs[7] = f32::NAN;
+    xs[8] = f32::INFINITY;
+    for (width, library) in libraries() {
+        for name in ["exp", "log", "tanh", "erf", "sigmoid", "sin", "cos", "sqrt", "rsqrt"] {
+            let whole = apply(library, name, &xs);
+            for (i, x) in xs.iter().enumerate() {
+                let alone = apply(library, name, &[*x])[0];
+                assert_eq!(alone.to_bits(), whole[i].to_bits(), "{width:?} {name}({x}) at {i}");
+            }
+        }
+    }
+}
+
+#[test]
+fn maximum_minimum_and_fma_are_exact() {
+    type Two = unsafe extern "C" fn(*const f32, *const f32, *mut f32);
+    type Three = unsafe extern "C" fn(*const f32, *const f32, *const f32, *mut f32);
+    let special = [0.0, -0.0, 1.0, -1.0, f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 1e-40];
+    let mut random = Random(2);
+    for (width, library) in libraries() {
+        let lanes = width.lanes();
+        let (max, min) = (function!(library, "test_max", Two), function!(library, "test_min", Two));
+        let fma = function!(library, "test_fma", Three);
+        for round in 0..2000 {
+            let mut pick = |round: usize| {
+                (0..lanes)
+                    .map(|_| if round % 2 == 0 { special[random.below(8)] } else { random.float() })
+                    .collect()
+            };
+            let (a, b): (Vec<f32>, Vec<f32>) = (pick(round), pick(round));
+            // Near cancellation: the case in which a product rounded first would show.
+            let c: Vec<f32> = a.iter().zip(&b).map(|(a, b)| -(a * b)).collect();
+            let (mut high, mut low, mut fused) = (a.clone(), a.clone(), a.clone());
+            // SAFETY: every array has the vector's lanes.
+            unsafe {
+                max(a.as_ptr(), b.as_ptr(), high.as_mut_ptr());
+                min(a.as_ptr(), b.as_ptr(), low.as_mut_ptr());
+                fma(a.as_ptr(), b.as_ptr(), c.as_ptr(), fused.as_mut_ptr());
+            }
+            for i in 0..lanes {
+                let (want_high, want_low) =
+                    (if a[i] > b[i] { a[i] } else { b[i] }, if a[i] < b[i] { a[i] } else { b[i] });
+                assert_eq!(high[i].to_bits(), want_high.to_bits(), "{width:?} max({}, {})", a[i], b[i]);
+                assert_eq!(low[i].to_bits(), want_low.to_bits(), "{width:?} min({}, {})", a[i], b[i]);
+                let want = a[i].mul_add(b[i], c[i]);
+                assert!(
+                    fused[i].to_bits() == want.to_bits() || fused[i].is_nan() && want.is_nan(),
+                    "{width:?} fma"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn integers_gather_and_folds() {
+    type Integers = unsafe extern "C" fn(*const i32, *const i32, *mut i32);
+    type Gather = unsafe extern "C" fn(*const f32, *const i32, *mut f32);
+    type Fold = unsafe extern "C" fn(*const f32) -> f32;
+    let mut random = Random(3);
+    for (width, library) in libraries() {
+        let lanes = width.lanes();
+        let integers = function!(library, "test_integers", Integers);
+        let gather = function!(library, "test_gather", Gather);
+        let (sum, max) =
+            (function!(library, "test_fold_sum", Fold), function!(library, "test_fold_max", Fold));
+        for _ in 0..200 {
+            let mut draw = || (0..lanes).map(|_| random.below(41) as i32 - 20).collect::<Vec<i32>>();
+            let (a, b) = (draw(), draw());
+            let mut out = vec![0; 5 * lanes + 1];
+            // SAFETY: exports.c writes five vectors and one integer.
+            unsafe { integers(a.as_ptr(), b.as_ptr(), out.as_mut_ptr()) };
+            for i in 0..lanes {
+                let chosen = if a[i] < b[i] { i as i32 } else { -7 };
+                let want = [a[i].max(b[i]), a[i].min(b[i]), a[i].abs(), chosen, a[i]];
+                assert_eq!(std::array::from_fn(|row| out[row * lanes + i]), want, "{width:?}");
+            }
+            assert_eq!(out[5 * lanes], a.iter().zip(&b).any(|(a, b)| a == b) as i32, "{width:?}");
+
+            let table = random.floats(100);
+            let index: Vec<i32> = (0..lanes).map(|_| random.below(100) as i32).collect();
+            let mut x = vec![0.0; lanes];
+            // SAFETY: every index is inside the table.
+            unsafe { gather(table.as_ptr(), index.as_ptr(), x.as_mut_ptr()) };
+            assert!(x.iter().zip(&index).all(|(x, i)| *x == table[*i as usize]), "{width:?}");
+
+            let mut tree = x.clone();
+            let mut half = lanes / 2;
+            while half > 0 {
+                for i in 0..half {
+                    tree[i] += tree[i + half];
+                }
+                half /= 2;
+            }
+            // SAFETY: x has the vector's lanes.
+            let (got_sum, got_max) = unsafe { (sum(x.as_ptr()), max(x.as_ptr())) };
+            assert_eq!(got_sum.to_bits(), tree[0].to_bits(), "{width:?}");
+            assert_eq!(got_max, x.iter().copied().fold(f32::MIN, f32::max), "{width:?}");
+        }
+    }
+}
+
+#[test]
+fn bf16_rounds_as_half_does() {
+    type To = unsafe extern "C" fn(i64, *const f32, *mut u16, *mut u16, *mut u16);
+    type From = unsafe extern "C" fn(i64, *const u16, *mut f32, *mut f32);
+    let mut xs: Vec<f32> = (0..=u32::MAX).step_by(9_973).map(f32::from_bits).collect();
+    // Ties, and their neighbours.
+    xs.extend(
+        (0..0xffff_u32).flat_map(|h| [0x7fff, 0x8000, 0x8001].map(|low| f32::from_bits(h << 16 | low))),
+    );
+    xs.push(1.0); // an odd count: there is a tail
+    let all: Vec<u16> = (0..=u16::MAX).chain([1, 2, 3]).collect();
+    for (width, library) in libraries() {
+        let (to, from) = (function!(library, "test_to_bf16", To), function!(library, "test_from_bf16", From));
+        let n = xs.len();
+        let (mut stored, mut rounded, mut scalar) = (vec![0; n], vec![0; n], vec![0; n]);
+        // SAFETY: every array has n elements.
+        unsafe { to(n as i64, xs.as_ptr(), stored.as_mut_ptr(), rounded.as_mut_ptr(), scalar.as_mut_ptr()) };
+        for i in 0..n {
+            let want = bf16::from_f32(xs[i]).to_bits();
+            assert_eq!([stored[i], rounded[i], scalar[i]], [want; 3], "{width:?} {:#x}", xs[i].to_bits());
+        }
+        let (mut vector, mut single) = (vec![0.0; all.len()], vec![0.0; all.len()]);
+        // SAFETY: every array has as many elements.
+        unsafe { from(all.len() as i64, all.as_ptr(), vector.as_mut_ptr(), single.as_mut_ptr()) };
+        for (i, bits) in all.iter().enumerate() {
+            let want = (*bits as u32) << 16;
+            assert_eq!([vector[i].to_bits(), single[i].to_bits()], [want; 2], "{width:?}");
+        }
+    }
+}
+
+#[test]
+fn transposes_move_every_element() {
+    type Transpose<T> = unsafe extern "C" fn(i64, i64, *const T, i64, *mut f32, i64);
+    let mut random = Random(4);
+    for (width, library) in libraries() {
+        let plain = function!(library, "test_transpose", Transpose<f32>);
+        let widening = function!(library, "test_transpose_bf16", Transpose<bf16>);
+        for _ in 0..200 {
+            let (m, n) = (1 + random.below(50), 1 + random.below(50));
+            let (lds, ldd) = (n + random.below(4), m + random.below(4));
+            // The last row has no padding: reading past it would leave the allocation.
+            let narrow: Vec<bf16> = (0..(m - 1) * lds + n).map(|_| bf16::from_f32(random.float())).collect();
+            let src: Vec<f32> = narrow.iter().map(|x| x.to_f32()).collect();
+            for is_bf16 in [false, true] {
+                let mut dst = vec![f32::NAN; n * ldd];
+                let (m_, n_, to) = (m as i64, n as i64, dst.as_mut_ptr());
+                // SAFETY: src holds m rows of stride lds, dst n rows of stride ldd.
+                unsafe {
+                    if is_bf16 {
+                        widening(m_, n_, narrow.as_ptr(), lds as i64, to, ldd as i64)
+                    } else {
+                        plain(m_, n_, src.as_ptr(), lds as i64, to, ldd as i64)
+                    }
+                }
+                for j in 0..n {
+                    for i in 0..ldd {
+                        let got = dst[j * ldd + i];
+                        if i < m {
+                            assert_eq!(got, src[i * lds + j], "{width:?} {m}x{n}")
+                        } else {
+                            assert!(got.is_nan(), "{width:?} {m}x{n} wrote into padding")
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn constants_agree_with_rust() {
+    for (width, library) in libraries() {
+        let constants = function!(library, "test_constants", unsafe extern "C" fn(i32) -> i64);
+        // SAFETY: four constants are exported.
+        let got = [0, 1, 2, 3].map(|which| unsafe { constants(which) } as usize);
+        assert_eq!(got, [width.lanes(), width.panel(), width.tile_rows(), width.dot_scratch_floats()]);
+    }
+}

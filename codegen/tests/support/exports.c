@@ -1,0 +1,85 @@
+/* What the tests call: the prelude's functions over arrays, body and tail. */
+#define OVER_ARRAY(NAME)                                                              \
+    void test_##NAME(int64_t n, const float *x, float *y) {                           \
+        int64_t i = 0;                                                                \
+        for (; i + LANES <= n; i += LANES) store(y + i, v_##NAME(load(x + i)));       \
+        if (i < n) store_partial(y + i, n - i, v_##NAME(load_partial(x + i, n - i))); \
+    }
+OVER_ARRAY(exp)
+OVER_ARRAY(log)
+OVER_ARRAY(tanh)
+OVER_ARRAY(sin)
+OVER_ARRAY(cos)
+OVER_ARRAY(erf)
+OVER_ARRAY(sigmoid)
+OVER_ARRAY(sqrt)
+OVER_ARRAY(rsqrt)
+OVER_ARRAY(abs)
+
+void test_max(const float *a, const float *b, float *out) { store(out, v_max(load(a), load(b))); }
+void test_min(const float *a, const float *b, float *out) { store(out, v_min(load(a), load(b))); }
+void test_fma(const float *a, const float *b, const float *c, float *out) {
+    store(out, v_fma(load(a), load(b), load(c)));
+}
+float test_fold_sum(const float *x) { return fold_sum(load(x)); }
+float test_fold_max(const float *x) { return fold_max(load(x)); }
+void test_integers(const int32_t *a, const int32_t *b, int32_t *out) {
+    vi x = load_int(a), y = load_int(b);
+    store_int(out, v_max_int(x, y));
+    store_int(out + LANES, v_min_int(x, y));
+    store_int(out + 2 * LANES, v_abs_int(x));
+    store_int(out + 3 * LANES, select_int(x < y, iota(), splat_int(-7)));
+    store_int(out + 4 * LANES, float_to_int(int_to_float(x)));
+    out[5 * LANES] = any_lane(x == y);
+}
+void test_gather(const float *base, const int32_t *index, float *out) {
+    store(out, gather(base, load_int(index)));
+}
+
+/* Bits of the four ways to round; they must agree. */
+void test_to_bf16(int64_t n, const float *x, uint16_t *stored, uint16_t *rounded, uint16_t *scalar) {
+    for (int64_t i = 0; i < n; i += LANES) {
+        int64_t lanes = n - i < LANES ? n - i : LANES;
+        vf v = load_partial(x + i, lanes);
+        float upper[LANES];
+        if (lanes == LANES) store_bf16(stored + i, v);
+        else store_partial_bf16(stored + i, lanes, v);
+        store(upper, round_bf16(v));
+        for (int64_t lane = 0; lane < lanes; lane++) {
+            uint32_t bits;
+            memcpy(&bits, upper + lane, 4);
+            rounded[i + lane] = (uint16_t)(bits >> 16);
+            scalar[i + lane] = float_to_bf16(x[i + lane]);
+        }
+    }
+}
+void test_from_bf16(int64_t n, const uint16_t *x, float *vector, float *scalar) {
+    for (int64_t i = 0; i < n; i += LANES) {
+        int64_t lanes = n - i < LANES ? n - i : LANES;
+        if (lanes == LANES) store(vector + i, load_bf16(x + i));
+        else store_partial(vector + i, lanes, load_partial_bf16(x + i, lanes));
+    }
+    for (int64_t i = 0; i < n; i++) scalar[i] = bf16_to_float(x[i]);
+}
+
+void test_transpose(int64_t m, int64_t n, const float *src, int64_t lds, float *dst, int64_t ldd) {
+    transpose_block(m, n, src, lds, dst, ldd);
+}
+void test_transpose_bf16(int64_t m, int64_t n, const bf16 *src, int64_t lds, float *dst, int64_t ldd) {
+    transpose_block_bf16(m, n, src, lds, dst, ldd);
+}
+
+int64_t test_constants(int which) {
+    int64_t constants[] = {LANES, PANEL, TILE_ROWS, DOT_SCRATCH_FLOATS};
+    return constants[which];
+}
+void test_dot(int64_t m, int64_t n, int64_t k, const float *a, int64_t a_m, int64_t a_k, const float *b,
+              int64_t b_panel, int64_t b_k, int b_padded, float *c, int64_t c_m, int64_t c_panel,
+              int c_padded, int accumulate, float *scratch) {
+    dot(m, n, k, a, a_m, a_k, b, b_panel, b_k, b_padded, c, c_m, c_panel, c_padded, accumulate, scratch);
+}
+void test_dot_bf16(int64_t m, int64_t n, int64_t k, const float *a, int64_t a_m, int64_t a_k,
+                   const bf16 *b, int64_t b_panel, int64_t b_k, int b_padded, float *c, int64_t c_m,
+                   int64_t c_panel, int c_padded, int accumulate, float *scratch) {
+    dot_bf16(m, n, k, a, a_m, a_k, b, b_panel, b_k, b_padded, c, c_m, c_panel, c_padded, accumulate, scratch);
+}
