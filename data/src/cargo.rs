@@ -32,7 +32,7 @@ fn run_cargo(manifest: &Path, offline: bool) -> Result<Vec<u8>, DataError> {
     // Cargo names itself to what it runs.
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(&cargo);
-    command.args(["metadata", "--format-version", "1", "--manifest-path"]).arg(manifest);
+    command.args(["metadata", "--locked", "--format-version", "1", "--manifest-path"]).arg(manifest);
     if offline {
         command.arg("--offline");
     }
