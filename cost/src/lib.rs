@@ -8,14 +8,18 @@
 #![warn(missing_docs)]
 
 pub mod machine;
+pub mod measure;
 pub mod memory;
 pub mod money;
+pub mod probe;
 pub mod roofline;
 pub mod target;
 pub mod utilisation;
 pub mod work;
 
 pub use machine::{DotShare, Kind, Machine, MemoryLevel, Network, Precision, Price, Rates};
+pub use measure::{MeasureError, Measurement, measure, measured};
+pub use probe::{ProbeError, ProbeLibrary, ProbeSource};
 pub use roofline::{Bound, Breakdown, Prediction, predict};
 pub use target::{Target, TargetError};
 pub use work::{Direction, Dot, ScalarOps, Traffic, Work};

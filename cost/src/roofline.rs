@@ -167,3 +167,7 @@ fn bound(breakdown: &Breakdown) -> Bound {
     let slowest = breakdown.level_seconds.iter().max_by(|a, b| a.1.total_cmp(&b.1));
     slowest.map_or(Bound::Launch, |(name, _)| Bound::Memory(name.clone()))
 }
+
+#[cfg(test)]
+#[path = "roofline_tests.rs"]
+mod tests;
