@@ -3,3 +3,7 @@
 //! This crate runs what the compiler made; it never rewrites a graph.
 
 pub mod cpu;
+pub mod files;
+pub mod metrics;
+pub mod sampling;
+pub mod schedule;
