@@ -173,18 +173,26 @@ impl Rates {
 }
 
 impl MemoryLevel {
-    /// Bytes a second that `threads` threads get together, at least one and at most `all` of them: each adds
-    /// what one gets alone, until the level gives no more.
+    /// Bytes a second that `threads` threads get together, at least one and at most `all` of them. An update
+    /// in place takes the time of reading and of writing.
     pub fn bytes_per_second(&self, direction: Direction, threads: usize, all: usize) -> f64 {
-        let bandwidth = match direction {
-            Direction::Read => self.read,
-            Direction::Write => self.write,
-        };
-        if threads >= all {
-            return bandwidth.all_threads_bytes_per_second;
+        let (read, write) = (self.read.of_threads(threads, all), self.write.of_threads(threads, all));
+        match direction {
+            Direction::Read => read,
+            Direction::Write => write,
+            Direction::Update => 1.0 / (1.0 / read + 1.0 / write),
         }
-        let alone = bandwidth.one_thread_bytes_per_second;
-        (alone * threads.max(1) as f64).min(bandwidth.all_threads_bytes_per_second.max(alone))
+    }
+}
+
+impl Bandwidth {
+    /// What so many of all threads get together: each adds what one gets alone, until there is no more.
+    fn of_threads(&self, threads: usize, all: usize) -> f64 {
+        if threads >= all {
+            return self.all_threads_bytes_per_second;
+        }
+        let alone = self.one_thread_bytes_per_second;
+        (alone * threads.max(1) as f64).min(self.all_threads_bytes_per_second.max(alone))
     }
 }
 

@@ -203,7 +203,8 @@ fn shrink_to_effective_capacity(levels: &mut [MemoryLevel], fractions: &[(f64, u
     };
     let rate = |level: usize| levels[level].read.all_threads_bytes_per_second;
     let between = (rate(last) * rate(cache)).sqrt();
-    let held = fractions.iter().take_while(|(_, index)| found[*index] >= between).last();
+    // A disturbance makes an array look farther away than it is, never nearer: the largest that is near counts.
+    let held = fractions.iter().rfind(|(_, index)| found[*index] >= between);
     if !fractions.is_empty() {
         let nearer = cache.checked_sub(1).map_or(0.0, |nearer| levels[nearer].capacity_bytes);
         let smallest = fractions[0].0 / 2.0;

@@ -70,6 +70,7 @@ type Times = unsafe extern "C" fn(i64) -> i64;
 /// The loops, loaded. Dropping it unloads them.
 pub struct ProbeLibrary {
     pub(crate) pin: unsafe extern "C" fn(c_int) -> c_int,
+    pub(crate) thread_seconds: unsafe extern "C" fn() -> f64,
     pub(crate) cache_bytes: unsafe extern "C" fn(c_int) -> i64,
     pub(crate) allocate: unsafe extern "C" fn(i64) -> *mut f32,
     pub(crate) free: unsafe extern "C" fn(*mut f32),
@@ -125,6 +126,7 @@ impl ProbeLibrary {
             let library = libloading::Library::new(path)?;
             Ok(ProbeLibrary {
                 pin: *library.get(b"probe_pin")?,
+                thread_seconds: *library.get(b"probe_thread_seconds")?,
                 cache_bytes: *library.get(b"probe_cache_bytes")?,
                 allocate: *library.get(b"probe_allocate")?,
                 free: *library.get(b"probe_free")?,

@@ -77,6 +77,7 @@ fn bytes_come_from_where_they_lie() {
     close(seconds(Traffic::read(1e9), 4), 1e9 / 20e9);
     close(seconds(Traffic::read(1e9), 1), 1e9 / 10e9);
     close(seconds(Traffic::read(16e3), 1), 16e3 / 200e9);
+    close(seconds(Traffic::update(1e9), 4), 2e9 / 20e9);
     // Sixteen megabytes are in the third cache if they were just touched, and in memory if much else was.
     close(seconds(Traffic::read(16e6), 4), 16e6 / 150e9);
     close(seconds(Traffic::read(16e6).last_used(1e9), 4), 16e6 / 20e9);
@@ -112,11 +113,11 @@ prop_compose! {
     fn any_traffic()(
         footprint_bytes in 0.0..1e9_f64,
         times in 1.0..20.0_f64,
-        write in any::<bool>(),
+        direction in prop::sample::select(vec![Direction::Read, Direction::Write, Direction::Update]),
         since in proptest::option::of(0.0..1e10_f64),
         window in proptest::option::of(0.0..1e8_f64),
     ) -> Traffic {
-        let traffic = if write { Traffic::write(footprint_bytes) } else { Traffic::read(footprint_bytes) };
+        let traffic = Traffic { direction, ..Traffic::read(footprint_bytes) };
         Traffic {
             since_last_use_bytes: since,
             reuse_window_bytes: window,

@@ -58,8 +58,10 @@ pub struct ScalarOps {
 pub enum Direction {
     /// Loads.
     Read,
-    /// Stores, which also pay for fetching the line first unless they bypass the cache.
+    /// Stores.
     Write,
+    /// Loads and stores of the same bytes, in place: as much time as both, but the bytes are there once.
+    Update,
 }
 
 /// How one operand moves. Bytes, never elements.
@@ -94,6 +96,11 @@ impl Traffic {
     /// A result written once.
     pub fn write(bytes: f64) -> Traffic {
         Traffic { direction: Direction::Write, ..Traffic::read(bytes) }
+    }
+
+    /// An operand read and written in place, once. `bytes` is its size; the way back is in the direction.
+    pub fn update(bytes: f64) -> Traffic {
+        Traffic { direction: Direction::Update, ..Traffic::read(bytes) }
     }
 
     /// The same operand, passed over `times` times in all. Less than once counts as once.

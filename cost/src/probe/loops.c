@@ -1,9 +1,10 @@
 /* What the speed of this machine is measured with: loops that do one thing. It stands after the vectors and
  * functions that generated kernels use, so that it is compiled as they are. Each function repeats its loop;
- * the caller keeps the time. Nothing here knows of tensors or kernels. */
+ * the caller takes the time. Nothing here knows of tensors or kernels. */
 #include <sched.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <time.h>
 #include <unistd.h>
 
 /* Pins the calling thread to the index-th CPU that the process may use; 0 if that worked. */
@@ -22,6 +23,13 @@ int probe_pin(int index) {
             return sched_setaffinity(0, sizeof one, &one);
         }
     return 1;
+}
+
+/* Seconds that the calling thread has run: what it spent waiting for a CPU that others use is not in it. */
+double probe_thread_seconds(void) {
+    struct timespec time;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
+    return (double)time.tv_sec + (double)time.tv_nsec * 1e-9;
 }
 
 /* Bytes of the data cache of a level (1 to 3) as the C library knows them; 0 where it does not. */
