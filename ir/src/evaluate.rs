@@ -1,7 +1,7 @@
 //! The reference evaluator: every op in f64, by the plainest loops there are.
 //! It is the truth that fast paths are tested against and is never optimised.
 
-use crate::{Axes, Axis, Graph, IrError, NodeId, Op, Program, RegionId, Result, Size, Symbol};
+use crate::{Axes, Axis, Graph, IrError, Loop, NodeId, Op, Program, RegionId, Result, Size, Symbol};
 use std::collections::{BTreeMap, HashMap};
 
 /// A dense value: f64 elements, row-major over its axes in name order. Integers
@@ -157,16 +157,18 @@ fn evaluate_region(
 ) -> Result<Vec<Value>> {
     let graph: &Graph = &program.region(region).graph;
     let mut values: HashMap<NodeId, Value> = HashMap::new();
-    let mut repeats: HashMap<NodeId, Vec<Value>> = HashMap::new();
+    let mut loops: HashMap<NodeId, Vec<Value>> = HashMap::new();
     for id in graph.ancestors(roots) {
         let operands = graph.operands(id);
         let value = match graph.op(id) {
-            Op::Repeat(repeat) => {
+            op @ (Op::Repeat(_) | Op::Scan(_)) => {
                 let given: Vec<Value> = operands.iter().map(|operand| values[operand].clone()).collect();
-                repeats.insert(id, evaluate_repeat(program, repeat, given, context)?);
+                if let Some(looped) = op.as_loop() {
+                    loops.insert(id, evaluate_loop(program, looped, given, context)?);
+                }
                 continue;
             }
-            Op::Output(output) => repeats[&operands[0]][output.index].clone(),
+            Op::Output(output) => loops[&operands[0]][output.index].clone(),
             Op::Argument(argument) => arguments
                 .get(argument.index)
                 .cloned()
@@ -189,37 +191,33 @@ fn evaluate_region(
     Ok(roots.iter().map(|root| values[root].clone()).collect())
 }
 
-fn evaluate_repeat(
+fn evaluate_loop(
     program: &Program,
-    repeat: &crate::ops::Repeat,
+    looped: Loop,
     operands: Vec<Value>,
     context: &Context,
 ) -> Result<Vec<Value>> {
-    let layers = context.size(repeat.layers)?;
-    let name = repeat.layers.name;
-    let (mut carried, rest) = (operands[..repeat.carried].to_vec(), &operands[repeat.carried..]);
-    let (stacked, invariant) = rest.split_at(repeat.stacked);
-    let results = program.region(repeat.body).results.clone();
-    let mut yielded: Vec<Vec<Value>> = vec![vec![Value::scalar(0.0); layers]; results.len() - repeat.carried];
-    for step in 0..layers {
-        let layer = if repeat.reverse { layers - 1 - step } else { step };
-        let slices = stacked.iter().map(|value| {
+    let (runs, name) = (context.size(looped.over)?, looped.over.name);
+    let (mut carried, rest) = (operands[..looped.carried].to_vec(), &operands[looped.carried..]);
+    let (sequenced, invariant) = rest.split_at(looped.sequenced);
+    let results = &program.region(looped.body).results;
+    let mut yielded: Vec<Vec<Value>> = vec![vec![Value::scalar(0.0); runs]; results.len() - looped.carried];
+    for run in 0..runs {
+        let position = if looped.reverse { runs - 1 - run } else { run };
+        let slices = sequenced.iter().map(|value| {
             let axes = value.axes.iter().copied().filter(|axis| axis.0 != name).collect();
-            Value::build(axes, |index| value.at(&index.with(name, layer)))
+            Value::build(axes, |index| value.at(&index.with(name, position)))
         });
         let arguments: Vec<Value> =
             carried.iter().cloned().chain(slices).chain(invariant.iter().cloned()).collect();
-        let mut outputs = evaluate_region(program, repeat.body, &arguments, &results, context)?;
-        for (stack, value) in yielded.iter_mut().zip(outputs.split_off(repeat.carried)) {
-            stack[layer] = value;
+        let mut outputs = evaluate_region(program, looped.body, &arguments, results, context)?;
+        for (sequence, value) in yielded.iter_mut().zip(outputs.split_off(looped.carried)) {
+            sequence[position] = value;
         }
         carried = outputs;
     }
-    let stacks = yielded.into_iter().map(|stack| {
-        let mut axes = stack.first().map(|value| value.axes.clone()).unwrap_or_default();
-        axes.push((name, layers));
-        axes.sort();
-        Value::build(axes, |index| stack[index.get(name)].at(index))
+    let sequences = yielded.into_iter().zip(&looped.results[looped.carried..]).map(|(sequence, ty)| {
+        Ok(Value::build(context.shape(&ty.axes)?, |index| sequence[index.get(name)].at(index)))
     });
-    Ok(carried.into_iter().chain(stacks).collect())
+    carried.into_iter().map(Ok).chain(sequences).collect()
 }

@@ -14,7 +14,7 @@ pub type NodeId = petgraph::stable_graph::NodeIndex<u32>;
 pub struct Node {
     /// The operation.
     pub op: Op,
-    /// Type of its value (for `repeat`, an empty scalar: see `Op::Output`).
+    /// Type of its value (for `repeat` and `scan`, an empty scalar: see `Op::Output`).
     pub ty: TensorType,
     /// The user's line that asked for it.
     pub span: Option<Span>,
@@ -69,13 +69,17 @@ impl Graph {
         let types: Vec<&TensorType> = operands.iter().map(|&id| &self.nodes[id].ty).collect();
         let ty = match &op {
             Op::Output(output) => {
-                let repeat = operands.first().map(|&id| &self.nodes[id].op);
-                let Some(Op::Repeat(repeat)) = repeat else {
-                    return Err(IrError::of("output", "its operand must be a repeat"));
+                let [operand] = operands else {
+                    return Err(IrError::of("output", format!("takes 1 operand, not {}", operands.len())));
                 };
-                repeat.results.get(output.index).cloned().ok_or_else(|| {
-                    let count = repeat.results.len();
-                    IrError::of("output", format!("no result {}; the repeat has {count}", output.index))
+                let op = &self.nodes[*operand].op;
+                let Some(looped) = op.as_loop() else {
+                    let problem = format!("its operand must be a repeat or a scan, not {}", op.name());
+                    return Err(IrError::of("output", problem));
+                };
+                looped.results.get(output.index).cloned().ok_or_else(|| {
+                    let (count, name) = (looped.results.len(), looped.name);
+                    IrError::of("output", format!("no result {}; the {name} has {count}", output.index))
                 })?
             }
             other => other.operator().infer(&types)?,
@@ -93,6 +97,11 @@ impl Graph {
     /// The node.
     pub fn node(&self, id: NodeId) -> &Node {
         &self.nodes[id]
+    }
+
+    /// Whether there is a node of this id.
+    pub fn contains(&self, id: NodeId) -> bool {
+        self.nodes.contains_node(id)
     }
 
     /// The op of a node.

@@ -1,8 +1,8 @@
 //! A program: regions (the main graph and the bodies of its repeats), the
 //! parameters, and the entries that bind it to a job. It knows no device.
 
-use crate::ops::{Argument, Output, Repeat};
-use crate::{Axis, Graph, IrError, NodeId, Op, Result, Symbol, TensorType};
+use crate::ops::{Argument, Output, Repeat, loop_results};
+use crate::{Axis, Graph, NodeId, Op, Result, Symbol, TensorType};
 use std::collections::BTreeMap;
 
 /// A region's identity within its program.
@@ -96,6 +96,16 @@ pub enum EntryKind {
 }
 
 impl EntryKind {
+    /// Every kind.
+    pub const ALL: [EntryKind; 6] = [
+        EntryKind::Train,
+        EntryKind::Accumulate,
+        EntryKind::Update,
+        EntryKind::Score,
+        EntryKind::Prefill,
+        EntryKind::Decode,
+    ];
+
     /// `train`, `accumulate`, `update`, `score`, `prefill` or `decode`.
     pub fn name(self) -> &'static str {
         match self {
@@ -217,38 +227,11 @@ impl Program {
         stacked: &[NodeId],
         invariant: &[NodeId],
     ) -> Result<Vec<NodeId>> {
-        let region = self.region(body);
-        let graph = &self.region(parent).graph;
-        let results = repeat_results(region, layers, carried.len())?;
-        let expected = carried.len() + stacked.len() + invariant.len();
-        if region.arguments.len() != expected {
-            let found = region.arguments.len();
-            return Err(IrError::of(
-                "repeat",
-                format!("the body takes {found} arguments, but {expected} were given"),
-            ));
-        }
         let operands: Vec<NodeId> = [carried, stacked, invariant].concat();
-        for (position, (&operand, &argument)) in operands.iter().zip(&region.arguments).enumerate() {
-            let given = graph.ty(operand);
-            let given = match position >= carried.len() && position < carried.len() + stacked.len() {
-                true if given.axes.contains(layers) => given.without_axis(layers),
-                true => {
-                    return Err(IrError::of(
-                        "repeat",
-                        format!("stacked operand {position} is {given}: no axis {layers}"),
-                    ));
-                }
-                false => given.clone(),
-            };
-            let wanted = region.graph.ty(argument);
-            if given != *wanted {
-                return Err(IrError::of(
-                    "repeat",
-                    format!("argument {position} is {wanted}, but was given {given}"),
-                ));
-            }
-        }
+        let graph = &self.region(parent).graph;
+        let types: Vec<&TensorType> = operands.iter().map(|&operand| graph.ty(operand)).collect();
+        let results =
+            loop_results("repeat", self.region(body), layers, carried.len(), stacked.len(), &types)?;
         let count = results.len();
         let repeat =
             Repeat { body, layers, reverse, carried: carried.len(), stacked: stacked.len(), results };
@@ -256,34 +239,4 @@ impl Program {
         let node = graph.add(Op::Repeat(repeat), &operands)?;
         (0..count).map(|index| graph.add(Output { index }, &[node])).collect()
     }
-}
-
-/// The types that a repeat of this body yields.
-pub(crate) fn repeat_results(body: &Region, layers: Axis, carried: usize) -> Result<Vec<TensorType>> {
-    body.results
-        .iter()
-        .enumerate()
-        .map(|(position, &id)| {
-            let ty = body.graph.ty(id);
-            if position >= carried {
-                return ty.with_axis(layers).ok_or_else(|| {
-                    IrError::of(
-                        "repeat",
-                        format!("result {position} is {ty}: it has an axis named {} already", layers.name),
-                    )
-                });
-            }
-            let argument = body.arguments.get(position).map(|&id| body.graph.ty(id));
-            match argument {
-                Some(argument) if argument == ty => Ok(ty.clone()),
-                Some(argument) => {
-                    let problem = format!(
-                        "a layer is given {argument} and yields {ty}: they must be the same, to stack"
-                    );
-                    Err(IrError::of("repeat", problem))
-                }
-                None => Err(IrError::of("repeat", format!("no argument for carried value {position}"))),
-            }
-        })
-        .collect()
 }

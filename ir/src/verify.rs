@@ -1,7 +1,7 @@
 //! The verifier: what a well-formed program is. It runs between any two
 //! passes in tests and debug builds, and mends nothing.
 
-use crate::program::repeat_results;
+use crate::ops::loop_results;
 use crate::{IrError, Op, Program, Region, Result, TensorType};
 
 /// Checks that every node's type is what its op infers, that ports and repeats
@@ -41,20 +41,25 @@ fn verify_region(program: &Program, region: &Region) -> Result<()> {
         };
         match &node.op {
             Op::Output(output) => {
-                let Some(Op::Repeat(repeat)) = operands.first().map(|&operand| graph.op(operand)) else {
-                    return Err(wrong("an output of something that is no repeat".into()));
+                let looped = operands.first().and_then(|&operand| graph.op(operand).as_loop());
+                let Some(looped) = looped else {
+                    return Err(wrong("an output of something that is no loop".into()));
                 };
-                if repeat.results.get(output.index) != Some(&node.ty) {
+                if looped.results.get(output.index) != Some(&node.ty) {
                     return Err(wrong(format!("output {} is not {}", output.index, node.ty)));
                 }
                 continue;
             }
-            Op::Repeat(repeat) => {
-                let Some(body) = program.regions.get(repeat.body.0 as usize) else {
-                    return Err(wrong(format!("no region {}", repeat.body.0)));
+            op @ (Op::Repeat(_) | Op::Scan(_)) => {
+                let Some(looped) = op.as_loop() else { continue };
+                let Some(body) = program.regions.get(looped.body.0 as usize) else {
+                    return Err(wrong(format!("no region {}", looped.body.0)));
                 };
-                if repeat_results(body, repeat.layers, repeat.carried)? != repeat.results {
-                    return Err(wrong("the repeat's results are not its body's".into()));
+                let types: Vec<&TensorType> = operands.iter().map(|&operand| graph.ty(operand)).collect();
+                let (carried, sequenced) = (looped.carried, looped.sequenced);
+                let results = loop_results(looped.name, body, looped.over, carried, sequenced, &types)?;
+                if results != looped.results {
+                    return Err(wrong(format!("the {}'s results are not its body's", looped.name)));
                 }
             }
             Op::Argument(argument) if region.arguments.get(argument.index) != Some(&id) => {

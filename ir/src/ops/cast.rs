@@ -1,7 +1,8 @@
 //! `cast`: another element type. Rounding happens here and nowhere else.
 
-use super::Operator;
+use super::{Op, Operator};
 use crate::evaluate::{Context, Value};
+use crate::text::Reader;
 use crate::{DType, Graph, IrError, NodeId, Result, TensorType};
 
 /// Changes the element type; to bf16 it rounds to nearest, ties to even.
@@ -42,5 +43,9 @@ impl Operator for Cast {
 
     fn linear_in(&self, _: usize) -> bool {
         self.0 == DType::F32
+    }
+
+    fn parse(name: &str, _: &mut Reader, ty: &TensorType) -> Option<Result<Op>> {
+        (name == "cast").then_some(Ok(Op::Cast(Cast(ty.dtype))))
     }
 }

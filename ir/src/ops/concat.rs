@@ -1,7 +1,8 @@
 //! `concat`: operands one after the other along an axis.
 
-use super::{Operator, Slice};
+use super::{Op, Operator, Slice};
 use crate::evaluate::{Context, Value};
+use crate::text::{self, Reader};
 use crate::{Axes, Axis, Graph, IrError, NodeId, Result, TensorType};
 
 /// Operand `i` fills the next stretch of `into`, as long as `pieces[i]`. An
@@ -32,7 +33,8 @@ impl Operator for Concat {
             let problem = format!("{} pieces, but {} operands", self.pieces.len(), operands.len());
             return Err(IrError::of("concat", problem));
         }
-        let total: Option<usize> = self.pieces.iter().map(|piece| piece.fixed_size()).sum();
+        let total =
+            self.pieces.iter().try_fold(0usize, |total, piece| total.checked_add(piece.fixed_size()?));
         if total.is_none() || total != self.into.fixed_size() {
             return Err(IrError::of("concat", format!("{:?} do not add up to {}", self.pieces, self.into)));
         }
@@ -78,5 +80,14 @@ impl Operator for Concat {
 
     fn linear_in(&self, _: usize) -> bool {
         true
+    }
+
+    fn attributes(&self) -> String {
+        format!("{} into {}", text::list(&self.pieces, text::axis), text::axis(self.into))
+    }
+
+    fn parse(name: &str, text: &mut Reader, _: &TensorType) -> Option<Result<Op>> {
+        (name == "concat")
+            .then(|| Ok(Op::Concat(Concat { pieces: text.axes()?, into: text.after("into", Reader::axis)? })))
     }
 }

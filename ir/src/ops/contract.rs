@@ -2,9 +2,10 @@
 //! named axes. Matrix products, attention scores and their gradients are all
 //! this op. It knows nothing of tiles or orders of evaluation.
 
-use super::Operator;
 use super::map::union;
+use super::{Op, Operator};
 use crate::evaluate::{Context, Value, for_each_index};
+use crate::text::{self, Reader};
 use crate::{Axis, DType, Graph, IrError, NodeId, Result, TensorType};
 
 /// Product of the operands, summed over `over`. The sum walks the axes in this
@@ -76,5 +77,14 @@ impl Operator for Contract {
         let axes = union("contract", operands).unwrap_or_default();
         let points: f64 = axes.iter().map(|&axis| size(axis)).product();
         points * operands.len().max(2) as f64
+    }
+
+    fn attributes(&self) -> String {
+        format!("over {}", text::list(&self.over, text::axis))
+    }
+
+    fn parse(name: &str, text: &mut Reader, _: &TensorType) -> Option<Result<Op>> {
+        (name == "contract")
+            .then(|| text.after("over", Reader::axes).map(|over| Op::Contract(Contract { over })))
     }
 }

@@ -2,8 +2,9 @@
 //! makes training, prefill and decode one graph: with no cache it is a rename,
 //! with one it appends and reads.
 
-use super::{Operator, Rename};
+use super::{Op, Operator, Rename};
 use crate::evaluate::{Context, Value};
+use crate::text::{self, Reader};
 use crate::{Axis, Graph, IrError, NodeId, Result, TensorType};
 
 /// The value at every position so far, along `past`. `window` bounds how many
@@ -45,5 +46,18 @@ impl Operator for History {
 
     fn linear_in(&self, _: usize) -> bool {
         true
+    }
+
+    fn attributes(&self) -> String {
+        let window = self.window.map(|window| format!(" window {window}")).unwrap_or_default();
+        format!("{} to {}{window}", text::axis(self.time), text::axis(self.past))
+    }
+
+    fn parse(name: &str, text: &mut Reader, _: &TensorType) -> Option<Result<Op>> {
+        (name == "history").then(|| {
+            let (time, past) = (text.axis()?, text.after("to", Reader::axis)?);
+            let window = if text.has_word("window") { Some(text.whole()?) } else { None };
+            Ok(Op::History(History { time, past, window }))
+        })
     }
 }

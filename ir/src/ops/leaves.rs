@@ -1,8 +1,9 @@
 //! The leaves: inputs, parameters, ports of a repeat's body, literals and
 //! positions. They know nothing of where their values are stored.
 
-use super::Operator;
+use super::{Op, Operator};
 use crate::evaluate::{Context, Value};
+use crate::text::{self, Reader};
 use crate::{Axes, Axis, DType, Graph, IrError, NodeId, Result, Symbol, TensorType};
 
 /// A named input of an entry.
@@ -92,7 +93,7 @@ fn no_operands(name: &str, operands: &[&TensorType]) -> Result<()> {
 }
 
 macro_rules! typed_leaf {
-    ($leaf:ident, $name:literal, $evaluate:expr) => {
+    ($leaf:ident, $name:literal, $evaluate:expr, $attribute:expr, $parse:expr) => {
         impl Operator for $leaf {
             fn name(&self) -> &'static str {
                 $name
@@ -107,21 +108,45 @@ macro_rules! typed_leaf {
             fn gradient(&self, _: &mut Graph, _: NodeId, _: NodeId) -> Result<Vec<Option<NodeId>>> {
                 Ok(Vec::new())
             }
+            fn attributes(&self) -> String {
+                $attribute(self)
+            }
+            fn parse(name: &str, text: &mut Reader, ty: &TensorType) -> Option<Result<Op>> {
+                (name == $name).then(|| Ok(Op::$leaf($parse(text, ty.clone())?)))
+            }
         }
     };
 }
 
-typed_leaf!(Input, "input", |input: &Input, context: &Context| {
-    let value = context.inputs.get(&input.name).cloned();
-    value.ok_or_else(|| IrError::Evaluate(format!("no value for the input `{}`", input.name)))
-});
-typed_leaf!(Param, "param", |param: &Param, context: &Context| {
-    let value = context.params.get(&param.name).cloned();
-    value.ok_or_else(|| IrError::Evaluate(format!("no value for the parameter `{}`", param.name)))
-});
-typed_leaf!(Argument, "argument", |argument: &Argument, _: &Context| {
-    Err(IrError::Evaluate(format!("argument {} stands outside of a repeat", argument.index)))
-});
+typed_leaf!(
+    Input,
+    "input",
+    |input: &Input, context: &Context| {
+        let value = context.inputs.get(&input.name).cloned();
+        value.ok_or_else(|| IrError::Evaluate(format!("no value for the input `{}`", input.name)))
+    },
+    |input: &Input| text::name(input.name),
+    |text: &mut Reader, ty| Result::Ok(Input { name: text.name()?, ty })
+);
+typed_leaf!(
+    Param,
+    "param",
+    |param: &Param, context: &Context| {
+        let value = context.params.get(&param.name).cloned();
+        value.ok_or_else(|| IrError::Evaluate(format!("no value for the parameter `{}`", param.name)))
+    },
+    |param: &Param| text::name(param.name),
+    |text: &mut Reader, ty| Result::Ok(Param { name: text.name()?, ty })
+);
+typed_leaf!(
+    Argument,
+    "argument",
+    |argument: &Argument, _: &Context| {
+        Err(IrError::Evaluate(format!("argument {} stands outside of a repeat", argument.index)))
+    },
+    |argument: &Argument| argument.index.to_string(),
+    |text: &mut Reader, ty| Result::Ok(Argument { index: text.whole()?, ty })
+);
 
 impl Operator for Literal {
     fn name(&self) -> &'static str {
@@ -146,6 +171,31 @@ impl Operator for Literal {
     fn gradient(&self, _: &mut Graph, _: NodeId, _: NodeId) -> Result<Vec<Option<NodeId>>> {
         Ok(Vec::new())
     }
+
+    fn attributes(&self) -> String {
+        match self.as_scalar() {
+            Some(value) => text::number(value),
+            None => text::list(&self.values(), text::number),
+        }
+    }
+
+    fn parse(name: &str, text: &mut Reader, ty: &TensorType) -> Option<Result<Op>> {
+        (name == "literal").then(|| {
+            let at = text.line();
+            let literal = match ty.axes[..] {
+                [] => Literal::scalar(ty.dtype, text.number()?),
+                [axis] => {
+                    let values = text.list(Reader::number)?;
+                    let given = values.len();
+                    let problem = || format!("{given} values for the axis {axis}: its size is their number");
+                    Literal::table(ty.dtype, axis, &values)
+                        .map_err(|_| IrError::Parse { line: at, problem: problem() })?
+                }
+                _ => return Err(text.wrong("a literal has at most one axis")),
+            };
+            Ok(Op::Literal(literal))
+        })
+    }
 }
 
 impl Operator for Index {
@@ -169,5 +219,18 @@ impl Operator for Index {
 
     fn gradient(&self, _: &mut Graph, _: NodeId, _: NodeId) -> Result<Vec<Option<NodeId>>> {
         Ok(Vec::new())
+    }
+
+    fn attributes(&self) -> String {
+        let origin = self.origin.map(|origin| format!(" from {}", text::axis(origin))).unwrap_or_default();
+        format!("{}{origin}", text::axis(self.axis))
+    }
+
+    fn parse(name: &str, text: &mut Reader, _: &TensorType) -> Option<Result<Op>> {
+        (name == "index").then(|| {
+            let axis = text.axis()?;
+            let origin = if text.has_word("from") { Some(text.axis()?) } else { None };
+            Ok(Op::Index(Index { axis, origin }))
+        })
     }
 }

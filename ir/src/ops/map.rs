@@ -1,8 +1,9 @@
 //! `map(f, xs…)`: a scalar function applied pointwise, on the union of its
 //! operands' axes. It knows nothing of vectors or loops.
 
-use super::{Literal, Operator, elements, sum_to};
+use super::{Literal, Op, Operator, elements, sum_to};
 use crate::evaluate::{Context, Value};
+use crate::text::Reader;
 use crate::{Axes, Axis, DType, Graph, IrError, NodeId, Result, TensorType};
 
 /// A scalar function. Composites (SiLU, GELU, a mask) are several nodes; fusion
@@ -271,6 +272,10 @@ impl Operator for Map {
 
     fn flops(&self, _: &[&TensorType], ty: &TensorType, size: &dyn Fn(Axis) -> f64) -> f64 {
         elements(ty, size)
+    }
+
+    fn parse(name: &str, _: &mut Reader, _: &TensorType) -> Option<Result<Op>> {
+        ScalarFn::from_name(name).map(|function| Ok(Op::Map(Map(function))))
     }
 }
 

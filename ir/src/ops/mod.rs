@@ -1,33 +1,47 @@
 //! The ops: everything the compiler knows of one stands in its own file. To
 //! add an op, add a file and a row to the table below.
 
+mod all_to_all;
 mod cast;
+mod collective;
 mod concat;
 mod contract;
 mod history;
 mod leaves;
+mod loops;
 mod map;
 mod reduce;
 mod rename;
 mod repeat;
+mod scan;
+mod send;
 mod slice;
 mod split;
 mod take;
+mod top_k;
 
+pub use all_to_all::AllToAll;
 pub use cast::Cast;
+pub use collective::{AllGather, AllReduce, ReduceScatter};
 pub use concat::Concat;
 pub use contract::Contract;
 pub use history::History;
 pub use leaves::{Argument, Index, Input, Literal, Param};
+pub use loops::Loop;
+pub(crate) use loops::loop_results;
 pub use map::{Map, ScalarFn};
 pub use reduce::{Reduce, ReduceKind};
 pub use rename::Rename;
 pub use repeat::{Output, Repeat};
+pub use scan::Scan;
+pub use send::{Receive, Send};
 pub use slice::Slice;
 pub use split::{Merge, Split};
 pub use take::{PutAdd, Take};
+pub use top_k::TopK;
 
 use crate::evaluate::{Context, Value};
+use crate::text::Reader;
 use crate::{Axis, Graph, NodeId, Result, TensorType};
 
 /// Everything the compiler knows of an op.
@@ -55,6 +69,18 @@ pub trait Operator {
     fn flops(&self, _operands: &[&TensorType], _ty: &TensorType, _size: &dyn Fn(Axis) -> f64) -> f64 {
         0.0
     }
+
+    /// What the text form says of the op beside its name and operands; names and
+    /// axes print by `text::name` and `text::axis`. `parse` reads it back.
+    fn attributes(&self) -> String {
+        String::new()
+    }
+
+    /// Reads the attributes of the op of this name; `None` if the name is another
+    /// op's. `ty` is the type that the text gives the value.
+    fn parse(name: &str, text: &mut Reader, ty: &TensorType) -> Option<Result<Op>>
+    where
+        Self: Sized;
 }
 
 macro_rules! ops {
@@ -67,6 +93,14 @@ macro_rules! ops {
             /// What the compiler knows of it.
             pub fn operator(&self) -> &dyn Operator {
                 match self { $(Op::$name(op) => op,)* }
+            }
+
+            /// Reads the op of this name and its attributes; `None` if no op has the name.
+            pub(crate) fn parse(name: &str, text: &mut Reader, ty: &TensorType) -> Option<Result<Op>> {
+                $(if let Some(op) = $name::parse(name, text, ty) {
+                    return Some(op);
+                })*
+                None
             }
         }
 
@@ -113,8 +147,24 @@ ops! {
     History,
     /// A stack of equal blocks.
     Repeat,
-    /// One of the results of a repeat.
+    /// A recurrence along a sequence axis.
+    Scan,
+    /// One of the results of a repeat or a scan.
     Output,
+    /// Where the largest elements along an axis are.
+    TopK,
+    /// Sum or maximum over ranks, on every rank.
+    AllReduce,
+    /// The ranks' pieces, joined on every rank.
+    AllGather,
+    /// Sum over ranks, a piece for each.
+    ReduceScatter,
+    /// Another axis cut over the ranks.
+    AllToAll,
+    /// Starts a shift along a mesh axis.
+    Send,
+    /// Waits for what was sent.
+    Receive,
 }
 
 impl Op {

@@ -1,7 +1,8 @@
 //! `reduce(kind, x, over)`: sum or maximum over axes.
 
-use super::{Map, Operator, ScalarFn, elements};
+use super::{Map, Op, Operator, ScalarFn, elements};
 use crate::evaluate::{Context, Value, for_each_index};
+use crate::text::{self, Reader};
 use crate::{Axis, DType, Graph, IrError, NodeId, Result, TensorType};
 
 /// How elements are combined.
@@ -92,5 +93,18 @@ impl Operator for Reduce {
 
     fn flops(&self, operands: &[&TensorType], _: &TensorType, size: &dyn Fn(Axis) -> f64) -> f64 {
         operands.first().map_or(0.0, |ty| elements(ty, size))
+    }
+
+    fn attributes(&self) -> String {
+        format!("over {}", text::list(&self.over, text::axis))
+    }
+
+    fn parse(name: &str, text: &mut Reader, _: &TensorType) -> Option<Result<Op>> {
+        let kind = match name {
+            "reduce_sum" => ReduceKind::Sum,
+            "reduce_max" => ReduceKind::Max,
+            _ => return None,
+        };
+        Some(text.after("over", Reader::axes).map(|over| Op::Reduce(Reduce { kind, over })))
     }
 }

@@ -1,7 +1,8 @@
 //! `rename`: gives an axis another name. It moves no data.
 
-use super::Operator;
+use super::{Op, Operator};
 use crate::evaluate::{Context, Value};
+use crate::text::{self, Reader};
 use crate::{Axis, Graph, IrError, NodeId, Result, TensorType};
 
 /// Gives the axis `from` the name of `to`. Sizes must be equal when the
@@ -54,5 +55,14 @@ impl Operator for Rename {
 
     fn linear_in(&self, _: usize) -> bool {
         true
+    }
+
+    fn attributes(&self) -> String {
+        format!("{} to {}", text::axis(self.from), text::axis(self.to))
+    }
+
+    fn parse(name: &str, text: &mut Reader, _: &TensorType) -> Option<Result<Op>> {
+        (name == "rename")
+            .then(|| Ok(Op::Rename(Rename { from: text.axis()?, to: text.after("to", Reader::axis)? })))
     }
 }

@@ -1,7 +1,8 @@
 //! `slice`: a range of an axis.
 
-use super::{Concat, Literal, Operator};
+use super::{Concat, Literal, Op, Operator};
 use crate::evaluate::{Context, Value};
+use crate::text::{self, Reader};
 use crate::{Axis, DType, Graph, IrError, NodeId, Result, TensorType};
 
 /// The elements of `axis` from `start` on, as many as `into` has.
@@ -28,7 +29,7 @@ impl Operator for Slice {
             return Err(IrError::of("slice", format!("{operand} has no axis {}", self.axis)));
         }
         match (self.axis.fixed_size(), self.into.fixed_size()) {
-            (Some(size), Some(length)) if self.start + length <= size => {}
+            (Some(size), Some(length)) if self.start.checked_add(length).is_some_and(|end| end <= size) => {}
             _ => {
                 let problem = format!("{} from {} on do not lie within {}", self.into, self.start, self.axis);
                 return Err(IrError::of("slice", problem));
@@ -60,5 +61,16 @@ impl Operator for Slice {
 
     fn linear_in(&self, _: usize) -> bool {
         true
+    }
+
+    fn attributes(&self) -> String {
+        format!("{} from {} into {}", text::axis(self.axis), self.start, text::axis(self.into))
+    }
+
+    fn parse(name: &str, text: &mut Reader, _: &TensorType) -> Option<Result<Op>> {
+        (name == "slice").then(|| {
+            let (axis, start) = (text.axis()?, text.after("from", Reader::whole)?);
+            Ok(Op::Slice(Slice { axis, start, into: text.after("into", Reader::axis)? }))
+        })
     }
 }

@@ -1,8 +1,9 @@
 //! `split` and `merge`: an axis cut into several, and several joined into one.
 //! They move no data unless the layout must.
 
-use super::Operator;
+use super::{Op, Operator};
 use crate::evaluate::{Context, Value};
+use crate::text::{self, Reader};
 use crate::{Axes, Axis, Graph, IrError, NodeId, Result, TensorType};
 
 /// Cuts an axis into several whose sizes multiply to its own, the first slowest.
@@ -24,7 +25,7 @@ pub struct Merge {
 }
 
 fn check(op: &str, whole: Axis, parts: &[Axis]) -> Result<()> {
-    let product: Option<usize> = parts.iter().map(|part| part.fixed_size()).product();
+    let product = parts.iter().try_fold(1usize, |product, part| product.checked_mul(part.fixed_size()?));
     if product.is_none() || product != whole.fixed_size() {
         return Err(IrError::of(
             op,
@@ -77,6 +78,15 @@ impl Operator for Split {
     fn linear_in(&self, _: usize) -> bool {
         true
     }
+
+    fn attributes(&self) -> String {
+        format!("{} into {}", text::axis(self.axis), text::list(&self.into, text::axis))
+    }
+
+    fn parse(name: &str, text: &mut Reader, _: &TensorType) -> Option<Result<Op>> {
+        (name == "split")
+            .then(|| Ok(Op::Split(Split { axis: text.axis()?, into: text.after("into", Reader::axes)? })))
+    }
 }
 
 impl Operator for Merge {
@@ -118,5 +128,14 @@ impl Operator for Merge {
 
     fn linear_in(&self, _: usize) -> bool {
         true
+    }
+
+    fn attributes(&self) -> String {
+        format!("{} into {}", text::list(&self.axes, text::axis), text::axis(self.into))
+    }
+
+    fn parse(name: &str, text: &mut Reader, _: &TensorType) -> Option<Result<Op>> {
+        (name == "merge")
+            .then(|| Ok(Op::Merge(Merge { axes: text.axes()?, into: text.after("into", Reader::axis)? })))
     }
 }

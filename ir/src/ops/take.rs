@@ -1,7 +1,8 @@
 //! `take` and `put_add`: a gather along an axis, and its adjoint.
 
-use super::Operator;
+use super::{Op, Operator};
 use crate::evaluate::{Context, Value, for_each_index};
+use crate::text::{self, Reader};
 use crate::{Axis, DType, Graph, IrError, NodeId, Result, TensorType};
 
 /// `take(table, ids)`: for each id, the table's slice there. Axes that table
@@ -68,6 +69,14 @@ impl Operator for Take {
     fn linear_in(&self, operand: usize) -> bool {
         operand == 0
     }
+
+    fn attributes(&self) -> String {
+        format!("along {}", text::axis(self.axis))
+    }
+
+    fn parse(name: &str, text: &mut Reader, _: &TensorType) -> Option<Result<Op>> {
+        (name == "take").then(|| text.after("along", Reader::axis).map(|axis| Op::Take(Take { axis })))
+    }
 }
 
 impl Operator for PutAdd {
@@ -121,5 +130,16 @@ impl Operator for PutAdd {
 
     fn flops(&self, operands: &[&TensorType], _: &TensorType, size: &dyn Fn(Axis) -> f64) -> f64 {
         operands.get(1).map_or(0.0, |ty| super::elements(ty, size))
+    }
+
+    fn attributes(&self) -> String {
+        format!("along {} over {}", text::axis(self.axis), text::list(&self.over, text::axis))
+    }
+
+    fn parse(name: &str, text: &mut Reader, _: &TensorType) -> Option<Result<Op>> {
+        (name == "put_add").then(|| {
+            let axis = text.after("along", Reader::axis)?;
+            Ok(Op::PutAdd(PutAdd { axis, over: text.after("over", Reader::axes)? }))
+        })
     }
 }

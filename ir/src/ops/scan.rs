@@ -1,0 +1,107 @@
+//! `scan(init, x, along time, step)`: a recurrence along a sequence axis. State
+//! space models, linear attention and gated delta rules are this op. It knows
+//! nothing of chunks; evaluation and types of the body are the program's business.
+
+use super::{Op, Operator, Output, loop_results};
+use crate::evaluate::{Context, Value};
+use crate::text::{self, Reader};
+use crate::{Axis, DType, Graph, IrError, NodeId, Program, RegionId, Result, TensorType};
+
+/// Runs a region once for each position along `over`, in order. Operands: the
+/// carried values as they start, then the sequenced ones (the body gets the
+/// slice at its position, without the axis), then the invariant ones. Results:
+/// the carried values after the last position, then what each position yields,
+/// along `over`. A body that needs its position is given `index(over)` as a
+/// sequenced operand.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct Scan {
+    /// The body.
+    pub body: RegionId,
+    /// The sequence axis.
+    pub over: Axis,
+    /// Whether the last position runs first.
+    pub reverse: bool,
+    /// How many operands are carried from position to position.
+    pub carried: usize,
+    /// How many operands are sliced along the axis.
+    pub sequenced: usize,
+    /// Types of the results.
+    pub results: Vec<TensorType>,
+}
+
+impl Program {
+    /// Adds to `parent` a scan of `body` along `over`, and returns one node for
+    /// each result: the carried values at the end, then the yielded sequences.
+    ///
+    /// # Errors
+    /// When arguments or carried results do not match the operands.
+    pub fn add_scan(
+        &mut self,
+        parent: RegionId,
+        body: RegionId,
+        over: Axis,
+        reverse: bool,
+        carried: &[NodeId],
+        sequenced: &[NodeId],
+        invariant: &[NodeId],
+    ) -> Result<Vec<NodeId>> {
+        let operands: Vec<NodeId> = [carried, sequenced, invariant].concat();
+        let graph = &self.region(parent).graph;
+        let types: Vec<&TensorType> = operands.iter().map(|&operand| graph.ty(operand)).collect();
+        let (carried, sequenced) = (carried.len(), sequenced.len());
+        let results = loop_results("scan", self.region(body), over, carried, sequenced, &types)?;
+        let count = results.len();
+        let graph = &mut self.region_mut(parent).graph;
+        let node = graph.add(Scan { body, over, reverse, carried, sequenced, results }, &operands)?;
+        (0..count).map(|index| graph.add(Output { index }, &[node])).collect()
+    }
+}
+
+impl Operator for Scan {
+    fn name(&self) -> &'static str {
+        "scan"
+    }
+
+    fn infer(&self, operands: &[&TensorType]) -> Result<TensorType> {
+        if operands.len() < self.carried.saturating_add(self.sequenced) {
+            let (carried, sequenced) = (self.carried, self.sequenced);
+            let problem =
+                format!("{} operands for {carried} carried and {sequenced} sequenced", operands.len());
+            return Err(IrError::of("scan", problem));
+        }
+        Ok(TensorType::scalar(DType::F32))
+    }
+
+    fn evaluate(&self, _: &[&Value], _: &TensorType, _: &Context) -> Result<Value> {
+        Err(IrError::Evaluate("a scan is evaluated within its program".into()))
+    }
+
+    fn gradient(&self, _: &mut Graph, _: NodeId, _: NodeId) -> Result<Vec<Option<NodeId>>> {
+        Err(IrError::of("scan", "is differentiated within its program"))
+    }
+
+    fn attributes(&self) -> String {
+        let reverse = if self.reverse { " reverse" } else { "" };
+        let (body, over) = (self.body.0, text::axis(self.over));
+        let results: Vec<&TensorType> = self.results.iter().collect();
+        format!(
+            "@{body} along {over}{reverse} carried {} sequenced {} yields {}",
+            self.carried,
+            self.sequenced,
+            text::list(&results, text::ty)
+        )
+    }
+
+    fn parse(name: &str, text: &mut Reader, _: &TensorType) -> Option<Result<Op>> {
+        (name == "scan").then(|| {
+            Ok(Op::Scan(Scan {
+                body: text.region()?,
+                over: text.after("along", Reader::axis)?,
+                reverse: text.has_word("reverse"),
+                carried: text.after("carried", Reader::whole)?,
+                sequenced: text.after("sequenced", Reader::whole)?,
+                results: text.after("yields", |text| text.list(Reader::ty))?,
+            }))
+        })
+    }
+}
