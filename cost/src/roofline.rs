@@ -130,7 +130,7 @@ impl Waves {
 }
 
 /// Splits an operand's bytes by the level that serves them: the first pass from where the last use left it, a
-/// copy for each further thread from the nearest level that threads share, and later passes from the level
+/// copy for each further thread from a level that threads share, and later passes from the level
 /// that keeps what is touched between them.
 fn served_from(traffic: &Traffic, work: &Work, rates: &Rates, waves: &Waves) -> [(usize, f64); 3] {
     let threads = waves.threads as f64;
@@ -143,12 +143,13 @@ fn served_from(traffic: &Traffic, work: &Work, rates: &Rates, waves: &Waves) -> 
     let distance_of_thread = (distance / threads).max(seen_by_thread);
     let first = rates.level_holding(distance_of_thread, distance);
 
-    let shared = rates.levels.iter().position(|level| level.shared).unwrap_or(rates.levels.len() - 1);
+    // Threads do not go in step: a further one finds in a shared cache only what the cache holds as a whole.
+    let shared = rates.level_holding(f64::INFINITY, footprint).min(first);
     let copies = seen_by_thread * threads - footprint;
 
     let window = traffic.reuse_window_bytes.unwrap_or(seen_by_thread);
     let again = rates.level_holding(window, window * threads);
-    [(first, footprint), (shared.min(first), copies.max(0.0)), (again, bytes - footprint - copies.max(0.0))]
+    [(first, footprint), (shared, copies.max(0.0)), (again, bytes - footprint - copies.max(0.0))]
 }
 
 fn bound(breakdown: &Breakdown) -> Bound {
