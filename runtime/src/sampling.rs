@@ -122,20 +122,19 @@ impl Sampler {
         if temperature == 0.0 || top_k == Some(1) || top_p == 0.0 {
             return Ok(best);
         }
-        let highest = f64::from(logits[best as usize]);
         let candidates = &mut self.candidates;
         candidates.clear();
-        candidates.extend(logits.iter().zip(0u32..).filter(|(logit, _)| **logit > f32::NEG_INFINITY).map(
-            |(&logit, token)| {
-                let weight = ((f64::from(logit) - highest) / f64::from(temperature)).exp();
-                Candidate { logit, token, weight }
-            },
-        ));
+        let allowed = logits.iter().zip(0u32..).filter(|(logit, _)| **logit > f32::NEG_INFINITY);
+        candidates.extend(allowed.map(|(&logit, token)| Candidate { logit, token, weight: 0.0 }));
         if let Some(k) = top_k.filter(|k| *k < candidates.len()) {
             candidates.select_nth_unstable_by(k - 1, by_likelihood);
             candidates.truncate(k);
             // The selection's order is its own affair, and sums depend on it.
             candidates.sort_unstable_by(by_likelihood);
+        }
+        let highest = f64::from(logits[best as usize]);
+        for candidate in candidates.iter_mut() {
+            candidate.weight = ((f64::from(candidate.logit) - highest) / f64::from(temperature)).exp();
         }
         if top_p < 1.0 {
             keep_nucleus(candidates, f64::from(top_p));

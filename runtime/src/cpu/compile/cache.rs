@@ -101,7 +101,6 @@ pub(super) struct Place {
 pub(super) struct Draft {
     pub source: PathBuf,
     pub object: PathBuf,
-    kept: PathBuf,
 }
 
 impl Place {
@@ -143,7 +142,7 @@ impl Place {
         found
     }
 
-    pub(super) fn draft(&self, source: &CSource, key: &Key) -> Result<Draft, CompileError> {
+    pub(super) fn draft(&self, source: &CSource) -> Result<Draft, CompileError> {
         // Names are for people: perf and debuggers show them.
         let name: String = source
             .name
@@ -157,11 +156,8 @@ impl Place {
         let folder = self.scratch.path().join(DRAFTS.fetch_add(1, Ordering::Relaxed).to_string());
         let failed = |action, path: &Path, source| CompileError::File { action, path: path.into(), source };
         std::fs::create_dir(&folder).map_err(|error| failed("create", &folder, error))?;
-        let draft = Draft {
-            source: folder.join(format!("{name}.c")),
-            object: folder.join(format!("{name}.so")),
-            kept: std::env::temp_dir().join(format!("diptych-failed-{name}-{}.c", &key.0[..16])),
-        };
+        let draft =
+            Draft { source: folder.join(format!("{name}.c")), object: folder.join(format!("{name}.so")) };
         std::fs::write(&draft.source, &source.text).map_err(|error| failed("write", &draft.source, error))?;
         Ok(draft)
     }
@@ -182,12 +178,12 @@ impl Place {
 }
 
 impl Draft {
-    /// Copies the source to where it outlives the call, and says where; falls back on the scratch path in the message.
-    pub(super) fn keep_source(&self) -> PathBuf {
-        match std::fs::copy(&self.source, &self.kept) {
-            Ok(_) => self.kept.clone(),
-            Err(_) => self.source.clone(),
-        }
+    /// Copies the source to where it outlives the call, and says where.
+    pub(super) fn keep_source(&self) -> io::Result<PathBuf> {
+        let name = self.source.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+        let file = tempfile::Builder::new().prefix(&format!("diptych-{name}-")).suffix(".c").tempfile()?;
+        std::fs::copy(&self.source, file.path())?;
+        Ok(file.keep()?.1)
     }
 }
 

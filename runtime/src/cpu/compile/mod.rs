@@ -9,7 +9,7 @@ pub use compiler::{Compiler, CompilerKind};
 
 use std::ffi::{OsString, c_void};
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -103,7 +103,7 @@ pub enum CompileError {
     /// The compiler ran and refused the source.
     #[error(
         "the C compiler failed on kernel `{name}` ({status}).\n  command: {command}\n  source kept at: {}\n{stderr}",
-        source_path.display()
+        source_path.as_deref().map_or("nowhere, the temporary folder is not writable".into(), Path::to_string_lossy)
     )]
     Failed {
         /// The source's name.
@@ -112,8 +112,8 @@ pub enum CompileError {
         status: String,
         /// The command as run.
         command: String,
-        /// Where the source is kept for inspection.
-        source_path: PathBuf,
+        /// Where the source is kept for inspection; `None` if there was no room.
+        source_path: Option<PathBuf>,
         /// The first lines of what the compiler said.
         stderr: String,
     },
@@ -276,7 +276,15 @@ impl Call<'_> {
         }
         let (library, time) = match self.compile_in(self.place, source, key) {
             Err(error) if error.is_of_the_folder() => {
-                warnings.push(format!("kernels are not kept for the next run: {error}"));
+                let cause = match error {
+                    CompileError::Failed { stderr, source_path, .. } => {
+                        // The source is not at fault, so it need not be inspected.
+                        source_path.map(std::fs::remove_file);
+                        stderr.trim().to_owned()
+                    }
+                    error => error.to_string(),
+                };
+                warnings.push(format!("kernels are not kept for the next run: {cause}"));
                 let mut fallback = self.fallback.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
                 let place = match fallback.take() {
                     Some(place) => place,
@@ -297,7 +305,7 @@ impl Call<'_> {
         key: &Key,
     ) -> Result<(Library, Duration), CompileError> {
         let start = Instant::now();
-        let draft = place.draft(source, key)?;
+        let draft = place.draft(source)?;
         self.run_compiler(source, &draft)?;
         let time = start.elapsed();
         let path = place.keep(key, &draft)?;
@@ -330,13 +338,13 @@ impl Call<'_> {
             name: source.name.clone(),
             status: output.status.to_string(),
             command,
-            source_path: draft.keep_source(),
+            source_path: draft.keep_source().ok(),
             stderr,
         })
     }
 }
 
-fn load(source: &CSource, path: &std::path::Path) -> Result<Library, CompileError> {
+fn load(source: &CSource, path: &Path) -> Result<Library, CompileError> {
     let failed =
         |cause: String| CompileError::Load { name: source.name.clone(), path: path.to_path_buf(), cause };
     // A damaged object can kill the process inside the loader, so its contents are checked first.

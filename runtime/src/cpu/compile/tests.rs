@@ -3,7 +3,6 @@
 use super::cache::{Key, hex};
 use super::*;
 use sha2::{Digest, Sha256};
-use std::path::Path;
 
 fn source(name: &str, value: i32) -> CSource {
     CSource { name: name.into(), text: format!("int answer(void) {{ return {value}; }}\n") }
@@ -70,7 +69,7 @@ fn a_refused_source_is_shown_and_kept() {
     let message = error.to_string();
     assert!(message.contains("nonsense") && message.contains("bad/kernel"), "{message}");
     assert!(message.contains("-shared") && message.contains("exit status: 1"), "{message}");
-    let CompileError::Failed { source_path, .. } = error else { panic!("{message}") };
+    let CompileError::Failed { source_path: Some(source_path), .. } = error else { panic!("{message}") };
     assert_eq!(std::fs::read_to_string(&source_path).unwrap(), bad.text);
     std::fs::remove_file(source_path).unwrap();
 }
@@ -145,4 +144,27 @@ fn processes_and_threads_may_share_a_folder() {
         }
     });
     assert_eq!(compile(&[source("a", 1)], &cache).stats.hits, 1);
+}
+
+#[test]
+fn a_disk_that_fills_while_compiling_costs_a_warning_only() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = folder.path().canonicalize().unwrap();
+    let script = format!(
+        "case \"$*\" in *{}*) echo 'error writing: No space left on device' >&2; exit 1;; *) exec cc \"$@\";; esac",
+        place.display()
+    );
+    let command = ["sh", "-c", &script, "sh"].map(String::from).to_vec();
+    let compiler = Compiler { command, ..Compiler::find().unwrap() };
+    let sources = [source("filling", 4), source("filling", 5)];
+    let made = compile_all(&compiler, &sources, &flags(), &KernelCache::at(&place), 2).unwrap();
+    assert_eq!(made.libraries.iter().map(answer).collect::<Vec<_>>(), [4, 5]);
+    assert!(made.stats.warnings.iter().all(|warning| warning.contains("No space left on device")));
+    assert!(!made.stats.warnings.is_empty());
+    assert_eq!(std::fs::read_dir(&place).unwrap().count(), 0);
+    let mut left = std::fs::read_dir(std::env::temp_dir()).unwrap().map(|entry| entry.unwrap().file_name());
+    assert!(
+        !left.any(|name| name.to_string_lossy().starts_with("diptych-filling-")),
+        "a source was left behind"
+    );
 }
