@@ -7,6 +7,7 @@ use crate::corpus::Document;
 use crate::error::DataError;
 use crate::shards::EncodedDocument;
 use crate::tokenizer::Vocabulary;
+use crate::words::WordEncoder;
 
 /// The tokens of each document, in order, whatever the number of threads. `progress` is called on
 /// this thread with the bytes of each document that is done.
@@ -25,11 +26,16 @@ pub(crate) fn encode_documents(
         for _ in 0..threads {
             let (send, next) = (send.clone(), &next);
             scope.spawn(move || {
+                let mut fast = WordEncoder::new(vocabulary);
                 loop {
                     let i = next.fetch_add(1, Ordering::Relaxed);
                     let Some(document) = documents.get(i) else { break };
+                    let tokens = match &mut fast {
+                        Some(fast) => fast.encode(&document.text),
+                        None => vocabulary.encode(&document.text),
+                    };
                     // Nobody listens any more once another document has failed.
-                    if send.send((i, vocabulary.encode(&document.text))).is_err() {
+                    if send.send((i, tokens)).is_err() {
                         break;
                     }
                 }

@@ -39,6 +39,7 @@ mod split;
 mod stats;
 mod stream;
 mod tokenizer;
+mod words;
 
 pub use corpus::{Corpus, Document};
 pub use error::DataError;

@@ -1,6 +1,7 @@
 //! Text to token ids and back: a byte-level BPE vocabulary trained on a corpus, or one read from a
 //! Hugging Face `tokenizer.json`. Knows nothing of where texts come from or go.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::OnceLock;
 
@@ -8,11 +9,12 @@ use sha2::{Digest, Sha256};
 use tokenizers::models::TrainerWrapper;
 use tokenizers::models::bpe::{BPE, BpeTrainer};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
-use tokenizers::{AddedToken, DecoderWrapper, Tokenizer};
+use tokenizers::{AddedToken, DecoderWrapper, PreTokenizerWrapper, Tokenizer};
 
 use crate::corpus::Document;
 use crate::error::DataError;
 use crate::file::write_atomically;
+use crate::words::byte_characters;
 
 /// The token that ends a text, in a vocabulary trained here. GPT-2's name for it.
 pub const END_OF_TEXT: &str = "<|endoftext|>";
@@ -209,6 +211,14 @@ impl Vocabulary {
         self.bytes.as_ref().map(|table| table[id as usize].as_slice())
     }
 
+    /// Whether a text's tokens are those of its words as GPT-2 splits it, and nothing else is done to it.
+    pub(crate) fn splits_as_gpt2(&self) -> bool {
+        let words = matches!(self.tokenizer.get_pre_tokenizer(),
+            Some(PreTokenizerWrapper::ByteLevel(by)) if by.use_regex && !by.add_prefix_space);
+        let added = self.tokenizer.get_added_tokens_decoder();
+        words && self.tokenizer.get_normalizer().is_none() && added.values().all(|token| token.special)
+    }
+
     pub(crate) fn tokenizer(&self) -> &Tokenizer {
         &self.tokenizer
     }
@@ -227,23 +237,19 @@ pub(crate) fn encoding(what: &str, problem: &impl ToString) -> DataError {
     DataError::Encoding { what: what.to_string(), problem: problem.to_string() }
 }
 
-/// The bytes that each id stands for. A byte-level vocabulary writes a byte as one character: those
-/// that print stand for themselves, the others follow from U+0100 on (GPT-2's `bytes_to_unicode`).
+/// The bytes that each id stands for.
 fn bytes_of_ids(tokenizer: &Tokenizer, size: usize) -> Vec<Vec<u8>> {
-    let prints = |byte: u8| matches!(byte, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
-    let hidden: Vec<u8> = (0..=255).filter(|byte| !prints(*byte)).collect();
-    let byte_of = |character: char| match u32::from(character) {
-        code @ 0..=255 => Some(code as u8).filter(|byte| prints(*byte)),
-        code => hidden.get(code as usize - 256).copied(),
-    };
+    let bytes: HashMap<char, u8> = byte_characters().into_iter().zip(0..=255).collect();
     let added = tokenizer.get_added_tokens_decoder();
     (0..size as u32)
         .map(|id| match (added.get(&id), tokenizer.id_to_token(id)) {
             (Some(token), _) if token.special => Vec::new(),
             (Some(token), _) => token.content.clone().into_bytes(),
-            (None, Some(token)) => {
-                token.chars().map(byte_of).collect::<Option<Vec<u8>>>().unwrap_or(token.into_bytes())
-            }
+            (None, Some(token)) => token
+                .chars()
+                .map(|character| bytes.get(&character).copied())
+                .collect::<Option<Vec<u8>>>()
+                .unwrap_or(token.into_bytes()),
             (None, None) => Vec::new(),
         })
         .collect()

@@ -117,7 +117,7 @@ fn other_vocabularies_stream_too() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 100, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 100, failure_persistence: None, rng_seed: proptest::test_runner::RngSeed::Fixed(2), ..ProptestConfig::default() })]
 
     #[test]
     fn any_text_comes_back(text in any::<String>(), code in "[a-z_]{1,8}[(){}; \n\t😀é€]{0,9}") {
