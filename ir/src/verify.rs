@@ -2,7 +2,7 @@
 //! passes in tests and debug builds, and mends nothing.
 
 use crate::ops::loop_results;
-use crate::{IrError, Op, Program, Region, Result, TensorType};
+use crate::{IrError, Op, Program, Region, Result, Symbol, TensorType};
 
 /// Checks that every node's type is what its op infers, that ports and repeats
 /// fit their regions, and that roots exist.
@@ -24,7 +24,24 @@ pub fn verify(program: &Program) -> Result<()> {
             }
         }
     }
+    for entry in &program.entries {
+        for &(name, value) in &entry.updates {
+            let given = main.graph.ty(value);
+            if stored(program, name) != Some(given) {
+                let kind = entry.kind.name();
+                return Err(IrError::Invalid(match stored(program, name) {
+                    Some(ty) => format!("{kind} updates `{name}`, which is {ty}, with a value of {given}"),
+                    None => format!("{kind} updates `{name}`, which is no parameter and no state"),
+                }));
+            }
+        }
+    }
     Ok(())
+}
+
+/// The type of a parameter or a state.
+fn stored(program: &Program, name: Symbol) -> Option<&TensorType> {
+    program.params.get(&name).map(|info| &info.ty).or_else(|| program.states.get(&name))
 }
 
 fn verify_region(program: &Program, region: &Region) -> Result<()> {
@@ -65,13 +82,10 @@ fn verify_region(program: &Program, region: &Region) -> Result<()> {
             Op::Argument(argument) if region.arguments.get(argument.index) != Some(&id) => {
                 return Err(wrong(format!("argument {} is not that of its region", argument.index)));
             }
-            Op::Param(param) => match program.params.get(&param.name) {
-                Some(info) if info.ty == param.ty => {}
-                Some(info) => {
-                    return Err(wrong(format!(
-                        "parameter `{}` is {}, not {}",
-                        param.name, info.ty, param.ty
-                    )));
+            Op::Param(param) => match stored(program, param.name) {
+                Some(ty) if *ty == param.ty => {}
+                Some(ty) => {
+                    return Err(wrong(format!("parameter `{}` is {ty}, not {}", param.name, param.ty)));
                 }
                 None => return Err(wrong(format!("unknown parameter `{}`", param.name))),
             },

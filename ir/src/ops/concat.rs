@@ -68,12 +68,21 @@ impl Operator for Concat {
     }
 
     fn gradient(&self, graph: &mut Graph, node: NodeId, cotangent: NodeId) -> Result<Vec<Option<NodeId>>> {
-        let cotangent = super::spread(graph, cotangent, &[self.into])?;
         let operands = graph.operands(node);
+        let constant = !graph.axes(cotangent).contains(self.into);
+        let rest = graph.ty(node).without_axis(self.into);
         let parts =
             self.starts().into_iter().zip(&self.pieces).zip(operands).map(|((start, &piece), operand)| {
-                let part = graph.add(Slice { axis: self.into, start, into: piece }, &[cotangent])?;
-                super::sum_to(graph, part, operand).map(Some)
+                let part = match constant {
+                    true => cotangent,
+                    false => graph.add(Slice { axis: self.into, start, into: piece }, &[cotangent])?,
+                };
+                let axes = graph.axes(operand).clone();
+                let whole = rest.with_axis(piece).ok_or_else(|| {
+                    let problem = format!("no gradient: {rest} has an axis named {} already", piece.name);
+                    IrError::of("concat", problem)
+                })?;
+                super::sum_to(graph, part, &whole.axes, &axes).map(Some)
             });
         parts.collect()
     }

@@ -54,6 +54,9 @@ impl Operator for Contract {
 
     fn gradient(&self, graph: &mut Graph, node: NodeId, cotangent: NodeId) -> Result<Vec<Option<NodeId>>> {
         let operands = graph.operands(node);
+        if operands.len() == 1 {
+            return Ok(vec![Some(cotangent)]);
+        }
         let mut gradients = Vec::with_capacity(operands.len());
         for position in 0..operands.len() {
             let mut factors = vec![cotangent];

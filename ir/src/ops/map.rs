@@ -258,8 +258,12 @@ impl Operator for Map {
         let x = graph.operands(node);
         let wanted: Vec<bool> = x.iter().map(|&operand| graph.ty(operand).dtype.is_float()).collect();
         let parts = partials(self.0, graph, node, &x, cotangent)?;
+        let result = graph.axes(node).clone();
         let sums = parts.into_iter().zip(x).zip(wanted).map(|((part, operand), wanted)| match part {
-            Some(part) if wanted => sum_to(graph, part, operand).map(Some),
+            Some(part) if wanted => {
+                let axes = graph.axes(operand).clone();
+                sum_to(graph, part, &result, &axes).map(Some)
+            }
             _ => Ok(None),
         });
         sums.collect()

@@ -42,7 +42,7 @@ pub use top_k::TopK;
 
 use crate::evaluate::{Context, Value};
 use crate::text::Reader;
-use crate::{Axis, Graph, NodeId, Result, TensorType};
+use crate::{Axes, Axis, DType, Graph, NodeId, Result, TensorType};
 
 /// Everything the compiler knows of an op.
 pub trait Operator {
@@ -56,7 +56,8 @@ pub trait Operator {
     fn evaluate(&self, operands: &[&Value], ty: &TensorType, context: &Context) -> Result<Value>;
 
     /// Adds to the graph the gradient of each operand, given the node and the
-    /// gradient of its value; `None` for an operand that has none.
+    /// gradient of its value; `None` for an operand that has none. Gradients are
+    /// f32 and may leave out axes along which they are constant: see [`spread`].
     fn gradient(&self, graph: &mut Graph, node: NodeId, cotangent: NodeId) -> Result<Vec<Option<NodeId>>>;
 
     /// Whether the value is linear in this operand, the others held fixed: then
@@ -174,27 +175,55 @@ impl Op {
     }
 }
 
-/// Adds to the graph the sum of a gradient over the axes that an operand lacks.
-pub(crate) fn sum_to(graph: &mut Graph, gradient: NodeId, operand: NodeId) -> Result<NodeId> {
-    let extra = graph.axes(gradient).without(graph.axes(operand));
-    if extra.is_empty() {
-        return Ok(gradient);
+/// Adds to the graph the sum of a gradient over those axes of a result that
+/// its operand lacks. Along an axis that the gradient leaves out it is constant,
+/// so there the sum is a product with the axis' size.
+pub(crate) fn sum_to(graph: &mut Graph, gradient: NodeId, result: &Axes, operand: &Axes) -> Result<NodeId> {
+    let held = graph.axes(gradient).clone();
+    let over = graph.ordered(held.without(operand).iter().copied());
+    let left_out = result.without(operand).without(&held);
+    let mut sum = gradient;
+    if !over.is_empty() {
+        sum = graph.add(Reduce { kind: ReduceKind::Sum, over }, &[sum])?;
     }
-    let over = graph.ordered(extra.iter().copied());
-    graph.add(Reduce { kind: ReduceKind::Sum, over }, &[gradient])
+    let fixed: usize = left_out.iter().filter_map(|axis| axis.fixed_size()).product();
+    if fixed != 1 {
+        let count = graph.add(Literal::scalar(DType::F32, fixed as f64), &[])?;
+        sum = graph.add(Map(ScalarFn::Mul), &[sum, count])?;
+    }
+    for &axis in left_out.iter().filter(|axis| axis.fixed_size().is_none()) {
+        let each = ones(graph, axis)?;
+        let count = graph.add(Reduce { kind: ReduceKind::Sum, over: vec![axis] }, &[each])?;
+        sum = graph.add(Map(ScalarFn::Mul), &[sum, count])?;
+    }
+    Ok(sum)
 }
 
 /// Adds the axes that a gradient lacks, by multiplication with ones: a gradient
 /// is allowed to leave out axes along which it is constant.
-pub(crate) fn spread(graph: &mut Graph, gradient: NodeId, axes: &[Axis]) -> Result<NodeId> {
+///
+/// # Errors
+/// When the gradient has another axis of the same name.
+pub fn spread(graph: &mut Graph, gradient: NodeId, axes: &[Axis]) -> Result<NodeId> {
     let mut spread = gradient;
     for &axis in axes {
-        if let (false, Some(size)) = (graph.axes(spread).contains(axis), axis.fixed_size()) {
-            let ones = graph.add(Literal::table(crate::DType::F32, axis, &vec![1.0; size])?, &[])?;
+        if !graph.axes(spread).contains(axis) {
+            let ones = ones(graph, axis)?;
             spread = graph.add(Map(ScalarFn::Mul), &[spread, ones])?;
         }
     }
     Ok(spread)
+}
+
+/// Adds ones along an axis. A size that is not known yet has no table: there a
+/// position is compared with itself.
+fn ones(graph: &mut Graph, axis: Axis) -> Result<NodeId> {
+    if let Some(size) = axis.fixed_size() {
+        return graph.add(Literal::table(DType::F32, axis, &vec![1.0; size])?, &[]);
+    }
+    let index = graph.add(Index { axis, origin: None }, &[])?;
+    let same = graph.add(Map(ScalarFn::Equal), &[index, index])?;
+    graph.add(Cast(DType::F32), &[same])
 }
 
 /// The number of elements of a type.

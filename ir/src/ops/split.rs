@@ -71,6 +71,9 @@ impl Operator for Split {
     }
 
     fn gradient(&self, graph: &mut Graph, _: NodeId, cotangent: NodeId) -> Result<Vec<Option<NodeId>>> {
+        if !self.into.iter().any(|part| graph.axes(cotangent).contains(*part)) {
+            return Ok(vec![Some(cotangent)]);
+        }
         let cotangent = super::spread(graph, cotangent, &self.into)?;
         Ok(vec![Some(graph.add(Merge { axes: self.into.clone(), into: self.axis }, &[cotangent])?)])
     }

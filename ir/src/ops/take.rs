@@ -120,8 +120,14 @@ impl Operator for PutAdd {
     }
 
     fn gradient(&self, graph: &mut Graph, node: NodeId, cotangent: NodeId) -> Result<Vec<Option<NodeId>>> {
-        let ids = graph.operands(node)[0];
-        Ok(vec![None, Some(graph.add(Take { axis: self.axis }, &[cotangent, ids])?)])
+        let [ids, values] = graph.operands(node)[..] else { return Ok(Vec::new()) };
+        let part = match graph.axes(cotangent).contains(self.axis) {
+            true => graph.add(Take { axis: self.axis }, &[cotangent, ids])?,
+            false => cotangent,
+        };
+        let wanted = graph.axes(values).clone();
+        let all = super::map::union("put_add", &[graph.ty(ids), graph.ty(values)])?;
+        Ok(vec![None, Some(super::sum_to(graph, part, &all, &wanted)?)])
     }
 
     fn linear_in(&self, operand: usize) -> bool {

@@ -1,0 +1,377 @@
+//! The backward pass of a repeat: a repeat of its own, in the other order,
+//! that carries the cotangents of what the forward one carries. What a layer
+//! keeps is asked of `policy`; the rest is computed again from it.
+
+use super::activity::{activity, repeat_activity};
+use super::{policy, sweep};
+use diptych_ir::ops::{Argument, Literal, Map, Repeat, spread};
+use diptych_ir::{Axes, DType, Graph, IrError, NodeId, Op, Program, Region, RegionId, Result};
+use diptych_ir::{ScalarFn, Symbol, TensorType};
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+/// Gradients of arguments or results of the body: the position of each, and the node.
+type Gradients = Vec<(usize, NodeId)>;
+
+/// What the backward body reads of the forward body, by the forward nodes' ids.
+#[derive(Default)]
+struct Cut {
+    /// Kept values, in graph order.
+    saved: Vec<NodeId>,
+    /// Positions of stacked operands.
+    stacked: Vec<usize>,
+    /// Positions of invariant operands.
+    invariant: Vec<usize>,
+    /// What the backward body computes itself, operands first.
+    inside: Vec<NodeId>,
+}
+
+/// The gradients with which the backward body starts.
+struct Seeds {
+    /// For each carried value with a gradient: position, and its cotangent after the layer.
+    carried: Gradients,
+    /// For each stacked result with a gradient: position, and its cotangent.
+    stacked: Gradients,
+}
+
+/// What joins the two bodies.
+struct Cotangents {
+    seeds: Seeds,
+    /// Gradients of carried, stacked and invariant arguments: position, and the node.
+    of_arguments: [Gradients; 3],
+    cut: Cut,
+}
+
+/// Differentiates the repeat `node` of the region `parent`, given the gradients
+/// of its results by position, and which of its operands are active. Replaces it
+/// by a repeat that yields what the backward one reads, and adds that one.
+/// Returns the gradient of each operand.
+///
+/// # Errors
+/// When a gradient cannot be built: see [`super::differentiate`].
+pub(super) fn differentiate_repeat(
+    program: &mut Program,
+    parent: RegionId,
+    node: NodeId,
+    of_results: &BTreeMap<usize, NodeId>,
+    active_operands: &[bool],
+    parent_forward: &mut HashSet<NodeId>,
+) -> Result<Vec<Option<NodeId>>> {
+    let Op::Repeat(repeat) = program.region(parent).graph.op(node).clone() else {
+        return Err(IrError::Invalid("a repeat was to be differentiated, but it is another node".into()));
+    };
+    let (arguments_active, _) = repeat_activity(program, &repeat, active_operands);
+    let mut body = program.region(repeat.body).clone();
+    let name = body.name;
+    body.name = Symbol::new(&format!("{name}.train"));
+    let train = program.add_region(body);
+
+    // Gradients are first built beside the forward nodes, in one graph.
+    let active = activity(program, train, &arguments_active);
+    refuse_inner_params(program.region(train), &active)?;
+    let mut forward: HashSet<NodeId> = program.region(train).graph.ids().into_iter().collect();
+    let results = program.region(train).results.clone();
+    let wanted = |position: usize| match position < repeat.carried {
+        true => arguments_active[position],
+        false => of_results.contains_key(&position) && active.contains(&results[position]),
+    };
+    let seeds = add_seeds(program.region_mut(train), repeat.carried, wanted)?;
+    let pairs: Vec<(NodeId, NodeId)> = (seeds.carried.iter().chain(&seeds.stacked))
+        .map(|&(position, seed)| (results[position], seed))
+        .filter(|(result, _)| active.contains(result))
+        .collect();
+    let found = sweep::sweep(program, train, &pairs, &active, &mut forward)?;
+
+    let region = program.region_mut(train);
+    let mut of_arguments: [Gradients; 3] = Default::default();
+    for (position, &argument) in region.arguments.clone().iter().enumerate() {
+        let axes = region.graph.axes(argument).clone();
+        let kind = kind(&repeat, position);
+        let gradient = match found.get(&argument) {
+            Some(&gradient) if arguments_active[position] => gradient,
+            None if arguments_active[position] && kind == CARRIED => zero(&mut region.graph)?,
+            _ => continue,
+        };
+        of_arguments[kind].push((position, spread(&mut region.graph, gradient, &axes)?));
+    }
+
+    // Then they are cut off: what crosses the cut is kept, or computed again.
+    let roots: Vec<NodeId> = of_arguments.iter().flatten().map(|gradient| gradient.1).collect();
+    let seed_nodes: HashSet<NodeId> = seeds.carried.iter().chain(&seeds.stacked).map(|seed| seed.1).collect();
+    let cut = cut(program.region(train), &repeat, &roots, &forward, &seed_nodes);
+    let cotangents = Cotangents { seeds, of_arguments, cut };
+    let backward = backward_body(program.region(train), name, &cotangents)?;
+    let backward = program.add_region(backward);
+
+    let region = program.region_mut(train);
+    region.results.extend(&cotangents.cut.saved);
+    let kept: Vec<NodeId> = region.results.iter().chain(&region.arguments).copied().collect();
+    region.graph.retain_ancestors(&kept);
+
+    let saved = replace_forward(program, parent, node, &repeat, train, parent_forward)?;
+    add_backward(program, parent, node, &repeat, backward, of_results, &cotangents, &saved)
+}
+
+const CARRIED: usize = 0;
+const STACKED: usize = 1;
+const INVARIANT: usize = 2;
+
+/// Which kind of operand stands at a position.
+fn kind(repeat: &Repeat, position: usize) -> usize {
+    match position {
+        _ if position < repeat.carried => CARRIED,
+        _ if position < repeat.carried + repeat.stacked => STACKED,
+        _ => INVARIANT,
+    }
+}
+
+/// A parameter that a body reads past its ports would need a sum over layers
+/// that no port carries.
+fn refuse_inner_params(region: &Region, active: &HashSet<NodeId>) -> Result<()> {
+    for id in region.graph.ids().into_iter().filter(|id| active.contains(id)) {
+        if let Op::Param(param) = region.graph.op(id) {
+            return Err(IrError::Invalid(format!(
+                "the body `{}` reads the parameter `{}`; it must be an operand of its repeat",
+                region.name, param.name
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// The f32 type on the axes of a value: that of its gradient.
+fn gradient_type(axes: &Axes) -> TensorType {
+    TensorType::new(DType::F32, axes.clone())
+}
+
+fn zero(graph: &mut Graph) -> Result<NodeId> {
+    graph.add(Literal::scalar(DType::F32, 0.0), &[])
+}
+
+/// Adds a stand-in for each cotangent that the backward body will be given.
+/// They become its arguments; the forward region gives them up again.
+fn add_seeds(region: &mut Region, carried: usize, wanted: impl Fn(usize) -> bool) -> Result<Seeds> {
+    let mut seeds = Seeds { carried: Vec::new(), stacked: Vec::new() };
+    for (position, &result) in region.results.iter().enumerate().filter(|(position, _)| wanted(*position)) {
+        let ty = gradient_type(region.graph.axes(result));
+        let seed = region.graph.add(Argument { index: region.arguments.len() + position, ty }, &[])?;
+        let list = if position < carried { &mut seeds.carried } else { &mut seeds.stacked };
+        list.push((position, seed));
+    }
+    Ok(seeds)
+}
+
+/// Walks back from the gradients and stops at what is kept or given.
+fn cut(
+    region: &Region,
+    repeat: &Repeat,
+    roots: &[NodeId],
+    forward: &HashSet<NodeId>,
+    seeds: &HashSet<NodeId>,
+) -> Cut {
+    let graph = &region.graph;
+    let pairs = policy::sequence_pairs(graph);
+    let (mut seen, mut stack) = (HashSet::new(), roots.to_vec());
+    let mut cut = Cut::default();
+    let mut inside = HashSet::new();
+    while let Some(id) = stack.pop() {
+        if seeds.contains(&id) || !seen.insert(id) {
+            continue;
+        }
+        match graph.op(id) {
+            Op::Argument(argument) => match kind(repeat, argument.index) {
+                CARRIED => cut.saved.push(id),
+                STACKED => cut.stacked.push(argument.index),
+                _ => cut.invariant.push(argument.index),
+            },
+            _ if forward.contains(&id) && policy::saves(graph, id, &pairs) => cut.saved.push(id),
+            _ => {
+                inside.insert(id);
+                stack.extend(graph.operands(id));
+            }
+        }
+    }
+    cut.saved.sort_unstable();
+    cut.stacked.sort_unstable();
+    cut.invariant.sort_unstable();
+    cut.inside = graph.topological_order().into_iter().filter(|id| inside.contains(id)).collect();
+    cut
+}
+
+/// Copies the gradients out of the forward graph into a region of their own.
+fn backward_body(train: &Region, name: Symbol, cotangents: &Cotangents) -> Result<Region> {
+    let Cotangents { seeds, of_arguments, cut } = cotangents;
+    let graph = &train.graph;
+    let mut body = Region::new(format!("{name}.backward").as_str());
+    for &axis in graph.axis_order() {
+        body.graph.declare_axis(axis);
+    }
+    let mut copies: HashMap<NodeId, NodeId> = HashMap::new();
+    for &(_, seed) in &seeds.carried {
+        copies.insert(seed, body.add_argument(graph.ty(seed).clone())?);
+    }
+    let mut sums = Vec::new();
+    for &(position, _) in &of_arguments[INVARIANT] {
+        sums.push(body.add_argument(gradient_type(graph.axes(train.arguments[position])))?);
+    }
+    let stacked = cut.stacked.iter().map(|&position| train.arguments[position]);
+    let invariant = cut.invariant.iter().map(|&position| train.arguments[position]);
+    let stacked_seeds = seeds.stacked.iter().map(|seed| seed.1);
+    for id in stacked.chain(cut.saved.iter().copied()).chain(stacked_seeds).chain(invariant) {
+        let argument = body.add_argument(graph.ty(id).clone())?;
+        body.graph.annotate(argument, graph.node(id).span, graph.node(id).label);
+        copies.insert(id, argument);
+    }
+    let missing = || IrError::Invalid(format!("the backward pass of `{}` reads what it is not given", name));
+    for &id in &cut.inside {
+        let node = graph.node(id).clone();
+        let operands: Option<Vec<NodeId>> =
+            graph.operands(id).iter().map(|operand| copies.get(operand).copied()).collect();
+        let copy = body.graph.add(node.op, &operands.ok_or_else(missing)?)?;
+        body.graph.annotate(copy, node.span, node.label);
+        copies.insert(id, copy);
+    }
+    let copied = |gradients: &Gradients| -> Result<Vec<NodeId>> {
+        gradients.iter().map(|(_, id)| copies.get(id).copied().ok_or_else(missing)).collect()
+    };
+    body.results = copied(&of_arguments[CARRIED])?;
+    for (sum, part) in sums.into_iter().zip(copied(&of_arguments[INVARIANT])?) {
+        body.results.push(body.graph.add(Map(ScalarFn::Add), &[sum, part])?);
+    }
+    body.results.extend(copied(&of_arguments[STACKED])?);
+    Ok(body)
+}
+
+/// Puts a repeat of the extended body in the place of the one that was there.
+/// Returns its new results: what is kept, stacked.
+fn replace_forward(
+    program: &mut Program,
+    parent: RegionId,
+    node: NodeId,
+    repeat: &Repeat,
+    train: RegionId,
+    parent_forward: &mut HashSet<NodeId>,
+) -> Result<Vec<NodeId>> {
+    let (carried, stacked, invariant) = operands(program, parent, node, repeat);
+    let outputs =
+        program.add_repeat(parent, train, repeat.layers, repeat.reverse, &carried, &stacked, &invariant)?;
+    let graph = &mut program.region_mut(parent).graph;
+    parent_forward.extend(&outputs);
+    let (span, label) = (graph.node(node).span, graph.node(node).label);
+    if let Some(&first) = outputs.first() {
+        let replacement = graph.operands(first)[0];
+        graph.annotate(replacement, span, label);
+        parent_forward.insert(replacement);
+    }
+    let ports: Vec<(NodeId, usize)> = (graph.users(node).into_iter())
+        .filter_map(|id| match graph.op(id) {
+            Op::Output(port) => Some((id, port.index)),
+            _ => None,
+        })
+        .collect();
+    for (old, index) in ports {
+        let graph = &mut program.region_mut(parent).graph;
+        let (span, label) = (graph.node(old).span, graph.node(old).label);
+        graph.annotate(outputs[index], span, label);
+        replace_uses(program, parent, old, outputs[index])?;
+    }
+    Ok(outputs[repeat.results.len()..].to_vec())
+}
+
+/// The operands of a repeat by kind.
+fn operands(
+    program: &Program,
+    parent: RegionId,
+    node: NodeId,
+    repeat: &Repeat,
+) -> (Vec<NodeId>, Vec<NodeId>, Vec<NodeId>) {
+    let mut carried = program.region(parent).graph.operands(node);
+    let mut stacked = carried.split_off(repeat.carried);
+    let invariant = stacked.split_off(repeat.stacked);
+    (carried, stacked, invariant)
+}
+
+/// Points to `new` whatever points to `old`: nodes, results and, in the main
+/// region, entries.
+fn replace_uses(program: &mut Program, region: RegionId, old: NodeId, new: NodeId) -> Result<()> {
+    let graph = &mut program.region_mut(region).graph;
+    for user in graph.users(old) {
+        let replaced: Vec<NodeId> = graph
+            .operands(user)
+            .into_iter()
+            .map(|operand| if operand == old { new } else { operand })
+            .collect();
+        graph.set_operands(user, &replaced)?;
+    }
+    for result in &mut program.region_mut(region).results {
+        if *result == old {
+            *result = new;
+        }
+    }
+    if region == Program::MAIN {
+        for entry in &mut program.entries {
+            for (_, root) in entry.roots.iter_mut().chain(&mut entry.updates) {
+                if *root == old {
+                    *root = new;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Adds the backward repeat to the parent. Returns the gradient of each operand.
+fn add_backward(
+    program: &mut Program,
+    parent: RegionId,
+    node: NodeId,
+    repeat: &Repeat,
+    backward: RegionId,
+    of_results: &BTreeMap<usize, NodeId>,
+    cotangents: &Cotangents,
+    saved: &[NodeId],
+) -> Result<Vec<Option<NodeId>>> {
+    let Cotangents { seeds, of_arguments, cut } = cotangents;
+    let graph = &mut program.region_mut(parent).graph;
+    let given = graph.operands(node);
+    let mut carried = Vec::new();
+    for &(position, _) in &seeds.carried {
+        let start = match of_results.get(&position) {
+            Some(&gradient) => gradient,
+            None => zero(graph)?,
+        };
+        carried.push(spread(graph, start, &repeat.results[position].axes)?);
+    }
+    for &(position, _) in &of_arguments[INVARIANT] {
+        let axes = graph.axes(given[position]).clone();
+        let start = zero(graph)?;
+        carried.push(spread(graph, start, &axes)?);
+    }
+    let mut stacked: Vec<NodeId> = cut.stacked.iter().map(|&position| given[position]).collect();
+    stacked.extend(saved);
+    for &(position, _) in &seeds.stacked {
+        stacked.push(spread(graph, of_results[&position], &repeat.results[position].axes)?);
+    }
+    let invariant: Vec<NodeId> = cut.invariant.iter().map(|&position| given[position]).collect();
+    let (span, label) = (graph.node(node).span, graph.node(node).label);
+
+    let outputs = program.add_repeat(
+        parent,
+        backward,
+        repeat.layers,
+        !repeat.reverse,
+        &carried,
+        &stacked,
+        &invariant,
+    )?;
+    let graph = &mut program.region_mut(parent).graph;
+    if let Some(&first) = outputs.first() {
+        let added = graph.operands(first)[0];
+        graph.annotate(added, span, label.map(|label| Symbol::new(&format!("{label}.gradient"))));
+    }
+    let mut gradients = vec![None; given.len()];
+    let order = of_arguments[CARRIED].iter().chain(&of_arguments[INVARIANT]).chain(&of_arguments[STACKED]);
+    for (&(position, _), output) in order.zip(outputs) {
+        gradients[position] = Some(output);
+    }
+    Ok(gradients)
+}

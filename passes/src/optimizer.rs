@@ -1,0 +1,200 @@
+//! AdamW: from gradients in states to new parameters and moments. It knows
+//! nothing of how gradients came about, of schedules, or of kernels.
+//!
+//! The arithmetic is that of PyTorch's `torch.optim.AdamW` (one tensor at a
+//! time) and `torch.nn.utils.clip_grad_norm_`, operation by operation.
+
+use diptych_ir::ops::{Cast, Input, Literal, Map, Param, Reduce};
+use diptych_ir::{DType, Entry, EntryKind, Graph, IrError, NodeId, Program, ReduceKind, Result};
+use diptych_ir::{ScalarFn, Symbol, TensorType};
+
+/// Settings of AdamW.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct AdamWOptions {
+    /// Decay of the mean of gradients, per step.
+    pub beta1: f64,
+    /// Decay of the mean of squared gradients, per step.
+    pub beta2: f64,
+    /// Added to the root of the mean of squares.
+    pub epsilon: f64,
+    /// Decoupled weight decay, times the learning rate, per step; only on
+    /// parameters whose `decay` is set.
+    pub weight_decay: f64,
+    /// The largest global norm of all gradients; longer ones are scaled to it.
+    pub clip_norm: Option<f64>,
+}
+
+impl Default for AdamWOptions {
+    /// PyTorch's defaults, with gradients clipped to norm 1.
+    fn default() -> Self {
+        AdamWOptions { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.01, clip_norm: Some(1.0) }
+    }
+}
+
+/// Scalars that are the same for all parameters.
+struct Shared {
+    /// What gradients are multiplied by, if they are clipped.
+    clip: Option<NodeId>,
+    /// `1 - learning_rate * weight_decay`.
+    shrink: NodeId,
+    /// `learning_rate / bias_correction_mean`.
+    step: NodeId,
+    /// `sqrt(bias_correction_variance)`.
+    variance_root: NodeId,
+    one_less_beta1: NodeId,
+    beta2: NodeId,
+    one_less_beta2: NodeId,
+    epsilon: NodeId,
+}
+
+/// Adds the entry `Update`, which applies the gradients in the states
+/// `gradient.NAME` that `Train` writes.
+///
+/// Inputs, f32 scalars: `learning_rate`; `bias_correction_mean`, which is
+/// `1 - beta1^t` at step `t`, from 1; `bias_correction_variance`, `1 - beta2^t`.
+/// Root `gradient_norm`: the global norm before clipping. Updates: each
+/// parameter with a gradient, and its states `mean.NAME` and `variance.NAME`
+/// (f32, of the parameter's axes). The nodes for any two parameters that both
+/// decay, or both do not, are alike but for names and axes.
+///
+/// # Errors
+/// When `Train` has no gradients yet, or there is an `Update` entry already.
+pub fn add_adamw(program: &Program, options: &AdamWOptions) -> Result<Program> {
+    let mut program = program.clone();
+    if program.entry(EntryKind::Update).is_some() {
+        return Err(IrError::Invalid("the program has an optimiser already".into()));
+    }
+    let names: Vec<Symbol> = program
+        .params
+        .keys()
+        .copied()
+        .filter(|&name| program.states.contains_key(&crate::differentiate::gradient_name(name)))
+        .collect();
+    if names.is_empty() {
+        return Err(IrError::Invalid("no parameter has a gradient: differentiate the program first".into()));
+    }
+    let mut gradients = Vec::new();
+    for &name in &names {
+        let state = crate::differentiate::gradient_name(name);
+        let ty = program.states[&state].clone();
+        gradients.push(program.main_mut().graph.add(Param { name: state, ty }, &[])?);
+    }
+    let norm = global_norm(&mut program.main_mut().graph, &gradients)?;
+    let shared = shared(&mut program.main_mut().graph, options, norm)?;
+    let mut updates = Vec::new();
+    for (name, gradient) in names.into_iter().zip(gradients) {
+        let info = program.params[&name].clone();
+        let moment_ty = TensorType::new(DType::F32, info.ty.axes.clone());
+        let [mean_name, variance_name] =
+            ["mean", "variance"].map(|moment| Symbol::new(&format!("{moment}.{name}")));
+        let graph = &mut program.main_mut().graph;
+        let param = graph.add(Param { name, ty: info.ty.clone() }, &[])?;
+        let mean = graph.add(Param { name: mean_name, ty: moment_ty.clone() }, &[])?;
+        let variance = graph.add(Param { name: variance_name, ty: moment_ty.clone() }, &[])?;
+        let [param, mean, variance] = step(graph, &shared, info.decay, param, gradient, mean, variance)?;
+        let param = match info.ty.dtype {
+            DType::F32 => param,
+            dtype => graph.add(Cast(dtype), &[param])?,
+        };
+        updates.extend([(name, param), (mean_name, mean), (variance_name, variance)]);
+        program.states.insert(mean_name, moment_ty.clone());
+        program.states.insert(variance_name, moment_ty);
+    }
+    program.entries.push(Entry {
+        kind: EntryKind::Update,
+        roots: vec![("gradient_norm".into(), norm)],
+        updates,
+    });
+    crate::simplify::drop_unused_nodes(&mut program);
+    Ok(program)
+}
+
+fn map(graph: &mut Graph, function: ScalarFn, operands: &[NodeId]) -> Result<NodeId> {
+    graph.add(Map(function), operands)
+}
+
+fn literal(graph: &mut Graph, value: f64) -> Result<NodeId> {
+    graph.add(Literal::scalar(DType::F32, value), &[])
+}
+
+fn global_norm(graph: &mut Graph, gradients: &[NodeId]) -> Result<NodeId> {
+    let mut total: Option<NodeId> = None;
+    for &gradient in gradients {
+        let square = map(graph, ScalarFn::Mul, &[gradient, gradient])?;
+        let over = graph.ordered(graph.axes(gradient).iter().copied());
+        let sum = graph.add(Reduce { kind: ReduceKind::Sum, over }, &[square])?;
+        total = Some(match total {
+            Some(total) => map(graph, ScalarFn::Add, &[total, sum])?,
+            None => sum,
+        });
+    }
+    let total = total.ok_or_else(|| IrError::Invalid("the norm of no gradients was asked for".into()))?;
+    map(graph, ScalarFn::Sqrt, &[total])
+}
+
+fn shared(graph: &mut Graph, options: &AdamWOptions, norm: NodeId) -> Result<Shared> {
+    let mut input =
+        |name: &str| graph.add(Input { name: name.into(), ty: TensorType::scalar(DType::F32) }, &[]);
+    let learning_rate = input("learning_rate")?;
+    let mean_correction = input("bias_correction_mean")?;
+    let variance_correction = input("bias_correction_variance")?;
+    let one = literal(graph, 1.0)?;
+    let clip = match options.clip_norm {
+        None => None,
+        Some(limit) => {
+            let limit = literal(graph, limit)?;
+            let margin = literal(graph, 1e-6)?;
+            let length = map(graph, ScalarFn::Add, &[norm, margin])?;
+            let ratio = map(graph, ScalarFn::Div, &[limit, length])?;
+            // In this order a norm that is not a number stays visible in the parameters.
+            Some(map(graph, ScalarFn::Min, &[one, ratio])?)
+        }
+    };
+    let decay = literal(graph, options.weight_decay)?;
+    let decay = map(graph, ScalarFn::Mul, &[learning_rate, decay])?;
+    Ok(Shared {
+        clip,
+        shrink: map(graph, ScalarFn::Sub, &[one, decay])?,
+        step: map(graph, ScalarFn::Div, &[learning_rate, mean_correction])?,
+        variance_root: map(graph, ScalarFn::Sqrt, &[variance_correction])?,
+        one_less_beta1: literal(graph, 1.0 - options.beta1)?,
+        beta2: literal(graph, options.beta2)?,
+        one_less_beta2: literal(graph, 1.0 - options.beta2)?,
+        epsilon: literal(graph, options.epsilon)?,
+    })
+}
+
+/// The new parameter, mean and variance.
+fn step(
+    graph: &mut Graph,
+    shared: &Shared,
+    decay: bool,
+    param: NodeId,
+    gradient: NodeId,
+    mean: NodeId,
+    variance: NodeId,
+) -> Result<[NodeId; 3]> {
+    use ScalarFn::{Add, Div, Mul, Sqrt, Sub};
+    let gradient = match shared.clip {
+        Some(clip) => map(graph, Mul, &[gradient, clip])?,
+        None => gradient,
+    };
+    let param = if decay { map(graph, Mul, &[param, shared.shrink])? } else { param };
+    // mean.lerp_(gradient, 1 - beta1)
+    let away = map(graph, Sub, &[gradient, mean])?;
+    let away = map(graph, Mul, &[away, shared.one_less_beta1])?;
+    let mean = map(graph, Add, &[mean, away])?;
+    // variance.mul_(beta2).addcmul_(gradient, gradient, 1 - beta2)
+    let kept = map(graph, Mul, &[variance, shared.beta2])?;
+    let square = map(graph, Mul, &[gradient, shared.one_less_beta2])?;
+    let square = map(graph, Mul, &[square, gradient])?;
+    let variance = map(graph, Add, &[kept, square])?;
+    // param.addcdiv_(mean, sqrt(variance) / sqrt(correction) + epsilon, -learning_rate / correction)
+    let root = map(graph, Sqrt, &[variance])?;
+    let root = map(graph, Div, &[root, shared.variance_root])?;
+    let scale = map(graph, Add, &[root, shared.epsilon])?;
+    let change = map(graph, Mul, &[mean, shared.step])?;
+    let change = map(graph, Div, &[change, scale])?;
+    let param = map(graph, Sub, &[param, change])?;
+    Ok([param, mean, variance])
+}
