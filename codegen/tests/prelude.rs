@@ -7,6 +7,7 @@ use diptych_codegen::c::prelude::VectorWidth;
 use half::bf16;
 use libloading::Library;
 use std::sync::OnceLock;
+use support::{Guarded, Random};
 
 const EXPORTS: &str = include_str!("support/exports.c");
 
@@ -31,27 +32,6 @@ fn apply(library: &Library, name: &str, x: &[f32]) -> Vec<f32> {
     // SAFETY: both arrays have the length passed.
     unsafe { function(x.len() as i64, x.as_ptr(), y.as_mut_ptr()) };
     y
-}
-
-/// xorshift64*: the tests need spread, not quality.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
-    }
-    fn below(&mut self, n: usize) -> usize {
-        ((self.next() >> 32) as usize) % n
-    }
-    fn float(&mut self) -> f32 {
-        (self.next() >> 40) as f32 / (1 << 23) as f32 - 1.0
-    }
-    fn floats(&mut self, n: usize) -> Vec<f32> {
-        (0..n).map(|_| self.float()).collect()
-    }
 }
 
 /// Error in units of the last place of the exact value's binade (of the smallest normal one at least).
@@ -216,7 +196,7 @@ fn maximum_minimum_and_fma_are_exact() {
         for round in 0..2000 {
             let mut pick = |round: usize| {
                 (0..lanes)
-                    .map(|_| if round % 2 == 0 { special[random.below(8)] } else { random.float() })
+                    .map(|_| if round.is_multiple_of(2) { special[random.below(8)] } else { random.float() })
                     .collect()
             };
             let (a, b): (Vec<f32>, Vec<f32>) = (pick(round), pick(round));
@@ -269,7 +249,7 @@ fn integers_gather_and_folds() {
             }
             assert_eq!(out[5 * lanes], a.iter().zip(&b).any(|(a, b)| a == b) as i32, "{width:?}");
 
-            let table = random.floats(100);
+            let table = (0..100).map(|_| random.float()).collect::<Vec<f32>>();
             let index: Vec<i32> = (0..lanes).map(|_| random.below(100) as i32).collect();
             let mut x = vec![0.0; lanes];
             // SAFETY: every index is inside the table.
@@ -330,6 +310,7 @@ fn transposes_move_every_element() {
     for (width, library) in libraries() {
         let plain = function!(library, "test_transpose", Transpose<f32>);
         let widening = function!(library, "test_transpose_bf16", Transpose<bf16>);
+        let mut memory = Guarded::new(library);
         for _ in 0..200 {
             let (m, n) = (1 + random.below(50), 1 + random.below(50));
             let (lds, ldd) = (n + random.below(4), m + random.below(4));
@@ -342,9 +323,9 @@ fn transposes_move_every_element() {
                 // SAFETY: src holds m rows of stride lds, dst n rows of stride ldd.
                 unsafe {
                     if is_bf16 {
-                        widening(m_, n_, narrow.as_ptr(), lds as i64, to, ldd as i64)
+                        widening(m_, n_, memory.put(&narrow), lds as i64, to, ldd as i64)
                     } else {
-                        plain(m_, n_, src.as_ptr(), lds as i64, to, ldd as i64)
+                        plain(m_, n_, memory.put(&src), lds as i64, to, ldd as i64)
                     }
                 }
                 for j in 0..n {

@@ -93,7 +93,7 @@ impl VectorWidth {
 
     /// Floats of the scratch that `dot` wants per thread: `DOT_SCRATCH_FLOATS` in C.
     pub fn dot_scratch_floats(self) -> usize {
-        DOT_BLOCK_M * DOT_BLOCK_K + self.panel() * DOT_BLOCK_K
+        DOT_BLOCK_M * DOT_BLOCK_K + self.lanes() + self.panel() * DOT_BLOCK_K
     }
 
     /// Flags for the C compiler, the same for gcc and clang apart from what [`clang_flags`] adds. Without

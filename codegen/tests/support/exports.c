@@ -83,3 +83,12 @@ void test_dot_bf16(int64_t m, int64_t n, int64_t k, const float *a, int64_t a_m,
                    int64_t c_panel, int c_padded, int accumulate, float *scratch) {
     dot_bf16(m, n, k, a, a_m, a_k, b, b_panel, b_k, b_padded, c, c_m, c_panel, c_padded, accumulate, scratch);
 }
+
+/* The end of a region of 16 MiB behind which nothing may be touched: a read or write there faults. */
+#include <sys/mman.h>
+char *test_guarded_end(void) {
+    const size_t size = 16 << 20, guard = 1 << 16;
+    char *region = mmap(0, size + guard, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (region == MAP_FAILED || mprotect(region + size, guard, PROT_NONE)) return 0;
+    return region + size;
+}

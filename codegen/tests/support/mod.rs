@@ -31,3 +31,48 @@ pub fn load(width: VectorWidth, source: &str) -> Library {
     // SAFETY: the library was just compiled from the prelude and has no initialisers.
     unsafe { Library::new(&object) }.expect("a loadable library")
 }
+
+/// xorshift64*: the tests need spread, not quality.
+pub struct Random(pub u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+    /// A number below n.
+    pub fn below(&mut self, n: usize) -> usize {
+        ((self.next() >> 32) as usize) % n
+    }
+    /// A number in [-1, 1).
+    pub fn float(&mut self) -> f32 {
+        (self.next() >> 40) as f32 / (1 << 23) as f32 - 1.0
+    }
+}
+
+/// Memory that ends where nothing may be touched: an access past what was put there faults.
+pub struct Guarded(*mut u8);
+
+impl Guarded {
+    /// A region of 16 MiB, never freed.
+    pub fn new(library: &Library) -> Guarded {
+        // SAFETY: exports.c declares the function so.
+        let end = unsafe { library.get::<unsafe extern "C" fn() -> *mut u8>(b"test_guarded_end").unwrap()() };
+        assert!(!end.is_null(), "no memory");
+        Guarded(end)
+    }
+
+    /// Copies the values so that the last one ends at the guard.
+    pub fn put<T: Copy>(&mut self, values: &[T]) -> *mut T {
+        let bytes = std::mem::size_of_val(values);
+        assert!(bytes <= 16 << 20);
+        // SAFETY: that many bytes lie before the end, which is aligned to a page.
+        unsafe {
+            let start = self.0.sub(bytes).cast::<T>();
+            start.copy_from_nonoverlapping(values.as_ptr(), values.len());
+            start
+        }
+    }
+}
