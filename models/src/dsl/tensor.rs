@@ -97,8 +97,6 @@ impl<'m> Tensor<'m> {
     }
 
     unary! {
-        /// Its negative.
-        negate Neg,
         /// e to its power.
         exp Exp,
         /// The natural logarithm.
@@ -119,8 +117,6 @@ impl<'m> Tensor<'m> {
         cos Cos,
         /// The magnitude.
         abs Abs,
-        /// Where the truth value does not hold.
-        not Not,
         /// The value itself, through which no gradient flows.
         detach Detach,
     }
@@ -339,10 +335,19 @@ operators! {
     Div div,
 }
 
-impl<'m> std::ops::Neg for Tensor<'m> {
-    type Output = Tensor<'m>;
-    #[track_caller]
-    fn neg(self) -> Tensor<'m> {
-        self.negate()
-    }
+macro_rules! prefix_operators {
+    ($($trait:ident $method:ident,)*) => {
+        $(impl<'m> std::ops::$trait for Tensor<'m> {
+            type Output = Tensor<'m>;
+            #[track_caller]
+            fn $method(self) -> Tensor<'m> {
+                self.builder.add(Map(ScalarFn::$trait), &[self])
+            }
+        })*
+    };
+}
+
+prefix_operators! {
+    Neg neg,
+    Not not,
 }

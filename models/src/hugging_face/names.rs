@@ -1,6 +1,8 @@
-//! The tables that say which tensor of a checkpoint holds which parameter. They
-//! know names and axes, not files.
+//! The tables that say which tensor of a checkpoint holds which parameter, and
+//! where each element is. They know names and axes, not files.
 
+use crate::{ModelError, Result};
+use diptych_ir::{Axis, Program, Symbol};
 use serde_json::Value;
 
 /// How transformers writes a model.
@@ -27,12 +29,145 @@ pub struct TensorMap {
     /// of the parameter's axes (without that of layers), the first slowest. An
     /// axis that fills only a part of a fused tensor is written
     /// `axis@start/total` (`_@start/total` where the part is one wide and the
-    /// parameter has no axis for it); one whose two halves are interleaved in
-    /// the tensor, element by element, has a `~` after its name.
+    /// parameter has no axis for it). An axis whose two halves are interleaved
+    /// in the tensor, element by element, has a `~` after its name.
     pub dims: String,
 }
 
 /// A row of a table: tensor, parameter, dimensions.
 pub fn tensor(tensor: &str, param: &str, dims: impl Into<String>) -> TensorMap {
     TensorMap { tensor: tensor.to_owned(), param: param.to_owned(), dims: dims.into() }
+}
+
+impl TensorMap {
+    /// The tensor's name in a layer.
+    pub(super) fn name(&self, layer: usize) -> String {
+        self.tensor.replace("{layer}", &layer.to_string())
+    }
+}
+
+impl NameMap {
+    /// The parameters' rows, with what the program knows of them and where
+    /// their elements are.
+    ///
+    /// # Errors
+    /// When a parameter of the program has no row, or a row does not fit it.
+    pub(super) fn places<'a>(&'a self, program: &'a Program) -> Result<Vec<Place<'a>>> {
+        let missing = |name: &Symbol| !self.tensors.iter().any(|row| row.param == name.as_str());
+        if let Some(name) = program.params.keys().find(|name| missing(name)) {
+            let problem = format!("its table of tensors has no row for the parameter `{name}`");
+            return Err(ModelError::config(&program.name, problem));
+        }
+        self.tensors.iter().map(|row| Place::new(row, program)).collect()
+    }
+}
+
+/// Where the elements of a parameter are, in the tensor of each layer.
+pub(super) struct Place<'a> {
+    pub row: &'a TensorMap,
+    /// How many layers it has a tensor for; one if it belongs to no stack.
+    pub layers: usize,
+    /// Shape of the tensor.
+    pub shape: Vec<usize>,
+    /// Elements of the parameter in a layer.
+    pub elements: usize,
+    start: usize,
+    /// For each axis in declared order, how far each position along it is
+    /// from the first, in elements of the tensor.
+    offsets: Vec<Vec<usize>>,
+}
+
+/// One axis in one dimension of a tensor.
+struct Token<'a> {
+    axis: Option<Axis>,
+    interleaved: bool,
+    start: usize,
+    total: usize,
+    text: &'a str,
+}
+
+impl<'a> Place<'a> {
+    fn new(row: &'a TensorMap, program: &'a Program) -> Result<Place<'a>> {
+        let wrong = |problem: String| {
+            let (tensor, param) = (&row.tensor, &row.param);
+            ModelError::config(&program.name, format!("row `{tensor}` of `{param}`: {problem}"))
+        };
+        let info = program.params.get(&Symbol::new(&row.param));
+        let info = info.ok_or_else(|| wrong("no such parameter".into()))?;
+        if info.layers.is_some() != row.tensor.contains("{layer}") {
+            return Err(wrong("`{layer}` stands in the names of stacked parameters, and only there".into()));
+        }
+        let own: Vec<Axis> = info.order.iter().copied().filter(|&axis| Some(axis) != info.layers).collect();
+        let dims = row
+            .dims
+            .split(',')
+            .map(|dim| dim.split_whitespace().map(|text| Token::parse(text, &own)).collect())
+            .collect::<Result<Vec<Vec<Token<'_>>>, String>>()
+            .map_err(wrong)?;
+        let shape: Vec<usize> =
+            dims.iter().map(|dim| dim.iter().map(|token| token.total).product()).collect();
+        let mut stride = shape.iter().product::<usize>();
+        let (mut start, mut offsets) = (0, vec![Vec::new(); own.len()]);
+        for token in dims.iter().flatten() {
+            stride /= token.total;
+            start += token.start * stride;
+            let Some(axis) = token.axis else { continue };
+            let size = axis.fixed_size().unwrap_or(1);
+            let position = own.iter().position(|&other| other == axis).unwrap_or(0);
+            if !offsets[position].is_empty() {
+                return Err(wrong(format!("`{}` is there twice", token.text)));
+            }
+            let half = size / 2;
+            let place = |index: usize| match token.interleaved {
+                true => 2 * (index % half.max(1)) + index / half.max(1),
+                false => index,
+            };
+            offsets[position] = (0..size).map(|index| place(index) * stride).collect();
+        }
+        if let Some(missing) = offsets.iter().position(|offsets| offsets.is_empty()) {
+            return Err(wrong(format!("the axis {} of the parameter is missing", own[missing])));
+        }
+        let size = |axis: &Axis| axis.fixed_size().unwrap_or(1);
+        let layers = info.layers.as_ref().map_or(1, size);
+        let elements = own.iter().map(size).product();
+        Ok(Place { row, layers, shape, elements, start, offsets })
+    }
+
+    /// Calls `visit` with the position in the tensor of each element of a
+    /// layer, in the parameter's order.
+    pub fn for_each(&self, mut visit: impl FnMut(usize)) {
+        fn walk(offsets: &[Vec<usize>], start: usize, visit: &mut dyn FnMut(usize)) {
+            match offsets {
+                [] => visit(start),
+                [last] => last.iter().for_each(|offset| visit(start + offset)),
+                [first, rest @ ..] => first.iter().for_each(|offset| walk(rest, start + offset, visit)),
+            }
+        }
+        walk(&self.offsets, self.start, &mut visit);
+    }
+}
+
+impl<'a> Token<'a> {
+    fn parse(text: &'a str, own: &[Axis]) -> Result<Token<'a>, String> {
+        let (name, part) = text.split_once('@').map_or((text, None), |(name, part)| (name, Some(part)));
+        let (name, interleaved) = name.strip_suffix('~').map_or((name, false), |name| (name, true));
+        let axis = own.iter().copied().find(|axis| axis.name.as_str() == name);
+        if axis.is_none() && name != "_" {
+            return Err(format!("no axis `{name}`; the parameter has {own:?}"));
+        }
+        let size = axis.and_then(|axis| axis.fixed_size()).unwrap_or(1);
+        if interleaved && size % 2 == 1 {
+            return Err(format!("`{text}` has an odd size, so it has no halves"));
+        }
+        let number = |text: &str| text.parse::<usize>().map_err(|_| format!("`{text}` is not a number"));
+        let (start, total) = match part.map(|part| part.split_once('/')) {
+            None => (0, size),
+            Some(Some((start, total))) => (number(start)?, number(total)?),
+            Some(None) => return Err(format!("`{text}`: a part is written `@start/total`")),
+        };
+        if start + size > total {
+            return Err(format!("`{text}` with {size} elements does not lie within {total}"));
+        }
+        Ok(Token { axis, interleaved, start, total, text })
+    }
 }

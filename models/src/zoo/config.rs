@@ -14,7 +14,7 @@ pub fn positive(family: &str, fields: &[(&str, usize)]) -> Result<()> {
 
 /// Refuses `whole` if `part` does not divide it.
 pub fn divides(family: &str, part: (&str, usize), whole: (&str, usize)) -> Result<()> {
-    if part.1 == 0 || whole.1 % part.1 != 0 {
+    if part.1 == 0 || !whole.1.is_multiple_of(part.1) {
         let problem = format!(
             "`{}` ({}) does not divide `{}` ({}); make the latter a multiple of it",
             part.0, part.1, whole.0, whole.1

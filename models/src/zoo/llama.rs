@@ -79,7 +79,7 @@ fn standard_deviation() -> f64 {
 }
 
 impl Llama {
-    /// The configuration, checked.
+    /// The configuration, checked, with the width of a head filled in.
     ///
     /// # Errors
     /// Which field does not fit, and what would.
@@ -105,7 +105,7 @@ impl Llama {
         positive_number(FAMILY, "norm_epsilon", self.norm_epsilon)?;
         positive_number(FAMILY, "standard_deviation", self.standard_deviation)?;
         rotary(FAMILY, &self.rope, ("head_dim", self.head_width()))?;
-        Ok(self)
+        Ok(Llama { head_dim: Some(self.head_width()), ..self })
     }
 
     fn head_width(&self) -> usize {
@@ -286,6 +286,7 @@ fn parse_hugging_face(config: &Value) -> Result<Box<dyn Architecture>> {
     let window: Option<usize> = fields.optional("sliding_window")?;
     let window = if model_type == "mistral" { window } else { None };
     fields.one_of("use_sliding_window", &[json!(false)])?;
+    fields.one_of("use_mrope", &[json!(false)])?;
     let expected = if window.is_some() { "sliding_attention" } else { "full_attention" };
     if let Some(other) = layer_types.iter().flatten().find(|kind| *kind != expected) {
         let problem = format!("`layer_types` has `{other}`; all layers must be `{expected}`");

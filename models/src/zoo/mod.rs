@@ -2,13 +2,17 @@
 //! definition, its presets and its table of Hugging Face names.
 
 mod config;
+mod gpt2;
 mod llama;
+mod mla;
 
+pub use gpt2::Gpt2;
 pub use llama::Llama;
+pub use mla::Mla;
 
 use crate::Family;
 
 /// All families of the zoo.
 pub(crate) fn families() -> Vec<Family> {
-    vec![llama::family()]
+    vec![gpt2::family(), llama::family(), mla::family()]
 }
