@@ -64,6 +64,10 @@ impl Operator for AllToAll {
         true
     }
 
+    fn mesh(&self) -> Option<Axis> {
+        Some(self.mesh)
+    }
+
     fn attributes(&self) -> String {
         let [mesh, cut, part] = [self.mesh, self.cut, self.part].map(text::axis);
         let [piece, joined] = [self.piece, self.joined].map(text::axis);

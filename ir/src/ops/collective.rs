@@ -147,6 +147,10 @@ impl Operator for AllReduce {
         operands.first().map_or(0.0, |ty| elements(ty, size))
     }
 
+    fn mesh(&self) -> Option<Axis> {
+        Some(self.mesh)
+    }
+
     fn attributes(&self) -> String {
         format!("over {}", text::axis(self.mesh))
     }
@@ -191,6 +195,10 @@ impl Operator for AllGather {
 
     fn linear_in(&self, _: usize) -> bool {
         true
+    }
+
+    fn mesh(&self) -> Option<Axis> {
+        Some(self.mesh)
     }
 
     fn attributes(&self) -> String {
@@ -241,6 +249,10 @@ impl Operator for ReduceScatter {
 
     fn flops(&self, operands: &[&TensorType], _: &TensorType, size: &dyn Fn(Axis) -> f64) -> f64 {
         operands.first().map_or(0.0, |ty| elements(ty, size))
+    }
+
+    fn mesh(&self) -> Option<Axis> {
+        Some(self.mesh)
     }
 
     fn attributes(&self) -> String {

@@ -71,6 +71,11 @@ pub trait Operator {
         0.0
     }
 
+    /// The mesh axis over which ranks exchange messages, if the op is a collective.
+    fn mesh(&self) -> Option<Axis> {
+        None
+    }
+
     /// What the text form says of the op beside its name and operands; names and
     /// axes print by `text::name` and `text::axis`. `parse` reads it back.
     fn attributes(&self) -> String {
@@ -172,6 +177,11 @@ impl Op {
     /// The name in the text form.
     pub fn name(&self) -> &'static str {
         self.operator().name()
+    }
+
+    /// The mesh axis over which ranks exchange messages, if it is a collective.
+    pub fn mesh(&self) -> Option<Axis> {
+        self.operator().mesh()
     }
 }
 

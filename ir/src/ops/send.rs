@@ -68,6 +68,10 @@ impl Operator for Send {
         true
     }
 
+    fn mesh(&self) -> Option<Axis> {
+        Some(self.mesh)
+    }
+
     fn attributes(&self) -> String {
         let ring = if self.ring { " ring" } else { "" };
         format!("over {} by {}{ring}", text::axis(self.mesh), self.shift)
@@ -102,6 +106,10 @@ impl Operator for Receive {
 
     fn linear_in(&self, _: usize) -> bool {
         true
+    }
+
+    fn mesh(&self) -> Option<Axis> {
+        Some(self.mesh)
     }
 
     fn attributes(&self) -> String {
