@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Checks a whole program:
 ///
 /// - every symbolic size has bounds; names are unique, and an input has one type wherever it is read;
-/// - a parameter's sizes are fixed and its order is one of its axes;
+/// - a parameter's order is one of its axes, the layer axis first;
 /// - regions refer to each other without a cycle, and ports are used as declared;
 /// - every node's type is what its op infers, and operands of loops fit the body;
 /// - only collectives cross the ranks of a mesh axis, and a `send` is met by a `receive`;
@@ -53,7 +53,7 @@ fn verify_declarations(program: &Program) -> Result<()> {
         if program.states.contains_key(name) {
             return invalid(format!("`{name}` is both a parameter and a state: names are unique"));
         }
-        if let Err(problem) = verify_param(info) {
+        if let Err(problem) = verify_param(info).and_then(|()| verify_sizes(program, &info.ty)) {
             return invalid(format!("parameter `{name}`: {problem}"));
         }
     }
@@ -66,9 +66,6 @@ fn verify_declarations(program: &Program) -> Result<()> {
 }
 
 fn verify_param(info: &ParamInfo) -> Result<(), String> {
-    if let Some(axis) = info.ty.axes.iter().find(|axis| axis.fixed_size().is_none()) {
-        return Err(format!("axis `{}` has no fixed size", axis.name));
-    }
     let mut sorted = info.order.clone();
     sorted.sort();
     if sorted != info.ty.axes[..] {

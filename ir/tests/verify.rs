@@ -97,7 +97,10 @@ fn declarations_are_sound() {
         "the order [batch] is not one of the axes",
     );
     refused(changed("stacked layers=3", "stacked layers=5"), "the layer axis");
-    refused(changed("param bias: f32[embed=4]", "param bias: f32[time]"), "axis `time` has no fixed size");
+    refused(
+        changed("param bias: f32[embed=4]", "param bias: f32[depth]"),
+        "parameter `bias`: the size `depth`",
+    );
 }
 
 #[test]
