@@ -3,7 +3,9 @@
 
 use diptych_ir::evaluate::{Context, Value, evaluate};
 use diptych_ir::ops::{Contract, Input, Param};
-use diptych_ir::{Axes, Axis, DType, Entry, EntryKind, Initializer, NodeId, ParamInfo, Program, TensorType};
+use diptych_ir::{
+    Axes, Axis, Bounds, DType, Entry, EntryKind, Initializer, NodeId, ParamInfo, Program, Size, TensorType,
+};
 
 /// Numbers that look random and are the same in every run.
 pub struct Numbers(pub u64);
@@ -55,8 +57,20 @@ pub fn weighted_loss(program: &mut Program, value: NodeId, weight_axes: &[Axis])
 }
 
 pub fn set_loss(program: &mut Program, loss: NodeId) {
+    bound_sizes(program);
     let roots = vec![("loss".into(), loss)];
     program.entries.push(Entry { kind: EntryKind::Train, roots, updates: Vec::new() });
+}
+
+/// Gives every symbolic size of the program bounds, as the verifier asks.
+fn bound_sizes(program: &mut Program) {
+    for region in &program.regions {
+        for axis in region.graph.ids().into_iter().flat_map(|id| region.graph.axes(id)) {
+            if let Size::Symbolic(symbol) = axis.size {
+                program.bounds.insert(symbol, Bounds { least: 1, most: 1024 });
+            }
+        }
+    }
 }
 
 /// Random values in `low..high` for every parameter, and `weights`.
