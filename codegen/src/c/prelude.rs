@@ -17,12 +17,12 @@ pub fn prelude() -> &'static str {
     )
 }
 
-/// What follows the source files on the compiler's command line: without a hardware fused multiply-add
-/// the portable width calls `fmaf`.
+/// What follows the source files on the compiler's command line: a processor that is neither x86 nor has
+/// a fused multiply-add instruction gets it from `fmaf`.
 pub const LINK_FLAGS: &[&str] = &["-lm"];
 
-/// Rows of a register tile, per width, and the size of `dot`'s scratch follow from these; the C text
-/// states the same as `DOT_BLOCK_M` and `DOT_BLOCK_K` (a test compares them).
+/// `dot` blocks its rows and its sum by these; the size of its scratch follows. The C text states the same
+/// (a test compares the sizes).
 const DOT_BLOCK_M: usize = 144;
 const DOT_BLOCK_K: usize = 384;
 

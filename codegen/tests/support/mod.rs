@@ -22,11 +22,11 @@ pub fn load(width: VectorWidth, source: &str) -> Library {
     std::fs::write(&file, format!("{}{source}", prelude())).expect("a writable temporary folder");
     let compiler = std::env::var("CC").unwrap_or_else(|_| "cc".into());
     let mut command = Command::new(&compiler);
-    command.args(width.cc_flags()).args(["-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-o"]);
+    command.args(width.cc_flags()).args(["-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]);
     if compiler.contains("clang") && width == VectorWidth::Avx512 {
         command.args(clang_flags());
     }
-    let output = command.arg(&object).arg(&file).args(LINK_FLAGS).output().expect("a C compiler");
+    let output = command.arg("-o").arg(&object).arg(&file).args(LINK_FLAGS).output().expect("a C compiler");
     assert!(output.status.success(), "{compiler}: {}", String::from_utf8_lossy(&output.stderr));
     // SAFETY: the library was just compiled from the prelude and has no initialisers.
     unsafe { Library::new(&object) }.expect("a loadable library")

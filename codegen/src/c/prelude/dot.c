@@ -9,8 +9,8 @@
  * c[i,j] stands at c + i*c_m + (j/PANEL)*c_panel + j%PANEL.
  * Where b_padded (c_padded) is zero nothing past column n is read (written); otherwise the last
  * panel has PANEL columns in memory, and what lies past n is read (overwritten) freely.
- * scratch is room for DOT_SCRATCH_FLOATS, or null: then operands are read in place, slower where
- * they are strided and m is large. The bits are the same. */
+ * scratch is room for DOT_SCRATCH_FLOATS, or null: then operands are always read in place, slower
+ * where rows lie a multiple of 2048 bytes apart and m is large. The bits are the same. */
 
 #define PANEL (2 * LANES)
 #if VECTOR_BYTES == 64
@@ -26,8 +26,8 @@
 #define DOT_BLOCK_M 144
 #define DOT_SCRATCH_FLOATS (DOT_BLOCK_M * DOT_BLOCK_K + LANES + PANEL * DOT_BLOCK_K)
 /* Copying pays only where rows stand so far apart that they fall into the same few cache sets
- * (measured on Zen 4: 12 rows of a 4096 bytes apart 20 % slower in place, 3072 apart 2 % faster), and
- * from this many panels (for a) or rows (for b) on. */
+ * (measured on Zen 4: in place, 12 rows of a 4096 bytes apart are 20 % slower, 3072 bytes apart up
+ * to 2 % faster), and from this many panels (for a) or rows (for b) on. */
 #define DOT_PACK_PANELS 4
 #define DOT_PACK_ROWS 48
 INLINE int dot_rows_collide(int64_t stride) { return stride % 512 == 0; }
@@ -133,9 +133,11 @@ INLINE void dot_tile(const int rows, const int panels, const int is_bf16, const 
 
 /* How many panels a tile of few rows walks at once (1: no such tile). */
 #if VECTOR_BYTES == 64
-#define WIDE_TILES(X) X(1, 8) X(2, 4) X(3, 4) X(4, 2) X(5, 2) X(6, 2)
-INLINE int wide_panels(int64_t rows) { return rows == 1 ? 8 : rows <= 3 ? 4 : rows <= 6 ? 2 : 1; }
-#define NARROW_TILES(X) X(1, 1) X(2, 1) X(3, 1) X(4, 1) X(5, 1) X(6, 1) X(7, 1) X(8, 1) X(9, 1) X(10, 1) X(11, 1) X(12, 1)
+#define WIDE_TILES(X) X(1, 6) X(2, 4) X(3, 4) X(4, 2) X(5, 2) X(6, 2)
+INLINE int wide_panels(int64_t rows) { return rows == 1 ? 6 : rows <= 3 ? 4 : rows <= 6 ? 2 : 1; }
+#define NARROW_TILES(X)                                                                    \
+    X(1, 1) X(2, 1) X(3, 1) X(4, 1) X(5, 1) X(6, 1) X(7, 1) X(8, 1) X(9, 1) X(10, 1) X(11, 1) \
+    X(12, 1)
 #elif VECTOR_BYTES == 32
 #define WIDE_TILES(X) X(1, 4) X(2, 2) X(3, 2)
 INLINE int wide_panels(int64_t rows) { return rows == 1 ? 4 : rows <= 3 ? 2 : 1; }

@@ -119,6 +119,26 @@ INLINE vi v_min_int(vi a, vi b) { return select_int(a < b, a, b); }
 INLINE vf v_abs(vf x) { return (vf)((vi)x & 0x7fffffff); }
 INLINE vi v_abs_int(vi x) { return select_int(x < 0, -x, x); }
 
+#if VECTOR_BYTES == 16 && defined(__SSE2__) && !defined(__FMA__)
+/* Two lanes of a fused multiply-add without the instruction. The product of two floats is exact in
+ * double; the sum is rounded to odd (Boldo and Melquiond, 2008), after which rounding to float is
+ * the one rounding of the exact result. */
+INLINE __m128 fma_in_double(__m128d a, __m128d b, __m128d c) {
+    __m128d product = _mm_mul_pd(a, b);
+    __m128d sum = _mm_add_pd(product, c);
+    __m128d part = _mm_sub_pd(sum, product); /* the error of the sum, exactly (Knuth) */
+    __m128d error = _mm_add_pd(_mm_sub_pd(product, _mm_sub_pd(sum, part)), _mm_sub_pd(c, part));
+    __m128i bits = _mm_castpd_si128(sum);
+    __m128d zero = _mm_setzero_pd();
+    __m128d inexact = _mm_or_pd(_mm_cmplt_pd(error, zero), _mm_cmpgt_pd(error, zero)); /* false for NaN */
+    __m128i even = _mm_andnot_si128(bits, _mm_set1_epi64x(1));
+    __m128i opposite = _mm_srli_epi64(_mm_xor_si128(bits, _mm_castpd_si128(error)), 63);
+    /* An even last bit becomes odd: up by one in magnitude, or down if the error has the other sign. */
+    __m128i step = _mm_sub_epi64(even, _mm_slli_epi64(_mm_and_si128(opposite, even), 1));
+    bits = _mm_add_epi64(bits, _mm_and_si128(step, _mm_castpd_si128(inexact)));
+    return _mm_cvtpd_ps(_mm_castsi128_pd(bits));
+}
+#endif
 /* a * b + c with one rounding, in every width. */
 INLINE vf v_fma(vf a, vf b, vf c) {
 #if VECTOR_BYTES == 64
@@ -127,6 +147,12 @@ INLINE vf v_fma(vf a, vf b, vf c) {
     return (vf)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
 #elif defined(__FMA__)
     return (vf)_mm_fmadd_ps((__m128)a, (__m128)b, (__m128)c);
+#elif defined(__SSE2__)
+    __m128 x = (__m128)a, y = (__m128)b, z = (__m128)c;
+    __m128 low = fma_in_double(_mm_cvtps_pd(x), _mm_cvtps_pd(y), _mm_cvtps_pd(z));
+    __m128 high = fma_in_double(_mm_cvtps_pd(_mm_movehl_ps(x, x)), _mm_cvtps_pd(_mm_movehl_ps(y, y)),
+                                _mm_cvtps_pd(_mm_movehl_ps(z, z)));
+    return (vf)_mm_movelh_ps(low, high);
 #else
     vf r;
     for (int lane = 0; lane < LANES; lane++) r[lane] = __builtin_fmaf(a[lane], b[lane], c[lane]);
