@@ -1,3 +1,5 @@
 //! Tile programs, the lowering of fused groups to them, and the C writer.
 
 pub mod c;
+pub mod lower;
+pub mod tile;

@@ -2,4 +2,10 @@
 //! What every generated file begins with is in `prelude`.
 //! Nothing here knows of graphs or ops.
 
+mod nest;
 pub mod prelude;
+mod statements;
+pub mod step;
+mod writer;
+
+pub use writer::{KernelText, file_text, write};

@@ -1,0 +1,270 @@
+//! Statements other than nests: dots, transposes, fills, scatters and the
+//! stream. It knows nothing of pointwise code.
+
+use super::writer::{Writer, float, rows_of};
+use crate::tile::{
+    Along, Base, DimId, Dot, Extent, PackedView, Place, ScatterStart, Stmt, StreamBounds, View,
+};
+use diptych_ir::DType;
+
+/// No loop walks a dimension: the start of the instance's range is meant.
+fn at_start(_: DimId) -> Option<String> {
+    None
+}
+
+impl Writer<'_> {
+    pub(super) fn statement(&mut self, stmt: &Stmt) {
+        match stmt {
+            Stmt::Nest(nest) => self.nest(nest),
+            Stmt::Dot(dot) => self.dot(dot),
+            Stmt::Transpose { rows, columns, from, to } => self.transpose(rows, columns, from, to),
+            Stmt::Fill { dims, place, value } => self.fill(dims, place, *value),
+            Stmt::Scatter { table, start, ids, values, along, dim, row } => {
+                self.scatter(table, start, (ids, values), *along, *dim, *row);
+            }
+            Stmt::Stream { dim, bounds, body } => self.stream(*dim, *bounds, body),
+        }
+    }
+
+    fn stream(&mut self, dim: DimId, bounds: StreamBounds, body: &[Stmt]) {
+        let name = self.name(dim).to_owned();
+        match self.program.dims[dim].extent {
+            Extent::Rows { leading, block } => {
+                let total = rows_of(leading);
+                self.open(format!(
+                    "for (int64_t {name}_start = 0; {name}_start < {total}; {name}_start += {block}) {{"
+                ));
+                self.line(format!("const int64_t {name}_count = least({block}, {total} - {name}_start);"));
+            }
+            Extent::Blocks { size, block } => {
+                self.open(format!(
+                    "for (int64_t {name}_start = 0; {name}_start < {size}; {name}_start += {block}) {{"
+                ));
+                self.line(format!("const int64_t {name}_count = least({block}, {size} - {name}_start);"));
+            }
+            Extent::Past => {
+                let first = match bounds.window {
+                    Some(window) => format!("most(0, time_position - {}) / CHUNK", window - 1),
+                    None => "0".to_owned(),
+                };
+                let last = if bounds.causal { "time_position + time_count" } else { "origin + length" };
+                self.line(format!(
+                    "const int64_t first_chunk = {first}, end_chunk = ({last} + CHUNK - 1) / CHUNK;"
+                ));
+                self.open("for (int64_t chunk = first_chunk; chunk < end_chunk; chunk++) {");
+                self.past_range("chunk");
+            }
+            Extent::Time => {
+                let first = if bounds.causal { "most(0, past_position - origin) / CHUNK" } else { "0" };
+                self.line(format!("const int64_t first_chunk = {first};"));
+                let end = match bounds.window {
+                    Some(window) => {
+                        format!("least(length, most(0, past_position + past_count - 1 + {window} - origin))")
+                    }
+                    None => "length".to_owned(),
+                };
+                self.line(format!("const int64_t end_chunk = ({end} + CHUNK - 1) / CHUNK;"));
+                self.open("for (int64_t chunk = first_chunk; chunk < end_chunk; chunk++) {");
+                self.time_range("chunk");
+            }
+            Extent::Whole(_) | Extent::Flat { .. } => self.open("{"),
+        }
+        for stmt in body {
+            self.statement(stmt);
+        }
+        self.close();
+    }
+
+    fn last_stride(view: &View, dims: &[DimId]) -> usize {
+        dims.last().map_or(0, |&dim| view.stride(dim))
+    }
+
+    fn dot(&mut self, dot: &Dot) {
+        for &dim in &dot.batch {
+            let (name, count) = (self.name(dim).to_owned(), self.count(dim));
+            self.open(format!("for (int64_t i_{name} = 0; i_{name} < {count}; i_{name}++) {{"));
+        }
+        let names: Vec<(DimId, String)> =
+            dot.batch.iter().map(|&dim| (dim, format!("i_{}", self.name(dim)))).collect();
+        let index = |dim: DimId| names.iter().find(|entry| entry.0 == dim).map(|entry| entry.1.clone());
+        let a = self.address(&dot.a, &index);
+        let (b, b_panel, b_k, b_padded, function) = match &dot.b {
+            Place::Strided(view) => {
+                let function = if view.dtype == DType::BF16 { "dot_bf16" } else { "dot" };
+                (
+                    self.address(view, &index),
+                    "PANEL".to_owned(),
+                    Self::last_stride(view, &dot.k).to_string(),
+                    0,
+                    function,
+                )
+            }
+            Place::Packed(view) => {
+                let function = if view.dtype == DType::BF16 { "dot_bf16" } else { "dot" };
+                (
+                    self.packed_address(view, &index),
+                    format!("{} * PANEL", view.depth),
+                    "PANEL".to_owned(),
+                    1,
+                    function,
+                )
+            }
+        };
+        let (c, c_m, c_panel, c_padded) = match &dot.c {
+            Place::Strided(view) => (
+                self.address(view, &index),
+                Self::last_stride(view, &dot.m).to_string(),
+                "PANEL".to_owned(),
+                0,
+            ),
+            Place::Packed(view) => {
+                (self.packed_address(view, &index), "PANEL".to_owned(), format!("{} * PANEL", view.depth), 1)
+            }
+        };
+        let (m, n, k) = (self.counts(&dot.m), self.counts(&dot.n), self.counts(&dot.k));
+        let (a_m, a_k) = (Self::last_stride(&dot.a, &dot.m), Self::last_stride(&dot.a, &dot.k));
+        let accumulate = u8::from(dot.accumulate);
+        self.line(format!("{function}({m}, {n}, {k}, {a}, {a_m}, {a_k},"));
+        self.line(format!("    {b}, {b_panel}, {b_k}, {b_padded}, {c}, {c_m}, {c_panel}, {c_padded}, {accumulate}, dot_scratch);"));
+        for _ in &dot.batch {
+            self.close();
+        }
+    }
+
+    pub(super) fn packed_address(
+        &self,
+        view: &PackedView,
+        index: &dyn Fn(DimId) -> Option<String>,
+    ) -> String {
+        let (k, n) = self.packed_positions(view, index);
+        let base = &self.program.args[view.arg].name;
+        match (k.as_str(), n.as_str()) {
+            ("0", "0") => base.clone(),
+            _ => format!("{base} + packed_offset({n}, {k}, {})", view.depth),
+        }
+    }
+
+    fn transpose(&mut self, rows: &[DimId], columns: &[DimId], from: &Place, to: &View) {
+        let (m, n) = (self.counts(columns), self.counts(rows));
+        let target = self.address(to, &at_start);
+        let ldd = Self::last_stride(to, rows);
+        match from {
+            Place::Strided(view) => {
+                let function =
+                    if view.dtype == DType::BF16 { "transpose_block_bf16" } else { "transpose_block" };
+                let (source, lds) = (self.address(view, &at_start), Self::last_stride(view, columns));
+                self.line(format!("{function}({m}, {n}, {source}, {lds}, {target}, {ldd});"));
+            }
+            Place::Packed(view) => {
+                let function =
+                    if view.dtype == DType::BF16 { "transpose_block_bf16" } else { "transpose_block" };
+                let (k, first) = self.packed_positions(view, &at_start);
+                let (base, depth) = (self.program.args[view.arg].name.clone(), view.depth);
+                self.open(format!("for (int64_t column = 0; column < {n}; column += PANEL) {{"));
+                self.line(format!("{function}({m}, least(PANEL, {n} - column), {base} + packed_offset({first} + column, {k}, {depth}), PANEL,"));
+                self.line(format!("    {target} + column * {ldd}, {ldd});"));
+                self.close();
+            }
+        }
+    }
+
+    fn fill(&mut self, dims: &[DimId], place: &Place, value: f32) {
+        let value = float(value);
+        match place {
+            Place::Strided(view) if matches!(view.base, Base::Tile(_)) => {
+                let Base::Tile(tile) = view.base else { return };
+                let (name, elements) = (self.base(view.base), self.program.tiles[tile].elements);
+                self.line(format!("for (int64_t i = 0; i < {elements}; i++) {name}[i] = {value};"));
+            }
+            Place::Strided(view) => {
+                for &dim in dims {
+                    let (name, count) = (self.name(dim).to_owned(), self.count(dim));
+                    self.open(format!("for (int64_t i_{name} = 0; i_{name} < {count}; i_{name}++) {{"));
+                }
+                let index = |dim: DimId| dims.contains(&dim).then(|| format!("i_{}", self.name(dim)));
+                let address = self.address(view, &index);
+                self.line(format!("*({address}) = {value};"));
+                for _ in dims {
+                    self.close();
+                }
+            }
+            Place::Packed(view) => {
+                let of = |strides: &[(DimId, usize)]| {
+                    let dims: Vec<DimId> =
+                        strides.iter().map(|entry| entry.0).filter(|dim| dims.contains(dim)).collect();
+                    self.counts(&dims)
+                };
+                let (rows, columns) = (of(&view.k), of(&view.n));
+                let (address, depth) = (self.packed_address(view, &at_start), view.depth);
+                self.open(format!("for (int64_t column = 0; column < {columns}; column += PANEL) {{"));
+                self.line(format!("float *panel = {address} + column * {depth};"));
+                self.line(format!("for (int64_t i = 0; i < {rows} * PANEL; i++) panel[i] = {value};"));
+                self.close();
+            }
+        }
+    }
+
+    fn scatter(
+        &mut self,
+        table: &Place,
+        start: &ScatterStart,
+        (ids, values): (&View, &View),
+        (along, count): (Along, usize),
+        dim: DimId,
+        row: DimId,
+    ) {
+        let (base, stride, id_offset, offset_at): (String, String, String, String) = match (table, along) {
+            (Place::Strided(view), Along::Stride(stride)) => (
+                self.address(view, &|_| None),
+                view.stride(dim).to_string(),
+                format!("id * {stride}"),
+                format!("every * {stride}"),
+            ),
+            (Place::Packed(view), _) => {
+                let (k, n) = self.packed_positions(view, &at_start);
+                let base = self.program.args[view.arg].name.clone();
+                let offset = |id: &str| match along {
+                    Along::PackedN => format!("packed_offset({id}, {k}, {})", view.depth),
+                    _ => format!("packed_offset({n}, {id}, {})", view.depth),
+                };
+                (base, "PANEL".to_owned(), offset("id"), offset("every"))
+            }
+            _ => return,
+        };
+        let (name, width) = (self.name(dim).to_owned(), self.count(dim));
+        // Along the panels the other axis is strided by a panel's width; along k it lies within panels.
+        let element = |offset: &str| match (table, along) {
+            (Place::Packed(view), Along::PackedK) => {
+                format!(
+                    "{base} + packed_offset({name}_start + i, {}, {})",
+                    if offset == id_offset { "id" } else { "every" },
+                    view.depth
+                )
+            }
+            _ => format!("{base} + {offset} + i * {stride}"),
+        };
+        self.open(format!("for (int64_t every = 0; every < {count}; every++) {{"));
+        let begin = match start {
+            ScatterStart::Zero => "0.0f".to_owned(),
+            ScatterStart::From(arg) => {
+                let other = self.program.args[*arg].name.clone();
+                format!("{other}[({}) - {base}]", element(&offset_at))
+            }
+        };
+        self.line(format!("for (int64_t i = 0; i < {width}; i++) *({}) = {begin};", element(&offset_at)));
+        self.close();
+        let row_name = self.name(row).to_owned();
+        self.line(format!("const int64_t {row_name}_start = 0;"));
+        self.open(format!("for (int64_t i_{row_name} = 0; i_{row_name} < step->rows; i_{row_name}++) {{"));
+        let index = |each: DimId| (each == row).then(|| format!("i_{row_name}"));
+        let (id, source) = (self.address(ids, &index), self.address(values, &index));
+        let value_stride = values.stride(dim);
+        self.line(format!("const int64_t id = *({id});"));
+        self.line(format!("const float *values = {source};"));
+        self.line(format!(
+            "for (int64_t i = 0; i < {width}; i++) *({}) += values[i * {value_stride}];",
+            element(&id_offset)
+        ));
+        self.close();
+    }
+}

@@ -1,0 +1,50 @@
+//! What a run tells every kernel: how many rows there are, of which sequences,
+//! and where their caches lie. The struct is the same in C and in Rust.
+
+/// The run-time binding of an entry, as kernels see it. All tables live as long
+/// as the run.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct StepTables {
+    /// Tokens of all sequences.
+    pub rows: i64,
+    /// Sequences.
+    pub batch: i64,
+    /// Pairs of a sequence and a chunk of its tokens.
+    pub blocks: i64,
+    /// Chunks that a row of `chunk_row` has room for.
+    pub chunk_stride: i64,
+    /// Absolute position of each row in its sequence.
+    pub row_position: *const i32,
+    /// Row of each token in a cache.
+    pub row_cache: *const i32,
+    /// First row of each sequence, and the end.
+    pub sequence_row: *const i32,
+    /// Absolute position of each sequence's first row.
+    pub sequence_origin: *const i32,
+    /// Sequence of each pair.
+    pub block_sequence: *const i32,
+    /// Chunk of each pair, counted from the sequence's first row.
+    pub block_index: *const i32,
+    /// First row of each chunk of each sequence's positions so far.
+    pub chunk_row: *const i32,
+}
+
+/// The same in C.
+pub const STEP_TEXT: &str = "\
+/* What a run tells every kernel. */
+struct step {
+    int64_t rows, batch, blocks, chunk_stride;
+    const int32_t *row_position, *row_cache;
+    const int32_t *sequence_row, *sequence_origin;
+    const int32_t *block_sequence, *block_index;
+    const int32_t *chunk_row;
+};
+#define CHUNK 64
+INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+INLINE int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
+/* Where element (k, n) of a weight in panels stands. */
+INLINE int64_t packed_offset(int64_t n, int64_t k, int64_t depth) {
+    return n / PANEL * depth * PANEL + k * PANEL + n % PANEL;
+}
+";

@@ -1,0 +1,342 @@
+//! The C writer: a tile program becomes one C function. Here are its frame
+//! (arguments, scratch, the instance's place in the grid) and addresses; nests
+//! and other statements have files of their own.
+
+use super::prelude::prelude;
+use super::step::STEP_TEXT;
+use crate::tile::{Base, DimId, Extent, PackedView, RowMap, Stmt, TileProgram, View};
+use diptych_ir::DType;
+use diptych_passes::layout::Leading;
+use std::fmt::Write;
+
+/// A kernel as C text.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct KernelText {
+    /// The C function's name.
+    pub name: String,
+    /// The function.
+    pub text: String,
+    /// Floats of scratch that its tiles take, without those of `dot`.
+    pub scratch_floats: usize,
+}
+
+/// A whole file of kernels.
+pub fn file_text<'a>(kernels: impl IntoIterator<Item = &'a KernelText>) -> String {
+    let mut text = format!("{}\n{STEP_TEXT}", prelude());
+    for kernel in kernels {
+        text.push('\n');
+        text.push_str(&kernel.text);
+    }
+    text
+}
+
+/// Writes a program as a C function of the given name:
+/// `void NAME(const struct step *, void *const *args, const int64_t *sizes, float *scratch, int64_t instance)`.
+pub fn write(program: &TileProgram, name: &str) -> KernelText {
+    let mut writer = Writer { program, text: String::new(), depth: 0 };
+    writer.function(name);
+    KernelText { name: name.to_owned(), text: writer.text, scratch_floats: program.scratch_floats() }
+}
+
+pub(super) struct Writer<'a> {
+    pub(super) program: &'a TileProgram,
+    text: String,
+    depth: usize,
+}
+
+/// The C name of an element type.
+pub(super) fn c_type(dtype: DType) -> &'static str {
+    match dtype {
+        DType::F32 => "float",
+        DType::BF16 => "bf16",
+        DType::I32 => "int32_t",
+        DType::Bool => "uint8_t",
+    }
+}
+
+impl Writer<'_> {
+    pub(super) fn line(&mut self, text: impl AsRef<str>) {
+        for _ in 0..self.depth {
+            self.text.push_str("    ");
+        }
+        self.text.push_str(text.as_ref());
+        self.text.push('\n');
+    }
+
+    pub(super) fn open(&mut self, text: impl AsRef<str>) {
+        self.line(text);
+        self.depth += 1;
+    }
+
+    pub(super) fn close(&mut self) {
+        self.depth -= 1;
+        self.line("}");
+    }
+
+    fn function(&mut self, name: &str) {
+        self.line("/* Fuses:");
+        for note in self.program.notes.clone() {
+            self.line(format!(" *   {note}"));
+        }
+        let grid: Vec<String> = self.program.grid.iter().map(|&dim| self.describe(dim)).collect();
+        let grid = if grid.is_empty() { "one instance".to_owned() } else { grid.join(" x ") };
+        self.line(format!(" * Grid: {grid}. */"));
+        self.open(format!(
+            "void {name}(const struct step *step, void *const *args, const int64_t *sizes, float *scratch, int64_t instance) {{"
+        ));
+        self.line("(void)step, (void)sizes, (void)scratch;");
+        for (position, arg) in self.program.args.clone().iter().enumerate() {
+            let constant = if arg.written { "" } else { "const " };
+            let dtype = c_type(arg.dtype);
+            self.line(format!("{constant}{dtype} *{} = args[{position}];", arg.name));
+        }
+        let mut offset = 0;
+        for tile in self.program.tiles.clone() {
+            let dims: Vec<&str> = tile.dims.iter().map(|&dim| self.program.dims[dim].name.as_str()).collect();
+            self.line(format!("float *{} = scratch + {offset}; /* [{}] */", tile.name, dims.join(", ")));
+            offset += tile.elements.next_multiple_of(16);
+        }
+        if self.program.body.iter().any(uses_dot) {
+            self.line(format!("float *dot_scratch = scratch + {offset};"));
+        }
+        for (position, table) in self.program.tables.clone().iter().enumerate() {
+            let numbers: Vec<String> = table.iter().map(|&number| float(number)).collect();
+            self.line(format!(
+                "static const float table_{position}[{}] = {{{}}};",
+                table.len(),
+                numbers.join(", ")
+            ));
+        }
+        self.instance();
+        for stmt in &self.program.body {
+            self.statement(stmt);
+        }
+        self.close();
+    }
+
+    fn describe(&self, dim: DimId) -> String {
+        let dim = &self.program.dims[dim];
+        match dim.extent {
+            Extent::Blocks { size, block } => format!("{} ({size} in blocks of {block})", dim.name),
+            Extent::Rows { block, .. } => format!("{}s in blocks of {block}", dim.name),
+            Extent::Flat { block } => format!("{}s in blocks of {block}", dim.name),
+            Extent::Time | Extent::Past => format!("chunks of {} of each sequence", dim.name),
+            Extent::Whole(size) => format!("{} ({size})", dim.name),
+        }
+    }
+
+    /// The instance's ranges, the last dimension of the grid fastest.
+    fn instance(&mut self) {
+        let grid = self.program.grid.clone();
+        if grid.is_empty() {
+            self.line("(void)instance;");
+        }
+        let sequences = self.program.dims.iter().any(|dim| matches!(dim.extent, Extent::Time | Extent::Past));
+        for (position, &dim) in grid.iter().enumerate().rev() {
+            let name = self.name(dim).to_owned();
+            let first = position == 0;
+            let (block, rest) = if first { ("instance".to_owned(), None) } else { (String::new(), Some(())) };
+            let place = |count: String| match rest {
+                None => block.clone(),
+                Some(()) => format!("instance % ({count})"),
+            };
+            match self.program.dims[dim].extent {
+                Extent::Blocks { size, block } => {
+                    let count = size.div_ceil(block);
+                    self.line(format!(
+                        "const int64_t {name}_start = {} * {block};",
+                        place(count.to_string())
+                    ));
+                    self.line(format!("const int64_t {name}_count = least({block}, {size} - {name}_start);"));
+                    if !first {
+                        self.line(format!("instance /= {count};"));
+                    }
+                }
+                Extent::Rows { leading, block } => {
+                    let total = rows_of(leading);
+                    self.line(format!(
+                        "const int64_t {name}_start = {} * {block};",
+                        place(format!("({total} + {block} - 1) / {block}"))
+                    ));
+                    self.line(format!(
+                        "const int64_t {name}_count = least({block}, {total} - {name}_start);"
+                    ));
+                    if !first {
+                        self.line(format!("instance /= ({total} + {block} - 1) / {block};"));
+                    }
+                }
+                Extent::Flat { block } => {
+                    self.line(format!("const int64_t {name}_start = instance * {block};"));
+                    self.line(format!(
+                        "const int64_t {name}_count = least({block}, sizes[0] - {name}_start);"
+                    ));
+                }
+                Extent::Time | Extent::Past => {
+                    self.line(format!("const int64_t pair = {};", place("step->blocks".to_owned())));
+                    if !first {
+                        self.line("instance /= step->blocks;");
+                    }
+                }
+                Extent::Whole(_) => {}
+            }
+        }
+        for dim in self.program.dims.clone() {
+            if let Extent::Flat { .. } = dim.extent
+                && grid.is_empty()
+            {
+                self.line(format!("const int64_t {0}_start = 0, {0}_count = sizes[0];", dim.name));
+            }
+        }
+        if sequences {
+            self.line("const int64_t sequence = step->block_sequence[pair];");
+            self.line("const int64_t first_row = step->sequence_row[sequence];");
+            self.line("const int64_t length = step->sequence_row[sequence + 1] - first_row;");
+            self.line("const int64_t origin = step->sequence_origin[sequence];");
+            self.line("const int32_t *chunk_row = step->chunk_row + sequence * step->chunk_stride;");
+            for &dim in &grid {
+                match self.program.dims[dim].extent {
+                    Extent::Time => self.time_range("step->block_index[pair]"),
+                    Extent::Past => self.past_range("step->block_index[pair]"),
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    pub(super) fn time_range(&mut self, chunk: &str) {
+        self.line(format!("const int64_t time_first = {chunk} * CHUNK;"));
+        self.line("const int64_t time_start = first_row + time_first, time_position = origin + time_first;");
+        self.line("const int64_t time_count = least(CHUNK, length - time_first);");
+    }
+
+    pub(super) fn past_range(&mut self, chunk: &str) {
+        self.line(format!("const int64_t past_chunk = {chunk}, past_position = past_chunk * CHUNK;"));
+        self.line("const int64_t past_start = chunk_row[past_chunk];");
+        self.line("const int64_t past_count = least(CHUNK, origin + length - past_position);");
+    }
+
+    pub(super) fn name(&self, dim: DimId) -> &str {
+        &self.program.dims[dim].name
+    }
+
+    /// The number of positions of a dimension that this instance looks at.
+    pub(super) fn count(&self, dim: DimId) -> String {
+        match self.program.dims[dim].extent {
+            Extent::Whole(size) => size.to_string(),
+            _ => format!("{}_count", self.name(dim)),
+        }
+    }
+
+    /// The number of positions of dimensions that lie as one.
+    pub(super) fn counts(&self, dims: &[DimId]) -> String {
+        let counts: Vec<String> = dims.iter().map(|&dim| self.count(dim)).collect();
+        if counts.is_empty() { "1".to_owned() } else { counts.join(" * ") }
+    }
+
+    /// First position of a dimension, in its axis or its rows; `None` for 0.
+    pub(super) fn start(&self, dim: DimId) -> Option<String> {
+        match self.program.dims[dim].extent {
+            Extent::Whole(_) => None,
+            _ => Some(format!("{}_start", self.name(dim))),
+        }
+    }
+
+    /// The C expression of an array's start.
+    pub(super) fn base(&self, base: Base) -> String {
+        match base {
+            Base::Arg(arg) => self.program.args[arg].name.clone(),
+            Base::Tile(tile) => self.program.tiles[tile].name.clone(),
+            Base::Table(table) => format!("table_{table}"),
+        }
+    }
+
+    /// The position of a dimension in an array: absolute in memory, relative in
+    /// a tile; `index` gives the loop's own part, if a loop walks it.
+    fn position(&self, dim: DimId, tile: bool, index: &dyn Fn(DimId) -> Option<String>) -> Option<String> {
+        let start = if tile { None } else { self.start(dim) };
+        match (start, index(dim)) {
+            (Some(start), Some(index)) => Some(format!("({start} + {index})")),
+            (Some(start), None) => Some(start),
+            (None, index) => index,
+        }
+    }
+
+    /// The address of a view's element; `index` gives each loop's position.
+    pub(super) fn address(&self, view: &View, index: &dyn Fn(DimId) -> Option<String>) -> String {
+        let tile = matches!(view.base, Base::Tile(_));
+        let mut text = self.base(view.base);
+        if view.offset > 0 {
+            let _ = write!(text, " + {}", view.offset);
+        }
+        for &(dim, stride) in &view.strides {
+            let Some(mut position) = self.position(dim, tile, index) else { continue };
+            if stride == 0 {
+                continue;
+            }
+            if matches!(self.program.dims[dim].extent, Extent::Rows { .. } | Extent::Time) {
+                position = match view.rows {
+                    RowMap::InOrder => position,
+                    RowMap::Cache => format!("(int64_t)step->row_cache[{position}]"),
+                    RowMap::Chosen(arg) => {
+                        format!(
+                            "((int64_t)step->sequence_row[{position}] + {}[{position}])",
+                            self.program.args[arg].name
+                        )
+                    }
+                };
+            }
+            let _ = if stride == 1 {
+                write!(text, " + {position}")
+            } else {
+                write!(text, " + {position} * {stride}")
+            };
+        }
+        text
+    }
+
+    /// The k and n of a packed view's element.
+    pub(super) fn packed_positions(
+        &self,
+        view: &PackedView,
+        index: &dyn Fn(DimId) -> Option<String>,
+    ) -> (String, String) {
+        let sum = |strides: &[(DimId, usize)]| {
+            let terms: Vec<String> = strides
+                .iter()
+                .filter_map(|&(dim, stride)| {
+                    let position = self.position(dim, false, index)?;
+                    Some(if stride == 1 { position } else { format!("{position} * {stride}") })
+                })
+                .collect();
+            if terms.is_empty() { "0".to_owned() } else { terms.join(" + ") }
+        };
+        (sum(&view.k), sum(&view.n))
+    }
+}
+
+/// The number of run-time rows.
+pub(super) fn rows_of(leading: Leading) -> &'static str {
+    match leading {
+        Leading::Batch => "step->batch",
+        _ => "step->rows",
+    }
+}
+
+fn uses_dot(stmt: &Stmt) -> bool {
+    match stmt {
+        Stmt::Dot(_) => true,
+        Stmt::Stream { body, .. } => body.iter().any(uses_dot),
+        _ => false,
+    }
+}
+
+/// A float literal of C with exactly this value.
+pub(super) fn float(value: f32) -> String {
+    match value {
+        _ if value.is_nan() => "__builtin_nanf(\"\")".to_owned(),
+        _ if value == f32::INFINITY => "__builtin_inff()".to_owned(),
+        _ if value == f32::NEG_INFINITY => "-__builtin_inff()".to_owned(),
+        _ if value == value.trunc() && value.abs() < 1e9 => format!("{value:.1}f"),
+        _ => format!("{value:e}f"),
+    }
+}

@@ -1,0 +1,345 @@
+//! The dimensions of a group's tiles: which axes are divided among instances,
+//! which is streamed, and in what blocks. Block sizes depend on fixed sizes
+//! and the kind of group alone, never on what a run binds.
+
+use super::{Context, LowerError};
+use crate::tile::{Dim, DimId, Extent};
+use diptych_ir::{Axis, Graph, NodeId, Op, Size};
+use diptych_passes::fuse::{Group, GroupKind, StreamAxis};
+use diptych_passes::layout::{Layout, Leading, leading, product, symbol};
+use std::collections::HashMap;
+
+/// Rows of a block where each row is a pass over memory.
+const POINTWISE_ROWS: usize = 32;
+/// Columns that an instance of a contraction has at least.
+const COLUMNS: usize = 128;
+/// Columns of a block of a gradient of a weight.
+const GRADIENT_COLUMNS: usize = 256;
+/// Rows walked at once when summing over rows.
+const STREAMED_ROWS: usize = 256;
+/// Elements of a block of a value without run-time axes.
+const FLAT_BLOCK: usize = 16384;
+/// Elements of a block of a streamed fixed axis.
+const STREAMED_COLUMNS: usize = 512;
+
+/// The dimensions of a group.
+pub struct Dims {
+    /// All of them.
+    pub list: Vec<Dim>,
+    by_axis: HashMap<Axis, DimId>,
+    /// The dimension of run-time rows, in groups of rows.
+    pub row: Option<DimId>,
+    /// The chunks of tokens and of positions so far, in groups of sequences.
+    pub sequence: Option<(DimId, DimId)>,
+    /// The one dimension of a flat group.
+    pub flat: Option<DimId>,
+    /// Those divided among instances.
+    pub grid: Vec<DimId>,
+    /// The one that is streamed.
+    pub stream: Option<DimId>,
+    /// Fixed axes of which an instance has one position: no tile has them.
+    pub single: Vec<DimId>,
+}
+
+impl Dims {
+    fn add(&mut self, name: &str, extent: Extent) -> DimId {
+        self.list.push(Dim { name: identifier(name), extent });
+        self.list.len() - 1
+    }
+
+    /// The dimension of an axis; a fixed axis not seen before is whole.
+    pub fn of(&mut self, axis: Axis) -> Option<DimId> {
+        match axis.size {
+            Size::Symbolic(_) => match (self.row, self.sequence, symbol(axis)) {
+                (Some(row), _, _) => Some(row),
+                (None, Some((time, _)), Some("time")) => Some(time),
+                (None, Some((_, past)), Some("past")) => Some(past),
+                _ => None,
+            },
+            Size::Fixed(size) => {
+                if let Some(&dim) = self.by_axis.get(&axis) {
+                    return Some(dim);
+                }
+                let dim = self.add(axis.name.as_str(), Extent::Whole(size));
+                self.by_axis.insert(axis, dim);
+                Some(dim)
+            }
+        }
+    }
+
+    fn set(&mut self, axis: Axis, extent: Extent) -> Option<DimId> {
+        let dim = self.of(axis)?;
+        self.list[dim].extent = extent;
+        Some(dim)
+    }
+
+    /// Divides a fixed axis among instances.
+    fn divide(&mut self, axis: Axis, extent: Extent) {
+        let dim = self.set(axis, extent);
+        self.grid.extend(dim);
+    }
+
+    /// The most positions of a dimension.
+    pub fn most(&self, dim: DimId) -> usize {
+        self.list[dim].extent.most()
+    }
+}
+
+/// A C identifier for a name.
+pub fn identifier(name: &str) -> String {
+    let mut text: String = name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
+    if text.is_empty() || text.starts_with(|c: char| c.is_ascii_digit()) {
+        text.insert(0, '_');
+    }
+    text
+}
+
+/// Chooses the dimensions of a group.
+pub fn choose(group: &Group, context: &Context) -> Result<Dims, LowerError> {
+    let graph = &context.program.region(context.region).graph;
+    let mut dims = Dims {
+        list: Vec::new(),
+        by_axis: HashMap::new(),
+        row: None,
+        sequence: None,
+        flat: None,
+        grid: Vec::new(),
+        stream: None,
+        single: Vec::new(),
+    };
+    let contractions: Vec<NodeId> =
+        group.nodes.iter().copied().filter(|&id| matches!(graph.op(id), Op::Contract(_))).collect();
+    match &group.kind {
+        GroupKind::Rows(Leading::None) => {
+            let shared = first_shared_axis(group, graph, context);
+            if let Some((axis, size)) = shared {
+                dims.divide(axis, Extent::Blocks { size, block: choose_block(size, 1, 8, 1) });
+            }
+        }
+        GroupKind::Rows(leading) => {
+            let block = if contractions.is_empty() { POINTWISE_ROWS } else { context.tile_rows * 12 };
+            let row = dims.add("row", Extent::Rows { leading: *leading, block });
+            dims.row = Some(row);
+            dims.grid.push(row);
+            if let Some((axis, extent)) = column_blocks(group, &contractions, graph, context) {
+                dims.divide(axis, extent);
+            }
+        }
+        GroupKind::Flat | GroupKind::FlatSum => {
+            let divided = group.kind == GroupKind::Flat;
+            let flat =
+                dims.add("element", Extent::Flat { block: if divided { FLAT_BLOCK } else { usize::MAX } });
+            dims.flat = Some(flat);
+            dims.grid.extend(divided.then_some(flat));
+        }
+        GroupKind::OverRows(leading) => {
+            let row = dims.add("row", Extent::Rows { leading: *leading, block: STREAMED_ROWS });
+            dims.row = Some(row);
+            dims.stream = Some(row);
+            gradient_blocks(&mut dims, group, &contractions, graph, context);
+        }
+        GroupKind::Scatter => {
+            let row = dims.add("row", Extent::Rows { leading: Leading::Rows, block: usize::MAX });
+            dims.row = Some(row);
+            let put = group.nodes.iter().find_map(|&id| match graph.op(id) {
+                Op::PutAdd(put) => Some((id, put.axis)),
+                _ => None,
+            });
+            if let Some((id, axis)) = put {
+                let others = context.layouts.ordered(graph.axes(id).without(&[axis]).iter().copied());
+                if let [axis] = others[..]
+                    && let Some(size) = axis.fixed_size()
+                {
+                    dims.divide(axis, Extent::Blocks { size, block: choose_block(size, 1, 32, 1) });
+                }
+            }
+        }
+        GroupKind::Stream(axes) => {
+            let long = |axis: StreamAxis| matches!(axis, StreamAxis::Time | StreamAxis::Past);
+            if long(axes.along) {
+                let time = dims.add("time", Extent::Time);
+                let past = dims.add("past", Extent::Past);
+                dims.sequence = Some((time, past));
+            }
+            let streamed_rows = matches!(axes.along, StreamAxis::Rows(_));
+            for (axis, across) in [(axes.across, true), (axes.along, false)] {
+                let dim = match axis {
+                    StreamAxis::Time => dims.sequence.map(|pair| pair.0),
+                    StreamAxis::Past => dims.sequence.map(|pair| pair.1),
+                    StreamAxis::Rows(leading) => {
+                        let block = if streamed_rows { STREAMED_ROWS } else { context.tile_rows * 12 };
+                        let row = dims.add("row", Extent::Rows { leading, block });
+                        dims.row = Some(row);
+                        Some(row)
+                    }
+                    StreamAxis::Fixed(axis) => {
+                        let size = axis.fixed_size().unwrap_or(1);
+                        let block = STREAMED_COLUMNS.min(size.next_multiple_of(context.panel));
+                        dims.set(axis, Extent::Blocks { size, block })
+                    }
+                };
+                if across {
+                    dims.grid.extend(dim);
+                } else {
+                    dims.stream = dim;
+                }
+            }
+            for &axis in &axes.each {
+                let size = axis.fixed_size().unwrap_or(1);
+                let dim = dims.set(axis, Extent::Blocks { size, block: 1 });
+                dims.grid.extend(dim);
+                dims.single.extend(dim);
+            }
+        }
+    }
+    Ok(dims)
+}
+
+/// The smallest block of an axis that holds at least `least` elements, with
+/// `inner` elements for each position, and is a multiple of `align` elements
+/// (or the whole axis).
+fn choose_block(size: usize, inner: usize, least: usize, align: usize) -> usize {
+    let fits = |&block: &usize| {
+        size.is_multiple_of(block) && block * inner >= least && (block * inner).is_multiple_of(align)
+    };
+    (1..=size).find(fits).unwrap_or(size)
+}
+
+/// Without run-time rows, the first axis that all nodes have.
+fn first_shared_axis(group: &Group, graph: &Graph, context: &Context) -> Option<(Axis, usize)> {
+    let first = *group.outputs.first()?;
+    let axes = context.layouts.ordered(graph.axes(first).iter().copied());
+    let everywhere = |axis: &Axis| {
+        group.nodes.iter().all(|&id| graph.axes(id).contains(*axis)) && unmoved(group, graph, *axis)
+    };
+    let axis = axes.into_iter().find(everywhere)?;
+    Some((axis, axis.fixed_size()?))
+}
+
+/// Whether no node of the group, nor a view of one, moves or sums an axis.
+fn unmoved(group: &Group, graph: &Graph, axis: Axis) -> bool {
+    let moves = |id: NodeId| match graph.op(id) {
+        Op::Reduce(reduce) => reduce.over.contains(&axis),
+        Op::Contract(contract) => contract.over.contains(&axis),
+        Op::Concat(concat) => concat.into == axis || concat.pieces.contains(&axis),
+        Op::Slice(slice) => slice.axis == axis || slice.into == axis,
+        Op::Split(split) => split.axis == axis || split.into.contains(&axis),
+        Op::Merge(merge) => merge.into == axis || merge.axes.contains(&axis),
+        Op::Rename(rename) => rename.from == axis || rename.to == axis,
+        Op::Take(take) => take.axis == axis,
+        _ => false,
+    };
+    group.nodes.iter().all(|&id| {
+        !moves(id)
+            && graph.operands(id).into_iter().all(|mut operand| {
+                while diptych_passes::fuse::is_view(graph.op(operand))
+                    && !matches!(graph.op(operand), Op::Output(_))
+                {
+                    if moves(operand) {
+                        return false;
+                    }
+                    operand = graph.operands(operand)[0];
+                }
+                true
+            })
+    })
+}
+
+/// Divides the columns of a group's contractions, if all that follows them can be divided so.
+fn column_blocks(
+    group: &Group,
+    contractions: &[NodeId],
+    graph: &Graph,
+    context: &Context,
+) -> Option<(Axis, Extent)> {
+    let columns = |id: NodeId| {
+        let operands = graph.operands(id);
+        let weight =
+            operands.into_iter().find(|&operand| leading(graph.axes(operand)) == Ok(Leading::None))?;
+        Some(
+            context
+                .layouts
+                .ordered(graph.axes(id).iter().copied().filter(|axis| graph.axes(weight).contains(*axis))),
+        )
+    };
+    let first = columns(*contractions.first()?)?;
+    let axis = *first.first()?;
+    let mut after: Vec<NodeId> = contractions.to_vec();
+    for &id in &group.nodes {
+        if graph.operands(id).iter().any(|operand| after.contains(&base(graph, *operand))) {
+            after.push(id);
+        }
+    }
+    let follows = Group { kind: group.kind.clone(), nodes: after, outputs: Vec::new() };
+    if !follows.nodes.iter().all(|&id| graph.axes(id).contains(axis)) || !unmoved(&follows, graph, axis) {
+        return None;
+    }
+    let size = axis.fixed_size()?;
+    let inner: Vec<usize> = contractions
+        .iter()
+        .map(|&id| {
+            columns(id).filter(|columns| columns.first() == Some(&axis)).map(|columns| product(&columns[1..]))
+        })
+        .collect::<Option<_>>()?;
+    let fits = |&block: &usize| {
+        size.is_multiple_of(block)
+            && inner.iter().any(|inner| block * inner >= COLUMNS)
+            && inner.iter().all(|inner| (block * inner).is_multiple_of(context.panel))
+    };
+    let block = (1..size).find(fits)?;
+    Some((axis, Extent::Blocks { size, block }))
+}
+
+fn base(graph: &Graph, mut id: NodeId) -> NodeId {
+    while diptych_passes::fuse::is_view(graph.op(id)) && !matches!(graph.op(id), Op::Output(_)) {
+        id = graph.operands(id)[0];
+    }
+    id
+}
+
+/// Divides a gradient of a weight by its rows and columns, or a sum by its first axis.
+fn gradient_blocks(
+    dims: &mut Dims,
+    group: &Group,
+    contractions: &[NodeId],
+    graph: &Graph,
+    context: &Context,
+) {
+    if let [id] = contractions[..] {
+        let (rows, columns) = match (context.layout)(id) {
+            Layout::Packed { k, n } => (k, n),
+            Layout::Dense { order, .. } => {
+                let operands = graph.operands(id);
+                let last = order.last().copied();
+                let right = operands
+                    .into_iter()
+                    .find(|&operand| last.is_some_and(|axis| graph.axes(operand).contains(axis)));
+                let of_right = |axis: &Axis| right.is_some_and(|right| graph.axes(right).contains(*axis));
+                order.iter().partition(|axis| !of_right(axis))
+            }
+        };
+        let row_blocks = (rows, context.tile_rows * 12, 1);
+        for (axes, least, align) in [row_blocks, (columns, GRADIENT_COLUMNS, context.panel)] {
+            if let [axis, rest @ ..] = &axes[..]
+                && let Some(size) = axis.fixed_size()
+                && unmoved_operands(group, graph, *axis)
+            {
+                let block = choose_block(size, product(rest), least, align);
+                if block < size {
+                    dims.divide(*axis, Extent::Blocks { size, block });
+                }
+            }
+        }
+    } else if let Some((axis, size)) = first_shared_output_axis(group, graph, context) {
+        dims.divide(axis, Extent::Blocks { size, block: choose_block(size, 1, 32, 1) });
+    }
+}
+
+fn unmoved_operands(group: &Group, graph: &Graph, axis: Axis) -> bool {
+    unmoved(group, graph, axis)
+}
+
+/// The first axis that every node with fixed axes has, in a sum over rows.
+fn first_shared_output_axis(group: &Group, graph: &Graph, context: &Context) -> Option<(Axis, usize)> {
+    first_shared_axis(group, graph, context)
+}

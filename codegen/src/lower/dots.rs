@@ -1,0 +1,215 @@
+//! Contractions as dots: which operand gives the columns, which dimensions lie
+//! as one, and which operands must first be copied or transposed to a tile.
+
+use super::LowerError;
+use super::emit::{Order, Schedule};
+use super::stages::{Lowering, Phase};
+use crate::tile::{Base, DimId, Dot, Instr, Place, Stmt, View};
+use diptych_ir::{DType, NodeId, Op};
+
+impl Lowering<'_> {
+    pub(super) fn emit_dot(&mut self, schedule: &mut Schedule, id: NodeId) -> Result<(), LowerError> {
+        let Op::Contract(contract) = self.graph.op(id).clone() else { return Ok(()) };
+        let computed = self.computed[&id].clone();
+        let [left, right] = self.graph.operands(id)[..] else {
+            return Err(self.error(id, "has not two operands".into()));
+        };
+        let folded = computed.chunk.clone();
+        let direct = self.is_direct(id);
+        let c = match (folded.clone().or_else(|| computed.tile.clone()), direct) {
+            (_, true) => self.stored(id, true)?,
+            (Some(tile), false) => Place::Strided(tile),
+            (None, false) => return Err(self.error(id, "has no tile".into())),
+        };
+        // The columns are those of the operand that has the last dimension of the result.
+        let order = self.result_order(&c, &computed.dims);
+        let last = order.last().copied();
+        let (left_dims, right_dims) = (self.node_dims(left), self.node_dims(right));
+        let swapped = last.is_some_and(|last| left_dims.contains(&last) && !right_dims.contains(&last));
+        let (rows_of, columns_of) = if swapped { (right, left) } else { (left, right) };
+        let (a_dims, b_dims) = if swapped { (right_dims, left_dims) } else { (left_dims, right_dims) };
+        let in_both = |dim: &DimId| a_dims.contains(dim) && b_dims.contains(dim);
+        let batch: Vec<DimId> = order.iter().copied().filter(in_both).collect();
+        let m: Vec<DimId> =
+            order.iter().copied().filter(|dim| a_dims.contains(dim) && !in_both(dim)).collect();
+        let n: Vec<DimId> =
+            order.iter().copied().filter(|dim| b_dims.contains(dim) && !in_both(dim)).collect();
+        let mut k: Vec<DimId> = Vec::new();
+        for axis in &contract.over {
+            if let Some(dim) = self.dims.of(*axis)
+                && !k.contains(&dim)
+                && !self.dims.single.contains(&dim)
+            {
+                k.push(dim);
+            }
+        }
+        let reading_after = computed.phase == Phase::After;
+        let a = self.left_operand(schedule, rows_of, (&batch, &m, &k), reading_after, computed.stage)?;
+        let b = self.right_operand(schedule, columns_of, (&batch, &k, &n), reading_after, computed.stage)?;
+        let accumulate = computed.over_stream && folded.is_none();
+        if accumulate {
+            let fill = Stmt::Fill { dims: order.clone(), place: c.clone(), value: 0.0 };
+            schedule.push(Phase::Before, 0, Order::First, fill);
+        }
+        if !lies_as_one(&c, &n, |dim| self.constant(dim)) || !lies_as_one(&c, &m, |dim| self.constant(dim)) {
+            return Err(self.error(id, "has a result whose rows or columns do not lie as one".into()));
+        }
+        let stmt = Stmt::Dot(Dot { batch, m, n, k, a, b, c, accumulate });
+        schedule.push(computed.phase, computed.stage, Order::Last, stmt);
+        if direct { Ok(()) } else { self.emit_store(schedule, id) }
+    }
+
+    /// The result's dimensions, as they lie where it is written.
+    fn result_order(&self, c: &Place, dims: &[DimId]) -> Vec<DimId> {
+        match c {
+            Place::Strided(_) => dims.to_vec(),
+            Place::Packed(view) => {
+                let of = |strides: &[(DimId, usize)]| {
+                    let mut sorted = strides.to_vec();
+                    sorted.sort_by_key(|entry| std::cmp::Reverse(entry.1));
+                    sorted
+                        .into_iter()
+                        .map(|entry| entry.0)
+                        .filter(|dim| dims.contains(dim))
+                        .collect::<Vec<_>>()
+                };
+                [of(&view.k), of(&view.n)].concat()
+            }
+        }
+    }
+
+    fn constant(&self, dim: DimId) -> Option<usize> {
+        self.dims.list[dim].extent.constant()
+    }
+
+    /// The size that a dimension has where it lies within others.
+    fn inner_size(&self, view: &View, dim: DimId) -> Option<usize> {
+        match view.base {
+            Base::Tile(_) => Some(self.dims.most(dim)),
+            _ => self.constant(dim),
+        }
+    }
+
+    fn left_operand(
+        &mut self,
+        schedule: &mut Schedule,
+        id: NodeId,
+        (batch, m, k): (&[DimId], &[DimId], &[DimId]),
+        after: bool,
+        stage: usize,
+    ) -> Result<View, LowerError> {
+        let place = self.place(id, after)?;
+        if let Place::Strided(view) = &place
+            && view.dtype == DType::F32
+            && runs_as_one(view, m, |dim| self.inner_size(view, dim))
+            && runs_as_one(view, k, |dim| self.inner_size(view, dim))
+        {
+            return Ok(view.clone());
+        }
+        self.copied(schedule, id, &[batch, m, k].concat(), after, stage)
+    }
+
+    fn right_operand(
+        &mut self,
+        schedule: &mut Schedule,
+        id: NodeId,
+        (batch, k, n): (&[DimId], &[DimId], &[DimId]),
+        after: bool,
+        stage: usize,
+    ) -> Result<Place, LowerError> {
+        let place = self.place(id, after)?;
+        match &place {
+            Place::Strided(view) => {
+                let contiguous = n.last().is_none_or(|&dim| view.stride(dim) == 1);
+                let size = |dim| self.inner_size(view, dim);
+                if contiguous && runs_as_one(view, n, size) && runs_as_one(view, k, size) {
+                    return Ok(place);
+                }
+                let rows_contiguous = k.last().is_some_and(|&dim| view.stride(dim) == 1);
+                if rows_contiguous
+                    && batch.is_empty()
+                    && runs_as_one(view, k, size)
+                    && runs_as_one(view, n, size)
+                {
+                    return self.transposed(schedule, id, place.clone(), k, n, stage);
+                }
+            }
+            Place::Packed(view) => {
+                let dims =
+                    |strides: &[(DimId, usize)]| strides.iter().map(|entry| entry.0).collect::<Vec<_>>();
+                let same = |mut left: Vec<DimId>, right: &[DimId]| {
+                    let mut right = right.to_vec();
+                    left.sort_unstable();
+                    right.sort_unstable();
+                    left == right
+                };
+                if same(dims(&view.k), k) && same(dims(&view.n), n) {
+                    return Ok(place);
+                }
+                if same(dims(&view.n), k) && same(dims(&view.k), n) {
+                    return self.transposed(schedule, id, place.clone(), k, n, stage);
+                }
+            }
+        }
+        self.copied(schedule, id, &[batch, k, n].concat(), after, stage).map(Place::Strided)
+    }
+
+    /// The phase in which a copy of an operand is made: in the stream if it varies along it.
+    fn copy_phase(&self, id: NodeId, dims: &[DimId], after: bool) -> Phase {
+        let streamed = self.dims.stream.is_some_and(|stream| dims.contains(&stream));
+        let sources = self.reads(id);
+        let inside = self.computed.contains_key(&id) || !sources.is_empty();
+        match (streamed, after && inside) {
+            (true, _) => Phase::Stream,
+            (false, true) => Phase::After,
+            (false, false) => Phase::Before,
+        }
+    }
+
+    fn copied(
+        &mut self,
+        schedule: &mut Schedule,
+        id: NodeId,
+        dims: &[DimId],
+        after: bool,
+        stage: usize,
+    ) -> Result<View, LowerError> {
+        let tile = self.new_tile(&format!("{}_copy", self.name(id)), dims.to_vec());
+        let phase = self.copy_phase(id, dims, after);
+        let nest = schedule.nest(phase, stage, dims);
+        let value = self.value(nest, id, phase)?;
+        nest.push(Instr::Store(Place::Strided(tile.clone()), value));
+        Ok(tile)
+    }
+
+    fn transposed(
+        &mut self,
+        schedule: &mut Schedule,
+        id: NodeId,
+        from: Place,
+        rows: &[DimId],
+        columns: &[DimId],
+        stage: usize,
+    ) -> Result<Place, LowerError> {
+        let dims = [rows, columns].concat();
+        let to = self.new_tile(&format!("{}_transposed", self.name(id)), dims.clone());
+        let phase = self.copy_phase(id, &dims, false);
+        let stmt = Stmt::Transpose { rows: rows.to_vec(), columns: columns.to_vec(), from, to: to.clone() };
+        schedule.push(phase, stage, Order::First, stmt);
+        Ok(Place::Strided(to))
+    }
+}
+
+/// Whether dimensions of a view lie one within the other, so that one stride serves them all.
+fn runs_as_one(view: &View, dims: &[DimId], size: impl Fn(DimId) -> Option<usize>) -> bool {
+    dims.windows(2)
+        .all(|pair| size(pair[1]).is_some_and(|inner| view.stride(pair[0]) == view.stride(pair[1]) * inner))
+}
+
+fn lies_as_one(place: &Place, dims: &[DimId], constant: impl Fn(DimId) -> Option<usize>) -> bool {
+    match place {
+        Place::Strided(view) if matches!(view.base, Base::Tile(_)) => true,
+        Place::Strided(view) => runs_as_one(view, dims, constant),
+        Place::Packed(_) => true,
+    }
+}

@@ -1,0 +1,479 @@
+//! Writes a group's computations down as statements: nests shared by all that
+//! runs in one stage over one iteration space, dots, fills, and the fold of a
+//! running maximum.
+
+use super::stages::{Class, Fold, Lowering, Phase};
+use super::{LowerError, Lowered, Source};
+use crate::tile::{
+    Along, DimId, Instr, Nest, Place, RowMap, ScatterStart, Stmt, StreamBounds, TileProgram, ValueId, View,
+};
+use diptych_ir::ops::Literal;
+use diptych_ir::{DType, NodeId, Op, ReduceKind, ScalarFn};
+use diptych_passes::layout::{Leading, symbol};
+use std::collections::{BTreeMap, HashMap};
+
+/// A nest being built.
+#[derive(Default)]
+pub(super) struct NestBuilder {
+    body: Vec<Instr>,
+    values: HashMap<NodeId, ValueId>,
+}
+
+impl NestBuilder {
+    pub(super) fn push(&mut self, instr: Instr) -> ValueId {
+        self.body.push(instr);
+        self.body.len() - 1
+    }
+}
+
+/// Statements by phase, stage and order within the stage.
+#[derive(Default)]
+pub(super) struct Schedule {
+    nests: BTreeMap<(Phase, usize, Vec<DimId>), NestBuilder>,
+    others: BTreeMap<(Phase, usize, Order), Vec<Stmt>>,
+}
+
+/// Order within a stage: fills, then nests and transposes, then dots.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Order {
+    First,
+    Last,
+}
+
+impl Schedule {
+    pub(super) fn nest(&mut self, phase: Phase, stage: usize, dims: &[DimId]) -> &mut NestBuilder {
+        self.nests.entry((phase, stage, dims.to_vec())).or_default()
+    }
+
+    pub(super) fn push(&mut self, phase: Phase, stage: usize, order: Order, stmt: Stmt) {
+        self.others.entry((phase, stage, order)).or_default().push(stmt);
+    }
+
+    fn take_phase(&mut self, phase: Phase) -> Vec<Stmt> {
+        let stages: std::collections::BTreeSet<usize> =
+            (self.nests.keys().filter(|key| key.0 == phase).map(|key| key.1))
+                .chain(self.others.keys().filter(|key| key.0 == phase).map(|key| key.1))
+                .collect();
+        let mut stmts = Vec::new();
+        for stage in stages {
+            stmts.extend(self.others.remove(&(phase, stage, Order::First)).unwrap_or_default());
+            let keys: Vec<_> =
+                self.nests.keys().filter(|key| key.0 == phase && key.1 == stage).cloned().collect();
+            for key in keys {
+                if let Some(nest) = self.nests.remove(&key) {
+                    stmts.push(Stmt::Nest(Nest { dims: key.2, body: nest.body }));
+                }
+            }
+            stmts.extend(self.others.remove(&(phase, stage, Order::Last)).unwrap_or_default());
+        }
+        stmts
+    }
+}
+
+impl Lowering<'_> {
+    /// The finished program.
+    pub fn emit(mut self) -> Result<Lowered, LowerError> {
+        let mut schedule = Schedule::default();
+        for &id in &self.group.nodes.clone() {
+            match self.computed[&id].class {
+                Class::Pointwise => self.emit_pointwise(&mut schedule, id)?,
+                Class::Concat => self.emit_concat(&mut schedule, id)?,
+                Class::Reduce => self.emit_reduce(&mut schedule, id)?,
+                Class::Dot => self.emit_dot(&mut schedule, id)?,
+                Class::Scatter => self.emit_scatter(&mut schedule, id)?,
+            }
+        }
+        let mut body = schedule.take_phase(Phase::Before);
+        if let Some(stream) = self.dims.stream {
+            let mut streamed = schedule.take_phase(Phase::Stream);
+            if let Some(fold) = self.fold.clone() {
+                body.extend(self.fold_starts(&fold));
+                streamed.extend(self.fold_steps(&fold));
+            }
+            body.push(Stmt::Stream { dim: stream, bounds: self.bounds(), body: streamed });
+        }
+        body.extend(schedule.take_phase(Phase::After));
+        let program = TileProgram {
+            name: self.program_name(),
+            notes: self.notes(),
+            args: self.args,
+            dims: self.dims.list,
+            grid: self.dims.grid,
+            tiles: self.tiles,
+            tables: self.tables,
+            body,
+        };
+        Ok(Lowered { program, args: self.sources })
+    }
+
+    /// The value of a node at a point of a nest.
+    pub(super) fn value(
+        &mut self,
+        nest: &mut NestBuilder,
+        id: NodeId,
+        phase: Phase,
+    ) -> Result<ValueId, LowerError> {
+        if let Some(&value) = nest.values.get(&id) {
+            return Ok(value);
+        }
+        let operands = self.graph.operands(id);
+        let value = match self.graph.op(id).clone() {
+            Op::Literal(literal) if literal.axis.is_none() => nest.push(scalar(&literal)),
+            Op::Index(index) => {
+                let dim = self
+                    .dims
+                    .of(index.axis)
+                    .ok_or_else(|| self.error(id, "counts along an axis that is not walked".into()))?;
+                nest.push(Instr::Position(dim))
+            }
+            _ if self.is_free(id) && !matches!(self.graph.op(id), Op::Literal(_)) => {
+                self.compute(nest, id, &operands, phase)?
+            }
+            _ => {
+                let place = self.place(id, phase == Phase::After)?;
+                let loaded = nest.push(Instr::Load(place));
+                match self.fold.as_ref().is_some_and(|fold| fold.maximum == id) && phase == Phase::Stream {
+                    // A chunk in which everything is masked has no maximum: any finite number serves.
+                    true => finite(nest, loaded),
+                    false => loaded,
+                }
+            }
+        };
+        nest.values.insert(id, value);
+        Ok(value)
+    }
+
+    /// The result of a pointwise op on values of a nest.
+    fn compute(
+        &mut self,
+        nest: &mut NestBuilder,
+        id: NodeId,
+        operands: &[NodeId],
+        phase: Phase,
+    ) -> Result<ValueId, LowerError> {
+        match self.graph.op(id).clone() {
+            Op::Map(map) => {
+                let values = operands
+                    .iter()
+                    .map(|&operand| self.value(nest, operand, phase))
+                    .collect::<Result<Vec<_>, _>>()?;
+                Ok(match map.0 {
+                    ScalarFn::Detach => values[0],
+                    function => nest.push(Instr::Map(function, values)),
+                })
+            }
+            Op::Cast(cast) => {
+                let value = self.value(nest, operands[0], phase)?;
+                Ok(match (self.graph.ty(operands[0]).dtype, cast.0) {
+                    (DType::I32 | DType::Bool, DType::F32) => nest.push(Instr::ToFloat(value)),
+                    (DType::I32 | DType::Bool, DType::BF16) => {
+                        let float = nest.push(Instr::ToFloat(value));
+                        nest.push(Instr::Round(float))
+                    }
+                    (DType::F32, DType::BF16) => nest.push(Instr::Round(value)),
+                    _ => value,
+                })
+            }
+            Op::Take(take) => self.compute_take(nest, id, take.axis, operands),
+            op => Err(self.error(id, format!("{} is not pointwise", op.name()))),
+        }
+    }
+
+    fn compute_take(
+        &mut self,
+        nest: &mut NestBuilder,
+        id: NodeId,
+        axis: diptych_ir::Axis,
+        operands: &[NodeId],
+    ) -> Result<ValueId, LowerError> {
+        let ids = operands[1];
+        if symbol(axis).is_some() {
+            if self.group_leading() != Leading::Batch || self.leading(operands[0]) != Leading::Rows {
+                return Err(self.error(
+                    id,
+                    "takes along a run-time axis: only one token of each sequence can be taken".into(),
+                ));
+            }
+            let arg = self.arg(Source::Value(ids), DType::I32, false);
+            let Place::Strided(mut view) = self.place(operands[0], false)? else {
+                return Err(self.error(id, "takes tokens of a packed value".into()));
+            };
+            view.rows = RowMap::Chosen(arg);
+            return Ok(nest.push(Instr::Load(Place::Strided(view))));
+        }
+        let Place::Strided(id_view) = self.place(ids, false)? else {
+            return Err(self.error(id, "has packed ids".into()));
+        };
+        let dim = self.dims.of(axis);
+        let (table, along) = match self.place(operands[0], false)? {
+            Place::Strided(mut view) => {
+                let stride = dim.map_or(0, |dim| view.stride(dim));
+                view.strides.retain(|entry| Some(entry.0) != dim);
+                (Place::Strided(view), Along::Stride(stride))
+            }
+            Place::Packed(mut view) => {
+                let along = if view.n.iter().any(|entry| Some(entry.0) == dim) {
+                    Along::PackedN
+                } else {
+                    Along::PackedK
+                };
+                view.n.retain(|entry| Some(entry.0) != dim);
+                view.k.retain(|entry| Some(entry.0) != dim);
+                (Place::Packed(view), along)
+            }
+        };
+        Ok(nest.push(Instr::LoadAt { table, id: id_view, along }))
+    }
+
+    fn emit_pointwise(&mut self, schedule: &mut Schedule, id: NodeId) -> Result<(), LowerError> {
+        let computed = self.computed[&id].clone();
+        let nest = schedule.nest(computed.phase, computed.stage, &computed.dims);
+        let operands = self.graph.operands(id);
+        let value = self.compute(nest, id, &operands, computed.phase)?;
+        nest.values.insert(id, value);
+        if let Some(tile) = computed.tile {
+            nest.push(Instr::Store(Place::Strided(tile), value));
+        }
+        if self.group.outputs.contains(&id) {
+            let place = self.stored(id, true)?;
+            nest.push(Instr::Store(place, value));
+        }
+        self.emit_caches(schedule, id)
+    }
+
+    /// Stores a value that has a tile to memory, if it is an output.
+    pub(super) fn emit_store(&mut self, schedule: &mut Schedule, id: NodeId) -> Result<(), LowerError> {
+        let computed = self.computed[&id].clone();
+        if self.group.outputs.contains(&id) {
+            let phase = if computed.over_stream { Phase::After } else { computed.phase };
+            let nest = schedule.nest(phase, computed.stage + 1, &computed.dims);
+            let value = self.value(nest, id, phase)?;
+            let place = self.stored(id, true)?;
+            schedule.nest(phase, computed.stage + 1, &computed.dims).push(Instr::Store(place, value));
+        }
+        self.emit_caches(schedule, id)
+    }
+
+    /// Appends a value to the caches of the histories that look at it.
+    fn emit_caches(&mut self, schedule: &mut Schedule, id: NodeId) -> Result<(), LowerError> {
+        let computed = self.computed[&id].clone();
+        let phase = if computed.over_stream { Phase::After } else { computed.phase };
+        for history in self.caches_of(id) {
+            let operand = self.graph.operands(history)[0];
+            let own = operand == id && computed.class == Class::Pointwise;
+            let stage = if own { computed.stage } else { computed.stage + 1 };
+            let dims = self.node_dims(operand);
+            let nest = schedule.nest(phase, stage, &dims);
+            let value = self.value(nest, operand, phase)?;
+            let place = self.cache(history, true)?;
+            schedule.nest(phase, stage, &dims).push(Instr::Store(place, value));
+        }
+        Ok(())
+    }
+
+    fn emit_concat(&mut self, schedule: &mut Schedule, id: NodeId) -> Result<(), LowerError> {
+        let Op::Concat(concat) = self.graph.op(id).clone() else { return Ok(()) };
+        let computed = self.computed[&id].clone();
+        let into = self.dims.of(concat.into);
+        let mut targets: Vec<Place> = computed.tile.clone().map(Place::Strided).into_iter().collect();
+        if self.group.outputs.contains(&id) {
+            targets.push(self.stored(id, true)?);
+        }
+        for ((operand, piece), start) in
+            self.graph.operands(id).into_iter().zip(&concat.pieces).zip(concat.starts())
+        {
+            let piece = self.dims.of(*piece);
+            let dims: Vec<DimId> = computed
+                .dims
+                .iter()
+                .filter_map(|&dim| if Some(dim) == into { piece } else { Some(dim) })
+                .collect();
+            let nest = schedule.nest(computed.phase, computed.stage, &dims);
+            let value = self.value(nest, operand, computed.phase)?;
+            for target in &targets {
+                let Place::Strided(view) = target else {
+                    return Err(self.error(id, "is stored in panels".into()));
+                };
+                let mut view = view.clone();
+                let stride = into.map_or(0, |dim| view.stride(dim));
+                view.strides.retain(|entry| Some(entry.0) != into);
+                view.strides.extend(piece.map(|dim| (dim, stride)));
+                view.offset += start * stride;
+                nest.push(Instr::Store(Place::Strided(view), value));
+            }
+        }
+        self.emit_caches(schedule, id)
+    }
+
+    fn emit_reduce(&mut self, schedule: &mut Schedule, id: NodeId) -> Result<(), LowerError> {
+        let Op::Reduce(reduce) = self.graph.op(id).clone() else { return Ok(()) };
+        let computed = self.computed[&id].clone();
+        let operand = self.graph.operands(id)[0];
+        let walked = self.walked(id);
+        let over: Vec<DimId> = walked.iter().copied().filter(|dim| !computed.dims.contains(dim)).collect();
+        let into = computed.chunk.clone().or_else(|| computed.tile.clone());
+        let into = into.ok_or_else(|| self.error(id, "has no tile".into()))?;
+        let start = match reduce.kind {
+            ReduceKind::Sum => 0.0,
+            ReduceKind::Max => f32::NEG_INFINITY,
+        };
+        let accumulates = computed.over_stream && computed.chunk.is_none();
+        let in_registers = over.len() == 1 && walked.last() == over.first();
+        let fill =
+            Stmt::Fill { dims: computed.dims.clone(), place: Place::Strided(into.clone()), value: start };
+        if accumulates {
+            schedule.push(Phase::Before, 0, Order::First, fill);
+        } else if !in_registers {
+            schedule.push(computed.phase, computed.stage, Order::First, fill);
+        }
+        let nest = schedule.nest(computed.phase, computed.stage, &walked);
+        let value = self.value(nest, operand, computed.phase)?;
+        nest.push(Instr::Reduce {
+            kind: reduce.kind,
+            value,
+            over,
+            into,
+            fresh: in_registers && !accumulates,
+        });
+        self.emit_store(schedule, id)
+    }
+
+    fn emit_scatter(&mut self, schedule: &mut Schedule, id: NodeId) -> Result<(), LowerError> {
+        let Op::PutAdd(put) = self.graph.op(id).clone() else { return Ok(()) };
+        let [ids, values] = self.graph.operands(id)[..] else { return Ok(()) };
+        let (Some(&dim), Some(row)) = (self.dims.grid.first(), self.dims.row) else {
+            return Err(self.error(id, "needs a table of two axes, and one row a token".into()));
+        };
+        let (Place::Strided(ids), Place::Strided(values)) =
+            (self.place(ids, false)?, self.place(values, false)?)
+        else {
+            return Err(self.error(id, "has packed operands".into()));
+        };
+        let count = put.axis.fixed_size().unwrap_or(1);
+        let axis = self.dims.of(put.axis);
+        let table = self.stored(id, true)?;
+        let along = match &table {
+            Place::Strided(view) => Along::Stride(axis.map_or(0, |axis| view.stride(axis))),
+            Place::Packed(view) if view.n.iter().any(|entry| Some(entry.0) == axis) => Along::PackedN,
+            Place::Packed(_) => Along::PackedK,
+        };
+        let stmt =
+            Stmt::Scatter { table, start: ScatterStart::Zero, ids, values, along: (along, count), dim, row };
+        schedule.push(Phase::Before, 0, Order::Last, stmt);
+        Ok(())
+    }
+
+    fn fold_starts(&self, fold: &Fold) -> Vec<Stmt> {
+        let starts =
+            [(fold.maximum, f32::NEG_INFINITY)].into_iter().chain(fold.sums.iter().map(|&sum| (sum, 0.0)));
+        starts
+            .filter_map(|(id, value)| {
+                let computed = &self.computed[&id];
+                let place = Place::Strided(computed.tile.clone()?);
+                Some(Stmt::Fill { dims: computed.dims.clone(), place, value })
+            })
+            .collect()
+    }
+
+    /// Folds a chunk's maximum and sums, each from a fresh accumulator, into the running ones.
+    fn fold_steps(&mut self, fold: &Fold) -> Vec<Stmt> {
+        let maximum = self.computed[&fold.maximum].clone();
+        let (Some(running), Some(chunk)) = (maximum.tile.clone(), maximum.chunk.clone()) else {
+            return Vec::new();
+        };
+        let keep = self.new_tile("keep_factor", maximum.dims.clone());
+        let add = self.new_tile("add_factor", maximum.dims.clone());
+        let strided = |view: &View| Place::Strided(view.clone());
+        let mut nest = NestBuilder::default();
+        let old = nest.push(Instr::Load(strided(&running)));
+        let new = nest.push(Instr::Load(strided(&chunk)));
+        let most = nest.push(Instr::Map(ScalarFn::Max, vec![old, new]));
+        let safe = finite(&mut nest, most);
+        for (from, to) in [(old, &keep), (new, &add)] {
+            // The chunk's sums are relative to its own maximum made finite.
+            let from = if from == new { finite(&mut nest, from) } else { from };
+            let difference = nest.push(Instr::Map(ScalarFn::Sub, vec![from, safe]));
+            let factor = nest.push(Instr::Map(ScalarFn::Exp, vec![difference]));
+            nest.push(Instr::Store(strided(to), factor));
+        }
+        nest.push(Instr::Store(strided(&running), most));
+        let mut stmts = vec![Stmt::Nest(Nest { dims: maximum.dims, body: nest.body })];
+        for sum in &fold.sums {
+            let computed = self.computed[sum].clone();
+            let (Some(running), Some(chunk)) = (computed.tile, computed.chunk) else { continue };
+            let mut nest = NestBuilder::default();
+            let mut scaled = |value: &View, factor: &View| {
+                let value = nest.push(Instr::Load(strided(value)));
+                let factor = nest.push(Instr::Load(strided(factor)));
+                nest.push(Instr::Map(ScalarFn::Mul, vec![value, factor]))
+            };
+            let (kept, added) = (scaled(&running, &keep), scaled(&chunk, &add));
+            let total = nest.push(Instr::Map(ScalarFn::Add, vec![kept, added]));
+            nest.push(Instr::Store(strided(&running), total));
+            stmts.push(Stmt::Nest(Nest { dims: computed.dims, body: nest.body }));
+        }
+        stmts
+    }
+
+    /// What the group's masks say of which blocks of the stream count.
+    fn bounds(&self) -> StreamBounds {
+        let mut bounds: Option<StreamBounds> = None;
+        for &id in &self.group.nodes {
+            if let Op::Map(map) = self.graph.op(id)
+                && map.0 == ScalarFn::Select
+                && let [mask, _, otherwise] = self.graph.operands(id)[..]
+                && let Op::Literal(literal) = self.graph.op(otherwise)
+                && literal.as_scalar() == Some(f64::NEG_INFINITY)
+            {
+                let found = super::places::mask_bounds(self.graph, mask);
+                bounds.get_or_insert(found);
+            }
+        }
+        bounds.unwrap_or_default()
+    }
+
+    fn program_name(&self) -> String {
+        let mut parts: Vec<String> = Vec::new();
+        for &id in &self.group.nodes {
+            let op = self.graph.op(id);
+            let key = matches!(op, Op::Contract(_) | Op::Reduce(_) | Op::PutAdd(_) | Op::Take(_));
+            let part = match self.graph.node(id).label {
+                Some(_) => self.name(id),
+                None if key => op.name().to_owned(),
+                None => continue,
+            };
+            if !parts.contains(&part) && parts.len() < 4 {
+                parts.push(part);
+            }
+        }
+        if parts.is_empty() {
+            parts.push("pointwise".to_owned());
+        }
+        super::dims::identifier(&parts.join("_"))
+    }
+
+    fn notes(&self) -> Vec<String> {
+        let note = |&id: &NodeId| {
+            let label = self.graph.node(id).label.map(|label| format!("  ({label})")).unwrap_or_default();
+            format!("{}: {}{label}", self.graph.op(id).name(), self.graph.ty(id))
+        };
+        self.group.nodes.iter().map(note).collect()
+    }
+}
+
+fn scalar(literal: &Literal) -> Instr {
+    let value = literal.as_scalar().unwrap_or(0.0);
+    match literal.dtype {
+        DType::I32 => Instr::Int(value as i32),
+        DType::Bool => Instr::Int(if value != 0.0 { -1 } else { 0 }),
+        DType::F32 | DType::BF16 => Instr::Float(value as f32),
+    }
+}
+
+/// The value, or 0 where it is minus infinity.
+fn finite(nest: &mut NestBuilder, value: ValueId) -> ValueId {
+    let infinity = nest.push(Instr::Float(f32::NEG_INFINITY));
+    let zero = nest.push(Instr::Float(0.0));
+    let masked = nest.push(Instr::Map(ScalarFn::Equal, vec![value, infinity]));
+    nest.push(Instr::Map(ScalarFn::Select, vec![masked, zero, value]))
+}

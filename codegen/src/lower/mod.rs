@@ -1,0 +1,70 @@
+//! Lowering: a fused group becomes a tile program. The same steps serve every
+//! kind of group: name the dimensions, find where each value lies, order the
+//! computations in stages, write them down. It knows no instruction set.
+
+mod dims;
+mod dots;
+mod emit;
+mod places;
+mod stages;
+
+use crate::tile::TileProgram;
+use diptych_ir::{NodeId, Program, RegionId};
+use diptych_passes::fuse::Group;
+use diptych_passes::layout::{Layout, Layouts};
+
+/// Why a group cannot be lowered.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[error("cannot lower {node}: {problem}")]
+pub struct LowerError {
+    /// The node, as op and type.
+    pub node: String,
+    /// What was wrong.
+    pub problem: String,
+}
+
+/// What lowering must know of the rest of the program.
+pub struct Context<'a> {
+    /// The program.
+    pub program: &'a Program,
+    /// The region that the group is of.
+    pub region: RegionId,
+    /// The order of axes in memory.
+    pub layouts: &'a Layouts,
+    /// How each stored value of the region is laid out (without its layer axis).
+    pub layout: &'a dyn Fn(NodeId) -> Layout,
+    /// Whether `history` is a rename (no cache).
+    pub history_is_rename: bool,
+    /// Columns of a packed panel.
+    pub panel: usize,
+    /// Rows of the dot's register tile.
+    pub tile_rows: usize,
+}
+
+/// What an argument of a kernel is.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Source {
+    /// A stored value of the region.
+    Value(NodeId),
+    /// The cache of a `history` node.
+    Cache(NodeId),
+}
+
+/// A lowered group.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Lowered {
+    /// The program.
+    pub program: TileProgram,
+    /// What each argument is.
+    pub args: Vec<Source>,
+}
+
+/// Lowers a group.
+///
+/// # Errors
+/// When a value would have to be moved in a way that no statement expresses.
+pub fn lower(group: &Group, context: &Context) -> Result<Lowered, LowerError> {
+    let mut lowering = stages::Lowering::new(group, context)?;
+    lowering.order()?;
+    lowering.emit()
+}

@@ -1,0 +1,337 @@
+//! Where values lie: a value's tile, argument or table, seen through the views
+//! (renames, splits, merges, slices) that stand between it and its reader.
+
+use super::stages::Lowering;
+use super::{LowerError, Source};
+use crate::tile::{Arg, Base, DimId, PackedView, Place, RowMap, StreamBounds, Tile, View};
+use diptych_ir::{Axis, DType, Graph, NodeId, Op, ScalarFn};
+use diptych_passes::fuse::GroupKind;
+use diptych_passes::layout::{Layout, Leading, leading, product, symbol};
+
+impl Lowering<'_> {
+    /// The dimensions of a node's tile, slowest first.
+    pub fn node_dims(&mut self, id: NodeId) -> Vec<DimId> {
+        let axes: Vec<Axis> = self.graph.axes(id).iter().copied().collect();
+        self.axes_dims(&axes)
+    }
+
+    /// The dimensions of a set of axes, slowest first.
+    pub fn axes_dims(&mut self, axes: &[Axis]) -> Vec<DimId> {
+        if let Some(flat) = self.dims.flat {
+            return if axes.is_empty() { Vec::new() } else { vec![flat] };
+        }
+        let ordered = self.context.layouts.ordered(axes.iter().copied());
+        let (fixed, long): (Vec<Axis>, Vec<Axis>) =
+            ordered.into_iter().partition(|axis| axis.fixed_size().is_some());
+        let mut first: Vec<DimId> = Vec::new();
+        let mut last = None;
+        for axis in long {
+            if let Some(dim) = self.dims.of(axis)
+                && !first.contains(&dim)
+            {
+                first.push(dim);
+            }
+        }
+        if let (Some((time, past)), 2) = (self.dims.sequence, first.len()) {
+            (first, last) = (vec![time], Some(past));
+        }
+        let fixed: Vec<DimId> = fixed.into_iter().filter_map(|axis| self.dims.of(axis)).collect();
+        first.into_iter().chain(fixed).chain(last).filter(|dim| !self.dims.single.contains(dim)).collect()
+    }
+
+    /// A new tile over these dimensions.
+    pub fn new_tile(&mut self, name: &str, dims: Vec<DimId>) -> View {
+        let strides = row_major(&dims, |dim| self.dims.most(dim));
+        let elements = dims.iter().map(|&dim| self.dims.most(dim)).product();
+        let taken = self.tiles.iter().filter(|tile| tile.name.starts_with(name)).count();
+        let name = if taken == 0 { name.to_owned() } else { format!("{name}_{taken}") };
+        self.tiles.push(Tile { name, dims, elements });
+        View {
+            base: Base::Tile(self.tiles.len() - 1),
+            dtype: DType::F32,
+            offset: 0,
+            strides,
+            rows: RowMap::InOrder,
+        }
+    }
+
+    /// The argument for a source, added if it is new.
+    pub fn arg(&mut self, source: Source, dtype: DType, write: bool) -> usize {
+        let position = self.sources.iter().position(|known| *known == source).unwrap_or_else(|| {
+            let (Source::Value(id) | Source::Cache(id)) = source;
+            let label = self.graph.node(id).label.map(|label| label.to_string());
+            let label = label.unwrap_or_else(|| self.graph.op(id).name().to_owned());
+            let name = format!("{}_{}", super::dims::identifier(&label), id.index());
+            self.sources.push(source);
+            self.args.push(Arg { name, dtype, written: false });
+            self.sources.len() - 1
+        });
+        self.args[position].written |= write;
+        position
+    }
+
+    /// Where a stored value lies.
+    pub fn stored(&mut self, id: NodeId, write: bool) -> Result<Place, LowerError> {
+        let dtype = self.graph.ty(id).dtype;
+        let arg = self.arg(Source::Value(id), dtype, write);
+        let layout = (self.context.layout)(id);
+        self.place_of(arg, dtype, layout, id)
+    }
+
+    /// Where a cache lies, read along `past` or written at each token's row.
+    pub fn cache(&mut self, history: NodeId, write: bool) -> Result<Place, LowerError> {
+        let dtype = self.graph.ty(history).dtype;
+        let arg = self.arg(Source::Cache(history), dtype, write);
+        let layout = self.context.layouts.dense(self.graph.ty(history));
+        let mut place = self.place_of(arg, dtype, layout, history)?;
+        if let (Place::Strided(view), true) = (&mut place, write) {
+            view.rows = RowMap::Cache;
+        }
+        Ok(place)
+    }
+
+    fn place_of(
+        &mut self,
+        arg: usize,
+        dtype: DType,
+        layout: Layout,
+        id: NodeId,
+    ) -> Result<Place, LowerError> {
+        if let Some(flat) = self.dims.flat {
+            let strides = if self.graph.axes(id).is_empty() { Vec::new() } else { vec![(flat, 1)] };
+            return Ok(Place::Strided(View {
+                base: Base::Arg(arg),
+                dtype,
+                offset: 0,
+                strides,
+                rows: RowMap::InOrder,
+            }));
+        }
+        match layout {
+            Layout::Dense { leading, order } => {
+                let dims: Vec<DimId> = order.iter().filter_map(|&axis| self.dims.of(axis)).collect();
+                let sizes: Vec<usize> = order.iter().map(|axis| axis.fixed_size().unwrap_or(1)).collect();
+                let mut strides = Vec::new();
+                let mut stride = 1;
+                for (&dim, size) in dims.iter().zip(sizes).rev() {
+                    strides.insert(0, (dim, stride));
+                    stride *= size;
+                }
+                let row = match (leading, self.dims.row, self.dims.sequence) {
+                    (Leading::None, _, _) => None,
+                    (_, Some(row), _) => Some(row),
+                    (Leading::Rows, None, Some((time, _))) => Some(time),
+                    (Leading::Past, None, Some((_, past))) => Some(past),
+                    _ => return Err(self.error(id, "has run-time axes that its kernel does not walk".into())),
+                };
+                strides.extend(row.map(|row| (row, product(&order))));
+                Ok(Place::Strided(View {
+                    base: Base::Arg(arg),
+                    dtype,
+                    offset: 0,
+                    strides,
+                    rows: RowMap::InOrder,
+                }))
+            }
+            Layout::Packed { k, n } => {
+                let mut nested = |axes: &[Axis]| {
+                    let mut stride = 1;
+                    let mut strides = Vec::new();
+                    for &axis in axes.iter().rev() {
+                        strides.extend(self.dims.of(axis).map(|dim| (dim, stride)));
+                        stride *= axis.fixed_size().unwrap_or(1);
+                    }
+                    strides
+                };
+                let (k_strides, n_strides) = (nested(&k), nested(&n));
+                Ok(Place::Packed(PackedView { arg, dtype, depth: product(&k), k: k_strides, n: n_strides }))
+            }
+        }
+    }
+
+    /// Where the value of an operand lies for a reader, seen through views.
+    pub fn place(&mut self, id: NodeId, after_stream: bool) -> Result<Place, LowerError> {
+        if let Some(view) = self.value_tile(id, after_stream) {
+            return Ok(Place::Strided(view));
+        }
+        let op = self.graph.op(id).clone();
+        let operand = self.graph.operands(id).first().copied();
+        match (op, operand) {
+            (Op::Literal(literal), _) if literal.axis.is_some() => {
+                let values: Vec<f32> = literal.values().iter().map(|&value| value as f32).collect();
+                let table = self.tables.iter().position(|known| *known == values).unwrap_or_else(|| {
+                    self.tables.push(values);
+                    self.tables.len() - 1
+                });
+                let dim = literal.axis.and_then(|axis| self.dims.of(axis));
+                let strides = dim.map(|dim| (dim, 1)).into_iter().collect();
+                Ok(Place::Strided(View {
+                    base: Base::Table(table),
+                    dtype: DType::F32,
+                    offset: 0,
+                    strides,
+                    rows: RowMap::InOrder,
+                }))
+            }
+            (Op::Rename(rename), Some(x)) => {
+                let place = self.place(x, after_stream)?;
+                self.renamed(place, rename.from, rename.to)
+            }
+            (Op::History(history), Some(x)) if self.context.history_is_rename => {
+                let place = self.place(x, after_stream)?;
+                self.renamed(place, history.time, history.past)
+            }
+            (Op::History(_), _) => self.cache(id, false),
+            (Op::Split(split), Some(x)) => {
+                let place = self.place(x, after_stream)?;
+                let (mut view, stride) = self.take_stride(place, split.axis, id)?;
+                let mut inner = stride;
+                for &part in split.into.iter().rev() {
+                    view.strides.extend(self.dims.of(part).map(|dim| (dim, inner)));
+                    inner *= part.fixed_size().unwrap_or(1);
+                }
+                Ok(Place::Strided(view))
+            }
+            (Op::Merge(merge), Some(x)) => {
+                let mut place = self.place(x, after_stream)?;
+                let mut expected = None;
+                let mut last = 0;
+                for &axis in merge.axes.iter().rev() {
+                    let (view, stride) = self.take_stride(place, axis, id)?;
+                    let size = axis.fixed_size().unwrap_or(1);
+                    if expected.is_some_and(|expected| expected != stride && size != 1) {
+                        return Err(self.error(id, "merges axes that do not lie one within the other".into()));
+                    }
+                    if expected.is_none() {
+                        last = stride;
+                    }
+                    expected = Some(stride * size);
+                    place = Place::Strided(view);
+                }
+                let Place::Strided(mut view) = place else {
+                    return Err(self.error(id, "merges a packed weight".into()));
+                };
+                view.strides.extend(self.dims.of(merge.into).map(|dim| (dim, last)));
+                Ok(Place::Strided(view))
+            }
+            (Op::Slice(slice), Some(x)) => {
+                let place = self.place(x, after_stream)?;
+                let (mut view, stride) = self.take_stride(place, slice.axis, id)?;
+                view.offset += slice.start * stride;
+                view.strides.extend(self.dims.of(slice.into).map(|dim| (dim, stride)));
+                Ok(Place::Strided(view))
+            }
+            _ => self.stored(id, false),
+        }
+    }
+
+    fn renamed(&mut self, place: Place, from: Axis, to: Axis) -> Result<Place, LowerError> {
+        let (Some(old), Some(new)) = (self.dims.of(from), self.dims.of(to)) else { return Ok(place) };
+        let swap = |strides: &mut Vec<(DimId, usize)>| {
+            strides.iter_mut().filter(|entry| entry.0 == old).for_each(|entry| entry.0 = new);
+        };
+        let mut place = place;
+        match &mut place {
+            Place::Strided(view) => swap(&mut view.strides),
+            Place::Packed(view) => {
+                swap(&mut view.k);
+                swap(&mut view.n);
+            }
+        }
+        Ok(place)
+    }
+
+    fn take_stride(&mut self, place: Place, axis: Axis, at: NodeId) -> Result<(View, usize), LowerError> {
+        let Place::Strided(mut view) = place else {
+            return Err(self.error(at, "looks at part of a packed weight".into()));
+        };
+        let dim = self.dims.of(axis);
+        let stride = dim.map_or(0, |dim| view.stride(dim));
+        view.strides.retain(|entry| Some(entry.0) != dim);
+        Ok((view, stride))
+    }
+
+    /// Whether the group has run-time rows of this kind.
+    pub fn group_leading(&self) -> Leading {
+        match &self.group.kind {
+            GroupKind::Rows(leading) | GroupKind::OverRows(leading) => *leading,
+            _ => Leading::None,
+        }
+    }
+
+    /// The run-time axes of a node.
+    pub fn leading(&self, id: NodeId) -> Leading {
+        leading(self.graph.axes(id)).unwrap_or(Leading::Quadratic)
+    }
+}
+
+/// Strides of a row-major tile.
+pub fn row_major(dims: &[DimId], most: impl Fn(DimId) -> usize) -> Vec<(DimId, usize)> {
+    let mut strides = Vec::new();
+    let mut stride = 1usize;
+    for &dim in dims.iter().rev() {
+        strides.insert(0, (dim, stride));
+        stride = stride.saturating_mul(most(dim));
+    }
+    strides
+}
+
+/// What a mask says of pairs of positions, where it is made of comparisons of
+/// `index(past)` and `index(time)`; what it does not understand bounds nothing.
+pub(super) fn mask_bounds(graph: &Graph, mask: NodeId) -> StreamBounds {
+    let operands = graph.operands(mask);
+    let Op::Map(map) = graph.op(mask) else { return StreamBounds::default() };
+    let affine = |id: NodeId| affine(graph, id);
+    match (map.0, &operands[..]) {
+        (ScalarFn::And, &[left, right]) => {
+            let (left, right) = (mask_bounds(graph, left), mask_bounds(graph, right));
+            let window = [left.window, right.window].into_iter().flatten().min();
+            StreamBounds { causal: left.causal || right.causal, window }
+        }
+        (ScalarFn::Less | ScalarFn::LessEqual, &[left, right]) => {
+            let (Some(left), Some(right)) = (affine(left), affine(right)) else {
+                return StreamBounds::default();
+            };
+            // left (<|<=) right as: past coefficient * past + time coefficient * time <= constant.
+            let strict = i64::from(map.0 == ScalarFn::Less);
+            let (past, time) = (left.past - right.past, left.time - right.time);
+            let constant = right.constant - left.constant - strict;
+            match (past, time) {
+                (1, -1) if constant <= 0 => StreamBounds { causal: true, window: None },
+                (-1, 1) if constant >= 0 => {
+                    StreamBounds { causal: false, window: Some(constant as usize + 1) }
+                }
+                _ => StreamBounds::default(),
+            }
+        }
+        _ => StreamBounds::default(),
+    }
+}
+
+struct Affine {
+    past: i64,
+    time: i64,
+    constant: i64,
+}
+
+fn affine(graph: &Graph, id: NodeId) -> Option<Affine> {
+    let operands = graph.operands(id);
+    match graph.op(id) {
+        Op::Index(index) => match symbol(index.axis)? {
+            "past" => Some(Affine { past: 1, time: 0, constant: 0 }),
+            "time" => Some(Affine { past: 0, time: 1, constant: 0 }),
+            _ => None,
+        },
+        Op::Literal(literal) => Some(Affine { past: 0, time: 0, constant: literal.as_scalar()? as i64 }),
+        Op::Map(map) if matches!(map.0, ScalarFn::Add | ScalarFn::Sub) => {
+            let sign = if map.0 == ScalarFn::Add { 1 } else { -1 };
+            let (left, right) = (affine(graph, operands[0])?, affine(graph, operands[1])?);
+            Some(Affine {
+                past: left.past + sign * right.past,
+                time: left.time + sign * right.time,
+                constant: left.constant + sign * right.constant,
+            })
+        }
+        _ => None,
+    }
+}

@@ -1,0 +1,298 @@
+//! The order of a group's computations: each node gets a phase (before, in or
+//! after the stream) and a stage, so that nodes of one stage and one iteration
+//! space share a loop nest, and every value is there before it is read.
+
+use super::dims::{self, Dims};
+use super::{Context, LowerError, Source};
+use crate::tile::{Arg, DimId, Tile, View};
+use diptych_ir::{Axis, DType, Graph, NodeId, Op, ReduceKind};
+use diptych_passes::fuse::{Group, is_view};
+use std::collections::{HashMap, HashSet};
+
+/// When a computation runs.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Phase {
+    /// Once, before the stream.
+    Before,
+    /// For each block of the stream.
+    Stream,
+    /// Once, after the stream.
+    After,
+}
+
+/// How a node is computed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Class {
+    /// In a nest over its own dimensions.
+    Pointwise,
+    /// In a nest for each piece.
+    Concat,
+    /// In a nest over its operand's dimensions.
+    Reduce,
+    /// By a dot.
+    Dot,
+    /// By a scatter.
+    Scatter,
+}
+
+/// What is known of a node of the group.
+#[derive(Clone, Debug)]
+pub struct Computed {
+    /// How it is computed.
+    pub class: Class,
+    /// When.
+    pub phase: Phase,
+    /// In which stage of its phase.
+    pub stage: usize,
+    /// The dimensions of its value.
+    pub dims: Vec<DimId>,
+    /// Whether it reduces along the stream, so that its value is there after it.
+    pub over_stream: bool,
+    /// Its tile, if its value is read from one.
+    pub tile: Option<View>,
+    /// Its tile for one block of the stream, if it is folded.
+    pub chunk: Option<View>,
+}
+
+/// A maximum along the stream, and the sums that are rescaled as it grows.
+#[derive(Clone, Debug)]
+pub struct Fold {
+    /// The maximum.
+    pub maximum: NodeId,
+    /// The sums.
+    pub sums: Vec<NodeId>,
+}
+
+/// A group on its way to a tile program.
+pub struct Lowering<'a> {
+    pub(super) group: &'a Group,
+    pub(super) context: &'a Context<'a>,
+    pub(super) graph: &'a Graph,
+    pub(super) dims: Dims,
+    pub(super) sources: Vec<Source>,
+    pub(super) args: Vec<Arg>,
+    pub(super) tiles: Vec<Tile>,
+    pub(super) tables: Vec<Vec<f32>>,
+    pub(super) computed: HashMap<NodeId, Computed>,
+    pub(super) fold: Option<Fold>,
+}
+
+impl<'a> Lowering<'a> {
+    /// Chooses dimensions.
+    pub fn new(group: &'a Group, context: &'a Context<'a>) -> Result<Lowering<'a>, LowerError> {
+        Ok(Lowering {
+            group,
+            context,
+            graph: &context.program.region(context.region).graph,
+            dims: dims::choose(group, context)?,
+            sources: Vec::new(),
+            args: Vec::new(),
+            tiles: Vec::new(),
+            tables: Vec::new(),
+            computed: HashMap::new(),
+            fold: None,
+        })
+    }
+
+    pub(super) fn error(&self, id: NodeId, problem: String) -> LowerError {
+        LowerError { node: format!("{}: {}", self.graph.op(id).name(), self.graph.ty(id)), problem }
+    }
+
+    /// Whether a node is computed wherever it is read.
+    pub(super) fn is_free(&self, id: NodeId) -> bool {
+        if self.group.nodes.contains(&id) {
+            return false;
+        }
+        match self.graph.op(id) {
+            Op::Literal(_) | Op::Index(_) => true,
+            Op::Map(_) => matches!(self.graph.ty(id).dtype, DType::Bool | DType::I32),
+            Op::Cast(_) => self.graph.ty(id).dtype == DType::F32,
+            _ => false,
+        }
+    }
+
+    /// The nodes of the group that a node reads, and whether through a view.
+    pub(super) fn reads(&self, id: NodeId) -> Vec<(NodeId, bool)> {
+        let mut found = Vec::new();
+        let mut stack: Vec<(NodeId, bool)> =
+            self.graph.operands(id).into_iter().map(|operand| (operand, false)).collect();
+        while let Some((operand, viewed)) = stack.pop() {
+            if self.group.nodes.contains(&operand) {
+                found.push((operand, viewed));
+            } else if is_view(self.graph.op(operand)) && !matches!(self.graph.op(operand), Op::Output(_)) {
+                let stops =
+                    matches!(self.graph.op(operand), Op::History(_)) && !self.context.history_is_rename;
+                if !stops {
+                    stack.push((self.graph.operands(operand)[0], true));
+                }
+            } else if self.is_free(operand) {
+                stack.extend(self.graph.operands(operand).into_iter().map(|operand| (operand, viewed)));
+            }
+        }
+        found
+    }
+
+    /// The dimensions over which a reducing node iterates.
+    pub(super) fn walked(&mut self, id: NodeId) -> Vec<DimId> {
+        let mut axes: Vec<Axis> = Vec::new();
+        for operand in self.graph.operands(id) {
+            axes.extend(self.graph.axes(operand).iter().copied());
+        }
+        axes.sort();
+        axes.dedup();
+        self.axes_dims(&axes)
+    }
+
+    /// Finds phases, stages, folds and tiles.
+    pub fn order(&mut self) -> Result<(), LowerError> {
+        let nodes = self.group.nodes.clone();
+        let mut tiled: HashSet<NodeId> = HashSet::new();
+        for &id in &nodes {
+            let class = match self.graph.op(id) {
+                Op::Map(_) | Op::Cast(_) | Op::Take(_) => Class::Pointwise,
+                Op::Concat(_) => Class::Concat,
+                Op::Reduce(_) => Class::Reduce,
+                Op::Contract(_) => Class::Dot,
+                Op::PutAdd(_) => Class::Scatter,
+                op => return Err(self.error(id, format!("no kernel computes {}", op.name()))),
+            };
+            let dims = self.node_dims(id);
+            let walked =
+                if matches!(class, Class::Reduce | Class::Dot) { self.walked(id) } else { dims.clone() };
+            let streams = |dims: &[DimId]| self.dims.stream.is_some_and(|stream| dims.contains(&stream));
+            let over_stream = streams(&walked) && !streams(&dims);
+            let reads = self.reads(id);
+            let after = reads.iter().any(|(read, _)| {
+                let read = &self.computed[read];
+                read.over_stream || read.phase == Phase::After
+            });
+            let phase = match (streams(&walked), after) {
+                (true, _) => Phase::Stream,
+                (false, true) => Phase::After,
+                (false, false) => Phase::Before,
+            };
+            let mut stage = 0;
+            for (read, viewed) in reads {
+                let source = &self.computed[&read];
+                let same_nest = source.class == Class::Pointwise
+                    && !viewed
+                    && matches!(class, Class::Pointwise | Class::Reduce)
+                    && source.dims == walked
+                    && source.phase == phase;
+                stage = stage.max(if same_nest { source.stage } else { source.stage + 1 });
+                if !same_nest {
+                    tiled.insert(read);
+                }
+            }
+            self.computed
+                .insert(id, Computed { class, phase, stage, dims, over_stream, tile: None, chunk: None });
+        }
+        // A pointwise node that ended in a later stage than a reader assumed is read from its tile.
+        for &id in &nodes {
+            let reader = self.computed[&id].clone();
+            let walked = if reader.class == Class::Reduce { self.walked(id) } else { reader.dims.clone() };
+            for (read, viewed) in self.reads(id) {
+                let source = &self.computed[&read];
+                let same = source.class == Class::Pointwise
+                    && !viewed
+                    && source.dims == walked
+                    && source.phase == reader.phase
+                    && source.stage == reader.stage;
+                if !same || reader.class == Class::Concat || reader.class == Class::Dot {
+                    tiled.insert(read);
+                }
+            }
+        }
+        self.find_fold(&nodes);
+        for &id in &nodes {
+            let class = self.computed[&id].class;
+            let direct = class == Class::Dot && self.is_direct(id);
+            let needed = match class {
+                Class::Pointwise | Class::Concat => tiled.contains(&id),
+                Class::Reduce | Class::Dot => !direct,
+                Class::Scatter => false,
+            };
+            let dims = self.computed[&id].dims.clone();
+            let name = self.name(id);
+            let folded = self.fold.as_ref().is_some_and(|fold| fold.maximum == id || fold.sums.contains(&id));
+            let tile = needed.then(|| self.new_tile(&name, dims.clone()));
+            let chunk = folded.then(|| self.new_tile(&format!("{name}_chunk"), dims));
+            if let Some(computed) = self.computed.get_mut(&id) {
+                computed.tile = tile;
+                computed.chunk = chunk;
+            }
+        }
+        Ok(())
+    }
+
+    /// A name for a node's tile.
+    pub(super) fn name(&self, id: NodeId) -> String {
+        let label =
+            self.graph.node(id).label.map(|label| label.as_str().rsplit('.').next().unwrap_or("").to_owned());
+        dims::identifier(&label.unwrap_or_else(|| self.graph.op(id).name().to_owned()))
+    }
+
+    /// Whether a dot can write straight to where its value is stored.
+    pub(super) fn is_direct(&self, id: NodeId) -> bool {
+        let read = self.group.nodes.iter().any(|&node| self.reads(node).iter().any(|(read, _)| *read == id));
+        let folded = self.fold.as_ref().is_some_and(|fold| fold.sums.contains(&id));
+        self.group.outputs.contains(&id) && !read && !folded && self.caches_of(id).is_empty()
+    }
+
+    /// The `history` nodes (with caches) whose operand is this node, seen through views.
+    pub(super) fn caches_of(&self, id: NodeId) -> Vec<NodeId> {
+        if self.context.history_is_rename {
+            return Vec::new();
+        }
+        let mut found = Vec::new();
+        let mut stack = self.graph.users(id);
+        while let Some(user) = stack.pop() {
+            match self.graph.op(user) {
+                Op::History(_) => found.push(user),
+                op if is_view(op) => stack.extend(self.graph.users(user)),
+                _ => {}
+            }
+        }
+        found.sort_unstable();
+        found
+    }
+
+    fn find_fold(&mut self, nodes: &[NodeId]) {
+        let over_stream = |id: &NodeId| self.computed[id].over_stream;
+        for &maximum in nodes.iter().filter(|id| over_stream(id)) {
+            let is_max =
+                matches!(self.graph.op(maximum), Op::Reduce(reduce) if reduce.kind == ReduceKind::Max);
+            if !is_max {
+                continue;
+            }
+            let mut dependent: HashSet<NodeId> = HashSet::from([maximum]);
+            for &id in nodes {
+                let computed = &self.computed[&id];
+                let reads = self.reads(id).iter().any(|(read, _)| dependent.contains(read));
+                if reads && computed.phase == Phase::Stream {
+                    dependent.insert(id);
+                }
+            }
+            let sums: Vec<NodeId> = nodes
+                .iter()
+                .copied()
+                .filter(|id| *id != maximum && dependent.contains(id) && over_stream(id))
+                .collect();
+            if !sums.is_empty() {
+                self.fold = Some(Fold { maximum, sums });
+                return;
+            }
+        }
+    }
+
+    /// The tile that a reader of a node of the group looks at: within the
+    /// stream, a folded value is that of the present block.
+    pub(super) fn value_tile(&self, id: NodeId, after_stream: bool) -> Option<View> {
+        let computed = self.computed.get(&id)?;
+        if after_stream {
+            computed.tile.clone()
+        } else {
+            computed.chunk.clone().or_else(|| computed.tile.clone())
+        }
+    }
+}

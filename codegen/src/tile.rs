@@ -1,0 +1,357 @@
+//! Tile programs: what a kernel does, in terms of tiles. A grid of independent
+//! instances, each a sequence of pointwise nests, dots and transposes, with at
+//! most one loop that streams blocks of a long axis. It knows no op, no thread
+//! and no instruction set.
+
+use diptych_ir::{DType, ReduceKind, ScalarFn};
+use diptych_passes::layout::Leading;
+
+/// Positions of a sequence are walked in chunks of this many, by absolute
+/// position: attention folds them in this order in every entry, and caches are
+/// stored in them.
+pub const CHUNK: usize = 64;
+
+/// A dimension of a program's tiles, by position in [`TileProgram::dims`].
+pub type DimId = usize;
+
+/// A dimension: a range of positions that an instance looks at.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Dim {
+    /// A C identifier.
+    pub name: String,
+    /// What range.
+    pub extent: Extent,
+}
+
+/// The range of a dimension.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Extent {
+    /// All of a fixed axis.
+    Whole(usize),
+    /// A block of a fixed axis: each instance has one, or the stream walks them.
+    Blocks {
+        /// Size of the axis, in elements.
+        size: usize,
+        /// Elements of a block.
+        block: usize,
+    },
+    /// A block of run-time rows.
+    Rows {
+        /// Which rows.
+        leading: Leading,
+        /// Rows of a block.
+        block: usize,
+    },
+    /// A chunk of one sequence's tokens.
+    Time,
+    /// A chunk of one sequence's positions so far.
+    Past,
+    /// A block of a value without run-time axes, in the order of memory.
+    Flat {
+        /// Elements of a block.
+        block: usize,
+    },
+}
+
+impl Extent {
+    /// The most positions that an instance sees at once.
+    pub fn most(self) -> usize {
+        match self {
+            Extent::Whole(size) => size,
+            Extent::Blocks { block, .. } | Extent::Rows { block, .. } | Extent::Flat { block } => block,
+            Extent::Time | Extent::Past => CHUNK,
+        }
+    }
+
+    /// The number of positions, where it is the same in every instance.
+    pub fn constant(self) -> Option<usize> {
+        match self {
+            Extent::Whole(size) => Some(size),
+            Extent::Blocks { size, block } if size % block == 0 => Some(block),
+            _ => None,
+        }
+    }
+}
+
+/// Where elements are: an argument of the kernel, a tile of the thread's
+/// scratch, or a table in the program text.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Base {
+    /// An argument, by position.
+    Arg(usize),
+    /// A scratch tile, by position.
+    Tile(usize),
+    /// A table of numbers, by position.
+    Table(usize),
+}
+
+/// How the run-time row of an element is found.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum RowMap {
+    /// Rows lie in order.
+    InOrder,
+    /// Each token's row of a cache, by table.
+    Cache,
+    /// The row of each sequence's token that an argument (i32 a sequence,
+    /// counted from the sequence's first new token) names.
+    Chosen(usize),
+}
+
+/// Strided elements: `base[offset + sum over dims of position * stride]`.
+#[derive(Clone, PartialEq, Debug)]
+pub struct View {
+    /// Where the elements are.
+    pub base: Base,
+    /// Their type.
+    pub dtype: DType,
+    /// First element.
+    pub offset: usize,
+    /// Elements from one position to the next, for each dimension that matters.
+    pub strides: Vec<(DimId, usize)>,
+    /// How run-time rows are found.
+    pub rows: RowMap,
+}
+
+impl View {
+    /// The stride along a dimension: 0 if the view does not vary along it.
+    pub fn stride(&self, dim: DimId) -> usize {
+        self.strides.iter().find(|entry| entry.0 == dim).map_or(0, |entry| entry.1)
+    }
+}
+
+/// Elements of a weight in panels: (k, n) stands at
+/// `(n / panel) * depth * panel + k * panel + n % panel`.
+#[derive(Clone, PartialEq, Debug)]
+pub struct PackedView {
+    /// The argument.
+    pub arg: usize,
+    /// Element type.
+    pub dtype: DType,
+    /// Rows of a panel: the product of the k axes.
+    pub depth: usize,
+    /// Stride of each dimension in k, counted in rows of a panel.
+    pub k: Vec<(DimId, usize)>,
+    /// Stride of each dimension in n, counted in columns.
+    pub n: Vec<(DimId, usize)>,
+}
+
+/// A place that elements are read from or written to.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Place {
+    /// Strided.
+    Strided(View),
+    /// In panels.
+    Packed(PackedView),
+}
+
+/// A value of a nest, by position in [`Nest::body`].
+pub type ValueId = usize;
+
+/// One instruction of a nest: it yields a value for each point, or stores one.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Instr {
+    /// A float literal.
+    Float(f32),
+    /// An integer literal.
+    Int(i32),
+    /// Position along a dimension, absolute in its axis or sequence.
+    Position(DimId),
+    /// A load, widened to f32 (integers stay integers).
+    Load(Place),
+    /// A load at a position that another load gives: a gather of a row.
+    LoadAt {
+        /// The table.
+        table: Place,
+        /// The id, an i32 view.
+        id: View,
+        /// Stride of the id's axis: elements, or columns or rows of panels.
+        along: Along,
+    },
+    /// A scalar function.
+    Map(ScalarFn, Vec<ValueId>),
+    /// Integer or truth value to float.
+    ToFloat(ValueId),
+    /// Rounds to bf16.
+    Round(ValueId),
+    /// Stores, rounding to the place's type.
+    Store(Place, ValueId),
+    /// Combines the values along dimensions of the nest into a tile that is
+    /// set anew if `fresh`, otherwise taken from where it stands.
+    Reduce {
+        /// How.
+        kind: ReduceKind,
+        /// What.
+        value: ValueId,
+        /// The dimensions that go.
+        over: Vec<DimId>,
+        /// Where the result is kept (f32).
+        into: View,
+        /// Whether to start from nothing.
+        fresh: bool,
+    },
+}
+
+/// Along which part of a table's layout ids point.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Along {
+    /// A strided table: elements from one id to the next.
+    Stride(usize),
+    /// The n axis of a packed table.
+    PackedN,
+    /// The k axis of a packed table.
+    PackedK,
+}
+
+/// A loop nest over dimensions, the last vectorised.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Nest {
+    /// The loops, outermost first.
+    pub dims: Vec<DimId>,
+    /// What is done at each point.
+    pub body: Vec<Instr>,
+}
+
+/// A contraction of two tiles: `c[b, m, n] (+)= sum over k of a[b, m, k] * b[b, k, n]`,
+/// for each element one chain of fused multiply-adds over ascending k.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Dot {
+    /// Dimensions that all three have, walked one by one.
+    pub batch: Vec<DimId>,
+    /// Dimensions of a and c. They lie as one.
+    pub m: Vec<DimId>,
+    /// Dimensions of b and c. They lie as one, the last contiguous.
+    pub n: Vec<DimId>,
+    /// Summed dimensions. They lie as one in a and in b.
+    pub k: Vec<DimId>,
+    /// Left operand, f32.
+    pub a: View,
+    /// Right operand, f32 or bf16.
+    pub b: Place,
+    /// Result, f32.
+    pub c: Place,
+    /// Whether the chains go on from what c holds.
+    pub accumulate: bool,
+}
+
+/// How a scatter's sum starts.
+#[derive(Clone, PartialEq, Debug)]
+pub enum ScatterStart {
+    /// At zero.
+    Zero,
+    /// At another value, stored as the table is.
+    From(usize),
+}
+
+/// One statement of a program.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Stmt {
+    /// A pointwise nest.
+    Nest(Nest),
+    /// A contraction.
+    Dot(Dot),
+    /// Copies b into a tile so that `columns` lie last: `to[rows, columns] = from`.
+    Transpose {
+        /// Dimensions that lie contiguous in `from`, as one.
+        rows: Vec<DimId>,
+        /// Dimensions that shall lie contiguous, as one.
+        columns: Vec<DimId>,
+        /// What is copied.
+        from: Place,
+        /// An f32 tile.
+        to: View,
+    },
+    /// Sets a tile or a place to a number.
+    Fill {
+        /// Its dimensions.
+        dims: Vec<DimId>,
+        /// Where.
+        place: Place,
+        /// The number.
+        value: f32,
+    },
+    /// Adds rows to a table at ids.
+    Scatter {
+        /// The table, with the dimensions of its other axes.
+        table: Place,
+        /// How it starts.
+        start: ScatterStart,
+        /// Ids of the rows, i32.
+        ids: View,
+        /// The rows.
+        values: View,
+        /// Along what part of the table's layout ids point, and how many there are.
+        along: (Along, usize),
+        /// The instance's block of the table's other axis.
+        dim: DimId,
+        /// The dimension of the rows.
+        row: DimId,
+    },
+    /// The body once for each block of the streamed dimension.
+    Stream {
+        /// The dimension.
+        dim: DimId,
+        /// Blocks that a mask leaves out entirely.
+        bounds: StreamBounds,
+        /// What is done.
+        body: Vec<Stmt>,
+    },
+}
+
+/// What a mask says of which pairs of positions count.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct StreamBounds {
+    /// A position sees none after its own.
+    pub causal: bool,
+    /// A position sees this many, its own the last.
+    pub window: Option<usize>,
+}
+
+/// A scratch tile of a thread, f32.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Tile {
+    /// A name for the reader.
+    pub name: String,
+    /// Its dimensions, slowest first; each takes its largest extent.
+    pub dims: Vec<DimId>,
+    /// Elements.
+    pub elements: usize,
+}
+
+/// An argument of a kernel.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Arg {
+    /// A C identifier.
+    pub name: String,
+    /// Element type.
+    pub dtype: DType,
+    /// Whether the kernel writes it.
+    pub written: bool,
+}
+
+/// A fused group as a grid of independent instances.
+#[derive(Clone, PartialEq, Debug)]
+pub struct TileProgram {
+    /// A C identifier that names what is fused.
+    pub name: String,
+    /// What is fused, a line each.
+    pub notes: Vec<String>,
+    /// Buffers, in the order of the call.
+    pub args: Vec<Arg>,
+    /// All dimensions.
+    pub dims: Vec<Dim>,
+    /// Those that divide the work into instances, slowest first.
+    pub grid: Vec<DimId>,
+    /// Scratch.
+    pub tiles: Vec<Tile>,
+    /// Number tables.
+    pub tables: Vec<Vec<f32>>,
+    /// What an instance does.
+    pub body: Vec<Stmt>,
+}
+
+impl TileProgram {
+    /// Floats of scratch that the tiles take, each aligned to a cache line.
+    pub fn scratch_floats(&self) -> usize {
+        self.tiles.iter().map(|tile| tile.elements.next_multiple_of(16)).sum()
+    }
+}

@@ -1,0 +1,344 @@
+//! Assigns each computed node of a region to a group: streaming groups first,
+//! then the rest, each joining the last group that it fits. It decides no
+//! block sizes.
+
+use super::roles::Roles;
+use super::{FuseError, FuseOptions, Group, GroupKind, RegionSteps, Step, streams};
+use crate::layout::{Leading, symbol};
+use diptych_ir::{NodeId, Op, Program, RegionId};
+use std::collections::{HashMap, HashSet};
+
+/// Something that is done at once: a group, or a repeat.
+enum Unit {
+    Group(Group),
+    Repeat(NodeId),
+}
+
+struct Assignment<'a> {
+    roles: Roles<'a>,
+    options: FuseOptions,
+    units: Vec<Unit>,
+    /// The unit that stores or yields each node; for a streamed node none.
+    unit_of: HashMap<NodeId, usize>,
+    /// For each unit, the units whose results it reads.
+    needs: Vec<HashSet<usize>>,
+}
+
+/// The groups of one region.
+pub fn region(
+    program: &Program,
+    id: RegionId,
+    roots: &[NodeId],
+    options: FuseOptions,
+) -> Result<RegionSteps, FuseError> {
+    let region = program.region(id);
+    let order = region.graph.ancestors(roots);
+    let roles = Roles::of(region, &order)?;
+    let mut state =
+        Assignment { roles, options, units: Vec::new(), unit_of: HashMap::new(), needs: Vec::new() };
+    for (group, reductions) in streams::groups(&state.roles, &order) {
+        let unit = state.add(Unit::Group(group));
+        for reduction in reductions {
+            state.unit_of.insert(reduction, unit);
+        }
+    }
+    for &node in &order {
+        if matches!(region.graph.op(node), Op::Repeat(_)) {
+            let unit = state.add(Unit::Repeat(node));
+            state.unit_of.insert(node, unit);
+        }
+    }
+    // What streaming groups and repeats read is known as the units of the rest are.
+    for &node in &order {
+        if state.roles.is_computed(node)
+            && !state.unit_of.contains_key(&node)
+            && !state.roles.is_streamed(node)
+        {
+            state.place(node)?;
+        }
+        state.refresh_needs(node);
+    }
+    state.finish(&order, roots)
+}
+
+impl Assignment<'_> {
+    fn add(&mut self, unit: Unit) -> usize {
+        self.units.push(unit);
+        self.needs.push(HashSet::new());
+        self.units.len() - 1
+    }
+
+    /// The units whose results a node reads, through views, free nodes and
+    /// streamed values.
+    fn inputs(&self, id: NodeId) -> HashSet<usize> {
+        let mut units = HashSet::new();
+        let mut stack = self.roles.sources(id);
+        while let Some(source) = stack.pop() {
+            match self.roles.graph.op(source) {
+                Op::Output(_) => units.extend(self.unit_of.get(&self.roles.graph.operands(source)[0])),
+                _ if self.roles.is_streamed(source) => stack.extend(self.roles.sources(source)),
+                _ => units.extend(self.unit_of.get(&source)),
+            }
+        }
+        units
+    }
+
+    fn refresh_needs(&mut self, id: NodeId) {
+        if let Some(&unit) = self.unit_of.get(&id) {
+            let mut inputs = self.inputs(id);
+            inputs.remove(&unit);
+            self.needs[unit].extend(inputs);
+        }
+    }
+
+    /// Whether unit `from` needs unit `to`, directly or not.
+    fn depends(&self, from: usize, to: usize) -> bool {
+        let mut stack = vec![from];
+        let mut seen = HashSet::new();
+        while let Some(unit) = stack.pop() {
+            if unit == to {
+                return true;
+            }
+            if seen.insert(unit) {
+                stack.extend(&self.needs[unit]);
+            }
+        }
+        false
+    }
+
+    fn place(&mut self, id: NodeId) -> Result<(), FuseError> {
+        let kind = self.kind(id)?;
+        let inputs = self.inputs(id);
+        let mut candidates: Vec<usize> = inputs.iter().copied().collect();
+        // A contraction may also join one that shares its left operand.
+        if matches!(self.roles.graph.op(id), Op::Contract(_)) {
+            candidates.extend((0..self.units.len()).filter(|unit| !inputs.contains(unit)));
+        }
+        candidates.sort_unstable();
+        let fits = |&unit: &usize| {
+            let acyclic = inputs.iter().all(|&input| input == unit || !self.depends(input, unit));
+            acyclic && self.may_join(id, &kind, unit)
+        };
+        let unit = match candidates.iter().rev().copied().find(|unit| fits(unit)) {
+            Some(unit) => unit,
+            None => self.add(Unit::Group(Group { kind, nodes: Vec::new(), outputs: Vec::new() })),
+        };
+        if let Unit::Group(group) = &mut self.units[unit] {
+            group.nodes.push(id);
+        }
+        self.unit_of.insert(id, unit);
+        Ok(())
+    }
+
+    /// The kind of group that a node would found.
+    fn kind(&self, id: NodeId) -> Result<GroupKind, FuseError> {
+        let graph = self.roles.graph;
+        let rows = self.roles.leading(id);
+        if let Op::PutAdd(_) = graph.op(id) {
+            return Ok(GroupKind::Scatter);
+        }
+        if let Some(over) = streams::summed(graph.op(id)) {
+            let source = graph
+                .operands(id)
+                .into_iter()
+                .map(|operand| self.roles.leading(operand))
+                .find(|&leading| leading != Leading::None);
+            let symbols = over.iter().filter(|&&axis| symbol(axis).is_some()).count();
+            match source {
+                Some(source) if symbols > 0 && rows == Leading::None => {
+                    return Ok(GroupKind::OverRows(source));
+                }
+                Some(_) if symbols > 0 => {
+                    let problem =
+                        "sums over some run-time axes only: sum over all of them, or over none".to_owned();
+                    return Err(self.roles.error(id, problem));
+                }
+                None if matches!(graph.op(id), Op::Reduce(_)) && graph.axes(id).is_empty() => {
+                    return Ok(GroupKind::FlatSum);
+                }
+                _ => {}
+            }
+        }
+        let is_contraction =
+            matches!(graph.op(id), Op::Contract(_) | Op::Reduce(_) | Op::Concat(_) | Op::Take(_));
+        let alike = || {
+            graph
+                .operands(id)
+                .iter()
+                .all(|&operand| graph.axes(operand).is_empty() || graph.axes(operand) == graph.axes(id))
+        };
+        if rows == Leading::None && !is_contraction && !graph.axes(id).is_empty() && alike() {
+            return Ok(GroupKind::Flat);
+        }
+        Ok(GroupKind::Rows(rows))
+    }
+
+    fn may_join(&self, id: NodeId, kind: &GroupKind, unit: usize) -> bool {
+        let graph = self.roles.graph;
+        let Unit::Group(group) = &self.units[unit] else { return false };
+        let pointwise = matches!(graph.op(id), Op::Map(_) | Op::Cast(_) | Op::Concat(_));
+        match (kind, &group.kind) {
+            (GroupKind::Rows(_), GroupKind::Stream(axes)) => pointwise && self.follows_stream(id, axes),
+            (GroupKind::Rows(rows), GroupKind::Rows(theirs)) if rows == theirs => match graph.op(id) {
+                Op::Contract(_) => *rows != Leading::None && self.contraction_joins(id, group),
+                Op::Reduce(_) => self.options.many_rows || !self.after_contraction(id, group),
+                Op::Take(_) => false,
+                _ => *rows != Leading::None || graph.axes(id).is_empty(),
+            },
+            (GroupKind::Flat, GroupKind::Flat) => {
+                group.nodes.iter().all(|&node| graph.axes(node) == graph.axes(id))
+            }
+            (GroupKind::OverRows(rows), GroupKind::OverRows(theirs)) => {
+                rows == theirs && self.sums_alike(id, group)
+            }
+            (GroupKind::Flat | GroupKind::Rows(Leading::None), GroupKind::OverRows(_)) => {
+                pointwise && group.nodes.iter().all(|&node| graph.axes(node) == graph.axes(id))
+            }
+            _ => false,
+        }
+    }
+
+    /// A pointwise node on what a stream leaves: it must have the axes of its instances.
+    fn follows_stream(&self, id: NodeId, axes: &super::StreamAxes) -> bool {
+        use super::StreamAxis::*;
+        let has = match axes.across {
+            Time => self.roles.leading(id) == Leading::Rows,
+            Past => self.roles.leading(id) == Leading::Past,
+            Rows(leading) => self.roles.leading(id) == leading,
+            Fixed(axis) => self.roles.graph.axes(id).contains(axis),
+        };
+        has && axes.each.iter().all(|&axis| self.roles.graph.axes(id).contains(axis))
+    }
+
+    /// Whether a node depends on a contraction of the group.
+    fn after_contraction(&self, id: NodeId, group: &Group) -> bool {
+        let mut stack = self.roles.sources(id);
+        while let Some(source) = stack.pop() {
+            if group.nodes.contains(&source) {
+                if matches!(self.roles.graph.op(source), Op::Contract(_)) {
+                    return true;
+                }
+                stack.extend(self.roles.sources(source));
+            }
+        }
+        false
+    }
+
+    /// Contractions share a kernel if they share their left operand and divide
+    /// alike: by the same first column axis.
+    fn contraction_joins(&self, id: NodeId, group: &Group) -> bool {
+        if self.after_contraction(id, group) {
+            return false;
+        }
+        let left = self.left(id);
+        let others: Vec<NodeId> = group
+            .nodes
+            .iter()
+            .copied()
+            .filter(|&node| matches!(self.roles.graph.op(node), Op::Contract(_)))
+            .collect();
+        match others.first() {
+            None => group.nodes.contains(&self.roles.base(left)),
+            Some(&other) => {
+                let same = self.left(other) == left || self.sums_with(id, other);
+                same && self.column_axis(other) == self.column_axis(id)
+            }
+        }
+    }
+
+    /// Two contractions whose results are added: one column block serves both.
+    fn sums_with(&self, id: NodeId, other: NodeId) -> bool {
+        let graph = self.roles.graph;
+        let users = graph.users(id);
+        graph.axes(id) == graph.axes(other) && graph.users(other).iter().any(|user| users.contains(user))
+    }
+
+    fn sums_alike(&self, id: NodeId, group: &Group) -> bool {
+        let graph = self.roles.graph;
+        let reduce = |id: NodeId| matches!(graph.op(id), Op::Reduce(_));
+        reduce(id) && group.nodes.iter().all(|&node| reduce(node) && graph.axes(node) == graph.axes(id))
+    }
+
+    /// The operand with run-time rows.
+    fn left(&self, id: NodeId) -> NodeId {
+        let operands = self.roles.graph.operands(id);
+        operands
+            .iter()
+            .copied()
+            .find(|&operand| self.roles.leading(operand) != Leading::None)
+            .unwrap_or(operands[0])
+    }
+
+    fn column_axis(&self, id: NodeId) -> Option<diptych_ir::Axis> {
+        let graph = self.roles.graph;
+        let fixed = graph.axes(id).iter().copied().filter(|axis| axis.fixed_size().is_some());
+        let left = graph.axes(self.left(id));
+        graph.ordered(fixed.filter(|axis| !left.contains(*axis))).first().copied()
+    }
+
+    /// Outputs, and the order of the units.
+    fn finish(mut self, order: &[NodeId], roots: &[NodeId]) -> Result<RegionSteps, FuseError> {
+        let mut read: HashMap<NodeId, HashSet<usize>> = HashMap::new();
+        let roots: HashSet<NodeId> = roots.iter().map(|&root| self.roles.base(root)).collect();
+        for (index, unit) in self.units.iter().enumerate() {
+            let members = match unit {
+                Unit::Group(group) => group.nodes.clone(),
+                Unit::Repeat(node) => vec![*node],
+            };
+            for member in members {
+                for source in self.roles.sources(member) {
+                    read.entry(source).or_default().insert(index);
+                }
+            }
+        }
+        let position: HashMap<NodeId, usize> = order.iter().enumerate().map(|(i, &id)| (id, i)).collect();
+        let mut stored_stream: HashSet<NodeId> = HashSet::new();
+        for index in 0..self.units.len() {
+            let Unit::Group(group) = &mut self.units[index] else { continue };
+            group.nodes.sort_by_key(|node| position[node]);
+            group.nodes.dedup();
+            for &node in &group.nodes {
+                let elsewhere = read.get(&node).is_some_and(|units| units.iter().any(|&unit| unit != index));
+                let stored = if self.roles.is_streamed(node) {
+                    roots.contains(&node) && stored_stream.insert(node)
+                } else {
+                    roots.contains(&node) || elsewhere
+                };
+                if stored {
+                    group.outputs.push(node);
+                }
+            }
+        }
+        for &root in &roots {
+            if self.roles.is_streamed(root) && !stored_stream.contains(&root) {
+                return Err(self.roles.error(root, "is asked for, but is too large to be stored".into()));
+            }
+        }
+        for index in 0..self.units.len() {
+            let members = match &self.units[index] {
+                Unit::Group(group) => group.nodes.clone(),
+                Unit::Repeat(node) => vec![*node],
+            };
+            for member in members {
+                let mut inputs = self.inputs(member);
+                inputs.remove(&index);
+                self.needs[index].extend(inputs);
+            }
+        }
+        let mut steps = Vec::new();
+        let mut done = HashSet::new();
+        while done.len() < self.units.len() {
+            let ready =
+                (0..self.units.len()).find(|unit| !done.contains(unit) && self.needs[*unit].is_subset(&done));
+            let Some(ready) = ready else {
+                return Err(self.roles.error(order[0], "the groups need one another in a circle".into()));
+            };
+            done.insert(ready);
+            steps.push(match &self.units[ready] {
+                Unit::Group(group) => Step::Group(group.clone()),
+                Unit::Repeat(node) => Step::Repeat(*node),
+            });
+        }
+        Ok(RegionSteps { steps })
+    }
+}

@@ -1,0 +1,123 @@
+//! What each node of a region is to fusion: read in place, formed and never
+//! stored, or a computation of its own. It groups nothing.
+
+use super::FuseError;
+use crate::layout::{Leading, leading, product};
+use diptych_ir::{Axis, DType, Graph, NodeId, Op, Region};
+use std::collections::{HashMap, HashSet};
+
+/// A contraction whose columns are at least this many times its summed
+/// elements makes a value too large to store beside its operands.
+const EXPANSION: usize = 8;
+
+/// Whether an op only names elements differently, so that it costs nothing.
+pub fn is_view(op: &Op) -> bool {
+    matches!(op, Op::Rename(_) | Op::Split(_) | Op::Merge(_) | Op::Slice(_) | Op::History(_) | Op::Output(_))
+}
+
+/// The roles of a region's nodes.
+pub struct Roles<'a> {
+    /// The graph.
+    pub graph: &'a Graph,
+    region: String,
+    leading: HashMap<NodeId, Leading>,
+    huge: HashSet<Axis>,
+}
+
+impl<'a> Roles<'a> {
+    /// Looks at every node that the roots depend on.
+    pub fn of(region: &'a Region, order: &[NodeId]) -> Result<Roles<'a>, FuseError> {
+        let graph = &region.graph;
+        let mut roles =
+            Roles { graph, region: region.name.to_string(), leading: HashMap::new(), huge: HashSet::new() };
+        for &id in order {
+            let found = leading(graph.axes(id)).map_err(|problem| roles.error(id, problem))?;
+            roles.leading.insert(id, found);
+        }
+        for &id in order {
+            if let Op::Contract(contract) = graph.op(id)
+                && matches!(roles.leading(id), Leading::Rows | Leading::Batch)
+            {
+                let summed = product(&contract.over);
+                let columns =
+                    graph.axes(id).iter().filter(|axis| axis.fixed_size() >= Some(EXPANSION * summed));
+                roles.huge.extend(columns);
+            }
+        }
+        Ok(roles)
+    }
+
+    /// An error at a node.
+    pub fn error(&self, id: NodeId, problem: String) -> FuseError {
+        let node = format!("{}: {}", self.graph.op(id).name(), self.graph.ty(id));
+        FuseError { region: self.region.clone(), node, problem }
+    }
+
+    /// The run-time axes of a node's value.
+    pub fn leading(&self, id: NodeId) -> Leading {
+        self.leading.get(&id).copied().unwrap_or(Leading::None)
+    }
+
+    /// The huge fixed axis of a value with run-time rows, if it has one.
+    pub fn huge_axis(&self, id: NodeId) -> Option<Axis> {
+        let rows = matches!(self.leading(id), Leading::Rows | Leading::Batch);
+        self.graph.axes(id).iter().copied().find(|axis| rows && self.huge.contains(axis))
+    }
+
+    /// Whether a value is formed block by block and never stored. This depends
+    /// on axes alone, so it is the same in every entry, and so are the bits.
+    pub fn is_streamed(&self, id: NodeId) -> bool {
+        self.leading(id) == Leading::Quadratic || self.huge_axis(id).is_some()
+    }
+
+    /// Whether a value is there before the region runs.
+    pub fn is_given(&self, id: NodeId) -> bool {
+        matches!(self.graph.op(id), Op::Input(_) | Op::Param(_) | Op::Argument(_) | Op::Output(_))
+    }
+
+    /// Whether a value is computed wherever it is used, at no cost worth a
+    /// thought: literals, positions, masks.
+    pub fn is_free(&self, id: NodeId) -> bool {
+        match self.graph.op(id) {
+            Op::Literal(_) | Op::Index(_) => true,
+            Op::Map(_) => matches!(self.graph.ty(id).dtype, DType::Bool | DType::I32),
+            Op::Cast(_) => {
+                let operand = self.graph.operands(id)[0];
+                matches!(self.graph.ty(operand).dtype, DType::Bool | DType::I32)
+                    || self.is_given(self.base(operand)) && self.graph.ty(id).dtype == DType::F32
+            }
+            _ => false,
+        }
+    }
+
+    /// The value that a chain of views looks at.
+    pub fn base(&self, mut id: NodeId) -> NodeId {
+        while is_view(self.graph.op(id)) && !matches!(self.graph.op(id), Op::Output(_)) {
+            id = self.graph.operands(id)[0];
+        }
+        id
+    }
+
+    /// The computed values that a node reads, through views and free nodes.
+    pub fn sources(&self, id: NodeId) -> Vec<NodeId> {
+        let mut found = Vec::new();
+        let mut stack = self.graph.operands(id);
+        while let Some(operand) = stack.pop() {
+            let base = self.base(operand);
+            if self.is_free(base) {
+                stack.extend(self.graph.operands(base));
+            } else if !found.contains(&base) {
+                found.push(base);
+            }
+        }
+        found
+    }
+
+    /// Whether a node is computed by some group, and not given, read in place or free.
+    pub fn is_computed(&self, id: NodeId) -> bool {
+        !self.is_given(id)
+            && !self.is_free(id)
+            && !is_view(self.graph.op(id))
+            && !matches!(self.graph.op(id), Op::Repeat(_))
+    }
+}

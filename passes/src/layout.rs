@@ -1,0 +1,220 @@
+//! How values are stored: which axes come first, and which weights are packed
+//! in panels. It decides order in memory only; it knows no kernel.
+
+use diptych_ir::{Axes, Axis, DType, NodeId, Op, Program, RegionId, Size, Symbol, TensorType};
+use std::collections::{BTreeMap, HashMap};
+
+/// The run-time axes of a value, which always come first in memory.
+///
+/// Tokens of all sequences of a batch lie one after the other, with nothing
+/// between them: the axes `batch` and `time` together are *rows*. The axes
+/// `batch` and `past` together are rows too, reached through a table of chunks.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub enum Leading {
+    /// No run-time axis: a parameter, or what depends on parameters only.
+    None,
+    /// One row a token: `batch` and `time`.
+    Rows,
+    /// One row a sequence: `batch` alone.
+    Batch,
+    /// One row a position so far: `batch` and `past`.
+    Past,
+    /// Pairs of positions: `batch`, `time` and `past`. Never stored.
+    Quadratic,
+}
+
+/// The symbols that a run binds.
+pub fn symbol(axis: Axis) -> Option<&'static str> {
+    match axis.size {
+        Size::Symbolic(name) => Some(name.as_str()),
+        Size::Fixed(_) => None,
+    }
+}
+
+/// The run-time axes of a value, or what is wrong with them.
+pub fn leading(axes: &Axes) -> Result<Leading, String> {
+    let mut symbols: Vec<&str> = axes.iter().filter_map(|&axis| symbol(axis)).collect();
+    symbols.sort_unstable();
+    match symbols[..] {
+        [] => Ok(Leading::None),
+        ["batch"] => Ok(Leading::Batch),
+        ["batch", "time"] => Ok(Leading::Rows),
+        ["batch", "past"] => Ok(Leading::Past),
+        ["batch", "past", "time"] => Ok(Leading::Quadratic),
+        _ => {
+            Err(format!("no storage for a value over {axes}: the run-time axes must be batch, time and past"))
+        }
+    }
+}
+
+/// How a value is stored.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub enum Layout {
+    /// Row-major: the run-time rows, then these axes, the last fastest.
+    Dense {
+        /// The run-time axes.
+        leading: Leading,
+        /// The fixed axes, slowest first.
+        order: Vec<Axis>,
+    },
+    /// A weight of a contraction, cut into panels of the vector code's width:
+    /// element (k, n) stands at `(n / panel) * K * panel + k * panel + n % panel`.
+    /// The last panel is filled up with zeros.
+    Packed {
+        /// The axes that contraction sums over, slowest first.
+        k: Vec<Axis>,
+        /// The other axes, slowest first.
+        n: Vec<Axis>,
+    },
+}
+
+/// The product of fixed sizes, in elements.
+pub fn product(axes: &[Axis]) -> usize {
+    axes.iter().map(|axis| axis.fixed_size().unwrap_or(1)).product()
+}
+
+impl Layout {
+    /// Elements stored for each run-time row (for the whole value if it has none).
+    pub fn row_elements(&self, panel: usize) -> usize {
+        match self {
+            Layout::Dense { order, .. } => product(order),
+            Layout::Packed { k, n } => product(k) * product(n).next_multiple_of(panel),
+        }
+    }
+
+    /// The run-time axes.
+    pub fn leading(&self) -> Leading {
+        match self {
+            Layout::Dense { leading, .. } => *leading,
+            Layout::Packed { .. } => Leading::None,
+        }
+    }
+
+    /// Where the element at each fixed position stands within a row: `positions`
+    /// gives the position along each axis.
+    pub fn offset(&self, panel: usize, positions: &dyn Fn(Axis) -> usize) -> usize {
+        let flat = |axes: &[Axis]| {
+            axes.iter().fold(0, |flat, &axis| flat * axis.fixed_size().unwrap_or(1) + positions(axis))
+        };
+        match self {
+            Layout::Dense { order, .. } => flat(order),
+            Layout::Packed { k, n } => {
+                let (row, column) = (flat(k), flat(n));
+                (column / panel) * product(k) * panel + row * panel + column % panel
+            }
+        }
+    }
+}
+
+/// The order of axes in memory, for a whole program, and the layouts of its parameters.
+#[derive(Clone, Debug, Default)]
+pub struct Layouts {
+    order: Vec<Symbol>,
+    /// Layouts of parameters and of the states that go with them, without the layer axis.
+    pub params: BTreeMap<Symbol, Layout>,
+}
+
+impl Layouts {
+    /// Chooses how each parameter is stored: packed for the first contraction
+    /// with run-time rows that uses it, row-major if there is none. A state
+    /// named `KIND.NAME` is stored as the parameter `NAME` is.
+    pub fn choose(program: &Program) -> Layouts {
+        let mut layouts = Layouts::default();
+        for region in &program.regions {
+            for &name in region.graph.axis_order() {
+                if !layouts.order.contains(&name) {
+                    layouts.order.push(name);
+                }
+            }
+        }
+        let names = parameter_names(program);
+        for (index, region) in program.regions.iter().enumerate() {
+            for id in region.graph.topological_order() {
+                let Op::Contract(contract) = region.graph.op(id) else { continue };
+                let operands = region.graph.operands(id);
+                let with_rows = operands.iter().any(|&operand| {
+                    matches!(leading(region.graph.axes(operand)), Ok(Leading::Rows | Leading::Batch))
+                });
+                for &operand in operands.iter().filter(|_| with_rows && operands.len() == 2) {
+                    let source = through_casts(region, operand);
+                    let Some(&name) = names.get(&(RegionId(index as u32), source)) else { continue };
+                    let axes = region.graph.axes(operand);
+                    let k: Vec<Axis> =
+                        contract.over.iter().copied().filter(|axis| axes.contains(*axis)).collect();
+                    let n = layouts.ordered(axes.without(&k).iter().copied());
+                    if !k.is_empty() && !n.is_empty() && axes.len() > 1 {
+                        layouts.params.entry(name).or_insert(Layout::Packed { k, n });
+                    }
+                }
+            }
+        }
+        for (&name, info) in &program.params {
+            if !layouts.params.contains_key(&name) {
+                let axes = info.ty.axes.iter().copied().filter(|axis| Some(*axis) != info.layers);
+                let order = layouts.ordered(axes);
+                layouts.params.insert(name, Layout::Dense { leading: Leading::None, order });
+            }
+        }
+        for (&state, ty) in &program.states {
+            let owner = state.as_str().split_once('.').map(|(_, name)| Symbol::new(name));
+            let layout = owner.and_then(|owner| layouts.params.get(&owner).cloned());
+            let layout = layout.unwrap_or_else(|| layouts.dense(ty));
+            layouts.params.insert(state, layout);
+        }
+        layouts
+    }
+
+    /// The axes in the order in which they lie in memory, slowest first.
+    pub fn ordered(&self, axes: impl IntoIterator<Item = Axis>) -> Vec<Axis> {
+        let mut sorted: Vec<Axis> = axes.into_iter().collect();
+        let rank = |axis: &Axis| {
+            (self.order.iter().position(|&name| name == axis.name).unwrap_or(usize::MAX), axis.name)
+        };
+        sorted.sort_by_key(rank);
+        sorted
+    }
+
+    /// The row-major layout of a value.
+    pub fn dense(&self, ty: &TensorType) -> Layout {
+        let order = self.ordered(ty.axes.iter().copied().filter(|axis| axis.fixed_size().is_some()));
+        Layout::Dense { leading: leading(&ty.axes).unwrap_or(Leading::Quadratic), order }
+    }
+}
+
+/// The parameter that each node stands for: `param` nodes, and the arguments of
+/// repeats that are given a parameter or a layer's slice of one.
+pub fn parameter_names(program: &Program) -> HashMap<(RegionId, NodeId), Symbol> {
+    let mut names = HashMap::new();
+    // Regions are added before the repeats that use them, so the callers are looked at from the last on.
+    let mut waiting = vec![Program::MAIN];
+    while let Some(region_id) = waiting.pop() {
+        let graph = &program.region(region_id).graph;
+        for id in graph.topological_order() {
+            match graph.op(id) {
+                Op::Param(param) => {
+                    names.insert((region_id, id), param.name);
+                }
+                Op::Repeat(repeat) => {
+                    let body = program.region(repeat.body);
+                    for (operand, &argument) in graph.operands(id).into_iter().zip(&body.arguments) {
+                        if let Some(&name) = names.get(&(region_id, operand)) {
+                            names.insert((repeat.body, argument), name);
+                        }
+                    }
+                    waiting.push(repeat.body);
+                }
+                _ => {}
+            }
+        }
+    }
+    names
+}
+
+fn through_casts(region: &diptych_ir::Region, mut id: NodeId) -> NodeId {
+    while let Op::Cast(cast) = region.graph.op(id)
+        && cast.0 != DType::F32
+    {
+        id = region.graph.operands(id)[0];
+    }
+    id
+}

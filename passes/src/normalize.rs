@@ -1,0 +1,166 @@
+//! Brings contractions into the form that lowering takes: two operands, each
+//! with an axis of its own; what is left over becomes products and sums.
+//! Divisions move out of sums where that makes them fewer.
+
+use diptych_ir::ops::{Contract, Map, Reduce};
+use diptych_ir::{Axis, Graph, NodeId, Op, Program, ReduceKind, Result, ScalarFn, Size};
+
+/// Normalises every region. Names of nodes change; roots and results follow.
+///
+/// # Errors
+/// Only when an op refuses operands that it took before, which is a bug.
+pub fn normalize(program: &Program) -> Result<Program> {
+    let mut program = program.clone();
+    for region in &mut program.regions {
+        let roots = region.results.clone();
+        divide_after_sums(&mut region.graph)?;
+        for id in region.graph.topological_order() {
+            if let Op::Contract(contract) = region.graph.op(id).clone()
+                && let Some(form) = normal_form(&mut region.graph, id, &contract)?
+            {
+                replace(&mut region.graph, id, form)?;
+                for root in region.results.iter_mut().filter(|root| **root == id) {
+                    *root = form;
+                }
+            }
+        }
+        debug_assert_eq!(roots.len(), region.results.len());
+    }
+    Ok(program)
+}
+
+/// Makes every user of `old` use `new`, which has the same type.
+pub(crate) fn replace(graph: &mut Graph, old: NodeId, new: NodeId) -> Result<()> {
+    for user in graph.users(old) {
+        if user != new {
+            let operands: Vec<NodeId> = graph
+                .operands(user)
+                .into_iter()
+                .map(|operand| if operand == old { new } else { operand })
+                .collect();
+            graph.set_operands(user, &operands)?;
+        }
+    }
+    Ok(())
+}
+
+/// `contract(x / d, y…)` is `contract(x, y…) / d` where `d` has none of the
+/// summed axes and the sum has fewer elements than the quotient.
+fn divide_after_sums(graph: &mut Graph) -> Result<()> {
+    for id in graph.topological_order() {
+        let Op::Contract(contract) = graph.op(id).clone() else { continue };
+        let mut operands = graph.operands(id);
+        let mut divisors = Vec::new();
+        for operand in &mut operands {
+            if let Op::Map(Map(ScalarFn::Div)) = graph.op(*operand)
+                && let [x, d] = graph.operands(*operand)[..]
+                && contract.over.iter().all(|axis| !graph.axes(d).contains(*axis))
+                && graph.axes(x) == graph.axes(*operand)
+                && weight(graph.axes(x)) > weight(graph.axes(id))
+            {
+                divisors.push(d);
+                *operand = x;
+            }
+        }
+        if divisors.is_empty() {
+            continue;
+        }
+        let sum = graph.add(contract, &operands)?;
+        let quotient =
+            divisors.into_iter().try_fold(sum, |value, d| graph.add(Map(ScalarFn::Div), &[value, d]))?;
+        replace(graph, id, quotient)?;
+    }
+    Ok(())
+}
+
+/// A size for comparisons, where run-time axes count as long ones.
+fn weight(axes: &[Axis]) -> f64 {
+    let size = |axis: &Axis| match axis.size {
+        Size::Fixed(size) => size as f64,
+        Size::Symbolic(_) => 4096.0,
+    };
+    axes.iter().map(size).product()
+}
+
+/// The normal form of a contraction that is not in it.
+fn normal_form(graph: &mut Graph, id: NodeId, contract: &Contract) -> Result<Option<NodeId>> {
+    let mut factors = graph.operands(id);
+    let mut changed = false;
+    // An axis that one factor alone has and that is summed is summed there.
+    for position in 0..factors.len() {
+        let others = |axis: Axis| {
+            factors.iter().enumerate().any(|(other, &id)| other != position && graph.axes(id).contains(axis))
+        };
+        let own: Vec<Axis> = (contract.over.iter().copied())
+            .filter(|&axis| graph.axes(factors[position]).contains(axis) && !others(axis))
+            .collect();
+        if !own.is_empty() {
+            factors[position] =
+                graph.add(Reduce { kind: ReduceKind::Sum, over: own }, &[factors[position]])?;
+            changed = true;
+        }
+    }
+    let shared = |graph: &Graph, factors: &[NodeId]| -> Vec<Axis> {
+        (contract.over.iter().copied())
+            .filter(|&axis| factors.iter().any(|&factor| graph.axes(factor).contains(axis)))
+            .collect()
+    };
+    // More than two factors: join the cheapest pair, until two are left.
+    while factors.len() > 2 {
+        changed = true;
+        let (left, right) = cheapest_pair(graph, &factors, &contract.over);
+        let rest: Vec<NodeId> =
+            (0..factors.len()).filter(|&i| i != left && i != right).map(|i| factors[i]).collect();
+        let pair = [factors[left], factors[right]];
+        let over: Vec<Axis> = shared(graph, &pair)
+            .into_iter()
+            .filter(|&axis| rest.iter().all(|&factor| !graph.axes(factor).contains(axis)))
+            .collect();
+        let joined = pair_product(graph, pair, over)?;
+        factors = rest;
+        factors.push(joined);
+    }
+    let over = shared(graph, &factors);
+    match factors[..] {
+        [x] if over.is_empty() => Ok(Some(x)),
+        [x] => Ok(Some(graph.add(Reduce { kind: ReduceKind::Sum, over }, &[x])?)),
+        [left, right] if changed || !is_matrix_product(graph, [left, right], &over) => {
+            pair_product(graph, [left, right], over).map(Some)
+        }
+        _ => Ok(None),
+    }
+}
+
+/// Both operands have an axis of their own, and they share a summed one.
+fn is_matrix_product(graph: &Graph, [left, right]: [NodeId; 2], over: &[Axis]) -> bool {
+    let own = |x: NodeId, y: NodeId| graph.axes(x).iter().any(|&axis| !graph.axes(y).contains(axis));
+    !over.is_empty() && own(left, right) && own(right, left)
+}
+
+fn pair_product(graph: &mut Graph, pair: [NodeId; 2], over: Vec<Axis>) -> Result<NodeId> {
+    if is_matrix_product(graph, pair, &over) {
+        return graph.add(Contract { over }, &pair);
+    }
+    let product = graph.add(Map(ScalarFn::Mul), &pair)?;
+    if over.is_empty() { Ok(product) } else { graph.add(Reduce { kind: ReduceKind::Sum, over }, &[product]) }
+}
+
+fn cheapest_pair(graph: &Graph, factors: &[NodeId], over: &[Axis]) -> (usize, usize) {
+    let mut best = (f64::INFINITY, (0, 1));
+    for left in 0..factors.len() {
+        for right in left + 1..factors.len() {
+            let Ok(union) = graph.axes(factors[left]).union(graph.axes(factors[right])) else { continue };
+            let needed = |axis: Axis| {
+                !over.contains(&axis)
+                    || (0..factors.len())
+                        .any(|i| i != left && i != right && graph.axes(factors[i]).contains(axis))
+            };
+            let kept: Vec<Axis> = union.iter().copied().filter(|&axis| needed(axis)).collect();
+            let cost = weight(&union) + weight(&kept);
+            if cost < best.0 {
+                best = (cost, (left, right));
+            }
+        }
+    }
+    best.1
+}
