@@ -38,6 +38,13 @@ pub fn initialize(program: &Program, name: &str, seed: u64) -> Result<Vec<f32>> 
     Ok(values)
 }
 
+/// How many numbers a program trains.
+pub fn count_parameters(program: &Program) -> usize {
+    let elements =
+        |order: &[Axis]| order.iter().map(|axis| axis.fixed_size().unwrap_or(1)).product::<usize>();
+    program.params.values().map(|info| elements(&info.order)).sum()
+}
+
 /// Random bits by counter: a key for the stream, mixed with the position in it.
 struct Stream(u64);
 
@@ -70,4 +77,53 @@ fn mix(x: u64) -> u64 {
     let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     x ^ (x >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Registry, build};
+    use serde_json::json;
+
+    fn llama(change: serde_json::Value) -> Program {
+        let registry = Registry::zoo();
+        let mut config = registry.preset("llama-tiny").unwrap().describe();
+        config.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+        build(&*registry.architecture("llama", &config).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn a_layer_or_a_parameter_more_changes_no_other_number() {
+        let (small, large) = (llama(json!({})), llama(json!({ "layers": 3, "query_key_norm": true })));
+        for name in small.params.keys() {
+            let before = initialize(&small, name.as_str(), 7).unwrap();
+            let after = initialize(&large, name.as_str(), 7).unwrap();
+            assert_eq!(before, after[..before.len()], "{name}");
+        }
+    }
+
+    #[test]
+    fn names_layers_and_seeds_have_streams_of_their_own() {
+        let program = llama(json!({}));
+        let values = |name, seed| initialize(&program, name, seed).unwrap();
+        let gate = values("layers.gate", 7);
+        assert_ne!(gate, values("layers.up", 7));
+        assert_ne!(gate, values("layers.gate", 8));
+        assert_ne!(gate[..gate.len() / 2], gate[gate.len() / 2..]);
+        assert!(values("norm", 7).iter().all(|&value| value == 1.0));
+        let error = initialize(&program, "layers.gates", 7).unwrap_err().to_string();
+        assert!(error.starts_with("no parameter `layers.gates`; there are: embedding, head,"), "{error}");
+    }
+
+    #[test]
+    fn normals_have_the_moments_of_normals() {
+        let stream = Stream::new("x", 0, 1);
+        let draws: Vec<f64> = (0..50_000).flat_map(|pair| stream.normal_pair(pair)).collect();
+        let moment = |power: i32| draws.iter().map(|x| x.powi(power)).sum::<f64>() / draws.len() as f64;
+        // Four standard errors of each mean over 100,000 draws.
+        for (power, expected, tolerance) in [(1, 0.0, 0.013), (2, 1.0, 0.018), (3, 0.0, 0.05), (4, 3.0, 0.13)]
+        {
+            assert!((moment(power) - expected).abs() < tolerance, "moment {power} is {}", moment(power));
+        }
+    }
 }

@@ -13,4 +13,4 @@ pub mod zoo;
 pub use architecture::{Architecture, Constructor, Family, Precision, Registry, build, parse_config};
 pub use dsl::{AxisList, Linear, ModelBuilder, Operand, Rope, RopeScaling, RotaryTable, Tensor};
 pub use error::{ModelError, Result};
-pub use initialize::initialize;
+pub use initialize::{count_parameters, initialize};

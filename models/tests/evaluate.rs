@@ -1,8 +1,9 @@
 //! Models of the zoo, built and evaluated by the reference evaluator.
 
 use diptych_ir::evaluate::{Context, Value, evaluate};
-use diptych_ir::{EntryKind, Program, Symbol};
-use diptych_models::{Registry, build, initialize};
+use diptych_ir::{DType, EntryKind, Op, Program, Symbol, text};
+use diptych_models::{Registry, build, count_parameters, initialize};
+use serde_json::json;
 
 fn context(program: &Program, batch: usize, time: usize) -> Context {
     let mut context = Context::default();
@@ -59,4 +60,95 @@ fn entries_of_every_tiny_preset_agree() {
         assert_eq!(row, &again.data[..row.len()], "{name}");
         assert_ne!(last.data, again.data, "{name}");
     }
+}
+
+/// A preset's program, with some fields changed.
+fn program(preset: &str, change: serde_json::Value) -> Program {
+    let registry = Registry::zoo();
+    let architecture = registry.preset(preset).unwrap();
+    let mut config = architecture.describe();
+    config.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+    build(&*registry.architecture(architecture.name(), &config).unwrap()).unwrap()
+}
+
+#[test]
+fn bf16_differs_from_f32_by_rounding_alone() {
+    for name in ["gpt2-tiny", "llama-tiny", "mla-tiny"] {
+        let [single, half] = ["f32", "bf16"].map(|dtype| program(name, json!({ "dtype": dtype })));
+        let context = context(&single, 2, 5);
+        let [exact, rounded] =
+            [&single, &half].map(|program| root(program, EntryKind::Score, "log_prob", &context));
+        let error = exact.data.iter().zip(&rounded.data).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+        assert!(0.0 < error && error < 0.01, "{name}: {error}");
+        assert!(half.params.values().all(|info| info.ty.dtype == DType::F32), "{name}: masters stay f32");
+        for region in &half.regions {
+            let graph = &region.graph;
+            let kept = graph.ids().into_iter().filter(|&id| matches!(graph.op(id), Op::History(_)));
+            let wrong = kept.into_iter().find(|&id| graph.ty(id).dtype != DType::BF16);
+            assert_eq!(wrong, None, "{name}: keys and values are kept in bf16");
+        }
+        let carried = half.regions[1].results.iter().map(|&id| half.regions[1].graph.ty(id).dtype);
+        assert_eq!(carried.collect::<Vec<_>>(), [DType::F32], "{name}: the residual stream is f32");
+    }
+}
+
+#[test]
+fn grouped_queries_with_equal_keys_are_multi_head_attention() {
+    let [grouped, full] = [2, 4].map(|heads| program("llama-tiny", json!({ "key_value_heads": heads })));
+    let mut context = context(&full, 2, 5);
+    let expected = |context: &Context| root(&full, EntryKind::Score, "log_prob", context);
+    // Query head 2k + g of the full model is group g of key head k.
+    let [layers, embed, heads, width] = ["layers", "embed", "kv_head", "head_dim"].map(Symbol::new);
+    for name in ["layers.k", "layers.v"] {
+        let wide = context.params[&Symbol::new(name)].clone();
+        let narrow = Value::build(vec![(embed, 24), (width, 6), (heads, 2), (layers, 2)], |index| {
+            wide.at(&index.with(heads, 2 * index.get(heads)))
+        });
+        assert_eq!(narrow.axes, [(embed, 24), (width, 6), (heads, 2), (layers, 2)]);
+        let repeated =
+            Value::build(wide.axes.clone(), |index| narrow.at(&index.with(heads, index.get(heads) / 2)));
+        context.params.insert(name.into(), repeated);
+        context.params.insert(Symbol::new(&format!("{name} narrow")), narrow);
+    }
+    let wanted = expected(&context);
+    let group = Symbol::new("group");
+    for name in ["layers.q", "layers.o"] {
+        let wide = context.params[&Symbol::new(name)].clone();
+        let axes = wide.axes.iter().map(|&(axis, size)| match axis.as_str() {
+            "kv_head" | "group" => (axis, 2),
+            _ => (axis, size),
+        });
+        let grouped = Value::build(axes.collect(), |index| {
+            let head = 2 * index.get(heads) + index.get(group);
+            wide.at(&index.with(heads, head).with(group, 0))
+        });
+        context.params.insert(name.into(), grouped);
+    }
+    for name in ["layers.k", "layers.v"] {
+        let narrow = context.params.remove(&Symbol::new(&format!("{name} narrow"))).unwrap();
+        context.params.insert(name.into(), narrow);
+    }
+    let found = root(&grouped, EntryKind::Score, "log_prob", &context);
+    let error = wanted.data.iter().zip(&found.data).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+    assert!(error < 1e-12, "{error}");
+}
+
+#[test]
+fn every_preset_survives_its_text_form() {
+    for preset in Registry::zoo().families().flat_map(|family| &family.presets) {
+        let program = program(&preset.0, json!({}));
+        let text = text::print(&program);
+        let parsed = text::parse(&text).unwrap();
+        diptych_ir::verify(&parsed).unwrap();
+        assert_eq!(text, text::print(&parsed), "{}", preset.0);
+    }
+}
+
+#[test]
+fn the_three_ways_to_attend_have_the_same_size() {
+    let sizes = ["bench-multi-head", "bench-grouped-query", "bench-latent"]
+        .map(|name| count_parameters(&program(name, json!({}))) as f64);
+    let (least, most) =
+        (sizes.iter().fold(f64::MAX, |a, &b| a.min(b)), sizes.iter().fold(0.0, |a: f64, &b| a.max(b)));
+    assert!(most / least < 1.02, "{sizes:?}");
 }

@@ -329,6 +329,10 @@ pub(crate) fn family() -> Family {
         parse,
         presets: vec![
             ("llama-tiny".to_owned(), sized(97, 64, 2, 24, 4, 2, 40, false)),
+            // The three of the bench have the same number of parameters within 2%:
+            // what one saves on attention goes to the MLP.
+            ("bench-multi-head".to_owned(), sized(4096, 2048, 6, 256, 8, 8, 640, true)),
+            ("bench-grouped-query".to_owned(), sized(4096, 2048, 6, 256, 8, 2, 768, true)),
             // The shape of llama2.c's stories15M.
             ("llama-15m".to_owned(), sized(32000, 256, 6, 288, 6, 6, 768, true)),
             // The shape of SmolLM-135M.

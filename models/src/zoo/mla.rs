@@ -311,13 +311,24 @@ pub(crate) fn family() -> Family {
     Family {
         name: FAMILY.to_owned(),
         parse,
-        presets: vec![(
-            "mla-tiny".to_owned(),
-            json!({
-                "vocab": 97, "context": 64, "layers": 2, "embed": 24, "heads": 3, "query_latent": 14, "latent": 10,
-                "content_dim": 6, "rotary_dim": 4, "value_dim": 5, "hidden": 40,
-            }),
-        )],
+        presets: vec![
+            (
+                "mla-tiny".to_owned(),
+                json!({
+                    "vocab": 97, "context": 64, "layers": 2, "embed": 24, "heads": 3, "query_latent": 14,
+                    "latent": 10, "content_dim": 6, "rotary_dim": 4, "value_dim": 5, "hidden": 40,
+                }),
+            ),
+            // As many parameters as `bench-multi-head` within 2%, started as wide.
+            (
+                "bench-latent".to_owned(),
+                json!({
+                    "vocab": 4096, "context": 2048, "layers": 6, "embed": 256, "heads": 8, "latent": 64,
+                    "content_dim": 32, "rotary_dim": 16, "value_dim": 32, "hidden": 704, "tied": true,
+                    "standard_deviation": 0.02,
+                }),
+            ),
+        ],
         model_types: vec!["deepseek_v3".to_owned()],
         parse_hugging_face,
     }
