@@ -1,5 +1,14 @@
 //! Graph to graph: differentiation, algebra, layout, fusion and planning.
 
+pub mod differentiate;
 pub mod fuse;
 pub mod layout;
 pub mod normalize;
+pub mod optimizer;
+pub mod simplify;
+
+pub use differentiate::differentiate;
+pub use optimizer::{AdamWOptions, add_adamw};
+
+#[cfg(test)]
+mod test_support;
