@@ -9,6 +9,9 @@ pub mod simplify;
 
 pub use differentiate::differentiate;
 pub use optimizer::{AdamWOptions, add_adamw};
+pub use simplify::simplify;
 
+#[cfg(test)]
+mod test_net;
 #[cfg(test)]
 mod test_support;

@@ -7,14 +7,16 @@ use diptych_ir::{
     Axes, Axis, Bounds, DType, Entry, EntryKind, Initializer, NodeId, ParamInfo, Program, Size, TensorType,
 };
 
-/// Numbers that look random and are the same in every run.
+/// Numbers in [0, 1) that are the same in every run. They follow the golden
+/// ratio (Weyl's sequence), so that no two of some hundreds come close: finite
+/// differences would step over the edge of a maximum.
 pub struct Numbers(pub u64);
 
 impl Numbers {
-    /// The next number, in [0, 1).
+    /// The next number.
     pub fn next(&mut self) -> f64 {
-        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-        (self.0 >> 33) as f64 / (1u64 << 31) as f64
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        (self.0 >> 11) as f64 / (1u64 << 53) as f64
     }
 }
 
@@ -77,7 +79,7 @@ fn bound_sizes(program: &mut Program) {
 pub fn random_context(program: &Program, sizes: &[(&str, usize)], seed: u64, low: f64, high: f64) -> Context {
     let sizes = sizes.iter().map(|&(name, size)| (name.into(), size)).collect();
     let mut context = Context { sizes, ..Context::default() };
-    let mut numbers = Numbers(seed);
+    let mut numbers = Numbers(seed.wrapping_mul(0xd134_2543_de82_ef95));
     for (&name, info) in &program.params {
         let value = random_value(&context, &info.ty.axes, &mut numbers, low, high);
         context.params.insert(name, value);

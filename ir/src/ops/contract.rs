@@ -44,7 +44,8 @@ impl Operator for Contract {
         let over =
             self.over.iter().map(|&axis| Ok((axis.name, context.size(axis)?))).collect::<Result<Vec<_>>>()?;
         Ok(Value::build(context.shape(&ty.axes)?, |index| {
-            let mut sum = 0.0;
+            // A sum over no axis is its only term, -0 too.
+            let mut sum = if over.is_empty() { -0.0 } else { 0.0 };
             for_each_index(&over, &mut index.clone(), &mut |index| {
                 sum += operands.iter().map(|operand| operand.at(index)).product::<f64>();
             });

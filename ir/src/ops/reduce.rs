@@ -54,6 +54,8 @@ impl Operator for Reduce {
             self.over.iter().map(|&axis| Ok((axis.name, context.size(axis)?))).collect::<Result<Vec<_>>>()?;
         Ok(Value::build(context.shape(&ty.axes)?, |index| {
             let mut result = match self.kind {
+                // A sum over no axis is its only term, -0 too.
+                ReduceKind::Sum if over.is_empty() => -0.0,
                 ReduceKind::Sum => 0.0,
                 ReduceKind::Max => f64::NEG_INFINITY,
             };
