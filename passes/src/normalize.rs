@@ -1,9 +1,37 @@
 //! Brings contractions into the form that lowering takes: two operands, each
-//! with an axis of its own; what is left over becomes products and sums.
-//! Divisions move out of sums where that makes them fewer.
+//! with an axis of its own; what is left over becomes products and sums. Every
+//! result of a region becomes a value that some kernel computes. Divisions
+//! move out of sums where that makes them fewer.
 
-use diptych_ir::ops::{Contract, Map, Reduce};
-use diptych_ir::{Axis, Graph, NodeId, Op, Program, ReduceKind, Result, ScalarFn, Size};
+use crate::fuse::is_view;
+use diptych_ir::ops::{Cast, Contract, Map, Reduce};
+use diptych_ir::{Axis, Graph, NodeId, Op, Program, ReduceKind, Region, Result, ScalarFn, Size};
+use std::collections::HashSet;
+
+/// Moves divisions out of the sums of every region, where the divisor has none
+/// of the summed axes. It is to run before differentiation: the gradient of the
+/// quotient then needs no second pass over what was summed.
+///
+/// # Errors
+/// Only when an op refuses operands that it took before, which is a bug.
+pub fn divide_after_sums(program: &Program) -> Result<Program> {
+    let mut program = program.clone();
+    for index in 0..program.regions.len() {
+        for (old, new) in divide(&mut program.regions[index].graph)? {
+            rename_roots(&mut program, index, old, new);
+        }
+    }
+    Ok(program)
+}
+
+fn rename_roots(program: &mut Program, region: usize, old: NodeId, new: NodeId) {
+    program.regions[region].results.iter_mut().filter(|root| **root == old).for_each(|root| *root = new);
+    if region == 0 {
+        let roots =
+            program.entries.iter_mut().flat_map(|entry| entry.roots.iter_mut().chain(&mut entry.updates));
+        roots.filter(|root| root.1 == old).for_each(|root| root.1 = new);
+    }
+}
 
 /// Normalises every region. Names of nodes change; roots and results follow.
 ///
@@ -11,22 +39,90 @@ use diptych_ir::{Axis, Graph, NodeId, Op, Program, ReduceKind, Result, ScalarFn,
 /// Only when an op refuses operands that it took before, which is a bug.
 pub fn normalize(program: &Program) -> Result<Program> {
     let mut program = program.clone();
-    for region in &mut program.regions {
-        let roots = region.results.clone();
-        divide_after_sums(&mut region.graph)?;
-        for id in region.graph.topological_order() {
-            if let Op::Contract(contract) = region.graph.op(id).clone()
-                && let Some(form) = normal_form(&mut region.graph, id, &contract)?
-            {
-                replace(&mut region.graph, id, form)?;
-                for root in region.results.iter_mut().filter(|root| **root == id) {
-                    *root = form;
+    for index in 0..program.regions.len() {
+        for id in program.regions[index].graph.topological_order() {
+            let graph = &mut program.regions[index].graph;
+            let form = match graph.op(id).clone() {
+                Op::Contract(contract) => normal_form(graph, id, &contract)?,
+                Op::Map(Map(ScalarFn::Detach)) => Some(graph.operands(id)[0]),
+                _ => None,
+            };
+            if let Some(form) = form {
+                let (span, label) = (graph.node(id).span, graph.node(id).label);
+                if graph.node(form).label.is_none() {
+                    graph.annotate(form, span, label);
                 }
+                replace(graph, id, form)?;
+                rename_roots(&mut program, index, id, form);
             }
         }
-        debug_assert_eq!(roots.len(), region.results.len());
+    }
+    for index in 0..program.regions.len() {
+        copy_results(&mut program, index)?;
+        copy_repeat_operands(&mut program.regions[index])?;
     }
     Ok(program)
+}
+
+/// A copy of a value, as a node that a kernel computes.
+fn copy(graph: &mut Graph, id: NodeId) -> Result<NodeId> {
+    let dtype = graph.ty(id).dtype;
+    graph.add(Cast(dtype), &[id])
+}
+
+/// Whether a kernel computes a node, rather than reading it in place.
+fn is_computed(graph: &Graph, id: NodeId) -> bool {
+    let leaf =
+        matches!(graph.op(id), Op::Input(_) | Op::Param(_) | Op::Argument(_) | Op::Literal(_) | Op::Index(_));
+    !leaf && !is_view(graph.op(id))
+}
+
+/// Results that no kernel computes, or that are results twice, are copied. A
+/// carried argument may be a stacked result: the stack then holds what is carried.
+fn copy_results(program: &mut Program, index: usize) -> Result<()> {
+    let mut seen = HashSet::new();
+    for position in 0..program.regions[index].results.len() {
+        let region = &mut program.regions[index];
+        let id = region.results[position];
+        let argument = matches!(region.graph.op(id), Op::Argument(_));
+        let fresh = seen.insert(id);
+        if fresh && (is_computed(&region.graph, id) || argument && index > 0) {
+            continue;
+        }
+        region.results[position] = copy(&mut region.graph, id)?;
+    }
+    if index > 0 {
+        return Ok(());
+    }
+    for entry in 0..program.entries.len() {
+        for position in 0..program.entries[entry].roots.len() {
+            let id = program.entries[entry].roots[position].1;
+            let graph = &mut program.regions[0].graph;
+            if !is_computed(graph, id) && !matches!(graph.op(id), Op::Output(_)) {
+                program.entries[entry].roots[position].1 = copy(graph, id)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Operands of repeats must be values as they are stored.
+fn copy_repeat_operands(region: &mut Region) -> Result<()> {
+    for id in region.graph.topological_order() {
+        if !matches!(region.graph.op(id), Op::Repeat(_)) {
+            continue;
+        }
+        let mut operands = region.graph.operands(id);
+        for operand in &mut operands {
+            let graph = &mut region.graph;
+            let view = is_view(graph.op(*operand)) && !matches!(graph.op(*operand), Op::Output(_));
+            if view || matches!(graph.op(*operand), Op::Literal(_) | Op::Index(_)) {
+                *operand = copy(graph, *operand)?;
+            }
+        }
+        region.graph.set_operands(id, &operands)?;
+    }
+    Ok(())
 }
 
 /// Makes every user of `old` use `new`, which has the same type.
@@ -46,7 +142,8 @@ pub(crate) fn replace(graph: &mut Graph, old: NodeId, new: NodeId) -> Result<()>
 
 /// `contract(x / d, y…)` is `contract(x, y…) / d` where `d` has none of the
 /// summed axes and the sum has fewer elements than the quotient.
-fn divide_after_sums(graph: &mut Graph) -> Result<()> {
+fn divide(graph: &mut Graph) -> Result<Vec<(NodeId, NodeId)>> {
+    let mut replaced = Vec::new();
     for id in graph.topological_order() {
         let Op::Contract(contract) = graph.op(id).clone() else { continue };
         let mut operands = graph.operands(id);
@@ -69,8 +166,9 @@ fn divide_after_sums(graph: &mut Graph) -> Result<()> {
         let quotient =
             divisors.into_iter().try_fold(sum, |value, d| graph.add(Map(ScalarFn::Div), &[value, d]))?;
         replace(graph, id, quotient)?;
+        replaced.push((id, quotient));
     }
-    Ok(())
+    Ok(replaced)
 }
 
 /// A size for comparisons, where run-time axes count as long ones.

@@ -433,6 +433,9 @@ impl Lowering<'_> {
     }
 
     fn program_name(&self) -> String {
+        if self.dims.flat.is_some() {
+            return "pointwise".to_owned();
+        }
         let mut parts: Vec<String> = Vec::new();
         for &id in &self.group.nodes {
             let op = self.graph.op(id);
@@ -454,6 +457,9 @@ impl Lowering<'_> {
 
     fn notes(&self) -> Vec<String> {
         let note = |&id: &NodeId| {
+            if self.dims.flat.is_some() {
+                return self.graph.op(id).name().to_owned();
+            }
             let label = self.graph.node(id).label.map(|label| format!("  ({label})")).unwrap_or_default();
             format!("{}: {}{label}", self.graph.op(id).name(), self.graph.ty(id))
         };

@@ -59,9 +59,15 @@ impl Lowering<'_> {
     pub fn arg(&mut self, source: Source, dtype: DType, write: bool) -> usize {
         let position = self.sources.iter().position(|known| *known == source).unwrap_or_else(|| {
             let (Source::Value(id) | Source::Cache(id)) = source;
-            let label = self.graph.node(id).label.map(|label| label.to_string());
-            let label = label.unwrap_or_else(|| self.graph.op(id).name().to_owned());
-            let name = format!("{}_{}", super::dims::identifier(&label), id.index());
+            let name = match self.dims.flat {
+                // The same work on other values is to be the same text.
+                Some(_) => format!("x{}", self.sources.len()),
+                None => {
+                    let label = self.graph.node(id).label.map(|label| label.to_string());
+                    let label = label.unwrap_or_else(|| self.graph.op(id).name().to_owned());
+                    format!("{}_{}", super::dims::identifier(&label), id.index())
+                }
+            };
             self.sources.push(source);
             self.args.push(Arg { name, dtype, written: false });
             self.sources.len() - 1

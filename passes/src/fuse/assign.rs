@@ -33,7 +33,7 @@ pub fn region(
 ) -> Result<RegionSteps, FuseError> {
     let region = program.region(id);
     let order = region.graph.ancestors(roots);
-    let roles = Roles::of(region, &order)?;
+    let roles = Roles::of(region, &order, options.history_is_rename)?;
     let mut state =
         Assignment { roles, options, units: Vec::new(), unit_of: HashMap::new(), needs: Vec::new() };
     for (group, reductions) in streams::groups(&state.roles, &order) {
@@ -76,6 +76,7 @@ impl Assignment<'_> {
         while let Some(source) = stack.pop() {
             match self.roles.graph.op(source) {
                 Op::Output(_) => units.extend(self.unit_of.get(&self.roles.graph.operands(source)[0])),
+                Op::History(_) => stack.extend(self.roles.sources(source)),
                 _ if self.roles.is_streamed(source) => stack.extend(self.roles.sources(source)),
                 _ => units.extend(self.unit_of.get(&source)),
             }

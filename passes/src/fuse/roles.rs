@@ -22,11 +22,12 @@ pub struct Roles<'a> {
     region: String,
     leading: HashMap<NodeId, Leading>,
     huge: HashSet<Axis>,
+    history_is_rename: bool,
 }
 
 impl<'a> Roles<'a> {
     /// Looks at every node that the roots depend on.
-    pub fn of(region: &'a Region, order: &[NodeId]) -> Result<Roles<'a>, FuseError> {
+    pub fn of(region: &'a Region, order: &[NodeId], history_is_rename: bool) -> Result<Roles<'a>, FuseError> {
         let graph = &region.graph;
         let mut roles =
             Roles { graph, region: region.name.to_string(), leading: HashMap::new(), huge: HashSet::new() };
@@ -73,6 +74,7 @@ impl<'a> Roles<'a> {
     /// Whether a value is there before the region runs.
     pub fn is_given(&self, id: NodeId) -> bool {
         matches!(self.graph.op(id), Op::Input(_) | Op::Param(_) | Op::Argument(_) | Op::Output(_))
+            || self.is_cache(id)
     }
 
     /// Whether a value is computed wherever it is used, at no cost worth a
@@ -90,9 +92,15 @@ impl<'a> Roles<'a> {
         }
     }
 
+    /// Whether a node is a `history` that is read from a cache.
+    pub fn is_cache(&self, id: NodeId) -> bool {
+        !self.history_is_rename && matches!(self.graph.op(id), Op::History(_))
+    }
+
     /// The value that a chain of views looks at.
     pub fn base(&self, mut id: NodeId) -> NodeId {
-        while is_view(self.graph.op(id)) && !matches!(self.graph.op(id), Op::Output(_)) {
+        while is_view(self.graph.op(id)) && !matches!(self.graph.op(id), Op::Output(_)) && !self.is_cache(id)
+        {
             id = self.graph.operands(id)[0];
         }
         id
