@@ -12,7 +12,9 @@ use std::collections::HashMap;
 /// When the logits are not f32[batch, time, one more axis].
 pub(crate) fn define<'m>(m: &'m ModelBuilder, logits: Tensor<'m>) -> Result<Vec<Entry>> {
     let (batch, time) = (m.batch(), m.time());
-    let Some(ty) = logits.ty() else { return Ok(Vec::new()) };
+    let none =
+        || IrError::of("finish", "the model returned no logits: they are not of this builder's main region");
+    let ty = logits.ty().ok_or_else(none)?;
     let rest = ty.axes.without(&[batch, time]);
     let (&[vocab], DType::F32, 3) = (&rest[..], ty.dtype, ty.axes.len()) else {
         let problem = format!("a model returns logits f32[batch, time, vocabulary], not {ty}");
@@ -24,7 +26,7 @@ pub(crate) fn define<'m>(m: &'m ModelBuilder, logits: Tensor<'m>) -> Result<Vec<
     let loss = -log_prob.sum([batch, time]) * inverse;
     let last = m.input("last", DType::I32, batch);
     let nodes = [logits, log_prob, loss, last].map(|tensor| tensor.place().map(|place| place.1));
-    let [Some(logits), Some(log_prob), Some(loss), Some(last)] = nodes else { return Ok(Vec::new()) };
+    let [Some(logits), Some(log_prob), Some(loss), Some(last)] = nodes else { return Err(none().into()) };
 
     let state = &mut *m.state.borrow_mut();
     let at_last = at_position(&mut state.program.main_mut().graph, logits, last, time, batch)?;

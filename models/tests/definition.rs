@@ -135,6 +135,17 @@ fn a_model_returns_logits_and_uses_its_parameters() {
         m.tied_head(table.take(m.tokens(), vocab), table, embed)
     });
     assert_eq!(unused, "param: `forgotten` is declared, but no entry depends on it");
+    let (idle, line) = mistake(|m| {
+        let (vocab, embed) = (m.axis("vocab", 8), m.axis("embed", 4));
+        let table = m.embedding("table", vocab, embed);
+        let x = m.repeat("layers", 2, table.take(m.tokens(), vocab), |m, x| {
+            m.param("forgotten", embed, Initializer::Constant(0.0), false);
+            x * 2.0
+        });
+        m.tied_head(x, table, embed)
+    });
+    assert_eq!(idle, "param: `layers.forgotten` is declared, but its block does not use it");
+    assert_eq!(line, line!() - 6);
     let (integers, _) = mistake(|m| {
         m.compute_in(DType::I32);
         m.tokens()

@@ -152,3 +152,25 @@ fn the_three_ways_to_attend_have_the_same_size() {
         (sizes.iter().fold(f64::MAX, |a, &b| a.min(b)), sizes.iter().fold(0.0, |a: f64, &b| a.max(b)));
     assert!(most / least < 1.02, "{sizes:?}");
 }
+
+#[test]
+fn serving_computes_logits_at_one_position() {
+    for preset in Registry::zoo().families().map(|family| &family.presets[0].0) {
+        let program = program(preset, json!({}));
+        let graph = &program.main().graph;
+        let [time, vocab] = ["time", "vocab"].map(Symbol::new);
+        let both = |kind| {
+            let roots: Vec<_> = program.entry(kind).unwrap().roots.iter().map(|root| root.1).collect();
+            let nodes = graph.ancestors(&roots).into_iter();
+            nodes.filter(|&id| [time, vocab].iter().all(|&name| graph.axes(id).get(name).is_some())).count()
+        };
+        assert!(both(EntryKind::Score) > 0, "{preset}");
+        assert_eq!(both(EntryKind::Decode), 0, "{preset}");
+        // The norm above the stack is computed at that position too.
+        let root = program.entry(EntryKind::Prefill).unwrap().root("logits").unwrap();
+        let above = graph.ancestors(&[root]).into_iter().filter(|&id| {
+            graph.axes(id).get(time).is_some() && matches!(graph.op(id), Op::Reduce(_) | Op::Contract(_))
+        });
+        assert_eq!(above.count(), 0, "{preset}");
+    }
+}

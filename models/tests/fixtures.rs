@@ -134,3 +134,91 @@ fn older_configurations_say_the_same() {
         assert_eq!(read("config.json"), read("config.older.json"), "{name}");
     }
 }
+
+#[test]
+fn what_decays_is_what_the_fixtures_let_decay() {
+    for name in ["gpt2_two_steps", "llama_two_steps"] {
+        let text = std::fs::read_to_string(folder(name).join("optimizer.json")).unwrap();
+        let optimizer: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let listed = |key: &str| -> Vec<String> { serde_json::from_value(optimizer[key].clone()).unwrap() };
+        let checkpoint = Checkpoint::open(&folder(name), &Registry::zoo()).unwrap();
+        for row in checkpoint.architecture().hugging_face().unwrap().tensors {
+            let decays = checkpoint.program().params[&Symbol::new(&row.param)].decay;
+            let tensor = row.tensor.replace("{layer}", "1");
+            let key = if decays { "decayed" } else { "not_decayed" };
+            assert!(listed(key).contains(&tensor), "{name}: {tensor}");
+        }
+    }
+}
+
+/// A copy of a fixture, with its tensors passed through `change`.
+fn copy(
+    name: &str,
+    change: impl Fn(String, &[u8]) -> (String, safetensors::Dtype, Vec<u8>),
+) -> tempfile::TempDir {
+    let target = tempfile::tempdir().unwrap();
+    std::fs::copy(folder(name).join("config.json"), target.path().join("config.json")).unwrap();
+    let tensors: Vec<_> = tensors(&folder(name).join("model.safetensors"))
+        .into_iter()
+        .map(|(name, shape, bytes)| (change(name, &bytes), shape))
+        .collect();
+    let views = tensors.iter().map(|((name, dtype, bytes), shape)| {
+        (name.clone(), safetensors::tensor::TensorView::new(*dtype, shape.clone(), bytes).unwrap())
+    });
+    safetensors::serialize_to_file(views, None, &target.path().join("model.safetensors")).unwrap();
+    target
+}
+
+/// Rounds a number to two bytes.
+type Round = fn(f32) -> [u8; 2];
+
+/// A type of two bytes, with how to round to it and what is left of a number.
+type Narrow = (safetensors::Dtype, Round, fn(f32) -> f32);
+
+#[test]
+fn half_precision_weights_are_widened() {
+    let narrow = |bytes: &[u8], round: Round| -> Vec<u8> {
+        let words = bytes.chunks_exact(4).map(|word| f32::from_le_bytes(word.try_into().unwrap()));
+        words.flat_map(round).collect()
+    };
+    let exact = Checkpoint::open(&folder("llama"), &Registry::zoo()).unwrap();
+    let types: [Narrow; 2] = [
+        (
+            safetensors::Dtype::BF16,
+            |x| half::bf16::from_f32(x).to_le_bytes(),
+            |x| half::bf16::from_f32(x).to_f32(),
+        ),
+        (
+            safetensors::Dtype::F16,
+            |x| half::f16::from_f32(x).to_le_bytes(),
+            |x| half::f16::from_f32(x).to_f32(),
+        ),
+    ];
+    for (dtype, round, rounded) in types {
+        let target = copy("llama", |name, bytes| (name, dtype, narrow(bytes, round)));
+        let read = Checkpoint::open(target.path(), &Registry::zoo()).unwrap();
+        for name in ["layers.q", "norm"] {
+            let wanted: Vec<f32> = exact.load_param(name).unwrap().into_iter().map(rounded).collect();
+            assert_eq!(read.load_param(name).unwrap(), wanted, "{dtype:?} {name}");
+        }
+    }
+    let whole = copy("llama", |name, bytes| (name, safetensors::Dtype::I32, bytes.to_vec()));
+    let refused = Checkpoint::open(whole.path(), &Registry::zoo()).err().unwrap().to_string();
+    assert!(refused.contains("is I32; supported: F32, F16, BF16"), "{refused}");
+}
+
+#[test]
+fn names_without_their_prefix_are_found() {
+    let target = copy("gpt2", |name, bytes| {
+        (name.trim_start_matches("transformer.").to_owned(), safetensors::Dtype::F32, bytes.to_vec())
+    });
+    let [exact, read] = [folder("gpt2"), target.path().to_owned()]
+        .map(|folder| Checkpoint::open(&folder, &Registry::zoo()).unwrap());
+    for name in exact.program().params.keys() {
+        assert_eq!(
+            exact.load_param(name.as_str()).unwrap(),
+            read.load_param(name.as_str()).unwrap(),
+            "{name}"
+        );
+    }
+}

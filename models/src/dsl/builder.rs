@@ -2,12 +2,13 @@
 //! the first error. It knows graphs and parameters, not what layers compute.
 
 use crate::{ModelError, Result, Tensor};
-use diptych_ir::ops::{Argument, Index, Input, Literal, Param};
+use diptych_ir::ops::{Index, Input, Literal, Param};
 use diptych_ir::{
-    Axes, Axis, Bounds, DType, Initializer, IrError, NodeId, Op, ParamInfo, Program, RegionId, Span, Symbol,
-    TensorType,
+    Axes, Axis, Bounds, DType, Initializer, IrError, NodeId, Op, ParamInfo, Program, Region, RegionId, Span,
+    Symbol, TensorType,
 };
 use std::cell::RefCell;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The most sequences that a batch may have, unless the program's bounds are
@@ -356,7 +357,7 @@ impl ModelBuilder {
 /// A parameter that no node of the main region reads.
 fn unused_param(program: &Program) -> Option<Symbol> {
     let graph = &program.main().graph;
-    let read: std::collections::HashSet<Symbol> = graph
+    let read: HashSet<Symbol> = graph
         .ids()
         .into_iter()
         .filter_map(|id| match graph.op(id) {
@@ -395,32 +396,32 @@ impl State {
     }
 }
 
-/// Copies the nodes of one region into another, where `arguments` of the old
-/// one come in this order.
+/// A copy of a region with its arguments in this order, and of its other nodes
+/// those that are `live`; and where each node went.
 pub(crate) fn reorder_arguments(
-    old: &diptych_ir::Region,
+    old: &Region,
     arguments: &[NodeId],
-) -> Result<(diptych_ir::Region, std::collections::HashMap<NodeId, NodeId>), IrError> {
-    let mut new = diptych_ir::Region::new(old.name);
+    live: &HashSet<NodeId>,
+) -> Result<(Region, HashMap<NodeId, NodeId>), IrError> {
+    let mut new = Region::new(old.name);
     for &name in old.graph.axis_order() {
         new.graph.declare_axis(name);
     }
-    let mut copies = std::collections::HashMap::new();
+    let mut copies = HashMap::new();
     for &argument in arguments {
-        let copy = new.add_argument(old.graph.ty(argument).clone())?;
-        copies.insert(argument, copy);
+        copies.insert(argument, new.add_argument(old.graph.ty(argument).clone())?);
     }
-    for id in old.graph.ids() {
+    // Nodes are in the order in which they were added: operands first.
+    let kept: Vec<NodeId> =
+        old.graph.ids().into_iter().filter(|id| live.contains(id) || copies.contains_key(id)).collect();
+    for id in kept {
         let node = old.graph.node(id);
-        let copy = match (&node.op, copies.get(&id)) {
-            (Op::Argument(Argument { .. }), Some(&copy)) => copy,
-            _ => {
-                let operands: Vec<NodeId> = old
-                    .graph
-                    .operands(id)
-                    .iter()
-                    .filter_map(|operand| copies.get(operand).copied())
-                    .collect();
+        let copy = match copies.get(&id) {
+            Some(&argument) => argument,
+            None => {
+                let operands = old.graph.operands(id);
+                let operands: Vec<NodeId> =
+                    operands.iter().filter_map(|operand| copies.get(operand).copied()).collect();
                 new.graph.add(node.op.clone(), &operands)?
             }
         };

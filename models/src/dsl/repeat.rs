@@ -4,6 +4,7 @@
 use super::builder::{Frame, State, reorder_arguments};
 use crate::{ModelBuilder, Tensor};
 use diptych_ir::{Axis, IrError, NodeId, Region, Span};
+use std::collections::HashSet;
 
 impl ModelBuilder {
     /// A stack of `count` equal blocks: `body` is given what the block before
@@ -109,19 +110,26 @@ impl ModelBuilder {
         if results.iter().any(|result| result.is_poisoned()) {
             return Ok(Vec::new());
         }
+        let nodes = nodes?;
+        let graph = &program.region(frame.region).graph;
+        let live: HashSet<NodeId> = graph.ancestors(&nodes).into_iter().collect();
+        if let Some(&(_, unused)) = frame.stacked.iter().find(|port| !live.contains(&port.1)) {
+            let node = graph.node(unused);
+            let name = node.label.map_or("", |label| label.as_str());
+            let error = IrError::of("param", format!("`{name}` is declared, but its block does not use it"));
+            return Err(node.span.map_or(error.clone(), |span| error.at(span)));
+        }
+        let captured = frame.captured.iter().filter(|port| live.contains(&port.1));
+        let (invariant, ports): (Vec<NodeId>, Vec<NodeId>) = captured.copied().unzip();
+        let (stacked, slices): (Vec<NodeId>, Vec<NodeId>) = frame.stacked.iter().copied().unzip();
         let own = given.iter().filter_map(|tensor| tensor.place()).map(|place| place.1);
-        let ports = frame.stacked.iter().chain(&frame.captured).map(|port| port.1);
-        let arguments: Vec<NodeId> = own.chain(ports).collect();
-        let (mut region, copies) = reorder_arguments(program.region(frame.region), &arguments)?;
-        region.results = nodes?.iter().filter_map(|node| copies.get(node).copied()).collect();
-        let kept: Vec<NodeId> = region.results.iter().chain(&region.arguments).copied().collect();
-        region.graph.retain_ancestors(&kept);
+        let arguments: Vec<NodeId> = own.chain(slices).chain(ports).collect();
+        let (mut region, copies) = reorder_arguments(program.region(frame.region), &arguments, &live)?;
+        region.results = nodes.iter().filter_map(|node| copies.get(node).copied()).collect();
         *program.region_mut(frame.region) = region;
-        let [stacked, captured] = [&frame.stacked, &frame.captured]
-            .map(|ports| ports.iter().map(|port| port.0).collect::<Vec<_>>());
         let Some(parent) = frames.last() else { return Ok(Vec::new()) };
         let outputs =
-            program.add_repeat(parent.region, frame.region, layers, false, &carried, &stacked, &captured)?;
+            program.add_repeat(parent.region, frame.region, layers, false, &carried, &stacked, &invariant)?;
         Ok(outputs.into_iter().map(|output| Tensor::new(self, parent.id, output)).collect())
     }
 }
