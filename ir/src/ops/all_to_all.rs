@@ -3,7 +3,7 @@
 //! what a mesh axis means.
 
 use super::collective::{check_pieces, exchange, one_over};
-use super::{Op, Operator, spread};
+use super::{Linearity, Op, Operator, spread};
 use crate::evaluate::{Context, Value};
 use crate::text::{self, Reader};
 use crate::{Axis, Graph, NodeId, Result, TensorType};
@@ -60,8 +60,8 @@ impl Operator for AllToAll {
         Ok(vec![Some(graph.add(self.back(), &[cotangent])?)])
     }
 
-    fn linear_in(&self, _: usize) -> bool {
-        true
+    fn linearity(&self) -> Linearity {
+        Linearity::All
     }
 
     fn mesh(&self) -> Option<Axis> {

@@ -1,6 +1,6 @@
 //! `cast`: another element type. Rounding happens here and nowhere else.
 
-use super::{Op, Operator};
+use super::{Linearity, Op, Operator};
 use crate::evaluate::{Context, Value};
 use crate::text::Reader;
 use crate::{DType, Graph, IrError, NodeId, Result, TensorType};
@@ -41,8 +41,8 @@ impl Operator for Cast {
         Ok(vec![dtype.is_float().then_some(cotangent)])
     }
 
-    fn linear_in(&self, _: usize) -> bool {
-        self.0 == DType::F32
+    fn linearity(&self) -> Linearity {
+        if self.0 == DType::F32 { Linearity::All } else { Linearity::None }
     }
 
     fn parse(name: &str, _: &mut Reader, ty: &TensorType) -> Option<Result<Op>> {

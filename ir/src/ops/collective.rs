@@ -18,7 +18,7 @@
 //! | `all_to_all` | the `all_to_all` back |
 //! | `send` and `receive` | the same in the other direction |
 
-use super::{Literal, Map, Op, Operator, ReduceKind, ScalarFn, Split, elements, spread};
+use super::{Linearity, Literal, Map, Op, Operator, ReduceKind, ScalarFn, Split, elements, spread};
 use crate::evaluate::{Context, Value};
 use crate::text::{self, Reader};
 use crate::{Axis, DType, Graph, IrError, NodeId, Result, TensorType};
@@ -139,8 +139,8 @@ impl Operator for AllReduce {
         Ok(vec![Some(graph.add(Map(ScalarFn::Select), &[largest, cotangent, zero])?)])
     }
 
-    fn linear_in(&self, _: usize) -> bool {
-        self.kind == ReduceKind::Sum
+    fn linearity(&self) -> Linearity {
+        if self.kind == ReduceKind::Sum { Linearity::All } else { Linearity::None }
     }
 
     fn flops(&self, operands: &[&TensorType], _: &TensorType, size: &dyn Fn(Axis) -> f64) -> f64 {
@@ -193,8 +193,8 @@ impl Operator for AllGather {
         Ok(vec![Some(graph.add(split, &[cotangent])?)])
     }
 
-    fn linear_in(&self, _: usize) -> bool {
-        true
+    fn linearity(&self) -> Linearity {
+        Linearity::All
     }
 
     fn mesh(&self) -> Option<Axis> {
@@ -243,8 +243,8 @@ impl Operator for ReduceScatter {
         Ok(vec![Some(graph.add(gather, &[cotangent])?)])
     }
 
-    fn linear_in(&self, _: usize) -> bool {
-        true
+    fn linearity(&self) -> Linearity {
+        Linearity::All
     }
 
     fn flops(&self, operands: &[&TensorType], _: &TensorType, size: &dyn Fn(Axis) -> f64) -> f64 {

@@ -1,6 +1,6 @@
 //! `concat`: operands one after the other along an axis.
 
-use super::{Op, Operator, Slice};
+use super::{Linearity, Op, Operator, Slice};
 use crate::evaluate::{Context, Value};
 use crate::text::{self, Reader};
 use crate::{Axes, Axis, Graph, IrError, NodeId, Result, TensorType};
@@ -87,8 +87,8 @@ impl Operator for Concat {
         parts.collect()
     }
 
-    fn linear_in(&self, _: usize) -> bool {
-        true
+    fn linearity(&self) -> Linearity {
+        Linearity::All
     }
 
     fn attributes(&self) -> String {

@@ -3,7 +3,7 @@
 //! this op. It knows nothing of tiles or orders of evaluation.
 
 use super::map::union;
-use super::{Op, Operator};
+use super::{Linearity, Op, Operator};
 use crate::evaluate::{Context, Value, for_each_index};
 use crate::text::{self, Reader};
 use crate::{Axis, DType, Graph, IrError, NodeId, Result, TensorType};
@@ -33,7 +33,7 @@ impl Operator for Contract {
             if !axes.contains(*axis) || self.over[..position].contains(axis) {
                 return Err(IrError::of(
                     "contract",
-                    format!("cannot sum over {axis}: the operands have {axes}"),
+                    format!("cannot sum over {axis}: the operands have {axes}, each to be summed once"),
                 ));
             }
         }
@@ -73,8 +73,8 @@ impl Operator for Contract {
         Ok(gradients)
     }
 
-    fn linear_in(&self, _: usize) -> bool {
-        true
+    fn linearity(&self) -> Linearity {
+        Linearity::Each
     }
 
     fn flops(&self, operands: &[&TensorType], _: &TensorType, size: &dyn Fn(Axis) -> f64) -> f64 {

@@ -2,7 +2,7 @@
 //! makes training, prefill and decode one graph: with no cache it is a rename,
 //! with one it appends and reads.
 
-use super::{Op, Operator, Rename};
+use super::{Linearity, Op, Operator, Rename};
 use crate::evaluate::{Context, Value};
 use crate::text::{self, Reader};
 use crate::{Axis, Graph, IrError, NodeId, Result, TensorType};
@@ -44,8 +44,8 @@ impl Operator for History {
         Rename { from: self.time, to: self.past }.gradient(graph, node, cotangent)
     }
 
-    fn linear_in(&self, _: usize) -> bool {
-        true
+    fn linearity(&self) -> Linearity {
+        Linearity::All
     }
 
     fn attributes(&self) -> String {

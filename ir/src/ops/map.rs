@@ -1,7 +1,7 @@
 //! `map(f, xs…)`: a scalar function applied pointwise, on the union of its
 //! operands' axes. It knows nothing of vectors or loops.
 
-use super::{Literal, Op, Operator, elements, sum_to};
+use super::{Linearity, Literal, Op, Operator, elements, sum_to};
 use crate::evaluate::{Context, Value};
 use crate::text::Reader;
 use crate::{Axes, Axis, DType, Graph, IrError, NodeId, Result, TensorType};
@@ -269,9 +269,15 @@ impl Operator for Map {
         sums.collect()
     }
 
-    fn linear_in(&self, operand: usize) -> bool {
+    fn linearity(&self) -> Linearity {
         use ScalarFn::*;
-        matches!((self.0, operand), (Add | Sub | Mul | Neg | Detach, _) | (Div, 0) | (Select, 1 | 2))
+        match self.0 {
+            Add | Sub | Neg | Detach => Linearity::All,
+            Mul => Linearity::Each,
+            Div => Linearity::In(&[0]),
+            Select => Linearity::In(&[1, 2]),
+            _ => Linearity::None,
+        }
     }
 
     fn flops(&self, _: &[&TensorType], ty: &TensorType, size: &dyn Fn(Axis) -> f64) -> f64 {

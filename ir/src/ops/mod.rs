@@ -8,6 +8,7 @@ mod concat;
 mod contract;
 mod history;
 mod leaves;
+mod linearity;
 mod loops;
 mod map;
 mod reduce;
@@ -27,6 +28,7 @@ pub use concat::Concat;
 pub use contract::Contract;
 pub use history::History;
 pub use leaves::{Argument, Index, Input, Literal, Param};
+pub use linearity::Linearity;
 pub use loops::Loop;
 pub(crate) use loops::loop_results;
 pub use map::{Map, ScalarFn};
@@ -60,10 +62,9 @@ pub trait Operator {
     /// f32 and may leave out axes along which they are constant: see [`spread`].
     fn gradient(&self, graph: &mut Graph, node: NodeId, cotangent: NodeId) -> Result<Vec<Option<NodeId>>>;
 
-    /// Whether the value is linear in this operand, the others held fixed: then
-    /// a sum over ranks may move past it.
-    fn linear_in(&self, _operand: usize) -> bool {
-        false
+    /// In which operands the value is linear.
+    fn linearity(&self) -> Linearity {
+        Linearity::None
     }
 
     /// Scalar floating-point operations; `size` gives an axis' size in elements.

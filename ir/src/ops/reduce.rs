@@ -1,6 +1,6 @@
 //! `reduce(kind, x, over)`: sum or maximum over axes.
 
-use super::{Map, Op, Operator, ScalarFn, elements};
+use super::{Linearity, Map, Op, Operator, ScalarFn, elements};
 use crate::evaluate::{Context, Value, for_each_index};
 use crate::text::{self, Reader};
 use crate::{Axis, DType, Graph, IrError, NodeId, Result, TensorType};
@@ -89,8 +89,8 @@ impl Operator for Reduce {
         }
     }
 
-    fn linear_in(&self, _: usize) -> bool {
-        self.kind == ReduceKind::Sum
+    fn linearity(&self) -> Linearity {
+        if self.kind == ReduceKind::Sum { Linearity::All } else { Linearity::None }
     }
 
     fn flops(&self, operands: &[&TensorType], _: &TensorType, size: &dyn Fn(Axis) -> f64) -> f64 {

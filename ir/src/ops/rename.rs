@@ -1,6 +1,6 @@
 //! `rename`: gives an axis another name. It moves no data.
 
-use super::{Op, Operator};
+use super::{Linearity, Op, Operator};
 use crate::evaluate::{Context, Value};
 use crate::text::{self, Reader};
 use crate::{Axis, Graph, IrError, NodeId, Result, TensorType};
@@ -53,8 +53,8 @@ impl Operator for Rename {
         Ok(vec![Some(graph.add(Rename { from: self.to, to: self.from }, &[cotangent])?)])
     }
 
-    fn linear_in(&self, _: usize) -> bool {
-        true
+    fn linearity(&self) -> Linearity {
+        Linearity::All
     }
 
     fn attributes(&self) -> String {

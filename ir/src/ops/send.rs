@@ -3,7 +3,7 @@
 //! `collective.rs` for what a mesh axis means.
 
 use super::collective::one_over;
-use super::{Op, Operator, spread};
+use super::{Linearity, Op, Operator, spread};
 use crate::evaluate::{Context, Value};
 use crate::text::{self, Reader};
 use crate::{Axis, Graph, NodeId, Result, TensorType};
@@ -64,8 +64,8 @@ impl Operator for Send {
         Ok(vec![Some(graph.add(Receive { mesh: self.mesh }, &[sent])?)])
     }
 
-    fn linear_in(&self, _: usize) -> bool {
-        true
+    fn linearity(&self) -> Linearity {
+        Linearity::All
     }
 
     fn mesh(&self) -> Option<Axis> {
@@ -104,8 +104,8 @@ impl Operator for Receive {
         Ok(vec![Some(cotangent)])
     }
 
-    fn linear_in(&self, _: usize) -> bool {
-        true
+    fn linearity(&self) -> Linearity {
+        Linearity::All
     }
 
     fn mesh(&self) -> Option<Axis> {

@@ -1,6 +1,6 @@
 //! `slice`: a range of an axis.
 
-use super::{Concat, Literal, Op, Operator};
+use super::{Concat, Linearity, Literal, Op, Operator};
 use crate::evaluate::{Context, Value};
 use crate::text::{self, Reader};
 use crate::{Axis, DType, Graph, IrError, NodeId, Result, TensorType};
@@ -59,8 +59,8 @@ impl Operator for Slice {
         Ok(vec![Some(graph.add(Concat { pieces, into: self.axis }, &operands)?)])
     }
 
-    fn linear_in(&self, _: usize) -> bool {
-        true
+    fn linearity(&self) -> Linearity {
+        Linearity::All
     }
 
     fn attributes(&self) -> String {

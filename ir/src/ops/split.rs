@@ -1,7 +1,7 @@
 //! `split` and `merge`: an axis cut into several, and several joined into one.
 //! They move no data unless the layout must.
 
-use super::{Op, Operator};
+use super::{Linearity, Op, Operator};
 use crate::evaluate::{Context, Value};
 use crate::text::{self, Reader};
 use crate::{Axes, Axis, Graph, IrError, NodeId, Result, TensorType};
@@ -78,8 +78,8 @@ impl Operator for Split {
         Ok(vec![Some(graph.add(Merge { axes: self.into.clone(), into: self.axis }, &[cotangent])?)])
     }
 
-    fn linear_in(&self, _: usize) -> bool {
-        true
+    fn linearity(&self) -> Linearity {
+        Linearity::All
     }
 
     fn attributes(&self) -> String {
@@ -129,8 +129,8 @@ impl Operator for Merge {
         Ok(vec![Some(graph.add(Split { axis: self.into, into: self.axes.clone() }, &[cotangent])?)])
     }
 
-    fn linear_in(&self, _: usize) -> bool {
-        true
+    fn linearity(&self) -> Linearity {
+        Linearity::All
     }
 
     fn attributes(&self) -> String {

@@ -1,6 +1,6 @@
 //! `take` and `put_add`: a gather along an axis, and its adjoint.
 
-use super::{Op, Operator};
+use super::{Linearity, Op, Operator};
 use crate::evaluate::{Context, Value, for_each_index};
 use crate::text::{self, Reader};
 use crate::{Axis, DType, Graph, IrError, NodeId, Result, TensorType};
@@ -21,6 +21,14 @@ pub struct PutAdd {
     pub axis: Axis,
     /// The axes of the ids that are summed over, outermost first.
     pub over: Vec<Axis>,
+}
+
+fn check_ids(op: &str, ids: &Value, axis: Axis, context: &Context) -> Result<()> {
+    let size = context.size(axis)?;
+    match ids.data.iter().find(|&&id| id < 0.0 || id >= size as f64) {
+        Some(id) => Err(IrError::Evaluate(format!("{op}: id {id} is outside of the axis {axis}"))),
+        None => Ok(()),
+    }
 }
 
 impl Operator for Take {
@@ -49,11 +57,7 @@ impl Operator for Take {
     }
 
     fn evaluate(&self, operands: &[&Value], ty: &TensorType, context: &Context) -> Result<Value> {
-        let size = context.size(self.axis)?;
-        let bad = operands[1].data.iter().find(|&&id| id < 0.0 || id >= size as f64);
-        if let Some(id) = bad {
-            return Err(IrError::Evaluate(format!("take: id {id} is outside of the axis {}", self.axis)));
-        }
+        check_ids("take", operands[1], self.axis, context)?;
         Ok(Value::build(context.shape(&ty.axes)?, |index| {
             operands[0].at(&index.with(self.axis.name, operands[1].at(index) as usize))
         }))
@@ -66,8 +70,8 @@ impl Operator for Take {
         Ok(vec![Some(put), None])
     }
 
-    fn linear_in(&self, operand: usize) -> bool {
-        operand == 0
+    fn linearity(&self) -> Linearity {
+        Linearity::In(&[0])
     }
 
     fn attributes(&self) -> String {
@@ -108,6 +112,7 @@ impl Operator for PutAdd {
     }
 
     fn evaluate(&self, operands: &[&Value], ty: &TensorType, context: &Context) -> Result<Value> {
+        check_ids("put_add", operands[0], self.axis, context)?;
         let mut result = Value::build(context.shape(&ty.axes)?, |_| 0.0);
         let mut axes = operands[0].axes.clone();
         axes.extend(operands[1].axes.iter().filter(|axis| !operands[0].axes.contains(axis)));
@@ -130,8 +135,8 @@ impl Operator for PutAdd {
         Ok(vec![None, Some(super::sum_to(graph, part, &all, &wanted)?)])
     }
 
-    fn linear_in(&self, operand: usize) -> bool {
-        operand == 1
+    fn linearity(&self) -> Linearity {
+        Linearity::In(&[1])
     }
 
     fn flops(&self, operands: &[&TensorType], _: &TensorType, size: &dyn Fn(Axis) -> f64) -> f64 {
