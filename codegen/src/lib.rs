@@ -1,5 +1,6 @@
 //! Tile programs, the lowering of fused groups to them, and the C writer.
 
 pub mod c;
+pub mod entry;
 pub mod lower;
 pub mod tile;

@@ -5,6 +5,7 @@ pub mod fuse;
 pub mod layout;
 pub mod normalize;
 pub mod optimizer;
+pub mod plan;
 pub mod simplify;
 
 pub use differentiate::differentiate;

@@ -29,8 +29,13 @@ impl<'a> Roles<'a> {
     /// Looks at every node that the roots depend on.
     pub fn of(region: &'a Region, order: &[NodeId], history_is_rename: bool) -> Result<Roles<'a>, FuseError> {
         let graph = &region.graph;
-        let mut roles =
-            Roles { graph, region: region.name.to_string(), leading: HashMap::new(), huge: HashSet::new() };
+        let mut roles = Roles {
+            graph,
+            region: region.name.to_string(),
+            leading: HashMap::new(),
+            huge: HashSet::new(),
+            history_is_rename,
+        };
         for &id in order {
             let found = leading(graph.axes(id)).map_err(|problem| roles.error(id, problem))?;
             roles.leading.insert(id, found);

@@ -1,0 +1,558 @@
+//! Builds a compiled entry: fuses, lowers each group, and gives every value a
+//! buffer. A value that a region yields is written straight to where it goes.
+
+use super::layouts::ValueLayouts;
+use super::{ArgRef, Buffer, BufferId, CompiledEntry, GridCount, Launch, PlanStep, Role, Slot};
+use crate::c;
+use crate::lower::{Context, LowerError, Source, lower};
+use crate::tile::TileProgram;
+use diptych_ir::{Entry, EntryKind, IrError, NodeId, Op, Program, RegionId};
+use diptych_passes::fuse::{FuseError, FuseOptions, Group, GroupKind, RegionSteps, Step, fuse};
+use diptych_passes::layout::{Layout, Layouts, Leading, product};
+use diptych_passes::normalize::normalize;
+use std::collections::{HashMap, HashSet};
+
+/// Why an entry cannot be compiled.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum CompileError {
+    /// The graph is not well formed.
+    #[error(transparent)]
+    Ir(#[from] IrError),
+    /// It cannot be divided into kernels.
+    #[error(transparent)]
+    Fuse(#[from] FuseError),
+    /// A group cannot be lowered.
+    #[error(transparent)]
+    Lower(#[from] LowerError),
+    /// Its values cannot be given buffers.
+    #[error("cannot plan entry `{entry}`: {problem}")]
+    Plan {
+        /// The entry.
+        entry: String,
+        /// What was wrong.
+        problem: String,
+    },
+}
+
+/// What code is generated for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct EntryOptions {
+    /// Columns of a packed panel.
+    pub panel: usize,
+    /// Rows of the dot's register tile.
+    pub tile_rows: usize,
+}
+
+/// Compiles one entry of a program. Parameters are laid out as `layouts` says,
+/// the same for all entries of a program.
+///
+/// # Errors
+/// When the program has no such entry, or has something that no kernel does.
+pub fn compile_entry(
+    program: &Program,
+    kind: EntryKind,
+    layouts: &Layouts,
+    options: EntryOptions,
+) -> Result<CompiledEntry, CompileError> {
+    let plan_error =
+        |problem: &str| CompileError::Plan { entry: kind.name().to_owned(), problem: problem.to_owned() };
+    let mut program = program.clone();
+    program.entries.retain(|entry| entry.kind == kind);
+    if program.entries.is_empty() {
+        return Err(plan_error("the program has no such entry"));
+    }
+    let program = normalize(&program)?;
+    diptych_ir::verify(&program)?;
+    let entry = program.entry(kind).cloned().ok_or_else(|| plan_error("the entry got lost"))?;
+    let roots: Vec<NodeId> = entry.roots.iter().chain(&entry.updates).map(|root| root.1).collect();
+    let training = matches!(kind, EntryKind::Train | EntryKind::Accumulate | EntryKind::Update);
+    let fuse_options = FuseOptions { many_rows: training, history_is_rename: !kind.cached() };
+    let fused = fuse(&program, &roots, fuse_options)?;
+    let values = ValueLayouts::of(&program, layouts, &entry.updates);
+    let mut builder = Builder {
+        program: &program,
+        entry: &entry,
+        layouts,
+        values: &values,
+        fused: &fused,
+        options,
+        training,
+        buffers: Vec::new(),
+        kernels: Vec::new(),
+        texts: Vec::new(),
+        time: 0,
+        derived: HashSet::new(),
+        derived_places: HashMap::new(),
+    };
+    let (steps, load_steps) = builder.main()?;
+    Ok(CompiledEntry {
+        kind,
+        kernels: builder.texts,
+        buffers: builder.buffers,
+        load_steps,
+        steps,
+        panel: options.panel,
+    })
+}
+
+struct Builder<'a> {
+    program: &'a Program,
+    entry: &'a Entry,
+    layouts: &'a Layouts,
+    values: &'a ValueLayouts<'a>,
+    fused: &'a HashMap<RegionId, RegionSteps>,
+    options: EntryOptions,
+    training: bool,
+    buffers: Vec<Buffer>,
+    kernels: Vec<TileProgram>,
+    texts: Vec<c::KernelText>,
+    time: usize,
+    /// Values that depend on parameters alone.
+    derived: HashSet<(RegionId, NodeId)>,
+    derived_places: HashMap<(RegionId, NodeId), ArgRef>,
+}
+
+/// A region on its way: where its values are, and where its results go.
+struct Scope {
+    region: RegionId,
+    places: HashMap<NodeId, ArgRef>,
+    targets: HashMap<NodeId, ArgRef>,
+    /// Layers, within a repeat.
+    layers: Option<usize>,
+}
+
+impl Builder<'_> {
+    fn error(&self, problem: impl Into<String>) -> CompileError {
+        CompileError::Plan { entry: self.entry.kind.name().to_owned(), problem: problem.into() }
+    }
+
+    fn add_buffer(&mut self, role: Role, region: RegionId, node: NodeId, slots: usize) -> BufferId {
+        let layout = self.values.get(region, node);
+        let dtype = self.program.region(region).graph.ty(node).dtype;
+        self.buffers.push(Buffer { role, dtype, layout, slots, first: usize::MAX, last: 0 });
+        self.buffers.len() - 1
+    }
+
+    /// The buffer of a role, made if it is new.
+    fn role_buffer(&mut self, role: Role, region: RegionId, node: NodeId, slots: usize) -> BufferId {
+        let known = self.buffers.iter().position(|buffer| buffer.role == role);
+        known.unwrap_or_else(|| self.add_buffer(role, region, node, slots))
+    }
+
+    /// How many values of the layout a node's value is: layers of a stack.
+    fn slots(&self, region: RegionId, node: NodeId) -> usize {
+        let fixed = |axes: &[diptych_ir::Axis]| product(axes).max(1);
+        let stored = match self.values.get(region, node) {
+            Layout::Dense { order, .. } => fixed(&order),
+            Layout::Packed { k, n } => fixed(&k) * fixed(&n),
+        };
+        fixed(self.program.region(region).graph.axes(node)) / stored
+    }
+
+    fn touch(&mut self, place: ArgRef) {
+        let time = self.time;
+        let buffer = &mut self.buffers[place.buffer];
+        buffer.first = buffer.first.min(time);
+        buffer.last = buffer.last.max(time);
+    }
+
+    fn main(&mut self) -> Result<(Vec<PlanStep>, Vec<PlanStep>), CompileError> {
+        let main = Program::MAIN;
+        let mut scope = Scope { region: main, places: HashMap::new(), targets: HashMap::new(), layers: None };
+        let mut copies = Vec::new();
+        for (name, node) in self.entry.roots.clone() {
+            let buffer = self.role_buffer(Role::Root(name), main, node, 1);
+            let place = ArgRef { buffer, slot: Slot::First };
+            if let Some(&first) = scope.targets.get(&node) {
+                copies.push(PlanStep::Copy { from: first, to: place });
+            } else {
+                scope.targets.insert(node, place);
+            }
+        }
+        for (name, node) in self.entry.updates.clone() {
+            let slots = self.slots(main, node);
+            let stored =
+                ArgRef { buffer: self.role_buffer(Role::Stored(name), main, node, slots), slot: Slot::First };
+            if self.is_overwritten_too_soon(name, node) || scope.targets.contains_key(&node) {
+                let buffer = self.add_buffer(Role::Temporary, main, node, slots);
+                let place = *scope.targets.entry(node).or_insert(ArgRef { buffer, slot: Slot::First });
+                copies.push(PlanStep::Copy { from: place, to: stored });
+            } else {
+                scope.targets.insert(node, stored);
+            }
+        }
+        let (mut steps, load_steps) = self.region(&mut scope)?;
+        self.time += 1;
+        for copy in &copies {
+            if let PlanStep::Copy { from, to } = copy {
+                self.touch(*from);
+                self.touch(*to);
+            }
+        }
+        steps.extend(copies);
+        Ok((steps, load_steps))
+    }
+
+    /// Whether something reads a parameter after the step that gives its new value.
+    fn is_overwritten_too_soon(&self, name: diptych_ir::Symbol, node: NodeId) -> bool {
+        let graph = &self.program.main().graph;
+        let steps = &self.fused[&Program::MAIN].steps;
+        let param = graph
+            .ids()
+            .into_iter()
+            .find(|&id| matches!(graph.op(id), Op::Param(param) if param.name == name));
+        let Some(param) = param else { return false };
+        let reads = |nodes: &[NodeId]| nodes.iter().any(|&id| graph.operands(id).contains(&param));
+        let produced_by = match graph.op(node) {
+            Op::Output(_) => graph.operands(node)[0],
+            _ => node,
+        };
+        let mut written = None;
+        for (index, step) in steps.iter().enumerate() {
+            let (nodes, elementwise) = match step {
+                Step::Group(group) => (group.nodes.clone(), group.kind == GroupKind::Flat),
+                Step::Repeat(repeat) => (vec![*repeat], false),
+            };
+            if nodes.contains(&produced_by) {
+                written = Some((index, elementwise));
+            }
+            if reads(&nodes) {
+                match written {
+                    Some((at, _)) if index > at => return true,
+                    Some((at, false)) if index == at => return true,
+                    _ => {}
+                }
+            }
+        }
+        false
+    }
+
+    /// The steps of a region: those of each run, and those done once at load.
+    fn region(&mut self, scope: &mut Scope) -> Result<(Vec<PlanStep>, Vec<PlanStep>), CompileError> {
+        let (mut steps, mut load_steps) = (Vec::new(), Vec::new());
+        let fused = self.fused;
+        for step in &fused[&scope.region].steps {
+            self.time += 1;
+            match step {
+                Step::Group(group) => {
+                    let at_load = self.is_derived(scope, group);
+                    let launch = self.group(scope, group, at_load)?;
+                    if at_load {
+                        load_steps.push(PlanStep::Launch(launch))
+                    } else {
+                        steps.push(PlanStep::Launch(launch))
+                    }
+                }
+                Step::Repeat(node) => self.repeat(scope, *node, &mut steps, &mut load_steps)?,
+            }
+        }
+        Ok((steps, load_steps))
+    }
+
+    /// Whether a group depends on parameters alone, and is to be computed at load.
+    fn is_derived(&mut self, scope: &Scope, group: &Group) -> bool {
+        if self.training {
+            return false;
+        }
+        let graph = &self.program.region(scope.region).graph;
+        let mut known: HashSet<NodeId> = HashSet::new();
+        for &id in &group.nodes {
+            let mut stack = graph.operands(id);
+            while let Some(operand) = stack.pop() {
+                let stored = scope
+                    .places
+                    .get(&operand)
+                    .is_some_and(|place| matches!(self.buffers[place.buffer].role, Role::Stored(_)));
+                let derived =
+                    known.contains(&operand) || self.derived.contains(&(scope.region, operand)) || stored;
+                match graph.op(operand) {
+                    _ if derived => {}
+                    Op::Param(_) | Op::Literal(_) => {}
+                    Op::Input(_) | Op::Argument(_) | Op::Output(_) | Op::Index(_) | Op::History(_) => {
+                        return false;
+                    }
+                    _ if group.nodes.contains(&operand) => return false,
+                    op if diptych_passes::fuse::is_view(op) => stack.extend(graph.operands(operand)),
+                    _ => return false,
+                }
+            }
+            known.insert(id);
+        }
+        let leads = |&id: &NodeId| diptych_passes::layout::leading(graph.axes(id)) == Ok(Leading::None);
+        let kept = group.nodes.iter().all(leads)
+            && group.outputs.iter().all(|output| !scope.targets.contains_key(output));
+        if kept {
+            self.derived.extend(group.nodes.iter().map(|&id| (scope.region, id)));
+        }
+        kept
+    }
+
+    /// Where a value is; leaves of the main region get their buffers here.
+    fn place(&mut self, scope: &mut Scope, id: NodeId) -> Option<ArgRef> {
+        if let Some(&place) = scope.places.get(&id) {
+            return Some(place);
+        }
+        let region = scope.region;
+        let role = match self.program.region(region).graph.op(id) {
+            Op::Param(param) => Role::Stored(param.name),
+            Op::Input(input) => Role::Input(input.name),
+            _ => return self.derived_places.get(&(region, id)).copied(),
+        };
+        let slots = if matches!(role, Role::Stored(_)) { self.slots(region, id) } else { 1 };
+        let place = ArgRef { buffer: self.role_buffer(role, region, id, slots), slot: Slot::First };
+        scope.places.insert(id, place);
+        Some(place)
+    }
+
+    fn group(&mut self, scope: &mut Scope, group: &Group, at_load: bool) -> Result<Launch, CompileError> {
+        let region = scope.region;
+        let values = self.values;
+        let layout = |id: NodeId| values.get(region, id);
+        let context = Context {
+            program: self.program,
+            region,
+            layouts: self.layouts,
+            layout: &layout,
+            history_is_rename: !self.entry.kind.cached(),
+            panel: self.options.panel,
+            tile_rows: self.options.tile_rows,
+        };
+        let lowered = lower(group, &context)?;
+        let mut args = Vec::with_capacity(lowered.args.len());
+        for (source, arg) in lowered.args.iter().zip(&lowered.program.args) {
+            let place = match *source {
+                Source::Cache(node) => {
+                    let slots = scope.layers.unwrap_or(1);
+                    let buffer = self.role_buffer(Role::Cache { region, node }, region, node, slots);
+                    ArgRef { buffer, slot: if scope.layers.is_some() { Slot::Layer } else { Slot::First } }
+                }
+                Source::Value(id) => match self.place(scope, id) {
+                    Some(place) => place,
+                    None if arg.written => self.new_place(scope, id, at_load),
+                    None => {
+                        let graph = &self.program.region(region).graph;
+                        let problem = format!(
+                            "`{}: {}` is read by `{}` before it is computed",
+                            graph.op(id).name(),
+                            graph.ty(id),
+                            lowered.program.name
+                        );
+                        return Err(self.error(problem));
+                    }
+                },
+            };
+            self.touch(place);
+            args.push(place);
+        }
+        if args.len() > crate::entry::MOST_ARGS {
+            return Err(self.error(format!(
+                "kernel `{}` takes {} buffers",
+                lowered.program.name,
+                args.len()
+            )));
+        }
+        let flat = match group.kind {
+            GroupKind::Flat | GroupKind::FlatSum => {
+                let wide = group.nodes.iter().flat_map(|&id| {
+                    let graph = &self.program.region(region).graph;
+                    graph.operands(id).into_iter().chain([id])
+                });
+                let graph = &self.program.region(region).graph;
+                let wide: Vec<NodeId> = wide.filter(|&id| !graph.axes(id).is_empty()).collect();
+                wide.first().map_or(1, |&id| {
+                    self.slots(region, id) * self.values.get(region, id).row_elements(self.options.panel)
+                })
+            }
+            _ => 0,
+        };
+        let grid = lowered
+            .program
+            .grid
+            .iter()
+            .map(|&dim| GridCount::of(lowered.program.dims[dim].extent, flat))
+            .collect();
+        let kernel = self.kernel(lowered.program);
+        Ok(Launch { kernel, args, flat, grid, region, nodes: group.nodes.clone() })
+    }
+
+    fn new_place(&mut self, scope: &mut Scope, id: NodeId, at_load: bool) -> ArgRef {
+        let place = match (scope.targets.get(&id), at_load) {
+            (Some(&target), _) => target,
+            (None, true) => {
+                let slots = scope.layers.unwrap_or(1) * self.slots(scope.region, id);
+                let slot = if scope.layers.is_some() { Slot::Layer } else { Slot::First };
+                ArgRef { buffer: self.add_buffer(Role::Derived, scope.region, id, slots), slot }
+            }
+            (None, false) => {
+                let slots = self.slots(scope.region, id);
+                ArgRef {
+                    buffer: self.add_buffer(Role::Temporary, scope.region, id, slots),
+                    slot: Slot::First,
+                }
+            }
+        };
+        scope.places.insert(id, place);
+        if at_load {
+            self.derived_places.insert((scope.region, id), place);
+        }
+        place
+    }
+
+    fn kernel(&mut self, program: TileProgram) -> usize {
+        if let Some(known) = self.kernels.iter().position(|kernel| *kernel == program) {
+            return known;
+        }
+        let name = &program.name;
+        let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+        for byte in c::write(&program, name).text.bytes() {
+            hash = (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
+        }
+        let mut text = c::write(&program, &format!("{name}_{:08x}", hash >> 32));
+        text.scratch_floats = program.scratch_floats();
+        self.kernels.push(program);
+        self.texts.push(text);
+        self.kernels.len() - 1
+    }
+
+    fn repeat(
+        &mut self,
+        scope: &mut Scope,
+        node: NodeId,
+        steps: &mut Vec<PlanStep>,
+        load_steps: &mut Vec<PlanStep>,
+    ) -> Result<(), CompileError> {
+        let program = self.program;
+        let graph = &program.region(scope.region).graph;
+        let Op::Repeat(repeat) = graph.op(node).clone() else { return Ok(()) };
+        if scope.layers.is_some() {
+            return Err(self.error("a repeat within a repeat"));
+        }
+        let layers =
+            repeat.layers.fixed_size().ok_or_else(|| self.error("the number of layers must be fixed"))?;
+        let body = program.region(repeat.body);
+        let operands = graph.operands(node);
+        let outputs: HashMap<usize, NodeId> = graph
+            .users(node)
+            .into_iter()
+            .filter_map(|user| match graph.op(user) {
+                Op::Output(output) => Some((output.index, user)),
+                _ => None,
+            })
+            .collect();
+        let mut inner = Scope {
+            region: repeat.body,
+            places: HashMap::new(),
+            targets: HashMap::new(),
+            layers: Some(layers),
+        };
+        let mut outer: Vec<ArgRef> = Vec::new();
+        let mut entering: Vec<PlanStep> = Vec::new();
+        let mut first_in_body: Vec<PlanStep> = Vec::new();
+
+        // What each layer yields, stacked.
+        let mut stacks: HashMap<NodeId, BufferId> = HashMap::new();
+        for position in repeat.carried..repeat.results.len() {
+            let result = body.results[position];
+            let carried = body.arguments[..repeat.carried].contains(&result) && !repeat.reverse;
+            let target = outputs.get(&position).and_then(|output| scope.targets.get(output).copied());
+            let place = match target {
+                Some(target) if !carried => target,
+                _ => {
+                    let slots = layers + usize::from(carried);
+                    ArgRef {
+                        buffer: self.add_buffer(Role::Temporary, repeat.body, result, slots),
+                        slot: Slot::First,
+                    }
+                }
+            };
+            let of_layer = ArgRef { buffer: place.buffer, slot: Slot::Layer };
+            outer.push(place);
+            if let Some(&output) = outputs.get(&position) {
+                scope.places.insert(output, place);
+            }
+            if carried {
+                stacks.insert(result, place.buffer);
+            } else if let Some(argument) = body.arguments.iter().position(|&argument| argument == result) {
+                let from = self.argument_place(scope, &repeat, &operands, argument)?;
+                first_in_body.push(PlanStep::Copy { from, to: of_layer });
+            } else {
+                inner.targets.insert(result, of_layer);
+            }
+        }
+        for (position, &argument) in body.arguments.iter().enumerate() {
+            if position >= repeat.carried {
+                let place = self.argument_place(scope, &repeat, &operands, position)?;
+                outer.push(place);
+                inner.places.insert(argument, place);
+                continue;
+            }
+            let (buffer, before, after, end) = match stacks.get(&argument) {
+                Some(&buffer) => (buffer, Slot::Before, Slot::After, Slot::Final(layers)),
+                None => {
+                    let buffer = self.add_buffer(Role::Temporary, repeat.body, argument, 2);
+                    (buffer, Slot::BeforeInTurn, Slot::AfterInTurn, Slot::FinalInTurn(layers))
+                }
+            };
+            let operand = operands[position];
+            let from = self
+                .place(scope, operand)
+                .ok_or_else(|| self.error("a repeat is given a value that is not stored"))?;
+            let start = ArgRef { buffer, slot: Slot::First };
+            entering.push(PlanStep::Copy { from, to: start });
+            outer.extend([from, start]);
+            inner.places.insert(argument, ArgRef { buffer, slot: before });
+            let result = body.results[position];
+            if inner.targets.contains_key(&result) || body.arguments.contains(&result) {
+                return Err(self.error("a layer passes on a value that it does not compute itself"));
+            }
+            inner.targets.insert(result, ArgRef { buffer, slot: after });
+            if let Some(&output) = outputs.get(&position) {
+                scope.places.insert(output, ArgRef { buffer, slot: end });
+            }
+        }
+        for &place in &outer {
+            self.touch(place);
+        }
+        let (mut run, load) = self.region(&mut inner)?;
+        self.time += 1;
+        for &place in &outer {
+            self.touch(place);
+        }
+        first_in_body.append(&mut run);
+        steps.extend(entering);
+        steps.push(PlanStep::Repeat { layers, reverse: repeat.reverse, body: first_in_body });
+        if !load.is_empty() {
+            load_steps.push(PlanStep::Repeat { layers, reverse: false, body: load });
+        }
+        for (position, &output) in outputs.iter().filter(|(position, _)| **position < repeat.carried) {
+            if let (Some(&target), Some(&from)) = (scope.targets.get(&output), scope.places.get(&output)) {
+                debug_assert!(*position < repeat.carried);
+                self.touch(target);
+                steps.push(PlanStep::Copy { from, to: target });
+            }
+        }
+        Ok(())
+    }
+
+    /// Where a stacked or invariant argument of a repeat is, seen from its body.
+    fn argument_place(
+        &mut self,
+        scope: &mut Scope,
+        repeat: &diptych_ir::ops::Repeat,
+        operands: &[NodeId],
+        position: usize,
+    ) -> Result<ArgRef, CompileError> {
+        let operand = operands[position];
+        let place = self
+            .place(scope, operand)
+            .ok_or_else(|| self.error("a repeat is given a value that is not stored"))?;
+        if position < repeat.carried || position >= repeat.carried + repeat.stacked {
+            return Ok(place);
+        }
+        let slots = self.buffers[place.buffer].slots;
+        if repeat.layers.fixed_size().is_none_or(|layers| slots < layers) || place.slot != Slot::First {
+            return Err(self.error("a stacked value does not lie layer by layer"));
+        }
+        Ok(ArgRef { buffer: place.buffer, slot: Slot::Layer })
+    }
+}

@@ -1,0 +1,88 @@
+//! How each stored value of an entry is laid out: parameters as chosen,
+//! gradients and new parameters as the parameters they go with, everything
+//! else row-major.
+
+use diptych_ir::{NodeId, Op, Program, RegionId, Symbol};
+use diptych_passes::layout::{Layout, Layouts, parameter_names};
+use std::collections::HashMap;
+
+/// Layouts of the values that are not row-major.
+pub struct ValueLayouts<'a> {
+    program: &'a Program,
+    layouts: &'a Layouts,
+    special: HashMap<(RegionId, NodeId), Layout>,
+}
+
+impl<'a> ValueLayouts<'a> {
+    /// Follows layouts from parameters to what is computed from them alone, and
+    /// from the targets of updates back to what they are computed from.
+    pub fn of(program: &'a Program, layouts: &'a Layouts, updates: &[(Symbol, NodeId)]) -> ValueLayouts<'a> {
+        let mut values = ValueLayouts { program, layouts, special: HashMap::new() };
+        for (place, name) in parameter_names(program) {
+            if let Some(layout) = layouts.params.get(&name) {
+                values.special.insert(place, layout.clone());
+            }
+        }
+        for (name, node) in updates {
+            if let Some(layout) = layouts.params.get(name) {
+                values.assign(Program::MAIN, *node, layout);
+            }
+        }
+        for (index, region) in program.regions.iter().enumerate() {
+            let id = RegionId(index as u32);
+            for node in region.graph.topological_order() {
+                if values.special.contains_key(&(id, node))
+                    || !matches!(region.graph.op(node), Op::Map(_) | Op::Cast(_))
+                {
+                    continue;
+                }
+                let inherited = region.graph.operands(node).into_iter().find_map(|operand| {
+                    let same = region.graph.axes(operand) == region.graph.axes(node);
+                    values
+                        .special
+                        .get(&(id, operand))
+                        .filter(|layout| same && matches!(layout, Layout::Packed { .. }))
+                        .cloned()
+                });
+                if let Some(layout) = inherited {
+                    values.assign(id, node, &layout);
+                }
+            }
+        }
+        values
+    }
+
+    fn assign(&mut self, region: RegionId, node: NodeId, layout: &Layout) {
+        if self.special.get(&(region, node)) == Some(layout) {
+            return;
+        }
+        let graph = &self.program.region(region).graph;
+        if matches!(graph.op(node), Op::Param(_) | Op::Argument(_) | Op::Input(_)) {
+            return;
+        }
+        self.special.insert((region, node), layout.clone());
+        let operands = graph.operands(node);
+        match graph.op(node) {
+            Op::Output(output) => {
+                if let Some(Op::Repeat(repeat)) = operands.first().map(|&operand| graph.op(operand)) {
+                    let body = self.program.region(repeat.body);
+                    self.assign(repeat.body, body.results[output.index], layout);
+                }
+            }
+            Op::Map(_) | Op::Cast(_) => {
+                for operand in operands {
+                    if graph.axes(operand) == graph.axes(node) {
+                        self.assign(region, operand, layout);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// How a value is laid out, without its layer axis.
+    pub fn get(&self, region: RegionId, node: NodeId) -> Layout {
+        let special = self.special.get(&(region, node)).cloned();
+        special.unwrap_or_else(|| self.layouts.dense(self.program.region(region).graph.ty(node)))
+    }
+}

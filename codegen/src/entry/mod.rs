@@ -1,0 +1,234 @@
+//! A compiled entry: its kernels, the steps that launch them, and the buffers
+//! that they read and write. It is data for an executor; it runs nothing.
+
+mod build;
+mod layouts;
+
+pub use build::{CompileError, EntryOptions, compile_entry};
+
+use crate::c::KernelText;
+use crate::tile::Extent;
+use diptych_ir::{DType, EntryKind, NodeId, RegionId, Symbol};
+use diptych_passes::layout::{Layout, Leading};
+use diptych_passes::plan::Lifetime;
+
+/// The most arguments of a kernel.
+pub const MOST_ARGS: usize = 96;
+
+/// A buffer, by position in [`CompiledEntry::buffers`].
+pub type BufferId = usize;
+
+/// What a buffer is.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub enum Role {
+    /// A parameter or a state, kept from run to run.
+    Stored(Symbol),
+    /// What the caller gives.
+    Input(Symbol),
+    /// What the caller reads after the run.
+    Root(Symbol),
+    /// Computed from parameters alone, once after they are loaded.
+    Derived,
+    /// What a `history` has seen.
+    Cache {
+        /// The region of the `history`.
+        region: RegionId,
+        /// The `history`.
+        node: NodeId,
+    },
+    /// Alive within a run only.
+    Temporary,
+}
+
+/// A buffer of an entry.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Buffer {
+    /// What it is.
+    pub role: Role,
+    /// Element type.
+    pub dtype: DType,
+    /// How one layer's value is stored.
+    pub layout: Layout,
+    /// Values one after the other: layers, or places that carried values take in turn.
+    pub slots: usize,
+    /// When it is alive, for temporaries: steps of the top level.
+    pub first: usize,
+    /// The last such step.
+    pub last: usize,
+}
+
+/// The largest run that an arena is planned for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Limits {
+    /// Tokens of a run, all sequences together.
+    pub rows: usize,
+    /// Sequences.
+    pub batch: usize,
+}
+
+impl Buffer {
+    /// Elements of one slot.
+    pub fn slot_elements(&self, limits: Limits, panel: usize) -> usize {
+        let rows = match self.layout.leading() {
+            Leading::None => 1,
+            Leading::Rows | Leading::Past => limits.rows,
+            Leading::Batch => limits.batch,
+            Leading::Quadratic => 0,
+        };
+        rows * self.layout.row_elements(panel)
+    }
+
+    /// Size, in bytes.
+    pub fn bytes(&self, limits: Limits, panel: usize) -> usize {
+        self.slots * self.slot_elements(limits, panel) * self.dtype.bytes()
+    }
+}
+
+/// Which slot of a buffer a launch within a repeat uses.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Slot {
+    /// The first.
+    First,
+    /// That of the layer.
+    Layer,
+    /// That of how many layers have run: what the layer is given.
+    Before,
+    /// That of how many layers will have run after this one: what it passes on.
+    After,
+    /// The same, where two slots take turns.
+    BeforeInTurn,
+    /// The same, where two slots take turns.
+    AfterInTurn,
+    /// Where a repeat leaves what it carried, given its number of layers.
+    Final(usize),
+    /// The same, where two slots take turns.
+    FinalInTurn(usize),
+}
+
+impl Slot {
+    /// The slot's position, in iteration `step` of `layers`, on layer `layer`.
+    pub fn position(self, step: usize, layer: usize) -> usize {
+        match self {
+            Slot::First => 0,
+            Slot::Layer => layer,
+            Slot::Before => step,
+            Slot::After => step + 1,
+            Slot::BeforeInTurn => step % 2,
+            Slot::AfterInTurn => (step + 1) % 2,
+            Slot::Final(layers) => layers,
+            Slot::FinalInTurn(layers) => layers % 2,
+        }
+    }
+}
+
+/// An argument of a launch.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct ArgRef {
+    /// The buffer.
+    pub buffer: BufferId,
+    /// Which slot.
+    pub slot: Slot,
+}
+
+/// How many instances a dimension of the grid gives.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum GridCount {
+    /// Always as many.
+    Fixed(usize),
+    /// Blocks of run-time rows.
+    Rows {
+        /// Which rows.
+        leading: Leading,
+        /// Rows of a block.
+        block: usize,
+    },
+    /// Pairs of a sequence and a chunk of its tokens.
+    Chunks,
+}
+
+impl GridCount {
+    /// The count that an extent gives; `flat` is the length of a flat value.
+    pub fn of(extent: Extent, flat: usize) -> GridCount {
+        match extent {
+            Extent::Blocks { size, block } => GridCount::Fixed(size.div_ceil(block)),
+            Extent::Rows { leading, block } => GridCount::Rows { leading, block },
+            Extent::Flat { block } => GridCount::Fixed(flat.div_ceil(block)),
+            Extent::Time | Extent::Past => GridCount::Chunks,
+            Extent::Whole(_) => GridCount::Fixed(1),
+        }
+    }
+}
+
+/// The launch of a kernel.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Launch {
+    /// The kernel, by position.
+    pub kernel: usize,
+    /// Its arguments.
+    pub args: Vec<ArgRef>,
+    /// Elements of a flat value; 0 for other kernels.
+    pub flat: usize,
+    /// Instances: the product of these.
+    pub grid: Vec<GridCount>,
+    /// The region that the group is of.
+    pub region: RegionId,
+    /// The nodes that it computes, operands first.
+    pub nodes: Vec<NodeId>,
+}
+
+/// One step of an entry.
+#[derive(Clone, PartialEq, Debug)]
+pub enum PlanStep {
+    /// A kernel.
+    Launch(Launch),
+    /// The steps of a body, once for each layer.
+    Repeat {
+        /// How often.
+        layers: usize,
+        /// Whether the last layer comes first.
+        reverse: bool,
+        /// The steps.
+        body: Vec<PlanStep>,
+    },
+    /// Copies a value.
+    Copy {
+        /// What.
+        from: ArgRef,
+        /// Where to.
+        to: ArgRef,
+    },
+}
+
+/// A compiled entry.
+#[derive(Clone, PartialEq, Debug)]
+pub struct CompiledEntry {
+    /// The job.
+    pub kind: EntryKind,
+    /// Kernels, each different.
+    pub kernels: Vec<KernelText>,
+    /// Buffers.
+    pub buffers: Vec<Buffer>,
+    /// What is done once after parameters were loaded.
+    pub load_steps: Vec<PlanStep>,
+    /// What a run does.
+    pub steps: Vec<PlanStep>,
+    /// Columns of a packed panel.
+    pub panel: usize,
+}
+
+impl CompiledEntry {
+    /// The lifetimes of all buffers; those that are not temporary have no size.
+    pub fn lifetimes(&self, limits: Limits) -> Vec<Lifetime> {
+        let lifetime = |buffer: &Buffer| {
+            let temporary = buffer.role == Role::Temporary;
+            let bytes = if temporary { buffer.bytes(limits, self.panel) } else { 0 };
+            Lifetime { bytes, first: buffer.first, last: buffer.last }
+        };
+        self.buffers.iter().map(lifetime).collect()
+    }
+
+    /// The buffer of a role.
+    pub fn buffer(&self, role: &Role) -> Option<BufferId> {
+        self.buffers.iter().position(|buffer| buffer.role == *role)
+    }
+}
