@@ -4,6 +4,9 @@
 //! The arithmetic is that of PyTorch's `torch.optim.AdamW` (one tensor at a
 //! time) and `torch.nn.utils.clip_grad_norm_`, operation by operation.
 
+#[cfg(test)]
+mod tests;
+
 use diptych_ir::ops::{Cast, Input, Literal, Map, Param, Reduce};
 use diptych_ir::{DType, Entry, EntryKind, Graph, IrError, NodeId, Program, ReduceKind, Result};
 use diptych_ir::{ScalarFn, Symbol, TensorType};
@@ -106,6 +109,9 @@ pub fn add_adamw(program: &Program, options: &AdamWOptions) -> Result<Program> {
         updates,
     });
     crate::simplify::drop_unused_nodes(&mut program);
+    if cfg!(debug_assertions) {
+        diptych_ir::verify(&program)?;
+    }
     Ok(program)
 }
 

@@ -1,11 +1,11 @@
 //! Which values have a gradient worth computing: floats that depend, without a
 //! detached or discrete step in between, on a parameter.
 
-use diptych_ir::ops::{Map, Repeat};
+use diptych_ir::ops::{Loop, Map};
 use diptych_ir::{NodeId, Op, Program, RegionId, ScalarFn};
 use std::collections::{HashMap, HashSet};
 
-/// The active nodes of a region, given which of its arguments are. A repeat
+/// The active nodes of a region, given which of its arguments are. A loop
 /// counts as active when one of its results is.
 pub(super) fn activity(program: &Program, region: RegionId, arguments: &[bool]) -> HashSet<NodeId> {
     let graph = &program.region(region).graph;
@@ -19,9 +19,10 @@ pub(super) fn activity(program: &Program, region: RegionId, arguments: &[bool]) 
             Op::Output(output) => {
                 results.get(&operands[0]).is_some_and(|results| results.get(output.index) == Some(&true))
             }
-            Op::Repeat(repeat) => {
+            op if op.as_loop().is_some() => {
                 let given: Vec<bool> = operands.iter().map(|operand| active.contains(operand)).collect();
-                let (_, of_results) = repeat_activity(program, repeat, &given);
+                let Some(looped) = op.as_loop() else { continue };
+                let (_, of_results) = loop_activity(program, looped, &given);
                 let any = of_results.contains(&true);
                 results.insert(id, of_results);
                 any
@@ -36,26 +37,26 @@ pub(super) fn activity(program: &Program, region: RegionId, arguments: &[bool]) 
     active
 }
 
-/// Which arguments of a repeat's body and which of its results are active,
-/// given its operands: what is carried is active as soon as any layer makes it so.
-pub(super) fn repeat_activity(
+/// Which arguments of a loop's body and which of its results are active, given
+/// its operands: what is carried is active as soon as any run makes it so.
+pub(super) fn loop_activity(
     program: &Program,
-    repeat: &Repeat,
+    looped: Loop<'_>,
     operands: &[bool],
 ) -> (Vec<bool>, Vec<bool>) {
     let mut arguments = operands.to_vec();
     loop {
-        let active = activity(program, repeat.body, &arguments);
-        let results: Vec<bool> =
-            program.region(repeat.body).results.iter().map(|result| active.contains(result)).collect();
+        let active = activity(program, looped.body, &arguments);
+        let body = program.region(looped.body);
+        let results: Vec<bool> = body.results.iter().map(|result| active.contains(result)).collect();
         let before = arguments.clone();
-        for (argument, &result) in arguments[..repeat.carried].iter_mut().zip(&results) {
+        for (argument, &result) in arguments[..looped.carried].iter_mut().zip(&results) {
             *argument |= result;
         }
         if arguments == before {
-            let carried = arguments[..repeat.carried].iter().copied();
-            let stacked = results[repeat.carried..].iter().copied();
-            let outputs = carried.chain(stacked).collect();
+            let carried = arguments[..looped.carried].iter().copied();
+            let yielded = results[looped.carried..].iter().copied();
+            let outputs = carried.chain(yielded).collect();
             return (arguments, outputs);
         }
     }

@@ -1,11 +1,11 @@
-//! Gives `Train` its own copy of what it computes from its repeats on. The
-//! repeats will yield what the backward pass needs, which no other entry should pay for.
+//! Gives `Train` its own copy of what it computes from its loops on. The
+//! loops will yield what the backward pass needs, which no other entry should pay for.
 
-use diptych_ir::{EntryKind, NodeId, Op, Program, Result};
+use diptych_ir::{EntryKind, NodeId, Program, Result};
 use std::collections::HashMap;
 
 /// Copies, in the main region, every node that `Train`'s roots depend on and
-/// that is a repeat or depends on one, and points `Train`'s roots to the copies.
+/// that is a loop or depends on one, and points `Train`'s roots to the copies.
 ///
 /// # Errors
 /// When a node does not fit its operands.
@@ -18,8 +18,8 @@ pub(super) fn isolate(program: &mut Program) -> Result<()> {
     let mut copies: HashMap<NodeId, NodeId> = HashMap::new();
     for id in graph.ancestors(&roots) {
         let operands = graph.operands(id);
-        let is_repeat = matches!(graph.op(id), Op::Repeat(_));
-        if is_repeat || operands.iter().any(|operand| copies.contains_key(operand)) {
+        let is_loop = graph.op(id).as_loop().is_some();
+        if is_loop || operands.iter().any(|operand| copies.contains_key(operand)) {
             let mapped: Vec<NodeId> =
                 operands.iter().map(|operand| *copies.get(operand).unwrap_or(operand)).collect();
             let node = graph.node(id).clone();

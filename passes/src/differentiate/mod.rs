@@ -5,8 +5,8 @@
 mod accumulate;
 mod activity;
 mod isolate;
+mod loops;
 mod policy;
-mod repeat;
 mod sweep;
 #[cfg(test)]
 mod tests;
@@ -26,14 +26,19 @@ pub fn gradient_name(param: Symbol) -> Symbol {
 /// Each gradient has the parameter's axes, in f32, and is an update of the
 /// state `gradient.NAME`. The entry `Accumulate` is added: the same roots, and
 /// each gradient added to what its state holds. What `Train` computes from a
-/// repeat on becomes its own, in regions named `….train` and `….backward`, so
+/// loop on becomes its own, in regions named `….train` and `….backward`, so
 /// that no other entry keeps what only the backward pass needs.
 ///
 /// # Errors
 /// When there is no `Train` entry with such a loss, when it has updates
-/// already, or when a parameter is read within a repeat's body instead of being
+/// already, or when a parameter is read within a loop's body instead of being
 /// one of its operands.
 pub fn differentiate(program: &Program) -> Result<Program> {
+    differentiate_keeping(program, policy::saves)
+}
+
+/// As [`differentiate`], with another policy of what loops keep.
+fn differentiate_keeping(program: &Program, saves: policy::Policy) -> Result<Program> {
     let mut program = program.clone();
     let train = program
         .entry(EntryKind::Train)
@@ -53,7 +58,7 @@ pub fn differentiate(program: &Program) -> Result<Program> {
     let active = activity::activity(&program, Program::MAIN, &[]);
     let one = program.main_mut().graph.add(Literal::scalar(DType::F32, 1.0), &[])?;
     let mut forward: HashSet<_> = program.main().graph.ids().into_iter().collect();
-    let gradients = sweep::sweep(&mut program, Program::MAIN, &[(loss, one)], &active, &mut forward)?;
+    let gradients = sweep::sweep(&mut program, Program::MAIN, &[(loss, one)], &active, &mut forward, saves)?;
 
     let mut by_name = BTreeMap::new();
     for (&node, &gradient) in gradients.iter().collect::<BTreeMap<_, _>>() {
@@ -80,5 +85,8 @@ pub fn differentiate(program: &Program) -> Result<Program> {
     }
     program.entries.push(Entry { kind: EntryKind::Accumulate, roots, updates: sums });
     crate::simplify::drop_unused_nodes(&mut program);
+    if cfg!(debug_assertions) {
+        diptych_ir::verify(&program)?;
+    }
     Ok(program)
 }

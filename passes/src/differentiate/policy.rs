@@ -7,6 +7,10 @@
 
 use diptych_ir::{Axis, DType, Graph, NodeId, Op};
 
+/// Whether the backward pass reads a forward value from memory, given the
+/// graph's [`sequence_pairs`].
+pub(super) type Policy = fn(&Graph, NodeId, &[(Axis, Axis)]) -> bool;
+
 /// Pairs of a sequence axis and the axis of the positions that it sees. A value
 /// over both grows with the square of the text.
 pub(super) fn sequence_pairs(graph: &Graph) -> Vec<(Axis, Axis)> {
@@ -23,7 +27,7 @@ pub(super) fn sequence_pairs(graph: &Graph) -> Vec<(Axis, Axis)> {
     pairs
 }
 
-/// Whether the backward pass reads this forward value from memory.
+/// The policy described above.
 pub(super) fn saves(graph: &Graph, id: NodeId, pairs: &[(Axis, Axis)]) -> bool {
     let axes = graph.axes(id);
     // Attention scores: a layer's would take more memory than all else that it
@@ -33,7 +37,7 @@ pub(super) fn saves(graph: &Graph, id: NodeId, pairs: &[(Axis, Axis)]) -> bool {
     }
     match graph.op(id) {
         // Many operations for each element: never twice.
-        Op::Contract(_) | Op::PutAdd(_) | Op::Repeat(_) | Op::Output(_) => true,
+        Op::Contract(_) | Op::PutAdd(_) => true,
         // Row statistics, the detached maximum of a softmax too: a pass over
         // all that is reduced, for one number.
         Op::Reduce(_) => true,

@@ -1,14 +1,15 @@
 //! The reverse sweep over one region: from given gradients of some nodes to
-//! those of all active nodes before them. It knows no op by name but the repeat.
+//! those of all active nodes before them. It knows no op by name but loops.
 
-use super::{accumulate, repeat};
+use super::policy::Policy;
+use super::{accumulate, loops};
 use diptych_ir::{NodeId, Op, Program, RegionId, Result, Symbol};
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// Adds to a region the gradients of its active nodes, given gradients of some
 /// (`seeds`: node, gradient). Returns the gradient of each node that has one.
 ///
-/// A repeat is replaced by one that yields what its backward pass needs; nodes
+/// A loop is replaced by one that yields what its backward pass needs; nodes
 /// added for that belong to the forward pass and are noted in `forward`.
 ///
 /// # Errors
@@ -19,6 +20,7 @@ pub(super) fn sweep(
     seeds: &[(NodeId, NodeId)],
     active: &HashSet<NodeId>,
     forward: &mut HashSet<NodeId>,
+    saves: Policy,
 ) -> Result<HashMap<NodeId, NodeId>> {
     let targets: Vec<NodeId> = seeds.iter().map(|seed| seed.0).collect();
     let order = program.region(region).graph.ancestors(&targets);
@@ -31,7 +33,7 @@ pub(super) fn sweep(
         let graph = &mut program.region_mut(region).graph;
         let op = graph.op(id).clone();
         let operands = graph.operands(id);
-        let parts = if let Op::Repeat(_) = op {
+        let parts = if op.as_loop().is_some() {
             let outputs = graph.users(id).into_iter();
             let of_results: BTreeMap<usize, NodeId> = outputs
                 .filter_map(|output| match graph.op(output) {
@@ -43,7 +45,7 @@ pub(super) fn sweep(
                 continue;
             }
             let given: Vec<bool> = operands.iter().map(|operand| active.contains(operand)).collect();
-            repeat::differentiate_repeat(program, region, id, &of_results, &given, forward)?
+            loops::differentiate_loop(program, region, id, &of_results, &given, forward, saves)?
         } else {
             let Some(terms) = pending.remove(&id) else { continue };
             let gradient = accumulate::sum(graph, &terms)?;

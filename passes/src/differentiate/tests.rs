@@ -1,7 +1,7 @@
 //! Gradients against central finite differences in f64, by the reference
 //! evaluator: each op alone, and small nets with repeats.
 
-use super::differentiate;
+use super::{differentiate, differentiate_keeping};
 use crate::test_net::Net;
 use crate::test_support::*;
 use diptych_ir::ops::*;
@@ -236,4 +236,75 @@ fn what_cannot_be_differentiated_is_refused() {
     assert!(refused(&vector).contains("must be an f32 scalar, not f32[a=2]"));
     let twice = differentiate(&Net::new().program(1, false)).expect("differentiate");
     assert!(refused(&twice).contains("differentiated already"));
+}
+
+#[test]
+fn what_is_kept_changes_no_gradient() {
+    let net = Net::new();
+    let program = net.program(2, false);
+    let context = net.context(&program);
+    let gradients = |keeping: super::policy::Policy| {
+        let differentiated = differentiate_keeping(&program, keeping).expect("differentiate");
+        diptych_ir::verify(&differentiated).expect("well-formed");
+        run_entry(&differentiated, EntryKind::Train, &context)
+    };
+    let chosen = gradients(super::policy::saves);
+    assert_eq!(chosen, gradients(|_, _, _| true), "all kept");
+    assert_eq!(chosen, gradients(|_, _, _| false), "all recomputed");
+}
+
+/// A recurrence h = tanh(h · w + x) along time, whose yielded states are
+/// summed, within two layers (or in the main region alone).
+fn recurrent(nested: bool) -> Program {
+    use ScalarFn::{Add, Mul, Tanh};
+    let (time, a) = (Axis::symbolic("time"), fixed("a", 2));
+    let mut program = Program::new("recurrent");
+    let bounds = diptych_ir::Bounds { least: 1, most: 8 };
+    program.bounds.insert("time".into(), bounds);
+    let mut step = diptych_ir::Region::new("step");
+    let ports = [&[a][..], &[a], &[a]].map(|axes| step.add_argument(f32_type(axes)).expect("argument"));
+    let [h, x, w] = ports;
+    let product = step.graph.add(Map(Mul), &[h, w]).expect("mul");
+    let sum = step.graph.add(Map(Add), &[product, x]).expect("add");
+    let next = step.graph.add(Map(Tanh), &[sum]).expect("tanh");
+    let square = step.graph.add(Map(Mul), &[next, next]).expect("mul");
+    step.results = vec![next, square];
+    let step = program.add_region(step);
+    let x = param(&mut program, "x", &[a, time]);
+    let start = param(&mut program, "start", &[a]);
+    let value = if nested {
+        let layers = fixed("layer", 2);
+        let w = param(&mut program, "w", &[layers, a]);
+        let mut body = diptych_ir::Region::new("layers");
+        let x_in = body.add_argument(f32_type(&[a, time])).expect("argument");
+        let w_in = body.add_argument(f32_type(&[a])).expect("argument");
+        let start_in = body.add_argument(f32_type(&[a])).expect("argument");
+        let body = program.add_region(body);
+        let outputs = program.add_scan(body, step, time, false, &[start_in], &[x_in], &[w_in]).expect("scan");
+        let region = program.region_mut(body);
+        let last = region.graph.add(Map(Mul), &[outputs[0], outputs[1]]).expect("mul");
+        region.results = vec![last];
+        program.add_repeat(Program::MAIN, body, layers, false, &[x], &[w], &[start]).expect("repeat")[0]
+    } else {
+        let w = param(&mut program, "w", &[a]);
+        let scan = program.add_scan(Program::MAIN, step, time, true, &[start], &[x], &[w]);
+        let outputs = scan.expect("scan");
+        program.main_mut().graph.add(Map(Mul), &[outputs[0], outputs[1]]).expect("mul")
+    };
+    weighted_loss(&mut program, value, &[a, time]);
+    program
+}
+
+#[test]
+fn a_recurrence_alone_and_within_layers() {
+    for nested in [false, true] {
+        let program = recurrent(nested);
+        let context = random_context(&program, &[("time", 3)], 5, -1.0, 1.0);
+        let differentiated = differentiate(&program).expect("differentiate");
+        let train = differentiated.entry(EntryKind::Train).expect("train");
+        assert_eq!(train.updates.len(), 3);
+        check_gradients(&program, &differentiated, &context);
+        let simplified = crate::simplify(&differentiated).expect("simplify");
+        check_gradients(&program, &simplified, &context);
+    }
 }

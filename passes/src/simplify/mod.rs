@@ -40,6 +40,9 @@ fn simplify_noting(program: &Program) -> Result<(Program, BTreeSet<&'static str>
     }
     ports::drop_unused(&mut program)?;
     drop_unused_nodes(&mut program);
+    if cfg!(debug_assertions) {
+        diptych_ir::verify(&program)?;
+    }
     Ok((program, fired))
 }
 

@@ -1,10 +1,11 @@
-//! The backward pass of a repeat: a repeat of its own, in the other order,
-//! that carries the cotangents of what the forward one carries. What a layer
-//! keeps is asked of `policy`; the rest is computed again from it.
+//! The backward pass of a loop (a repeat or a scan): a loop of its own, in the
+//! other order, that carries the cotangents of what the forward one carries.
+//! What a run keeps is asked of `policy`; the rest is computed again from it.
 
-use super::activity::{activity, repeat_activity};
-use super::{policy, sweep};
-use diptych_ir::ops::{Argument, Literal, Map, Repeat, spread};
+use super::activity::{activity, loop_activity};
+use super::policy::{self, Policy};
+use super::sweep;
+use diptych_ir::ops::{Argument, Literal, Loop, Map, Repeat, Scan, spread};
 use diptych_ir::{Axes, DType, Graph, IrError, NodeId, Op, Program, Region, RegionId, Result};
 use diptych_ir::{ScalarFn, Symbol, TensorType};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -41,26 +42,28 @@ struct Cotangents {
     cut: Cut,
 }
 
-/// Differentiates the repeat `node` of the region `parent`, given the gradients
+/// Differentiates the loop `node` of the region `parent`, given the gradients
 /// of its results by position, and which of its operands are active. Replaces it
-/// by a repeat that yields what the backward one reads, and adds that one.
+/// by a loop that yields what the backward one reads, and adds that one.
 /// Returns the gradient of each operand.
 ///
 /// # Errors
 /// When a gradient cannot be built: see [`super::differentiate`].
-pub(super) fn differentiate_repeat(
+pub(super) fn differentiate_loop(
     program: &mut Program,
     parent: RegionId,
     node: NodeId,
     of_results: &BTreeMap<usize, NodeId>,
     active_operands: &[bool],
     parent_forward: &mut HashSet<NodeId>,
+    saves: Policy,
 ) -> Result<Vec<Option<NodeId>>> {
-    let Op::Repeat(repeat) = program.region(parent).graph.op(node).clone() else {
-        return Err(IrError::Invalid("a repeat was to be differentiated, but it is another node".into()));
-    };
-    let (arguments_active, _) = repeat_activity(program, &repeat, active_operands);
-    let mut body = program.region(repeat.body).clone();
+    let op = program.region(parent).graph.op(node).clone();
+    let looped = op
+        .as_loop()
+        .ok_or_else(|| IrError::Invalid("a loop was to be differentiated, but it is another node".into()))?;
+    let (arguments_active, _) = loop_activity(program, looped, active_operands);
+    let mut body = program.region(looped.body).clone();
     let name = body.name;
     body.name = Symbol::new(&format!("{name}.train"));
     let train = program.add_region(body);
@@ -70,22 +73,22 @@ pub(super) fn differentiate_repeat(
     refuse_inner_params(program.region(train), &active)?;
     let mut forward: HashSet<NodeId> = program.region(train).graph.ids().into_iter().collect();
     let results = program.region(train).results.clone();
-    let wanted = |position: usize| match position < repeat.carried {
+    let wanted = |position: usize| match position < looped.carried {
         true => arguments_active[position],
         false => of_results.contains_key(&position) && active.contains(&results[position]),
     };
-    let seeds = add_seeds(program.region_mut(train), repeat.carried, wanted)?;
+    let seeds = add_seeds(program.region_mut(train), looped.carried, wanted)?;
     let pairs: Vec<(NodeId, NodeId)> = (seeds.carried.iter().chain(&seeds.stacked))
         .map(|&(position, seed)| (results[position], seed))
         .filter(|(result, _)| active.contains(result))
         .collect();
-    let found = sweep::sweep(program, train, &pairs, &active, &mut forward)?;
+    let found = sweep::sweep(program, train, &pairs, &active, &mut forward, saves)?;
 
     let region = program.region_mut(train);
     let mut of_arguments: [Gradients; 3] = Default::default();
     for (position, &argument) in region.arguments.clone().iter().enumerate() {
         let axes = region.graph.axes(argument).clone();
-        let kind = kind(&repeat, position);
+        let kind = kind(looped, position);
         let gradient = match found.get(&argument) {
             Some(&gradient) if arguments_active[position] => gradient,
             None if arguments_active[position] && kind == CARRIED => zero(&mut region.graph)?,
@@ -97,7 +100,7 @@ pub(super) fn differentiate_repeat(
     // Then they are cut off: what crosses the cut is kept, or computed again.
     let roots: Vec<NodeId> = of_arguments.iter().flatten().map(|gradient| gradient.1).collect();
     let seed_nodes: HashSet<NodeId> = seeds.carried.iter().chain(&seeds.stacked).map(|seed| seed.1).collect();
-    let cut = cut(program.region(train), &repeat, &roots, &forward, &seed_nodes);
+    let cut = cut(program.region(train), looped, &roots, &forward, &seed_nodes, saves);
     let cotangents = Cotangents { seeds, of_arguments, cut };
     let backward = backward_body(program.region(train), name, &cotangents)?;
     let backward = program.add_region(backward);
@@ -107,8 +110,8 @@ pub(super) fn differentiate_repeat(
     let kept: Vec<NodeId> = region.results.iter().chain(&region.arguments).copied().collect();
     region.graph.retain_ancestors(&kept);
 
-    let saved = replace_forward(program, parent, node, &repeat, train, parent_forward)?;
-    add_backward(program, parent, node, &repeat, backward, of_results, &cotangents, &saved)
+    let saved = replace_forward(program, parent, node, looped, train, parent_forward)?;
+    add_backward(program, parent, node, looped, backward, of_results, &cotangents, &saved)
 }
 
 const CARRIED: usize = 0;
@@ -116,21 +119,21 @@ const STACKED: usize = 1;
 const INVARIANT: usize = 2;
 
 /// Which kind of operand stands at a position.
-fn kind(repeat: &Repeat, position: usize) -> usize {
+fn kind(looped: Loop<'_>, position: usize) -> usize {
     match position {
-        _ if position < repeat.carried => CARRIED,
-        _ if position < repeat.carried + repeat.stacked => STACKED,
+        _ if position < looped.carried => CARRIED,
+        _ if position < looped.carried + looped.sequenced => STACKED,
         _ => INVARIANT,
     }
 }
 
-/// A parameter that a body reads past its ports would need a sum over layers
+/// A parameter that a body reads past its ports would need a sum over the runs
 /// that no port carries.
 fn refuse_inner_params(region: &Region, active: &HashSet<NodeId>) -> Result<()> {
     for id in region.graph.ids().into_iter().filter(|id| active.contains(id)) {
         if let Op::Param(param) = region.graph.op(id) {
             return Err(IrError::Invalid(format!(
-                "the body `{}` reads the parameter `{}`; it must be an operand of its repeat",
+                "the body `{}` reads the parameter `{}`; it must be an operand of its loop",
                 region.name, param.name
             )));
         }
@@ -163,10 +166,11 @@ fn add_seeds(region: &mut Region, carried: usize, wanted: impl Fn(usize) -> bool
 /// Walks back from the gradients and stops at what is kept or given.
 fn cut(
     region: &Region,
-    repeat: &Repeat,
+    looped: Loop<'_>,
     roots: &[NodeId],
     forward: &HashSet<NodeId>,
     seeds: &HashSet<NodeId>,
+    saves: Policy,
 ) -> Cut {
     let graph = &region.graph;
     let pairs = policy::sequence_pairs(graph);
@@ -178,12 +182,14 @@ fn cut(
             continue;
         }
         match graph.op(id) {
-            Op::Argument(argument) => match kind(repeat, argument.index) {
+            Op::Argument(argument) => match kind(looped, argument.index) {
                 CARRIED => cut.saved.push(id),
                 STACKED => cut.stacked.push(argument.index),
                 _ => cut.invariant.push(argument.index),
             },
-            _ if forward.contains(&id) && policy::saves(graph, id, &pairs) => cut.saved.push(id),
+            // A loop within the body runs once.
+            Op::Output(_) if forward.contains(&id) => cut.saved.push(id),
+            _ if forward.contains(&id) && saves(graph, id, &pairs) => cut.saved.push(id),
             _ => {
                 inside.insert(id);
                 stack.extend(graph.operands(id));
@@ -241,19 +247,18 @@ fn backward_body(train: &Region, name: Symbol, cotangents: &Cotangents) -> Resul
     Ok(body)
 }
 
-/// Puts a repeat of the extended body in the place of the one that was there.
+/// Puts a loop over the extended body in the place of the one that was there.
 /// Returns its new results: what is kept, stacked.
 fn replace_forward(
     program: &mut Program,
     parent: RegionId,
     node: NodeId,
-    repeat: &Repeat,
+    looped: Loop<'_>,
     train: RegionId,
     parent_forward: &mut HashSet<NodeId>,
 ) -> Result<Vec<NodeId>> {
-    let (carried, stacked, invariant) = operands(program, parent, node, repeat);
-    let outputs =
-        program.add_repeat(parent, train, repeat.layers, repeat.reverse, &carried, &stacked, &invariant)?;
+    let (carried, stacked, invariant) = operands(program, parent, node, looped);
+    let outputs = add_loop(program, parent, node, train, looped.reverse, [&carried, &stacked, &invariant])?;
     let graph = &mut program.region_mut(parent).graph;
     parent_forward.extend(&outputs);
     let (span, label) = (graph.node(node).span, graph.node(node).label);
@@ -274,19 +279,39 @@ fn replace_forward(
         graph.annotate(outputs[index], span, label);
         replace_uses(program, parent, old, outputs[index])?;
     }
-    Ok(outputs[repeat.results.len()..].to_vec())
+    Ok(outputs[looped.results.len()..].to_vec())
 }
 
-/// The operands of a repeat by kind.
+/// Adds a loop like `node`, over another body. Operands are given by kind.
+fn add_loop(
+    program: &mut Program,
+    parent: RegionId,
+    node: NodeId,
+    body: RegionId,
+    reverse: bool,
+    [carried, stacked, invariant]: [&[NodeId]; 3],
+) -> Result<Vec<NodeId>> {
+    match *program.region(parent).graph.op(node) {
+        Op::Scan(Scan { over, .. }) => {
+            program.add_scan(parent, body, over, reverse, carried, stacked, invariant)
+        }
+        Op::Repeat(Repeat { layers, .. }) => {
+            program.add_repeat(parent, body, layers, reverse, carried, stacked, invariant)
+        }
+        ref other => Err(IrError::Invalid(format!("{} is no loop", other.name()))),
+    }
+}
+
+/// The operands of a loop by kind.
 fn operands(
     program: &Program,
     parent: RegionId,
     node: NodeId,
-    repeat: &Repeat,
+    looped: Loop<'_>,
 ) -> (Vec<NodeId>, Vec<NodeId>, Vec<NodeId>) {
     let mut carried = program.region(parent).graph.operands(node);
-    let mut stacked = carried.split_off(repeat.carried);
-    let invariant = stacked.split_off(repeat.stacked);
+    let mut stacked = carried.split_off(looped.carried);
+    let invariant = stacked.split_off(looped.sequenced);
     (carried, stacked, invariant)
 }
 
@@ -319,12 +344,12 @@ fn replace_uses(program: &mut Program, region: RegionId, old: NodeId, new: NodeI
     Ok(())
 }
 
-/// Adds the backward repeat to the parent. Returns the gradient of each operand.
+/// Adds the backward loop to the parent. Returns the gradient of each operand.
 fn add_backward(
     program: &mut Program,
     parent: RegionId,
     node: NodeId,
-    repeat: &Repeat,
+    looped: Loop<'_>,
     backward: RegionId,
     of_results: &BTreeMap<usize, NodeId>,
     cotangents: &Cotangents,
@@ -339,7 +364,7 @@ fn add_backward(
             Some(&gradient) => gradient,
             None => zero(graph)?,
         };
-        carried.push(spread(graph, start, &repeat.results[position].axes)?);
+        carried.push(spread(graph, start, &looped.results[position].axes)?);
     }
     for &(position, _) in &of_arguments[INVARIANT] {
         let axes = graph.axes(given[position]).clone();
@@ -349,20 +374,13 @@ fn add_backward(
     let mut stacked: Vec<NodeId> = cut.stacked.iter().map(|&position| given[position]).collect();
     stacked.extend(saved);
     for &(position, _) in &seeds.stacked {
-        stacked.push(spread(graph, of_results[&position], &repeat.results[position].axes)?);
+        stacked.push(spread(graph, of_results[&position], &looped.results[position].axes)?);
     }
     let invariant: Vec<NodeId> = cut.invariant.iter().map(|&position| given[position]).collect();
     let (span, label) = (graph.node(node).span, graph.node(node).label);
 
-    let outputs = program.add_repeat(
-        parent,
-        backward,
-        repeat.layers,
-        !repeat.reverse,
-        &carried,
-        &stacked,
-        &invariant,
-    )?;
+    let outputs =
+        add_loop(program, parent, node, backward, !looped.reverse, [&carried, &stacked, &invariant])?;
     let graph = &mut program.region_mut(parent).graph;
     if let Some(&first) = outputs.first() {
         let added = graph.operands(first)[0];
