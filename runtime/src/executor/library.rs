@@ -1,0 +1,70 @@
+//! From kernel texts to functions: files of several kernels, compiled in
+//! parallel through the cache, and looked up by name.
+
+use crate::cpu::compile::{CSource, CompileError, CompileStats, Compiler, KernelCache, Library, compile_all};
+use diptych_codegen::c::prelude::{LINK_FLAGS, VectorWidth, clang_flags};
+use diptych_codegen::c::step::StepTables;
+use diptych_codegen::c::{KernelText, file_text};
+use std::collections::{BTreeMap, HashMap};
+use std::ffi::c_void;
+
+/// A kernel: step tables, arguments, sizes, scratch, instance.
+pub type KernelFn = unsafe extern "C" fn(*const StepTables, *const *mut c_void, *const i64, *mut f32, i64);
+
+/// Most kernels of one file: enough to share the cost of what every file
+/// begins with, few enough to keep all cores busy.
+const KERNELS_A_FILE: usize = 12;
+
+/// Loaded kernels.
+pub struct Kernels {
+    functions: HashMap<String, KernelFn>,
+    /// The functions' code lives as long as these.
+    _libraries: Vec<Library>,
+    /// What was compiled and what was found.
+    pub stats: CompileStats,
+}
+
+impl Kernels {
+    /// The function of a kernel.
+    pub fn function(&self, name: &str) -> Option<KernelFn> {
+        self.functions.get(name).copied()
+    }
+}
+
+/// Compiles kernels (each name once) for a vector width and loads them.
+///
+/// # Errors
+/// When there is no compiler, or it refuses a file.
+pub fn load_kernels<'a>(
+    kernels: impl IntoIterator<Item = &'a KernelText>,
+    width: VectorWidth,
+    compiler: &Compiler,
+    cache: &KernelCache,
+    jobs: usize,
+) -> Result<Kernels, CompileError> {
+    let distinct: BTreeMap<&str, &KernelText> =
+        kernels.into_iter().map(|kernel| (kernel.name.as_str(), kernel)).collect();
+    let kernels: Vec<&KernelText> = distinct.into_values().collect();
+    let per_file = kernels.len().div_ceil(jobs.max(1)).clamp(1, KERNELS_A_FILE);
+    let files: Vec<Vec<&KernelText>> = kernels.chunks(per_file).map(<[_]>::to_vec).collect();
+    let sources: Vec<CSource> = files
+        .iter()
+        .map(|file| CSource { name: file[0].name.clone(), text: file_text(file.iter().copied()) })
+        .collect();
+    let mut flags: Vec<String> =
+        width.cc_flags().iter().chain(LINK_FLAGS).map(|flag| (*flag).to_owned()).collect();
+    if compiler.kind == crate::cpu::compile::CompilerKind::Clang {
+        flags.extend(clang_flags().iter().map(|flag| (*flag).to_owned()));
+    }
+    let compiled = compile_all(compiler, &sources, &flags, cache, jobs)?;
+    let mut functions = HashMap::new();
+    for (file, library) in files.iter().zip(&compiled.libraries) {
+        for kernel in file {
+            // SAFETY: the file defines a function of this name and of this type.
+            let function =
+                unsafe { std::mem::transmute::<*const c_void, KernelFn>(library.symbol(&kernel.name)?) };
+            functions.insert(kernel.name.clone(), function);
+        }
+    }
+    Ok(Kernels { functions, _libraries: compiled.libraries, stats: compiled.stats })
+}

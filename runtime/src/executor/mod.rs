@@ -1,0 +1,14 @@
+//! The executor: runs compiled entries on the CPU. It resolves buffers to
+//! memory once, at load; a run allocates nothing and never compiles.
+
+mod binding;
+mod library;
+mod memory;
+mod parameters;
+mod run;
+
+pub use binding::{Binding, BindingError, Sequence};
+pub use library::{KernelFn, Kernels, load_kernels};
+pub use memory::{AlignedBytes, OutOfMemory};
+pub use parameters::{ParameterError, ParameterStore, Stored};
+pub use run::{CacheRooms, Executable, LaunchTime, LoadError, MemoryBound};

@@ -1,0 +1,529 @@
+//! An entry ready to run: every argument resolved to memory. One parallel
+//! region is one run; threads take instances of a launch as they come free,
+//! which changes no bit, since an instance is computed by one thread in one
+//! order.
+
+use super::binding::Binding;
+use super::library::{KernelFn, Kernels};
+use super::memory::{AlignedBytes, OutOfMemory};
+use super::parameters::ParameterStore;
+use crate::cpu::pool::{Barrier, Pool};
+use diptych_codegen::c::prelude::VectorWidth;
+use diptych_codegen::c::step::StepTables;
+use diptych_codegen::entry::{
+    ArgRef, Buffer, CompiledEntry, GridCount, Launch, Limits, MOST_ARGS, PlanStep, Role, Slot,
+};
+use diptych_codegen::tile::CHUNK;
+use diptych_ir::{NodeId, RegionId, Symbol};
+use diptych_passes::layout::Leading;
+use diptych_passes::plan::place;
+use std::collections::{BTreeMap, HashMap};
+use std::ffi::c_void;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+/// The caches of a program, shared by its entries: for each `history` a room of
+/// chunks, the same number for all.
+#[derive(Debug, Default)]
+pub struct CacheRooms {
+    rooms: HashMap<(RegionId, NodeId), AlignedBytes>,
+    chunks: usize,
+}
+
+impl CacheRooms {
+    /// Rooms of this many chunks for every cache of an entry.
+    ///
+    /// # Errors
+    /// When there is not enough memory.
+    pub fn new(entry: &CompiledEntry, chunks: usize) -> Result<CacheRooms, OutOfMemory> {
+        let mut rooms = HashMap::new();
+        for buffer in &entry.buffers {
+            if let Role::Cache { region, node } = buffer.role {
+                let bytes = Self::layer_bytes(buffer, entry.panel, chunks) * buffer.slots;
+                rooms.insert((region, node), AlignedBytes::zeroed(bytes)?);
+            }
+        }
+        Ok(CacheRooms { rooms, chunks })
+    }
+
+    fn layer_bytes(buffer: &Buffer, panel: usize, chunks: usize) -> usize {
+        chunks * CHUNK * buffer.layout.row_elements(panel) * buffer.dtype.bytes()
+    }
+
+    /// Bytes allocated.
+    pub fn bytes(&self) -> usize {
+        self.rooms.values().map(AlignedBytes::len).sum()
+    }
+
+    /// Bytes that a position takes, in all layers.
+    pub fn bytes_per_token(&self) -> usize {
+        if self.chunks == 0 { 0 } else { self.bytes() / (self.chunks * CHUNK) }
+    }
+}
+
+/// What an entry takes of memory, in bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct MemoryBound {
+    /// Temporary values, sharing one arena.
+    pub arena: usize,
+    /// Inputs and roots.
+    pub inputs_and_roots: usize,
+    /// Values computed from parameters at load.
+    pub derived: usize,
+    /// Scratch of all threads.
+    pub scratch: usize,
+}
+
+impl MemoryBound {
+    /// All of it.
+    pub fn total(&self) -> usize {
+        self.arena + self.inputs_and_roots + self.derived + self.scratch
+    }
+}
+
+/// The time that a launch has taken, over all runs since it was last asked for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LaunchTime {
+    /// The kernel, by position.
+    pub kernel: usize,
+    /// The region of its group.
+    pub region: RegionId,
+    /// Its position among the entry's launches, in program order.
+    pub launch: usize,
+    /// How often it ran.
+    pub runs: usize,
+    /// Seconds in all, from the start of the launch to the end of its last thread.
+    pub seconds: f64,
+}
+
+#[derive(Clone, Copy)]
+struct Argument {
+    base: *mut u8,
+    slot_bytes: usize,
+    slot: Slot,
+}
+
+struct LoadedLaunch {
+    function: KernelFn,
+    args: Vec<Argument>,
+    flat: i64,
+    grid: Vec<GridCount>,
+    timer: usize,
+}
+
+enum LoadedStep {
+    Launch(LoadedLaunch),
+    Repeat { layers: usize, reverse: bool, body: Vec<LoadedStep> },
+    Copy { from: Argument, to: Argument, leading: Leading, row_bytes: usize },
+}
+
+/// An entry with its memory.
+pub struct Executable {
+    steps: Vec<LoadedStep>,
+    load_steps: Vec<LoadedStep>,
+    named: BTreeMap<Symbol, (usize, bool)>,
+    buffers: Vec<Buffer>,
+    owned: HashMap<usize, AlignedBytes>,
+    _arena: AlignedBytes,
+    scratch: AlignedBytes,
+    scratch_floats: usize,
+    counters: [AtomicUsize; 2],
+    timers: Vec<Timer>,
+    timed: bool,
+    limits: Limits,
+    panel: usize,
+    bound: MemoryBound,
+}
+
+struct Timer {
+    kernel: usize,
+    region: RegionId,
+    runs: usize,
+    seconds: f64,
+}
+
+// The pointers are into memory that the executable owns, or that its user keeps alive; a run has it alone.
+unsafe impl Send for Executable {}
+unsafe impl Sync for Executable {}
+
+/// Why an entry cannot be loaded.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum LoadError {
+    /// No memory.
+    #[error(transparent)]
+    Memory(#[from] OutOfMemory),
+    /// The entry asks for what is not there.
+    #[error("cannot load entry `{entry}`: {problem}")]
+    Missing {
+        /// The entry.
+        entry: String,
+        /// What is not there.
+        problem: String,
+    },
+}
+
+impl Executable {
+    /// What an entry will take, before anything is taken.
+    pub fn memory_bound(
+        entry: &CompiledEntry,
+        limits: Limits,
+        threads: usize,
+        width: VectorWidth,
+    ) -> MemoryBound {
+        let of = |wanted: fn(&Role) -> bool| {
+            let buffers = entry.buffers.iter().filter(|buffer| wanted(&buffer.role));
+            buffers.map(|buffer| buffer.bytes(limits, entry.panel)).sum::<usize>()
+        };
+        let scratch = entry.kernels.iter().map(|kernel| kernel.scratch_floats).max().unwrap_or(0)
+            + width.dot_scratch_floats();
+        MemoryBound {
+            arena: place(&entry.lifetimes(limits)).bytes,
+            inputs_and_roots: of(|role| matches!(role, Role::Input(_) | Role::Root(_))),
+            derived: of(|role| *role == Role::Derived),
+            scratch: threads * scratch.next_multiple_of(1024) * size_of::<f32>(),
+        }
+    }
+
+    /// Takes memory and resolves every argument.
+    ///
+    /// The parameters and caches must outlive the executable, and stay where they are.
+    ///
+    /// # Errors
+    /// When there is not enough memory, or a parameter, a cache or a kernel is missing.
+    pub fn load(
+        entry: &CompiledEntry,
+        kernels: &Kernels,
+        parameters: &ParameterStore,
+        caches: Option<&CacheRooms>,
+        limits: Limits,
+        threads: usize,
+        width: VectorWidth,
+    ) -> Result<Executable, LoadError> {
+        let missing = |problem: String| LoadError::Missing { entry: entry.kind.name().to_owned(), problem };
+        let bound = Self::memory_bound(entry, limits, threads, width);
+        let layout = place(&entry.lifetimes(limits));
+        let arena = AlignedBytes::zeroed(layout.bytes)?;
+        let mut owned = HashMap::new();
+        let mut named = BTreeMap::new();
+        let mut bases = Vec::with_capacity(entry.buffers.len());
+        for (id, buffer) in entry.buffers.iter().enumerate() {
+            let base = match &buffer.role {
+                // SAFETY: the arena was taken with room for every offset.
+                Role::Temporary => unsafe { arena.as_ptr().add(layout.offsets[id]) },
+                Role::Stored(name) => {
+                    let bytes = parameters.stored(*name).map_or(0, |stored| stored.bytes.len());
+                    if bytes != buffer.bytes(limits, entry.panel) {
+                        return Err(missing(format!(
+                            "parameter `{name}` is not there, or is stored in another way"
+                        )));
+                    }
+                    parameters.pointer(*name).ok_or_else(|| missing(format!("no parameter `{name}`")))?
+                }
+                Role::Cache { region, node } => {
+                    let room = caches.and_then(|caches| caches.rooms.get(&(*region, *node)));
+                    room.ok_or_else(|| missing("no room for a cache".to_owned()))?.as_ptr()
+                }
+                Role::Input(_) | Role::Root(_) | Role::Derived => {
+                    let bytes = AlignedBytes::zeroed(buffer.bytes(limits, entry.panel))?;
+                    let start = bytes.as_ptr();
+                    owned.insert(id, bytes);
+                    match buffer.role {
+                        Role::Input(name) => named.insert(name, (id, true)),
+                        Role::Root(name) => named.insert(name, (id, false)),
+                        _ => None,
+                    };
+                    start
+                }
+            };
+            bases.push(base);
+        }
+        let slot_bytes = |id: usize| {
+            let buffer = &entry.buffers[id];
+            match (&buffer.role, caches) {
+                (Role::Cache { .. }, Some(caches)) => {
+                    CacheRooms::layer_bytes(buffer, entry.panel, caches.chunks)
+                }
+                _ => buffer.slot_elements(limits, entry.panel) * buffer.dtype.bytes(),
+            }
+        };
+        let mut loader =
+            Loader { entry, kernels, bases: &bases, slot_bytes: &slot_bytes, timers: Vec::new() };
+        let steps = loader.steps(&entry.steps).map_err(missing)?;
+        let load_steps = loader.steps(&entry.load_steps).map_err(missing)?;
+        let timers = loader.timers;
+        let scratch_floats = bound.scratch / size_of::<f32>() / threads;
+        Ok(Executable {
+            steps,
+            load_steps,
+            named,
+            buffers: entry.buffers.clone(),
+            owned,
+            _arena: arena,
+            scratch: AlignedBytes::zeroed(bound.scratch)?,
+            scratch_floats,
+            counters: Default::default(),
+            timers,
+            timed: false,
+            limits,
+            panel: entry.panel,
+            bound,
+        })
+    }
+
+    /// What it took.
+    pub fn bound(&self) -> MemoryBound {
+        self.bound
+    }
+
+    /// The largest run that it has room for.
+    pub fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    /// The elements of an input, to fill before a run; `None` if the entry has no such input.
+    pub fn input<T: bytemuck::Pod>(&mut self, name: &str) -> Option<&mut [T]> {
+        match self.named.get(&Symbol::new(name)) {
+            Some(&(id, true)) => self.owned.get_mut(&id).map(AlignedBytes::as_mut_slice),
+            _ => None,
+        }
+    }
+
+    /// The elements of a root after a run, a row one after the other.
+    pub fn root(&self, name: &str) -> Option<&[f32]> {
+        match self.named.get(&Symbol::new(name)) {
+            Some(&(id, false)) => {
+                let elements = self.buffers[id].slot_elements(self.limits, self.panel);
+                self.owned.get(&id).map(|bytes| &bytes.as_slice::<f32>()[..elements])
+            }
+            _ => None,
+        }
+    }
+
+    /// Elements of a root for each of its rows.
+    pub fn root_width(&self, name: &str) -> Option<usize> {
+        let &(id, _) = self.named.get(&Symbol::new(name))?;
+        Some(self.buffers[id].layout.row_elements(self.panel))
+    }
+
+    /// Whether launches are timed from now on.
+    pub fn set_timed(&mut self, timed: bool) {
+        self.timed = timed;
+    }
+
+    /// The times of all launches since they were last taken, in program order.
+    pub fn take_times(&mut self) -> Vec<LaunchTime> {
+        let take = |(launch, timer): (usize, &mut Timer)| {
+            let (runs, seconds) = (std::mem::take(&mut timer.runs), std::mem::take(&mut timer.seconds));
+            LaunchTime { kernel: timer.kernel, region: timer.region, launch, runs, seconds }
+        };
+        self.timers.iter_mut().enumerate().map(take).collect()
+    }
+
+    /// Computes what depends on parameters alone. To be called after parameters change.
+    pub fn refresh(&mut self, pool: &Pool, binding: &Binding) {
+        let steps = std::mem::take(&mut self.load_steps);
+        self.execute(&steps, pool, binding);
+        self.load_steps = steps;
+    }
+
+    /// Runs the entry once.
+    pub fn run(&mut self, pool: &Pool, binding: &Binding) {
+        let steps = std::mem::take(&mut self.steps);
+        self.execute(&steps, pool, binding);
+        self.steps = steps;
+    }
+
+    fn execute(&mut self, steps: &[LoadedStep], pool: &Pool, binding: &Binding) {
+        let tables = binding.tables();
+        self.counters.iter().for_each(|counter| counter.store(0, Ordering::Relaxed));
+        let timers = TimerSlots { first: self.timers.as_mut_ptr(), timed: self.timed };
+        let run = Run {
+            tables: &tables,
+            counters: &self.counters,
+            scratch: self.scratch.as_ptr(),
+            scratch_bytes: self.scratch_floats * size_of::<f32>(),
+            timers: &timers,
+            steps,
+        };
+        pool.run(&|thread, barrier| {
+            let mut walk = Walk { run: &run, thread, barrier, launches: 0 };
+            walk.steps(run.steps, 0, 0);
+        });
+    }
+}
+
+struct Loader<'a> {
+    entry: &'a CompiledEntry,
+    kernels: &'a Kernels,
+    bases: &'a [*mut u8],
+    slot_bytes: &'a dyn Fn(usize) -> usize,
+    timers: Vec<Timer>,
+}
+
+impl Loader<'_> {
+    fn argument(&self, place: ArgRef) -> Argument {
+        Argument {
+            base: self.bases[place.buffer],
+            slot_bytes: (self.slot_bytes)(place.buffer),
+            slot: place.slot,
+        }
+    }
+
+    fn steps(&mut self, steps: &[PlanStep]) -> Result<Vec<LoadedStep>, String> {
+        steps.iter().map(|step| self.step(step)).collect()
+    }
+
+    fn step(&mut self, step: &PlanStep) -> Result<LoadedStep, String> {
+        Ok(match step {
+            PlanStep::Launch(launch) => LoadedStep::Launch(self.launch(launch)?),
+            PlanStep::Repeat { layers, reverse, body } => {
+                LoadedStep::Repeat { layers: *layers, reverse: *reverse, body: self.steps(body)? }
+            }
+            PlanStep::Copy { from, to } => {
+                let buffer = &self.entry.buffers[from.buffer];
+                let row = buffer.layout.row_elements(self.entry.panel) * buffer.dtype.bytes();
+                let leading = buffer.layout.leading();
+                // A stack of layers without run-time rows is copied whole.
+                let row_bytes = if leading == Leading::None && from.slot == Slot::First {
+                    row * buffer.slots
+                } else {
+                    row
+                };
+                LoadedStep::Copy { from: self.argument(*from), to: self.argument(*to), leading, row_bytes }
+            }
+        })
+    }
+
+    fn launch(&mut self, launch: &Launch) -> Result<LoadedLaunch, String> {
+        let name = &self.entry.kernels[launch.kernel].name;
+        let function = self.kernels.function(name).ok_or_else(|| format!("no kernel `{name}`"))?;
+        self.timers.push(Timer { kernel: launch.kernel, region: launch.region, runs: 0, seconds: 0.0 });
+        Ok(LoadedLaunch {
+            function,
+            args: launch.args.iter().map(|&place| self.argument(place)).collect(),
+            flat: launch.flat as i64,
+            grid: launch.grid.clone(),
+            timer: self.timers.len() - 1,
+        })
+    }
+}
+
+/// The timers, written by the first thread alone.
+struct TimerSlots {
+    first: *mut Timer,
+    timed: bool,
+}
+
+struct Run<'a> {
+    tables: &'a StepTables,
+    counters: &'a [AtomicUsize; 2],
+    scratch: *mut u8,
+    scratch_bytes: usize,
+    timers: &'a TimerSlots,
+    steps: &'a [LoadedStep],
+}
+
+// Threads read the tables, write disjoint scratch, and leave the timers to the first of them.
+unsafe impl Sync for Run<'_> {}
+
+struct Walk<'a> {
+    run: &'a Run<'a>,
+    thread: usize,
+    barrier: &'a Barrier,
+    launches: usize,
+}
+
+impl Walk<'_> {
+    fn steps(&mut self, steps: &[LoadedStep], iteration: usize, layer: usize) {
+        for step in steps {
+            match step {
+                LoadedStep::Launch(launch) => self.launch(launch, iteration, layer),
+                LoadedStep::Repeat { layers, reverse, body } => {
+                    for iteration in 0..*layers {
+                        let layer = if *reverse { layers - 1 - iteration } else { iteration };
+                        self.steps(body, iteration, layer);
+                    }
+                }
+                LoadedStep::Copy { from, to, leading, row_bytes } => {
+                    self.copy((*from, *to), self.rows(*leading) * row_bytes, iteration, layer);
+                }
+            }
+        }
+    }
+
+    fn rows(&self, leading: Leading) -> usize {
+        match leading {
+            Leading::None => 1,
+            Leading::Batch => self.run.tables.batch as usize,
+            _ => self.run.tables.rows as usize,
+        }
+    }
+
+    fn instances(&self, grid: &[GridCount]) -> usize {
+        let count = |count: &GridCount| match *count {
+            GridCount::Fixed(count) => count,
+            GridCount::Rows { leading, block } => self.rows(leading).div_ceil(block),
+            GridCount::Chunks => self.run.tables.blocks as usize,
+        };
+        grid.iter().map(count).product()
+    }
+
+    fn launch(&mut self, launch: &LoadedLaunch, iteration: usize, layer: usize) {
+        let timed = self.run.timers.timed && self.thread == 0;
+        let start = timed.then(Instant::now);
+        let mut args = [std::ptr::null_mut::<c_void>(); MOST_ARGS];
+        for (arg, argument) in args.iter_mut().zip(&launch.args) {
+            *arg = argument.at(iteration, layer).cast();
+        }
+        let sizes = [launch.flat];
+        let total = self.instances(&launch.grid);
+        // SAFETY: each thread has this part of the scratch to itself.
+        let scratch = unsafe { self.run.scratch.add(self.thread * self.run.scratch_bytes) };
+        let next = &self.run.counters[self.launches % 2];
+        if self.thread == 0 {
+            // Nobody looks at the other counter before all have passed the barrier below.
+            self.run.counters[(self.launches + 1) % 2].store(0, Ordering::Relaxed);
+        }
+        loop {
+            let instance = next.fetch_add(1, Ordering::Relaxed);
+            if instance >= total {
+                break;
+            }
+            // SAFETY: the arguments are the buffers that the kernel was compiled for; instances write apart.
+            unsafe {
+                (launch.function)(
+                    self.run.tables,
+                    args.as_ptr(),
+                    sizes.as_ptr(),
+                    scratch.cast(),
+                    instance as i64,
+                )
+            };
+        }
+        self.launches += 1;
+        self.barrier.wait();
+        if let Some(start) = start {
+            // SAFETY: the first thread alone writes timers.
+            let timer = unsafe { &mut *self.run.timers.first.add(launch.timer) };
+            timer.runs += 1;
+            timer.seconds += start.elapsed().as_secs_f64();
+        }
+    }
+
+    fn copy(&mut self, (from, to): (Argument, Argument), bytes: usize, iteration: usize, layer: usize) {
+        let (from, to) = (from.at(iteration, layer), to.at(iteration, layer));
+        let share = bytes.div_ceil(self.barrier.threads()).next_multiple_of(64);
+        let start = (self.thread * share).min(bytes);
+        let end = (start + share).min(bytes);
+        // SAFETY: both buffers have room for this many bytes, and are not the same.
+        unsafe { std::ptr::copy_nonoverlapping(from.add(start), to.add(start), end - start) };
+        self.barrier.wait();
+    }
+}
+
+impl Argument {
+    fn at(&self, iteration: usize, layer: usize) -> *mut u8 {
+        // SAFETY: the buffer has a slot at every position that its plan names.
+        unsafe { self.base.add(self.slot.position(iteration, layer) * self.slot_bytes) }
+    }
+}
