@@ -1,0 +1,201 @@
+//! What an op costs in a binding: the additive model that extraction
+//! optimises. It knows no fusion and no kernel; see the crate `cost` for those.
+
+use diptych_ir::{Axes, Axis, EntryKind, Op, ScalarFn, Size, Symbol};
+use std::collections::BTreeMap;
+
+use super::language::Facts;
+
+/// How an entry is run, and how much of that there will be.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Binding {
+    /// The entry.
+    pub entry: EntryKind,
+    /// A typical value of each symbolic size.
+    pub sizes: BTreeMap<Symbol, usize>,
+    /// Tokens that it will process over the model's life.
+    pub tokens: f64,
+}
+
+impl Binding {
+    /// Sequences of `batch`, `time` new tokens each, which see `past` positions.
+    pub fn new(entry: EntryKind, batch: usize, time: usize, past: usize, tokens: f64) -> Binding {
+        let sizes = [("batch", batch), ("time", time), ("past", past)];
+        Binding { entry, sizes: sizes.map(|(name, size)| (Symbol::new(name), size)).into(), tokens }
+    }
+
+    /// How often the entry is run.
+    pub(super) fn runs(&self) -> f64 {
+        let size = |name: &str| self.sizes.get(&Symbol::new(name)).copied().unwrap_or(1).max(1) as f64;
+        self.tokens / (size("batch") * size("time"))
+    }
+
+    /// Elements along an axis; `None` if its symbol has no value.
+    pub(super) fn size(&self, axis: Axis) -> Option<f64> {
+        match axis.size {
+            Size::Fixed(size) => Some(size as f64),
+            Size::Symbolic(symbol) => self.sizes.get(&symbol).map(|&size| size as f64),
+        }
+    }
+}
+
+/// What is to be made small: the time that all entries take together.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Objective {
+    /// Peak floating-point operations per second of a matrix product.
+    pub flops_per_second: f64,
+    /// Bytes per second to and from memory.
+    pub bytes_per_second: f64,
+    /// Whether values that depend on parameters only are computed once, at
+    /// load, when serving. If not, they are paid in each run as when training.
+    pub derived_at_load: bool,
+    /// The entries, with their weights.
+    pub bindings: Vec<Binding>,
+    /// When saturation stops.
+    pub limits: Limits,
+}
+
+impl Objective {
+    /// Training on 8×256 tokens, prompts of 256 and decoding at 1024 positions,
+    /// for so many tokens trained and served (half of these prompts).
+    pub fn typical(flops_per_second: f64, bytes_per_second: f64, trained: f64, served: f64) -> Objective {
+        Objective {
+            flops_per_second,
+            bytes_per_second,
+            derived_at_load: true,
+            bindings: vec![
+                Binding::new(EntryKind::Train, 8, 256, 256, trained),
+                Binding::new(EntryKind::Prefill, 1, 256, 256, served / 2.0),
+                Binding::new(EntryKind::Decode, 1, 1, 1024, served / 2.0),
+            ],
+            limits: Limits::default(),
+        }
+    }
+}
+
+/// When saturation of a region stops. There is no limit of time: what is
+/// compiled must not depend on how busy the machine is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Limits {
+    /// E-nodes.
+    pub nodes: usize,
+    /// Rounds of all rules.
+    pub rounds: usize,
+    /// Matching steps; a million take about a tenth of a second.
+    pub steps: usize,
+    /// Matches of one rule in one round.
+    pub matches: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits { nodes: 20_000, rounds: 12, steps: 4_000_000, matches: 2_000 }
+    }
+}
+
+// Scalar operations of pointwise code in units of a matrix product's: vector
+// code gets one result where the product gets a multiplication and an addition,
+// a division takes about 8 of these, a polynomial for a transcendental 12.
+const PLAIN: f64 = 2.0;
+const DIVISION: f64 = 16.0;
+const TRANSCENDENTAL: f64 = 24.0;
+
+/// How costs are counted in one binding of one region.
+#[derive(Clone, Debug)]
+pub(super) struct Rates<'a> {
+    pub objective: &'a Objective,
+    pub binding: &'a Binding,
+    /// Passes over each op for one of its value: three when its gradient is still to come.
+    pub passes: f64,
+}
+
+impl Rates<'_> {
+    /// Seconds that an op takes in one run, beside what its operands take.
+    pub fn seconds(&self, op: &Op, operands: &[&Facts], result: &Facts) -> f64 {
+        let serving = !trains(self.binding.entry);
+        if result.param_only && serving && self.objective.derived_at_load {
+            return 0.0;
+        }
+        let elements =
+            |axes: &Axes| -> f64 { axes.iter().filter_map(|&axis| self.binding.size(axis)).product() };
+        let stored = |facts: &Facts| match is_quadratic(&facts.ty.axes) {
+            true => 0.0,
+            false => elements(&facts.ty.axes) * facts.ty.dtype.bytes() as f64,
+        };
+        let read = || operands.iter().map(|facts| stored(facts)).sum::<f64>();
+        let write = stored(result);
+        // A pointwise op is fused into its users, but weights are made before they are used.
+        let materialized = if result.param_only { read() + write } else { 0.0 };
+        let (flops, bytes) = match op {
+            Op::Contract(contract) => {
+                let axes: Axes = operands
+                    .iter()
+                    .try_fold(Axes::none(), |axes, facts| axes.union(&facts.ty.axes))
+                    .unwrap_or_default();
+                let points = elements(&axes);
+                match operands {
+                    [left, right] if is_matrix_product(&left.ty.axes, &right.ty.axes, &contract.over) => {
+                        (2.0 * points, read() + write)
+                    }
+                    // An order is still to be chosen: charged as if each factor were a pass over all points.
+                    [_, _, _, ..] => {
+                        let passes = (operands.len() - 1) as f64;
+                        (2.0 * PLAIN * points * passes, read() + write + points * 4.0 * passes)
+                    }
+                    // What is no matrix product becomes a pointwise product and a sum.
+                    _ => {
+                        let product = PLAIN * points * operands.len().saturating_sub(1) as f64;
+                        match contract.over.is_empty() {
+                            true => (product, materialized),
+                            false => {
+                                let quadratic = is_quadratic(&axes);
+                                let widest = if quadratic { 0.0 } else { points * 4.0 };
+                                (product + PLAIN * points, widest + write)
+                            }
+                        }
+                    }
+                }
+            }
+            Op::Reduce(_) => {
+                (operands.iter().map(|facts| PLAIN * elements(&facts.ty.axes)).sum(), read() + write)
+            }
+            Op::Map(map) => {
+                let weight = match map.0 {
+                    ScalarFn::Detach => 0.0,
+                    ScalarFn::Div | ScalarFn::Sqrt | ScalarFn::Rsqrt => DIVISION,
+                    function if function.is_transcendental() => TRANSCENDENTAL,
+                    _ => PLAIN,
+                };
+                (weight * elements(&result.ty.axes), materialized)
+            }
+            Op::Cast(_) => (PLAIN * elements(&result.ty.axes), materialized),
+            Op::Concat(_) | Op::Take(_) => (0.0, write + write),
+            Op::PutAdd(_) => (operands.last().map_or(0.0, |facts| elements(&facts.ty.axes)), read() + write),
+            _ => (0.0, 0.0),
+        };
+        let passes = if result.param_only { 1.0 } else { self.passes };
+        passes * (flops / self.objective.flops_per_second + bytes / self.objective.bytes_per_second)
+    }
+}
+
+/// Whether the entry is part of training: there, what depends on parameters
+/// changes with every step.
+pub(super) fn trains(entry: EntryKind) -> bool {
+    matches!(entry, EntryKind::Train | EntryKind::Accumulate | EntryKind::Update)
+}
+
+/// Pairs of positions: such a value is never stored.
+fn is_quadratic(axes: &Axes) -> bool {
+    let sequences = axes.iter().filter(|axis| match axis.size {
+        Size::Fixed(_) => false,
+        Size::Symbolic(symbol) => symbol.as_str() != "batch",
+    });
+    sequences.count() > 1
+}
+
+/// Both operands have an axis of their own, and they share a summed one.
+fn is_matrix_product(left: &Axes, right: &Axes, over: &[Axis]) -> bool {
+    let own = |x: &Axes, y: &Axes| x.iter().any(|&axis| !y.contains(axis));
+    let shared = over.iter().any(|&axis| left.contains(axis) && right.contains(axis));
+    shared && own(left, right) && own(right, left)
+}

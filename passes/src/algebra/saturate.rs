@@ -1,0 +1,85 @@
+//! Applies all rules to all classes, round by round, until nothing new comes
+//! or a limit is reached. It chooses nothing.
+
+use super::cost::Limits;
+use super::language::{EGraph, Shape};
+use super::pattern::Term;
+use super::report::StopReason;
+use super::rewrite::{Bindings, Budget, apply, search};
+use super::rules::Compiled;
+use egg::Id;
+use std::collections::BTreeMap;
+
+/// What saturation did.
+pub(super) struct Saturation {
+    pub fired: BTreeMap<&'static str, usize>,
+    pub rounds: usize,
+    pub stop: StopReason,
+}
+
+/// Saturates the e-graph.
+///
+/// # Errors
+/// When a rule made two values equal that have different types.
+pub(super) fn saturate(
+    egraph: &mut EGraph,
+    rules: &[Compiled],
+    limits: &Limits,
+) -> Result<Saturation, String> {
+    let mut done = Saturation { fired: BTreeMap::new(), rounds: 0, stop: StopReason::Rounds };
+    let mut budget = Budget { steps: limits.steps };
+    egraph.rebuild();
+    while done.rounds < limits.rounds {
+        done.rounds += 1;
+        let mut matches: Vec<(usize, Id, Bindings)> = Vec::new();
+        for (number, rule) in rules.iter().enumerate() {
+            let mut left = limits.matches;
+            for class in candidates(egraph, rule) {
+                let found = search(egraph, rule, class, left, &mut budget);
+                left -= found.len().min(left);
+                matches.extend(found.into_iter().map(|bindings| (number, class, bindings)));
+            }
+        }
+        let mut changed = false;
+        for (number, class, bindings) in matches {
+            if egraph.total_number_of_nodes() >= limits.nodes {
+                done.stop = StopReason::Nodes;
+                break;
+            }
+            let rule = &rules[number];
+            if let Some(added) = apply(egraph, rule, class, bindings)
+                && egraph.union(class, added)
+            {
+                *done.fired.entry(rule.rule.name).or_default() += 1;
+                changed = true;
+            }
+        }
+        egraph.rebuild();
+        if let Some(conflict) = &egraph.analysis.conflict {
+            return Err(conflict.clone());
+        }
+        if done.stop == StopReason::Nodes {
+            break;
+        }
+        if budget.steps == 0 {
+            done.stop = StopReason::Steps;
+            break;
+        }
+        if !changed {
+            done.stop = StopReason::Saturated;
+            break;
+        }
+    }
+    Ok(done)
+}
+
+/// The classes that have a node of the kind that the rule's left side begins with.
+fn candidates(egraph: &EGraph, rule: &Compiled) -> Vec<Id> {
+    let shape = match &rule.left {
+        Term::Node { shape, .. } => *shape,
+        _ => Shape::Other,
+    };
+    let mut classes: Vec<Id> = egraph.classes_for_op(&shape).map(Iterator::collect).unwrap_or_default();
+    classes.sort_unstable();
+    classes
+}
