@@ -262,6 +262,13 @@ impl Operator for Map {
         let sums = parts.into_iter().zip(x).zip(wanted).map(|((part, operand), wanted)| match part {
             Some(part) if wanted => {
                 let axes = graph.axes(operand).clone();
+                // A sum is negated rather than each of its terms.
+                if !axes.contains_all(&result)
+                    && let Op::Map(Map(ScalarFn::Neg)) = graph.op(part)
+                {
+                    let sum = sum_to(graph, graph.operands(part)[0], &result, &axes)?;
+                    return graph.add(Map(ScalarFn::Neg), &[sum]).map(Some);
+                }
                 sum_to(graph, part, &result, &axes).map(Some)
             }
             _ => Ok(None),
@@ -302,6 +309,11 @@ fn partials(
     Ok(match function {
         Add => vec![Some(dy), Some(dy)],
         Sub => vec![Some(dy), Some(map(Neg, &[dy])?)],
+        Mul if x[0] == x[1] => {
+            let two = scalar(graph, 2.0)?;
+            let twice = graph.add(Map(Mul), &[dy, two])?;
+            vec![Some(graph.add(Map(Mul), &[twice, x[0]])?), None]
+        }
         Mul => vec![Some(map(Mul, &[dy, x[1]])?), Some(map(Mul, &[dy, x[0]])?)],
         Div => {
             let dx = map(Div, &[dy, x[1]])?;

@@ -20,6 +20,7 @@ pub(super) const RULES: &[Rule] = &[
     Rule { name: "add nothing", apply: add_nothing },
     Rule { name: "multiply by one", apply: multiply_by_one },
     Rule { name: "negation", apply: negation },
+    Rule { name: "negation of a factor", apply: negation_of_a_factor },
     Rule { name: "signs in sums", apply: signs_in_sums },
     Rule { name: "equal operands", apply: equal_operands },
     Rule { name: "ones beside their axis", apply: ones_beside_their_axis },
@@ -107,6 +108,23 @@ fn negation(builder: &mut Builder, op: &Op, x: &[NodeId]) -> Result<Option<NodeI
         _ => return Ok(None),
     };
     builder.add(Map(ScalarFn::Neg), &[negated]).map(Some)
+}
+
+/// -x · y, y · -x = -(x · y); -x / y = -(x / y): there a sum may take the sign
+/// in. Only where it negates no more elements than before.
+fn negation_of_a_factor(builder: &mut Builder, op: &Op, x: &[NodeId]) -> Result<Option<NodeId>> {
+    let (Op::Map(Map(ScalarFn::Mul | ScalarFn::Div)), &[left, right]) = (op, x) else { return Ok(None) };
+    let whole = |builder: &Builder, factor: NodeId, other: NodeId| {
+        let inner = map_operands(builder, factor, ScalarFn::Neg)?[0];
+        builder.graph.axes(inner).contains_all(builder.graph.axes(other)).then_some(inner)
+    };
+    let factors = match (whole(builder, left, right), whole(builder, right, left)) {
+        (Some(inner), _) => [inner, right],
+        (None, Some(inner)) if *op == Op::Map(Map(ScalarFn::Mul)) => [left, inner],
+        _ => return Ok(None),
+    };
+    let product = builder.add(op.clone(), &factors)?;
+    builder.add(Map(ScalarFn::Neg), &[product]).map(Some)
 }
 
 /// x + -y = x - y; -x + y = y - x; x - -y = x + y

@@ -133,6 +133,32 @@ const CASES: &[(&str, Build, &str)] = &[
         "mul(x, [-0.5])",
     ),
     (
+        "negation of a factor",
+        |p, x, y| {
+            let n = add(p, Map(ScalarFn::Neg), &[y]);
+            let product = add(p, Map(ScalarFn::Mul), &[x, n]);
+            add(p, Map(ScalarFn::Add), &[x, product])
+        },
+        "sub(x, mul(x, y))",
+    ),
+    (
+        "negation of a factor",
+        |p, x, y| {
+            let n = add(p, Map(ScalarFn::Neg), &[y]);
+            add(p, Map(ScalarFn::Div), &[n, x])
+        },
+        "neg(div(y, x))",
+    ),
+    (
+        "",
+        |p, x, y| {
+            let row = add(p, Reduce { kind: ReduceKind::Max, over: vec![fixed("a", 4)] }, &[y]);
+            let n = add(p, Map(ScalarFn::Neg), &[row]);
+            add(p, Map(ScalarFn::Mul), &[x, n])
+        },
+        "mul(x, neg(reduce_max(y)))",
+    ),
+    (
         "signs in sums",
         |p, x, y| {
             let n = add(p, Map(ScalarFn::Neg), &[y]);
