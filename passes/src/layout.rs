@@ -40,7 +40,8 @@ pub fn leading(axes: &Axes) -> Result<Leading, String> {
         ["batch"] => Ok(Leading::Batch),
         ["batch", "time"] => Ok(Leading::Rows),
         ["batch", "past"] => Ok(Leading::Past),
-        ["batch", "past", "time"] => Ok(Leading::Quadratic),
+        // Positions so far, without sequences: formed where they are used, as what has both long axes is.
+        ["batch", "past", "time"] | ["past"] => Ok(Leading::Quadratic),
         _ => {
             Err(format!("no storage for a value over {axes}: the run-time axes must be batch, time and past"))
         }

@@ -1,7 +1,7 @@
 //! Graph to graph: differentiation, algebra, layout, fusion and planning.
 
-pub mod differentiate;
 pub mod algebra;
+pub mod differentiate;
 pub mod fuse;
 pub mod layout;
 pub mod normalize;

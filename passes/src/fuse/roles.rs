@@ -40,17 +40,36 @@ impl<'a> Roles<'a> {
             let found = leading(graph.axes(id)).map_err(|problem| roles.error(id, problem))?;
             roles.leading.insert(id, found);
         }
-        for &id in order {
-            if let Op::Contract(contract) = graph.op(id)
-                && matches!(roles.leading(id), Leading::Rows | Leading::Batch)
-            {
-                let summed = product(&contract.over);
-                let columns =
-                    graph.axes(id).iter().filter(|axis| axis.fixed_size() >= Some(EXPANSION * summed));
-                roles.huge.extend(columns);
-            }
-        }
+        roles.huge = roles.huge_axes(order);
         Ok(roles)
+    }
+
+    /// Axes that contractions expand to, and that no value with run-time rows
+    /// has but those computed from such contractions.
+    fn huge_axes(&self, order: &[NodeId]) -> HashSet<Axis> {
+        let has_rows = |id: NodeId| matches!(self.leading(id), Leading::Rows | Leading::Batch);
+        let mut from: HashMap<NodeId, HashSet<Axis>> = HashMap::new();
+        for &id in order {
+            let axes = self.graph.axes(id);
+            let mut expanded: HashSet<Axis> = HashSet::new();
+            for operand in self.graph.operands(id) {
+                expanded
+                    .extend(from.get(&operand).into_iter().flatten().filter(|axis| axes.contains(**axis)));
+            }
+            if let Op::Contract(contract) = self.graph.op(id)
+                && has_rows(id)
+                && contract.over.iter().all(|axis| axis.fixed_size().is_some())
+            {
+                let least = EXPANSION * product(&contract.over);
+                expanded.extend(axes.iter().copied().filter(|axis| axis.fixed_size() >= Some(least)));
+            }
+            from.insert(id, expanded);
+        }
+        let mut huge: HashSet<Axis> = from.values().flatten().copied().collect();
+        for &id in order.iter().filter(|&&id| has_rows(id) && !self.is_free(id)) {
+            huge.retain(|axis| !self.graph.axes(id).contains(*axis) || from[&id].contains(axis));
+        }
+        huge
     }
 
     /// An error at a node.

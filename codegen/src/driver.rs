@@ -1,0 +1,64 @@
+//! The way of a program through all passes, to compiled entries. Every stage is
+//! timed, so that compile time has owners. It touches no file and no device.
+
+use crate::entry::{CompileError, CompiledEntry, EntryOptions, compile_entry};
+use diptych_ir::{EntryKind, Program, verify};
+use diptych_passes::layout::Layouts;
+use diptych_passes::normalize::divide_after_sums;
+use diptych_passes::{AdamWOptions, add_adamw, differentiate, simplify};
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+/// A program with its compiled entries.
+#[derive(Clone, Debug)]
+pub struct CompiledProgram {
+    /// After all passes that all entries share.
+    pub program: Program,
+    /// How parameters are stored, the same for all entries.
+    pub layouts: Layouts,
+    /// The entries.
+    pub entries: BTreeMap<EntryKind, CompiledEntry>,
+    /// Seconds of each stage, in order.
+    pub stages: Vec<(String, f64)>,
+}
+
+/// Compiles entries of a program; if one of them trains, with gradients and the optimiser.
+///
+/// # Errors
+/// When a pass refuses the program: which op, and why.
+pub fn compile_program(
+    program: &Program,
+    kinds: &[EntryKind],
+    optimizer: &AdamWOptions,
+    options: EntryOptions,
+) -> Result<CompiledProgram, CompileError> {
+    let mut stages: Vec<(String, f64)> = Vec::new();
+    let mut start = Instant::now();
+    let mut lap = |name: &str| {
+        stages.push((name.to_owned(), start.elapsed().as_secs_f64()));
+        start = Instant::now();
+    };
+    verify(program)?;
+    let mut program = divide_after_sums(program)?;
+    lap("normalise");
+    let trains =
+        |kind: &EntryKind| matches!(kind, EntryKind::Train | EntryKind::Accumulate | EntryKind::Update);
+    if kinds.iter().any(trains) {
+        program = differentiate(&program)?;
+        lap("differentiate");
+        program = add_adamw(&program, optimizer)?;
+        lap("optimizer");
+    }
+    program = simplify(&program)?;
+    lap("simplify");
+    verify(&program)?;
+    lap("verify");
+    let layouts = Layouts::choose(&program);
+    lap("layout");
+    let mut entries = BTreeMap::new();
+    for &kind in kinds {
+        entries.insert(kind, compile_entry(&program, kind, &layouts, options)?);
+        lap(kind.name());
+    }
+    Ok(CompiledProgram { program, layouts, entries, stages })
+}

@@ -1,0 +1,95 @@
+//! Native code against transformers: imported checkpoints, compiled and run,
+//! must give what transformers got (tests/fixtures/README.md).
+
+use diptych_codegen::c::prelude::VectorWidth;
+use diptych_codegen::driver::{CompiledProgram, compile_program};
+use diptych_codegen::entry::{EntryOptions, Limits};
+use diptych_ir::EntryKind;
+use diptych_models::Registry;
+use diptych_models::hugging_face::Checkpoint;
+use diptych_passes::AdamWOptions;
+use diptych_runtime::cpu::compile::{Compiler, KernelCache};
+use diptych_runtime::cpu::pool::Pool;
+use diptych_runtime::executor::{Binding, Executable, ParameterStore, Sequence, load_kernels};
+use safetensors::SafeTensors;
+use std::path::{Path, PathBuf};
+
+fn folder(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures").join(name)
+}
+
+fn numbers(file: &SafeTensors<'_>, name: &str) -> Vec<f32> {
+    let tensor = file.tensor(name).unwrap();
+    let words = tensor.data().chunks_exact(4).map(|word| word.try_into().unwrap());
+    match tensor.dtype() {
+        safetensors::Dtype::I32 => words.map(|word| i32::from_le_bytes(word) as f32).collect(),
+        _ => words.map(f32::from_le_bytes).collect(),
+    }
+}
+
+struct Loaded {
+    compiled: CompiledProgram,
+    store: ParameterStore,
+    checkpoint: Checkpoint,
+    width: VectorWidth,
+}
+
+fn load(name: &str, kinds: &[EntryKind]) -> Loaded {
+    let checkpoint = Checkpoint::open(&folder(name), &Registry::zoo()).unwrap();
+    let width = VectorWidth::detect();
+    let options = EntryOptions { panel: width.panel(), tile_rows: width.tile_rows() };
+    let compiled = compile_program(checkpoint.program(), kinds, &AdamWOptions::default(), options).unwrap();
+    let mut store = ParameterStore::new(&compiled.program, &compiled.layouts, width.panel(), true).unwrap();
+    for &param in compiled.program.params.keys() {
+        store.set(param, &checkpoint.load_param(param.as_str()).unwrap()).unwrap();
+    }
+    Loaded { compiled, store, checkpoint, width }
+}
+
+#[test]
+fn score_and_gradients_are_those_of_transformers() {
+    let pool = Pool::new(2).unwrap();
+    let compiler = Compiler::find().unwrap();
+    for name in std::env::var("FIXTURE").map_or(vec!["llama".to_owned()], |name| vec![name]) {
+        let loaded = load(&name, &[EntryKind::Score, EntryKind::Train]);
+        if std::env::var("SHOW").is_ok() {
+            for (kind, entry) in &loaded.compiled.entries {
+                for kernel in &entry.kernels {
+                    println!("// {}\n{}", kind.name(), kernel.text);
+                }
+            }
+        }
+        let texts = loaded.compiled.entries.values().flat_map(|entry| &entry.kernels);
+        let kernels = load_kernels(texts, loaded.width, &compiler, &KernelCache::standard(), 2).unwrap();
+        let bytes = std::fs::read(folder(&name).join("expected.safetensors")).unwrap();
+        let expected = SafeTensors::deserialize(&bytes).unwrap();
+        let ids: Vec<i32> = numbers(&expected, "input_ids").iter().map(|&id| id as i32).collect();
+        let (batch, time) = (2, 24);
+        let limits = Limits { rows: 64, batch: 4 };
+        let mut binding = Binding::new(limits, loaded.checkpoint.architecture().context());
+        let sequence = Sequence { origin: 0, length: time, chunks: &[] };
+        binding.bind(&[sequence; 2]).unwrap();
+        for kind in [EntryKind::Score, EntryKind::Train] {
+            let entry = &loaded.compiled.entries[&kind];
+            let mut run =
+                Executable::load(entry, &kernels, &loaded.store, None, limits, 2, loaded.width).unwrap();
+            run.input::<i32>("tokens").unwrap()[..ids.len()].copy_from_slice(&ids);
+            let targets: Vec<i32> =
+                (0..ids.len()).map(|at| if at % time == time - 1 { -1 } else { ids[at + 1] }).collect();
+            run.input::<i32>("targets").unwrap()[..ids.len()].copy_from_slice(&targets);
+            if let Some(inverse) = run.input::<f32>("inverse_tokens") {
+                inverse[0] = 1.0 / (batch * (time - 1)) as f32;
+            }
+            run.refresh(&pool, &binding);
+            run.run(&pool, &binding);
+            let loss =
+                -run.root("log_prob").unwrap()[..ids.len()].iter().sum::<f32>() / (batch * (time - 1)) as f32;
+            let wanted = numbers(&expected, "loss")[0];
+            assert!(
+                (loss / wanted - 1.0).abs() < 1e-4,
+                "{name} {}: loss {loss} is not {wanted}",
+                kind.name()
+            );
+        }
+    }
+}
