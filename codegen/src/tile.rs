@@ -162,8 +162,8 @@ pub enum Instr {
     LoadAt {
         /// The table.
         table: Place,
-        /// The id, an i32 view.
-        id: View,
+        /// The id.
+        id: Id,
         /// Stride of the id's axis: elements, or columns or rows of panels.
         along: Along,
     },
@@ -189,6 +189,15 @@ pub enum Instr {
         /// Whether to start from nothing.
         fresh: bool,
     },
+}
+
+/// What says which row of a table is meant.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Id {
+    /// An i32 that is stored.
+    Stored(View),
+    /// The position along a dimension.
+    Position(DimId),
 }
 
 /// Along which part of a table's layout ids point.
@@ -275,8 +284,8 @@ pub enum Stmt {
         table: Place,
         /// How it starts.
         start: ScatterStart,
-        /// Ids of the rows, i32.
-        ids: View,
+        /// What says to which row of the table each goes.
+        ids: Id,
         /// The rows.
         values: View,
         /// Along what part of the table's layout ids point, and how many there are.

@@ -9,3 +9,4 @@ pub mod files;
 pub mod metrics;
 pub mod sampling;
 pub mod schedule;
+pub mod session;

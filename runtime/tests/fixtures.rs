@@ -14,6 +14,19 @@ use diptych_runtime::executor::{Binding, Executable, ParameterStore, Sequence, l
 use safetensors::SafeTensors;
 use std::path::{Path, PathBuf};
 
+const FIXTURES: [&str; 10] = [
+    "gpt2",
+    "llama",
+    "llama3",
+    "llama_linear",
+    "mistral",
+    "qwen2",
+    "qwen3",
+    "deepseek_v3",
+    "deepseek_v3_no_q_lora",
+    "deepseek_v3_yarn",
+];
+
 fn folder(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures").join(name)
 }
@@ -46,22 +59,35 @@ fn load(name: &str, kinds: &[EntryKind]) -> Loaded {
     Loaded { compiled, store, checkpoint, width }
 }
 
+/// The expected gradients, read as a checkpoint is, against the gradient states.
+fn gradients_agree(name: &str, loaded: &Loaded, expected: &SafeTensors<'_>) {
+    let gradients =
+        expected.iter().filter_map(|(name, tensor)| Some((name.strip_prefix("grad.")?.to_owned(), tensor)));
+    let place = tempfile::tempdir().unwrap();
+    safetensors::serialize_to_file(gradients, None, &place.path().join("model.safetensors")).unwrap();
+    std::fs::copy(folder(name).join("config.json"), place.path().join("config.json")).unwrap();
+    let wanted = Checkpoint::open(place.path(), &Registry::zoo()).unwrap();
+    for &param in loaded.compiled.program.params.keys() {
+        let ours = loaded.store.get(diptych_passes::differentiate::gradient_name(param)).unwrap();
+        let wanted = wanted.load_param(param.as_str()).unwrap();
+        let norm = wanted.iter().map(|x| f64::from(x * x)).sum::<f64>().sqrt();
+        let error = ours.iter().zip(&wanted).map(|(a, b)| f64::from((a - b) * (a - b))).sum::<f64>().sqrt();
+        assert!(
+            error <= 1e-3 * norm + 1e-7,
+            "{name}: the gradient of {param} is off by {error}, its norm is {norm}"
+        );
+    }
+}
+
 #[test]
 fn score_and_gradients_are_those_of_transformers() {
     let pool = Pool::new(2).unwrap();
     let compiler = Compiler::find().unwrap();
-    for name in std::env::var("FIXTURE").map_or(vec!["llama".to_owned()], |name| vec![name]) {
-        let loaded = load(&name, &[EntryKind::Score, EntryKind::Train]);
-        if std::env::var("SHOW").is_ok() {
-            for (kind, entry) in &loaded.compiled.entries {
-                for kernel in &entry.kernels {
-                    println!("// {}\n{}", kind.name(), kernel.text);
-                }
-            }
-        }
+    for name in FIXTURES {
+        let loaded = load(name, &[EntryKind::Score, EntryKind::Train]);
         let texts = loaded.compiled.entries.values().flat_map(|entry| &entry.kernels);
         let kernels = load_kernels(texts, loaded.width, &compiler, &KernelCache::standard(), 2).unwrap();
-        let bytes = std::fs::read(folder(&name).join("expected.safetensors")).unwrap();
+        let bytes = std::fs::read(folder(name).join("expected.safetensors")).unwrap();
         let expected = SafeTensors::deserialize(&bytes).unwrap();
         let ids: Vec<i32> = numbers(&expected, "input_ids").iter().map(|&id| id as i32).collect();
         let (batch, time) = (2, 24);

@@ -3,7 +3,7 @@
 //! an element do not depend on where it stands.
 
 use super::writer::{Writer, c_type, float};
-use crate::tile::{Along, DimId, Extent, Instr, Nest, Place, RowMap, View};
+use crate::tile::{Along, DimId, Extent, Id, Instr, Nest, Place, RowMap, View};
 use diptych_ir::{DType, ReduceKind, ScalarFn};
 
 /// What a vector variable holds.
@@ -200,9 +200,9 @@ impl Writer<'_> {
                 }
                 Instr::LoadAt { id: ids, .. } => {
                     hoisted[id] = false;
-                    if inner.is_none_or(|inner| ids.stride(inner) == 0) {
-                        let address = self.element(&Place::Strided(ids.clone()), outer, inner, "0");
-                        self.line(format!("const int64_t id_{id} = *({address});"));
+                    if !varies(ids, inner) {
+                        let text = self.id_text(ids, outer, inner, "0");
+                        self.line(format!("const int64_t id_{id} = {text};"));
                     }
                 }
                 Instr::Reduce { kind, over, .. } => {
@@ -312,19 +312,32 @@ impl Writer<'_> {
         ));
     }
 
+    /// The C expression of an id.
+    fn id_text(&self, id: &Id, outer: &[DimId], inner: Option<DimId>, at: &str) -> String {
+        match id {
+            Id::Stored(view) => {
+                format!("*({})", self.element(&Place::Strided(view.clone()), outer, inner, at))
+            }
+            Id::Position(dim) if Some(*dim) == inner => self.position_text(*dim, at, true),
+            Id::Position(dim) => {
+                self.position_text(*dim, &format!("i_{}", self.name(*dim)), outer.contains(dim))
+            }
+        }
+    }
+
     fn load_at(
         &mut self,
         id: usize,
         kind: Kind,
-        (table, ids, along): (&Place, &View, Along),
+        (table, ids, along): (&Place, &Id, Along),
         outer: &[DimId],
         inner: Option<DimId>,
         whole: bool,
     ) {
         let lanes = if whole { "LANES" } else { "left" };
         let dtype = Self::dtype(table);
-        if inner.is_some_and(|inner| ids.stride(inner) != 0) {
-            let id_address = self.element(&Place::Strided(ids.clone()), outer, inner, "(i + lane)");
+        if varies(ids, inner) {
+            let text = self.id_text(ids, outer, inner, "(i + lane)");
             let address = self.element_at(table, "row", along, outer, inner, "(i + lane)");
             return self.lane_load(
                 id,
@@ -332,7 +345,7 @@ impl Writer<'_> {
                 dtype,
                 &address,
                 lanes,
-                &format!("const int64_t row = *({id_address}); "),
+                &format!("const int64_t row = {text}; "),
             );
         }
         let row = format!("id_{id}");
@@ -428,6 +441,14 @@ impl Writer<'_> {
             self.close();
         }
     }
+}
+
+/// Whether an id varies along the vectorised dimension.
+fn varies(id: &Id, inner: Option<DimId>) -> bool {
+    inner.is_some_and(|inner| match id {
+        Id::Stored(view) => view.stride(inner) != 0,
+        Id::Position(dim) => *dim == inner,
+    })
 }
 
 fn vector(kind: Kind) -> &'static str {

@@ -3,7 +3,7 @@
 
 use super::writer::{Writer, float, rows_of};
 use crate::tile::{
-    Along, Base, DimId, Dot, Extent, PackedView, Place, ScatterStart, Stmt, StreamBounds, View,
+    Along, Base, DimId, Dot, Extent, Id, PackedView, Place, ScatterStart, Stmt, StreamBounds, View,
 };
 use diptych_ir::DType;
 
@@ -208,7 +208,7 @@ impl Writer<'_> {
         &mut self,
         table: &Place,
         start: &ScatterStart,
-        (ids, values): (&View, &View),
+        (ids, values): (&Id, &View),
         (along, count): (Along, usize),
         dim: DimId,
         row: DimId,
@@ -257,9 +257,13 @@ impl Writer<'_> {
         self.line(format!("const int64_t {row_name}_start = 0;"));
         self.open(format!("for (int64_t i_{row_name} = 0; i_{row_name} < step->rows; i_{row_name}++) {{"));
         let index = |each: DimId| (each == row).then(|| format!("i_{row_name}"));
-        let (id, source) = (self.address(ids, &index), self.address(values, &index));
+        let id = match ids {
+            Id::Stored(view) => format!("*({})", self.address(view, &index)),
+            Id::Position(_) => format!("step->row_position[i_{row_name}]"),
+        };
+        let source = self.address(values, &index);
         let value_stride = values.stride(dim);
-        self.line(format!("const int64_t id = *({id});"));
+        self.line(format!("const int64_t id = {id};"));
         self.line(format!("const float *values = {source};"));
         self.line(format!(
             "for (int64_t i = 0; i < {width}; i++) *({}) += values[i * {value_stride}];",

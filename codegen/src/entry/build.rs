@@ -68,23 +68,6 @@ pub fn compile_entry(
     let training = matches!(kind, EntryKind::Train | EntryKind::Accumulate | EntryKind::Update);
     let fuse_options = FuseOptions { many_rows: training, history_is_rename: !kind.cached() };
     let fused = fuse(&program, &roots, fuse_options)?;
-    if std::env::var("DUMP").is_ok() {
-        for (r, steps) in &fused {
-            let g = &program.region(*r).graph;
-            eprintln!("REGION {r:?}");
-            for st in &steps.steps {
-                match st {
-                    Step::Group(gr) => {
-                        eprintln!(" GROUP {:?} outs {:?}", gr.kind, gr.outputs.iter().map(|i| i.index()).collect::<Vec<_>>());
-                        for &n in &gr.nodes {
-                            eprintln!("   %{} = {} {:?} : {} {:?}", n.index(), g.op(n).name(), g.operands(n).iter().map(|i| i.index()).collect::<Vec<_>>(), g.ty(n), g.node(n).label);
-                        }
-                    }
-                    Step::Repeat(n) => eprintln!(" REPEAT %{}", n.index()),
-                }
-            }
-        }
-    }
     let values = ValueLayouts::of(&program, layouts, &entry.updates);
     let mut builder = Builder {
         program: &program,

@@ -7,48 +7,34 @@ use super::stages::{Lowering, Phase};
 use crate::tile::{Base, DimId, Dot, Instr, Place, Stmt, View};
 use diptych_ir::{DType, NodeId, Op};
 
+/// The parts of a contraction.
+struct Sides {
+    rows_of: NodeId,
+    columns_of: NodeId,
+    batch: Vec<DimId>,
+    m: Vec<DimId>,
+    n: Vec<DimId>,
+    k: Vec<DimId>,
+}
+
 impl Lowering<'_> {
     pub(super) fn emit_dot(&mut self, schedule: &mut Schedule, id: NodeId) -> Result<(), LowerError> {
-        let Op::Contract(contract) = self.graph.op(id).clone() else { return Ok(()) };
         let computed = self.computed[&id].clone();
-        let [left, right] = self.graph.operands(id)[..] else {
-            return Err(self.error(id, "has not two operands".into()));
-        };
         let folded = computed.chunk.clone();
-        let direct = self.is_direct(id);
+        let direct = computed.direct;
         let c = match (folded.clone().or_else(|| computed.tile.clone()), direct) {
             (_, true) => self.stored(id, true)?,
             (Some(tile), false) => Place::Strided(tile),
             (None, false) => return Err(self.error(id, "has no tile".into())),
         };
-        // The columns are those of the operand that has the last dimension of the result.
-        let order = self.result_order(&c, &computed.dims);
-        let last = order.last().copied();
-        let (left_dims, right_dims) = (self.node_dims(left), self.node_dims(right));
-        let swapped = last.is_some_and(|last| left_dims.contains(&last) && !right_dims.contains(&last));
-        let (rows_of, columns_of) = if swapped { (right, left) } else { (left, right) };
-        let (a_dims, b_dims) = if swapped { (right_dims, left_dims) } else { (left_dims, right_dims) };
-        let in_both = |dim: &DimId| a_dims.contains(dim) && b_dims.contains(dim);
-        let batch: Vec<DimId> = order.iter().copied().filter(in_both).collect();
-        let m: Vec<DimId> =
-            order.iter().copied().filter(|dim| a_dims.contains(dim) && !in_both(dim)).collect();
-        let n: Vec<DimId> =
-            order.iter().copied().filter(|dim| b_dims.contains(dim) && !in_both(dim)).collect();
-        let mut k: Vec<DimId> = Vec::new();
-        for axis in &contract.over {
-            if let Some(dim) = self.dims.of(*axis)
-                && !k.contains(&dim)
-                && !self.dims.single.contains(&dim)
-            {
-                k.push(dim);
-            }
-        }
+        let Sides { rows_of, columns_of, batch, m, n, k } = self.sides(id, &c);
         let reading_after = computed.phase == Phase::After;
         let a = self.left_operand(schedule, rows_of, (&batch, &m, &k), reading_after, computed.stage)?;
         let b = self.right_operand(schedule, columns_of, (&batch, &k, &n), reading_after, computed.stage)?;
         let accumulate = computed.over_stream && folded.is_none();
         if accumulate {
-            let fill = Stmt::Fill { dims: order.clone(), place: c.clone(), value: 0.0 };
+            let fill =
+                Stmt::Fill { dims: self.result_order(&c, &computed.dims), place: c.clone(), value: 0.0 };
             schedule.push(Phase::Before, 0, Order::First, fill);
         }
         if !lies_as_one(&c, &n, |dim| self.constant(dim)) || !lies_as_one(&c, &m, |dim| self.constant(dim)) {
@@ -57,6 +43,55 @@ impl Lowering<'_> {
         let stmt = Stmt::Dot(Dot { batch, m, n, k, a, b, c, accumulate });
         schedule.push(computed.phase, computed.stage, Order::Last, stmt);
         if direct { Ok(()) } else { self.emit_store(schedule, id) }
+    }
+
+    /// Which operand gives rows and which columns, and the dimensions of each
+    /// part. The columns are those of the operand that has the last dimension
+    /// of the result. Dimensions of one position are left out.
+    fn sides(&mut self, id: NodeId, c: &Place) -> Sides {
+        let operands = self.graph.operands(id);
+        let (left, right) = (operands[0], operands[1]);
+        let dims = self.computed[&id].dims.clone();
+        let order = self.result_order(c, &dims);
+        let last = order.last().copied();
+        let (left_dims, right_dims) = (self.node_dims(left), self.node_dims(right));
+        let swapped = last.is_some_and(|last| left_dims.contains(&last) && !right_dims.contains(&last));
+        let (rows_of, columns_of) = if swapped { (right, left) } else { (left, right) };
+        let (a_dims, b_dims) = if swapped { (right_dims, left_dims) } else { (left_dims, right_dims) };
+        let long = |dim: &DimId| self.constant(*dim) != Some(1);
+        let in_both = |dim: &DimId| a_dims.contains(dim) && b_dims.contains(dim);
+        let of = |wanted: &dyn Fn(&DimId) -> bool| {
+            order.iter().copied().filter(|dim| long(dim) && wanted(dim)).collect()
+        };
+        let batch: Vec<DimId> = of(&in_both);
+        let m: Vec<DimId> = of(&|dim| a_dims.contains(dim) && !in_both(dim));
+        let n: Vec<DimId> = of(&|dim| b_dims.contains(dim) && !in_both(dim));
+        let mut k: Vec<DimId> = Vec::new();
+        if let Op::Contract(contract) = self.graph.op(id).clone() {
+            for axis in contract.over {
+                if let Some(dim) = self.dims.of(axis)
+                    && !k.contains(&dim)
+                    && !self.dims.single.contains(&dim)
+                    && self.constant(dim) != Some(1)
+                {
+                    k.push(dim);
+                }
+            }
+        }
+        Sides { rows_of, columns_of, batch, m, n, k }
+    }
+
+    /// Whether a dot can write straight to where its value is stored: nobody in
+    /// the group reads it, and its rows and columns lie as one there.
+    pub(super) fn find_direct(&mut self, id: NodeId) -> Result<bool, LowerError> {
+        let read = self.group.nodes.iter().any(|&node| self.reads(node).iter().any(|(read, _)| *read == id));
+        let folded = self.fold.as_ref().is_some_and(|fold| fold.sums.contains(&id));
+        if !self.group.outputs.contains(&id) || read || folded || !self.caches_of(id).is_empty() {
+            return Ok(false);
+        }
+        let c = self.stored(id, true)?;
+        let Sides { m, n, .. } = self.sides(id, &c);
+        Ok(lies_as_one(&c, &n, |dim| self.constant(dim)) && lies_as_one(&c, &m, |dim| self.constant(dim)))
     }
 
     /// The result's dimensions, as they lie where it is written.

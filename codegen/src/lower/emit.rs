@@ -5,7 +5,8 @@
 use super::stages::{Class, Fold, Lowering, Phase};
 use super::{LowerError, Lowered, Source};
 use crate::tile::{
-    Along, DimId, Instr, Nest, Place, RowMap, ScatterStart, Stmt, StreamBounds, TileProgram, ValueId, View,
+    Along, DimId, Id, Instr, Nest, Place, RowMap, ScatterStart, Stmt, StreamBounds, TileProgram, ValueId,
+    View,
 };
 use diptych_ir::ops::Literal;
 use diptych_ir::{DType, NodeId, Op, ReduceKind, ScalarFn};
@@ -201,9 +202,7 @@ impl Lowering<'_> {
             view.rows = RowMap::Chosen(arg);
             return Ok(nest.push(Instr::Load(Place::Strided(view))));
         }
-        let Place::Strided(id_view) = self.place(ids, false)? else {
-            return Err(self.error(id, "has packed ids".into()));
-        };
+        let which = self.id(id, ids)?;
         let dim = self.dims.of(axis);
         let (table, along) = match self.place(operands[0], false)? {
             Place::Strided(mut view) => {
@@ -222,7 +221,21 @@ impl Lowering<'_> {
                 (Place::Packed(view), along)
             }
         };
-        Ok(nest.push(Instr::LoadAt { table, id: id_view, along }))
+        Ok(nest.push(Instr::LoadAt { table, id: which, along }))
+    }
+
+    /// What says which row of a table a node means.
+    fn id(&mut self, node: NodeId, ids: NodeId) -> Result<Id, LowerError> {
+        if let Op::Index(index) = self.graph.op(ids) {
+            let dim = self.dims.of(index.axis);
+            return dim
+                .map(Id::Position)
+                .ok_or_else(|| self.error(node, "has ids that are not walked".into()));
+        }
+        match self.place(ids, false)? {
+            Place::Strided(view) => Ok(Id::Stored(view)),
+            Place::Packed(_) => Err(self.error(node, "has packed ids".into())),
+        }
     }
 
     fn emit_pointwise(&mut self, schedule: &mut Schedule, id: NodeId) -> Result<(), LowerError> {
@@ -344,10 +357,9 @@ impl Lowering<'_> {
         let (Some(&dim), Some(row)) = (self.dims.grid.first(), self.dims.row) else {
             return Err(self.error(id, "needs a table of two axes, and one row a token".into()));
         };
-        let (Place::Strided(ids), Place::Strided(values)) =
-            (self.place(ids, false)?, self.place(values, false)?)
-        else {
-            return Err(self.error(id, "has packed operands".into()));
+        let ids = self.id(id, ids)?;
+        let Place::Strided(values) = self.place(values, false)? else {
+            return Err(self.error(id, "adds packed values".into()));
         };
         let count = put.axis.fixed_size().unwrap_or(1);
         let axis = self.dims.of(put.axis);

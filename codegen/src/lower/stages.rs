@@ -48,6 +48,8 @@ pub struct Computed {
     pub dims: Vec<DimId>,
     /// Whether it reduces along the stream, so that its value is there after it.
     pub over_stream: bool,
+    /// Whether a dot writes it straight to where it is stored.
+    pub direct: bool,
     /// Its tile, if its value is read from one.
     pub tile: Option<View>,
     /// Its tile for one block of the stream, if it is folded.
@@ -184,8 +186,10 @@ impl<'a> Lowering<'a> {
                     tiled.insert(read);
                 }
             }
-            self.computed
-                .insert(id, Computed { class, phase, stage, dims, over_stream, tile: None, chunk: None });
+            self.computed.insert(
+                id,
+                Computed { class, phase, stage, dims, over_stream, direct: false, tile: None, chunk: None },
+            );
         }
         // A pointwise node that ended in a later stage than a reader assumed is read from its tile.
         for &id in &nodes {
@@ -206,7 +210,7 @@ impl<'a> Lowering<'a> {
         self.find_fold(&nodes);
         for &id in &nodes {
             let class = self.computed[&id].class;
-            let direct = class == Class::Dot && self.is_direct(id);
+            let direct = class == Class::Dot && self.find_direct(id)?;
             let needed = match class {
                 Class::Pointwise | Class::Concat => tiled.contains(&id),
                 Class::Reduce | Class::Dot => !direct,
@@ -218,6 +222,7 @@ impl<'a> Lowering<'a> {
             let tile = needed.then(|| self.new_tile(&name, dims.clone()));
             let chunk = folded.then(|| self.new_tile(&format!("{name}_chunk"), dims));
             if let Some(computed) = self.computed.get_mut(&id) {
+                computed.direct = direct;
                 computed.tile = tile;
                 computed.chunk = chunk;
             }
@@ -230,13 +235,6 @@ impl<'a> Lowering<'a> {
         let label =
             self.graph.node(id).label.map(|label| label.as_str().rsplit('.').next().unwrap_or("").to_owned());
         dims::identifier(&label.unwrap_or_else(|| self.graph.op(id).name().to_owned()))
-    }
-
-    /// Whether a dot can write straight to where its value is stored.
-    pub(super) fn is_direct(&self, id: NodeId) -> bool {
-        let read = self.group.nodes.iter().any(|&node| self.reads(node).iter().any(|(read, _)| *read == id));
-        let folded = self.fold.as_ref().is_some_and(|fold| fold.sums.contains(&id));
-        self.group.outputs.contains(&id) && !read && !folded && self.caches_of(id).is_empty()
     }
 
     /// The `history` nodes (with caches) whose operand is this node, seen through views.

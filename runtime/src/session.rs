@@ -1,0 +1,131 @@
+//! What training, serving and scoring share: a device, and a program compiled
+//! and loaded on it with its parameters.
+
+use crate::cpu::compile::{CompileError as CompilerError, Compiler, KernelCache};
+use crate::cpu::pool::{Pool, PoolError};
+use crate::executor::{
+    BindingError, CacheRooms, Executable, Kernels, LoadError, OutOfMemory, ParameterError, ParameterStore,
+    load_kernels,
+};
+use diptych_codegen::c::prelude::VectorWidth;
+use diptych_codegen::driver::{CompiledProgram, compile_program};
+use diptych_codegen::entry::{CompileError, EntryOptions, Limits};
+use diptych_ir::{EntryKind, Program};
+use diptych_passes::AdamWOptions;
+
+/// Why a program cannot be compiled, loaded or run.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    /// The passes or the code generator refuse it.
+    #[error(transparent)]
+    Compile(#[from] CompileError),
+    /// The C compiler is missing or refuses its code.
+    #[error(transparent)]
+    Compiler(#[from] CompilerError),
+    /// Threads cannot be had.
+    #[error(transparent)]
+    Pool(#[from] PoolError),
+    /// An entry cannot be loaded.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// A parameter does not fit.
+    #[error(transparent)]
+    Parameter(#[from] ParameterError),
+    /// There is not enough memory.
+    #[error(transparent)]
+    Memory(#[from] OutOfMemory),
+    /// The sequences of a run do not fit.
+    #[error(transparent)]
+    Binding(#[from] BindingError),
+    /// The session was not compiled for this job.
+    #[error("the session has no entry `{0}`: compile it with that entry")]
+    NoEntry(&'static str),
+}
+
+/// The CPU: threads, compiler and vector width.
+pub struct Device {
+    /// The threads.
+    pub pool: Pool,
+    /// The C compiler.
+    pub compiler: Compiler,
+    /// Where compiled kernels are kept.
+    pub cache: KernelCache,
+    /// The vector width that code is generated for.
+    pub width: VectorWidth,
+}
+
+impl Device {
+    /// This machine's CPU with so many threads (all cores that the process may use, if `None`).
+    ///
+    /// # Errors
+    /// When there is no C compiler, or threads cannot be started.
+    pub fn cpu(threads: Option<usize>) -> Result<Device, SessionError> {
+        let threads = threads.unwrap_or_else(crate::cpu::default_threads).max(1);
+        Ok(Device {
+            pool: Pool::new(threads)?,
+            compiler: Compiler::find()?,
+            cache: KernelCache::standard(),
+            width: VectorWidth::detect(),
+        })
+    }
+
+    /// What code is generated for.
+    pub fn options(&self) -> EntryOptions {
+        EntryOptions { panel: self.width.panel(), tile_rows: self.width.tile_rows() }
+    }
+}
+
+/// A program compiled for some jobs, with its parameters.
+pub struct Session {
+    /// The compiled program.
+    pub compiled: CompiledProgram,
+    /// Its kernels.
+    pub kernels: Kernels,
+    /// Its parameters; states too, if an entry trains.
+    pub store: ParameterStore,
+    /// The most positions of a sequence.
+    pub context: usize,
+}
+
+impl Session {
+    /// Compiles entries of a program, with parameters all zero.
+    ///
+    /// # Errors
+    /// When the program cannot be compiled, or memory is short.
+    pub fn compile(
+        device: &Device,
+        program: &Program,
+        context: usize,
+        kinds: &[EntryKind],
+        optimizer: &AdamWOptions,
+    ) -> Result<Session, SessionError> {
+        let mut compiled = compile_program(program, kinds, optimizer, device.options())?;
+        let texts = compiled.entries.values().flat_map(|entry| &entry.kernels);
+        let start = std::time::Instant::now();
+        let kernels =
+            load_kernels(texts, device.width, &device.compiler, &device.cache, device.pool.threads())?;
+        compiled.stages.push(("native code".to_owned(), start.elapsed().as_secs_f64()));
+        let trains = kinds
+            .iter()
+            .any(|kind| matches!(kind, EntryKind::Train | EntryKind::Accumulate | EntryKind::Update));
+        let store = ParameterStore::new(&compiled.program, &compiled.layouts, device.width.panel(), trains)?;
+        Ok(Session { compiled, kernels, store, context })
+    }
+
+    /// An entry with its memory, for runs of at most these sizes. It refers to
+    /// the session's parameters and to the caches, which must outlive it.
+    ///
+    /// # Errors
+    /// When the session has no such entry, or memory is short.
+    pub fn executable(
+        &self,
+        device: &Device,
+        kind: EntryKind,
+        caches: Option<&CacheRooms>,
+        limits: Limits,
+    ) -> Result<Executable, SessionError> {
+        let entry = self.compiled.entries.get(&kind).ok_or(SessionError::NoEntry(kind.name()))?;
+        let (kernels, store) = (&self.kernels, &self.store);
+        Ok(Executable::load(entry, kernels, store, caches, limits, device.pool.threads(), device.width)?)
+    }
+}
