@@ -148,8 +148,7 @@ impl Rates<'_> {
                         match contract.over.is_empty() {
                             true => (product, materialized),
                             false => {
-                                let quadratic = is_quadratic(&axes);
-                                let widest = if quadratic { 0.0 } else { points * 4.0 };
+                                let widest = if is_quadratic(&axes) { read() } else { points * 4.0 };
                                 (product + PLAIN * points, widest + write)
                             }
                         }

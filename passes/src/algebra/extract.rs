@@ -58,12 +58,9 @@ pub(super) fn costs(problem: &Problem, choice: &Choice) -> Option<Vec<f64>> {
     (0..problem.factors.len())
         .map(|binding| {
             let used = reach(problem, choice, &problem.roots[binding])?;
-            Some(
-                used.iter()
-                    .filter_map(|&class| chosen(problem, choice, class))
-                    .map(|c| c.costs[binding])
-                    .sum(),
-            )
+            let candidates = used.iter().filter_map(|&class| chosen(problem, choice, class));
+            // From positive zero: the sum of nothing is otherwise a negative one.
+            Some(candidates.fold(0.0, |sum, candidate| sum + candidate.costs[binding]))
         })
         .collect()
 }

@@ -4,6 +4,8 @@
 
 mod cost;
 mod extract;
+#[cfg(test)]
+mod harness;
 mod language;
 mod liveness;
 mod pattern;
@@ -14,6 +16,8 @@ mod rules;
 mod saturate;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod whole;
 
 pub use cost::{Binding, Limits, Objective};
 pub use report::{AlgebraReport, Change, EntryCost, RegionReport, Seconds, StopReason};

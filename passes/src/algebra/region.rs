@@ -97,7 +97,9 @@ pub(super) fn optimize(task: &Task, program: &mut Program) -> Result<RegionRepor
     let mut lap = || std::mem::replace(&mut clock, Instant::now()).elapsed().as_secs_f64();
     let mut saturated = build(task)?;
     seconds.build = lap();
-    let saturation = saturate(&mut saturated.egraph, task.rules, &task.objective.limits)
+    let free = saturated.order.iter().any(|id| !task.frozen.contains(id));
+    let rules = if free { task.rules } else { &[] };
+    let saturation = saturate(&mut saturated.egraph, rules, &task.objective.limits)
         .map_err(|problem| task.unsound(problem))?;
     seconds.saturate = lap();
     let selection = Selection::new(task, &saturated);
@@ -135,7 +137,8 @@ fn costs_before(task: &Task, saturated: &Saturated) -> Vec<f64> {
             let operands: Vec<&Facts> = graph.operands(id).into_iter().map(facts).collect();
             if task.frozen.contains(&id) { 0.0 } else { rates.seconds(graph.op(id), &operands, facts(id)) }
         });
-        seconds.sum()
+        // From positive zero: the sum of nothing is otherwise a negative one.
+        seconds.fold(0.0, |sum, second| sum + second)
     });
     costs.collect()
 }

@@ -199,8 +199,17 @@ fn holds(egraph: &EGraph, rule: &Compiled, root: Id, bindings: &Bindings) -> boo
             let names = names(egraph, ids(bindings, x));
             axes(bindings, over).iter().all(|axis| !names.contains(&axis.name))
         }
-        Condition::Some(xs) => !ids(bindings, xs).is_empty(),
+        Condition::Some(xs) => !ids(bindings, xs).is_empty() || !axes(bindings, xs).is_empty(),
         Condition::AtMost(xs, ys, most) => ids(bindings, xs).len() + ids(bindings, ys).len() <= most,
+        Condition::Covers(x, y) => {
+            names(egraph, ids(bindings, x)).is_superset(&names(egraph, ids(bindings, y)))
+        }
+        Condition::Joins(x, y, over, zs) => {
+            let [x, y, zs] = [x, y, zs].map(|variable| names(egraph, ids(bindings, variable)));
+            let done =
+                |axis: &Axis| x.contains(&axis.name) && y.contains(&axis.name) && !zs.contains(&axis.name);
+            x.is_superset(&y) || y.is_superset(&x) || axes(bindings, over).iter().any(done)
+        }
         Condition::Narrower(x) => {
             ids(bindings, x).iter().all(|&id| egraph[id].data.ty.axes.len() < egraph[root].data.ty.axes.len())
         }
@@ -211,6 +220,7 @@ fn holds(egraph: &EGraph, rule: &Compiled, root: Id, bindings: &Bindings) -> boo
         Condition::NotZero(c) => {
             ids(bindings, c).iter().all(|&id| egraph[id].data.constant.is_some_and(|c| c != 0.0))
         }
+        Condition::Varies(x) => ids(bindings, x).iter().all(|&id| egraph[id].data.constant.is_none()),
         // Names can always be found: this one acts when the right side is built.
         Condition::Fresh { .. } => true,
     })

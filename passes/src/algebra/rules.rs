@@ -22,17 +22,25 @@ pub enum When {
     ParamOnly(&'static str),
     /// The values have none of the summed axes.
     Lacks(&'static str, &'static str),
-    /// There is at least one value.
+    /// There is at least one value, or one summed axis.
     Some(&'static str),
-    /// There are at most so many values in the two lists together: it bounds
-    /// the number of contraction trees.
+    /// There are at most so many values in the two lists together (a list named
+    /// twice counts twice): it bounds the number of contraction trees.
     AtMost(&'static str, &'static str, usize),
+    /// The first value has all axes of the second.
+    Covers(&'static str, &'static str),
+    /// Of the summed axes (third), one that the first two values have is none
+    /// of the values in the fourth list's, or one of the two covers the other:
+    /// a product for which neither holds only makes values larger.
+    Joins(&'static str, &'static str, &'static str, &'static str),
     /// The value has fewer axes than the one that is rewritten.
     Narrower(&'static str),
     /// The first op undoes the second.
     Inverse(&'static str, &'static str),
     /// The constant is not zero.
     NotZero(&'static str),
+    /// The value is no known constant.
+    Varies(&'static str),
     /// The summed axes (first) that are also axes of the values (third) or
     /// summed already (fourth) get new names, in the list of values (second):
     /// a summed axis is a bound name.
@@ -65,7 +73,7 @@ const fn rule(
 }
 
 use Class::{Exact, Real};
-use When::{AtMost, Fresh, Inverse, Lacks, Narrower, NotZero, ParamOnly};
+use When::{AtMost, Covers, Fresh, Inverse, Joins, Lacks, Narrower, NotZero, ParamOnly, Varies};
 
 /// Every rule.
 #[rustfmt::skip]
@@ -103,22 +111,23 @@ pub const RULES: &[Rule] = &[
     // Contractions: sums of products of any number of factors.
     rule("sum_is_contraction", Real, "(sum[A] (mul x y))", "(contract[A] x y)", &[]),
     rule("product_into_contraction", Real, "(contract[A] (mul x y) zs..)", "(contract[A] x y zs..)",
-        &[AtMost("zs", "zs", 6), When::Some("zs")]),
+        &[AtMost("zs", "zs", 4), When::Some("zs")]),
+    rule("sum_of_none", Real, "(sum[] x)", "x", &[]),
     rule("contraction_of_none", Real, "(contract[] x y)", "(mul x y)", &[]),
     rule("contraction_of_one", Real, "(contract[A] x)", "(sum[A] x)", &[]),
     rule("flatten", Real, "(contract[A] (contract[B] xs..) ys..)", "(contract[A+B] xs.. ys..)",
-        &[AtMost("xs", "ys", 5), Fresh("B", "xs", "ys", "A")]),
+        &[AtMost("xs", "ys", 4), Fresh("B", "xs", "ys", "A")]),
     rule("associate", Real, "(contract[A] x y zs..)", "(contract[A&zs] (contract[A-zs] x y) zs..)",
-        &[When::Some("zs"), AtMost("zs", "zs", 6)]),
+        &[When::Some("zs"), Joins("x", "y", "A", "zs")]),
     rule("division_out_of_contraction", Real, "(contract[A] (div x d) ys..)", "(div (contract[A] x ys..) d)",
         &[Lacks("d", "A")]),
     rule("division_into_contraction", Real, "(div (contract[A] x ys..) d)", "(contract[A] (div x d) ys..)",
-        &[Lacks("d", "A")]),
+        &[Lacks("d", "A"), Covers("x", "d"), Varies("d")]),
     rule("division_out_of_sum", Real, "(sum[A] (div x d))", "(div (sum[A] x) d)", &[Lacks("d", "A")]),
     rule("scale_into_contraction", Real, "(mul s (contract[A] xs..))", "(contract[A] s xs..)",
-        &[Lacks("s", "A"), Narrower("s"), AtMost("xs", "xs", 8)]),
-    rule("scale_out_of_contraction", Real, "(contract[A] s xs..)", "(mul s (contract[A] xs..))",
-        &[Lacks("s", "A"), When::Some("xs")]),
+        &[Lacks("s", "A"), Narrower("s"), AtMost("xs", "xs", 6)]),
+    rule("scale_out_of_contraction", Real, "(contract[A] s x)", "(mul s (sum[A] x))",
+        &[When::Some("A"), Lacks("s", "A")]),
     rule("negation_out_of_contraction", Real, "(contract[A] (neg x) ys..)", "(neg (contract[A] x ys..))", &[]),
     rule("add_weights", Real, "(add (contract[A] x xs..) (contract[A] y xs..))", "(contract[A] (add x y) xs..)",
         &[ParamOnly("x"), ParamOnly("y"), When::Some("xs")]),
@@ -150,8 +159,11 @@ pub(super) enum Condition {
     Some(usize),
     AtMost(usize, usize, usize),
     Narrower(usize),
+    Covers(usize, usize),
+    Joins(usize, usize, usize, usize),
     Inverse(usize, usize),
     NotZero(usize),
+    Varies(usize),
     Fresh { over: usize, within: usize, apart: usize, outer: usize },
 }
 
@@ -184,9 +196,12 @@ fn compile_one(rule: &Rule) -> Result<Compiled, String> {
                 When::Lacks(x, axes) => Condition::Lacks(find(x)?, find(axes)?),
                 When::Some(xs) => Condition::Some(find(xs)?),
                 When::AtMost(xs, ys, most) => Condition::AtMost(find(xs)?, find(ys)?, most),
+                When::Covers(x, y) => Condition::Covers(find(x)?, find(y)?),
+                When::Joins(x, y, axes, zs) => Condition::Joins(find(x)?, find(y)?, find(axes)?, find(zs)?),
                 When::Narrower(x) => Condition::Narrower(find(x)?),
                 When::Inverse(outer, inner) => Condition::Inverse(find(outer)?, find(inner)?),
                 When::NotZero(c) => Condition::NotZero(find(c)?),
+                When::Varies(x) => Condition::Varies(find(x)?),
                 When::Fresh(over, within, apart, outer) => Condition::Fresh {
                     over: find(over)?,
                     within: find(within)?,

@@ -142,3 +142,143 @@ fn softmax_is_divided_before_the_weighted_sum_when_the_head_is_longer_than_the_c
     assert!(report.regions[0].changes.is_empty(), "{report}");
     same_value(&before, &after);
 }
+
+/// x·W for an input x of `batch`, `time` and `embed`, with a weight for each
+/// element of x before, and a parameter added to W.
+fn normed(embed: usize, out: usize) -> (Program, NodeId, NodeId) {
+    let mut program = Program::new("normed");
+    let (batch, time, e, o) = (axis("batch", 0), axis("time", 0), axis("embed", embed), axis("out", out));
+    let x = input(&mut program, "x", &[batch, time, e]);
+    let w = crate::test_support::param(&mut program, "norm", &[e]);
+    let matrix = crate::test_support::param(&mut program, "matrix", &[e, o]);
+    let graph = &mut program.main_mut().graph;
+    let h = graph.add(Map(ScalarFn::Mul), &[x, w]).unwrap();
+    let y = graph.add(Contract { over: vec![e] }, &[h, matrix]).unwrap();
+    graph.annotate(y, None, Some("projection".into()));
+    (program, x, y)
+}
+
+/// Whether something is computed from parameters alone.
+fn derives_weights(program: &Program) -> bool {
+    let graph = &program.main().graph;
+    graph.topological_order().into_iter().any(|id| {
+        let operands = graph.operands(id);
+        !operands.is_empty() && operands.iter().all(|&operand| matches!(graph.op(operand), Op::Param(_)))
+    })
+}
+
+#[test]
+fn a_norm_weight_is_folded_into_the_projection_when_serving_and_not_when_training_on_few_tokens() {
+    let (program, _, root) = normed(64, 256);
+    let before = finish(program, root);
+    let serving = objective(vec![Binding::new(EntryKind::Prefill, 1, 256, 256, 1e6)]);
+    let (after, report) = optimized(&before, &serving);
+    assert!(derives_weights(&after), "{report}");
+    assert_eq!(report.regions[0].changes[0].label, Some("projection".into()));
+    same_value(&before, &after);
+    let training = objective(vec![Binding::new(EntryKind::Train, 1, 16, 16, 1e6)]);
+    let (after, report) = optimized(&before, &training);
+    assert!(!derives_weights(&after) && report.regions[0].changes.is_empty(), "{report}");
+    // A runtime that computes everything in each run has nothing to gain when decoding either.
+    let mut decoding = objective(vec![Binding::new(EntryKind::Decode, 1, 1, 256, 1e6)]);
+    decoding.derived_at_load = false;
+    assert!(!derives_weights(&optimized(&before, &decoding).0));
+}
+
+#[test]
+fn the_joint_choice_follows_the_ratio_of_tokens() {
+    let (program, _, root) = normed(64, 256);
+    let before = finish(program, root);
+    let folds = |trained: f64, served: f64| {
+        let bindings = vec![
+            Binding::new(EntryKind::Train, 1, 16, 16, trained),
+            Binding::new(EntryKind::Decode, 1, 1, 256, served),
+        ];
+        derives_weights(&optimized(&before, &objective(bindings)).0)
+    };
+    let sweep: Vec<bool> = (-3..=6).map(|power| folds(1e6, 1e6 * 10f64.powi(power))).collect();
+    assert!(!sweep[0] && sweep[sweep.len() - 1], "{sweep:?}");
+    assert!(sweep.windows(2).all(|pair| pair[0] <= pair[1]), "{sweep:?}");
+}
+
+#[test]
+fn the_scale_of_scores_moves_to_the_queries_unless_there_are_more_of_them() {
+    let scaled_queries = |program: &Program| {
+        let graph = &program.main().graph;
+        graph.topological_order().into_iter().any(|id| {
+            matches!(graph.op(id), Op::Map(Map(ScalarFn::Mul)))
+                && graph.operands(id).iter().any(|&x| matches!(graph.op(x), Op::Input(_)))
+        })
+    };
+    let before = attention(64, 0.125);
+    assert!(scaled_queries(&optimized(&before, &training(1024)).0));
+    assert!(!scaled_queries(&optimized(&before, &training(8)).0));
+}
+
+#[test]
+fn weights_of_two_projections_of_one_value_are_added_where_that_is_free() {
+    let (mut program, x, y) = normed(64, 64);
+    let (e, o) = (axis("embed", 64), axis("out", 64));
+    let other = crate::test_support::param(&mut program, "other", &[e, o]);
+    let graph = &mut program.main_mut().graph;
+    let z = graph.add(Contract { over: vec![e] }, &[x, other]).unwrap();
+    let root = graph.add(Map(ScalarFn::Add), &[y, z]).unwrap();
+    let before = finish(program, root);
+    let products = |program: &Program| {
+        let graph = &program.main().graph;
+        graph.ids().into_iter().filter(|&id| matches!(graph.op(id), Op::Contract(_))).count()
+    };
+    let (after, report) = optimized(&before, &training(1024));
+    assert_eq!(products(&after), 1, "{report}");
+    same_value(&before, &after);
+    let few = objective(vec![Binding::new(EntryKind::Train, 1, 1, 1, 1e6)]);
+    assert_eq!(products(&optimized(&before, &few).0), 2);
+}
+
+#[test]
+fn a_chain_of_three_is_contracted_in_the_cheaper_order() {
+    let chain = |inner: usize| {
+        let mut program = Program::new("low rank");
+        let (batch, time) = (axis("batch", 0), axis("time", 0));
+        let (e, r, o) = (axis("embed", 64), axis("rank", inner), axis("out", 64));
+        let x = input(&mut program, "x", &[batch, time, e]);
+        let a = crate::test_support::param(&mut program, "a", &[e, r]);
+        let b = crate::test_support::param(&mut program, "b", &[r, o]);
+        let graph = &mut program.main_mut().graph;
+        let product = graph.add(Contract { over: vec![e, r] }, &[x, a, b]).unwrap();
+        finish(program, product)
+    };
+    for (rank, folded) in [(4, false), (512, true)] {
+        let before = chain(rank);
+        let (after, report) = optimized(&before, &training(1024));
+        assert_eq!(derives_weights(&after), folded, "rank {rank}: {report}");
+        let graph = &after.main().graph;
+        let binary = |id: NodeId| !matches!(graph.op(id), Op::Contract(_)) || graph.operands(id).len() == 2;
+        assert!(graph.ids().into_iter().all(binary));
+        same_value(&before, &after);
+    }
+}
+
+#[test]
+fn equal_values_become_one_and_constants_are_computed() {
+    let mut program = Program::new("twice");
+    let x = input(&mut program, "x", &[axis("batch", 0), axis("time", 0)]);
+    let graph = &mut program.main_mut().graph;
+    let mut scaled = || {
+        let [two, three] =
+            [2.0, 3.0].map(|value| graph.add(Literal::scalar(DType::F32, value), &[]).unwrap());
+        let once = graph.add(Map(ScalarFn::Mul), &[x, two]).unwrap();
+        let twice = graph.add(Map(ScalarFn::Mul), &[three, once]).unwrap();
+        graph.add(Map(ScalarFn::Exp), &[twice]).unwrap()
+    };
+    let (left, right) = (scaled(), scaled());
+    let root = graph.add(Map(ScalarFn::Add), &[left, right]).unwrap();
+    let before = finish(program, root);
+    let (after, report) = optimized(&before, &training(64));
+    let graph = &after.main().graph;
+    // x, 6, x·6, its exponential, the sum.
+    assert_eq!(graph.len(), 5, "{report}");
+    let six = |id: &NodeId| matches!(graph.op(*id), Op::Literal(six) if six.as_scalar() == Some(6.0));
+    assert!(graph.ids().iter().any(six), "{report}");
+    same_value(&before, &after);
+}

@@ -1,0 +1,421 @@
+//! The test of every rule: random instances of its left side, on random shapes,
+//! against its right side, through the reference evaluator. A rule that never
+//! fires fails, and so does one that finds unequal values equal.
+
+use super::language::{EGraph, Known, Shape, add};
+use super::pattern::{Over, Payload, Term};
+use super::rewrite::{Budget, apply, search};
+use super::rules::{Class, Compiled, RULES, Rule, compile};
+use crate::test_support::Numbers;
+use diptych_ir::evaluate::{Context, Value};
+use diptych_ir::ops::{
+    Cast, Concat, Contract, Input, Literal, Map, Merge, Param, Reduce, Rename, Slice, Split,
+};
+use diptych_ir::{Axes, Axis, DType, Graph, NodeId, Op, ReduceKind, Symbol, TensorType};
+use egg::Id;
+use std::collections::{BTreeMap, HashMap};
+
+/// How often each rule must fire, and in how many tries.
+const FIRINGS: usize = 200;
+const TRIES: usize = 60_000;
+
+struct Random(Numbers);
+
+impl Random {
+    fn below(&mut self, most: usize) -> usize {
+        // The low bits of these numbers are as good as the high ones after mixing.
+        let mixed = (self.0.next() * (1u64 << 53) as f64) as u64;
+        let mixed = (mixed ^ (mixed >> 23)).wrapping_mul(0x2545_f491_4f6c_dd1d);
+        ((mixed >> 33) as usize) % most
+    }
+
+    fn chance(&mut self, percent: usize) -> bool {
+        self.below(100) < percent
+    }
+
+    fn pick<T: Copy>(&mut self, from: &[T]) -> Option<T> {
+        (!from.is_empty()).then(|| from[self.below(from.len())])
+    }
+
+    fn subset(&mut self, from: &[Axis]) -> Vec<Axis> {
+        from.iter().copied().filter(|_| self.chance(50)).collect()
+    }
+}
+
+/// What a variable of a rule stands for in an instance.
+#[derive(Clone)]
+enum Chosen {
+    Value(NodeId),
+    Values(Vec<NodeId>),
+    Axes(Vec<Axis>),
+    Payload(Op),
+}
+
+/// An instance of a rule's left side.
+struct Instance {
+    graph: Graph,
+    pool: Vec<Axis>,
+    chosen: Vec<Option<Chosen>>,
+}
+
+impl Instance {
+    fn leaf(&mut self, random: &mut Random) -> Option<NodeId> {
+        let dtype = match random.below(10) {
+            0 | 1 => DType::Bool,
+            2 => DType::BF16,
+            _ => DType::F32,
+        };
+        let pool = self.pool.clone();
+        let ty = TensorType::new(dtype, Axes::new(random.subset(&pool)).ok()?);
+        let name = Symbol::new(&format!("x{}", self.graph.len()));
+        match random.chance(60) {
+            true => self.graph.add(Param { name, ty }, &[]).ok(),
+            false => self.graph.add(Input { name, ty }, &[]).ok(),
+        }
+    }
+
+    fn literal(&mut self, value: f64) -> Option<NodeId> {
+        self.graph.add(Literal::scalar(DType::F32, value), &[]).ok()
+    }
+
+    fn term(&mut self, term: &Term, random: &mut Random) -> Option<NodeId> {
+        match term {
+            Term::Class(variable) => match &self.chosen[*variable] {
+                Some(Chosen::Value(id)) => Some(*id),
+                _ => {
+                    let id = self.leaf(random)?;
+                    self.chosen[*variable] = Some(Chosen::Value(id));
+                    Some(id)
+                }
+            },
+            Term::Constant(variable) => {
+                let value = random.pick(&[0.0, 1.0, -1.0, 0.5, -2.0, 3.0, 0.1])?;
+                let id = self.literal(value)?;
+                self.chosen[*variable] = Some(Chosen::Value(id));
+                Some(id)
+            }
+            Term::Number(number) => self.literal(*number),
+            Term::Node { shape, payload, operands, rests } => {
+                let mut ids = Vec::new();
+                for operand in operands {
+                    ids.push(self.term(operand, random)?);
+                }
+                for &rest in rests {
+                    if self.chosen[rest].is_none() {
+                        let count = random.below(3);
+                        let values = (0..count).map(|_| self.leaf(random)).collect::<Option<Vec<_>>>()?;
+                        self.chosen[rest] = Some(Chosen::Values(values));
+                    }
+                    if let Some(Chosen::Values(values)) = &self.chosen[rest] {
+                        ids.extend(values);
+                    }
+                }
+                let op = self.op(*shape, payload, &ids, random)?;
+                self.graph.add(op, &ids).ok()
+            }
+            _ => None,
+        }
+    }
+
+    fn op(&mut self, shape: Shape, payload: &Payload, ids: &[NodeId], random: &mut Random) -> Option<Op> {
+        let mut axes = Axes::none();
+        for &id in ids {
+            axes = axes.union(self.graph.axes(id)).ok()?;
+        }
+        let over = match payload {
+            Payload::Over(Over::Bound(variable)) => match &self.chosen[*variable] {
+                Some(Chosen::Axes(axes)) => axes.clone(),
+                _ => {
+                    let over = self.graph.ordered(random.subset(&axes));
+                    self.chosen[*variable] = Some(Chosen::Axes(over.clone()));
+                    over
+                }
+            },
+            _ => Vec::new(),
+        };
+        Some(match (shape, payload) {
+            (Shape::Map(function), _) => Map(function).into(),
+            (Shape::Contract, _) => Contract { over }.into(),
+            (Shape::Sum, _) => Reduce { kind: ReduceKind::Sum, over }.into(),
+            (Shape::Max, _) => Reduce { kind: ReduceKind::Max, over }.into(),
+            (_, Payload::Bound(variable)) => {
+                if let Some(Chosen::Payload(op)) = &self.chosen[*variable] {
+                    return Some(op.clone());
+                }
+                let op = self.structural(shape, ids, &axes, random)?;
+                self.chosen[*variable] = Some(Chosen::Payload(op.clone()));
+                op
+            }
+            _ => return None,
+        })
+    }
+
+    /// A random op that moves axes, one that undoes its operand in half of the cases.
+    fn structural(&self, shape: Shape, ids: &[NodeId], axes: &Axes, random: &mut Random) -> Option<Op> {
+        let inner = ids.first().map(|&id| self.graph.op(id).clone());
+        let undo = random.chance(50);
+        let axis = random.pick(axes);
+        let name = random.pick(&["a", "b", "c", "e", "f"])?;
+        Some(match (shape, inner) {
+            (Shape::Cast, _) => Cast(random.pick(&[DType::F32, DType::BF16])?).into(),
+            (Shape::Rename, Some(Op::Rename(inner))) if undo => {
+                Rename { from: inner.to, to: inner.from }.into()
+            }
+            (Shape::Rename, _) => {
+                let from = axis?;
+                Rename { from, to: Axis::fixed(name, from.fixed_size()?) }.into()
+            }
+            (Shape::Split, Some(Op::Merge(inner))) => {
+                let mut into = inner.axes.clone();
+                if undo {
+                    into.reverse();
+                }
+                Split { axis: inner.into, into }.into()
+            }
+            (Shape::Merge, Some(Op::Split(inner))) => {
+                let mut axes = inner.into.clone();
+                if undo {
+                    axes.reverse();
+                }
+                Merge { axes, into: inner.axis }.into()
+            }
+            (Shape::Split, _) => {
+                let axis = axis?;
+                let size = axis.fixed_size()?;
+                let first = random.pick(&(1..=size).filter(|part| size % part == 0).collect::<Vec<_>>())?;
+                Split { axis, into: vec![Axis::fixed("e", first), Axis::fixed("f", size / first)] }.into()
+            }
+            (Shape::Merge, _) => {
+                let (first, second) = (axis?, random.pick(axes)?);
+                let size = first.fixed_size()? * second.fixed_size()?;
+                Merge { axes: vec![first, second], into: Axis::fixed("e", size) }.into()
+            }
+            (Shape::Slice, Some(Op::Concat(concat))) => {
+                let piece = random.below(concat.pieces.len());
+                let (start, size) = (concat.starts()[piece], concat.pieces[piece].fixed_size()?);
+                Slice { axis: concat.into, start, into: Axis::fixed(name, size) }.into()
+            }
+            (Shape::Slice, _) => {
+                let axis = axis?;
+                let size = axis.fixed_size()?;
+                let start = random.below(size);
+                let length = 1 + random.below(size - start);
+                Slice { axis, start, into: Axis::fixed(name, length) }.into()
+            }
+            (Shape::Concat, _) => {
+                let pieces = ids.iter().map(|&id| {
+                    let known = random.pick(self.graph.axes(id));
+                    known.or(Some(Axis::fixed("f", 2)))
+                });
+                let pieces: Vec<Axis> = pieces.collect::<Option<_>>()?;
+                let total = pieces.iter().map(|piece| piece.fixed_size().unwrap_or(0)).sum();
+                Concat { pieces, into: Axis::fixed("e", total) }.into()
+            }
+            _ => return None,
+        })
+    }
+}
+
+/// A random value of a type; with specials, also what floats have beside numbers.
+fn value(ty: &TensorType, specials: bool, context: &Context, random: &mut Random) -> Value {
+    let shape = context.shape(&ty.axes).expect("fixed sizes");
+    Value::build(shape, |_| {
+        if ty.dtype == DType::Bool {
+            return random.below(2) as f64;
+        }
+        let specials = if specials { 25 } else { 0 };
+        let x = match random.chance(specials) {
+            true => {
+                random.pick(&[0.0, -0.0, f64::INFINITY, f64::NEG_INFINITY, f64::NAN, 1e-40]).unwrap_or(0.0)
+            }
+            false => (0.3 + 1.3 * random.0.next()) * if random.chance(50) { 1.0 } else { -1.0 },
+        };
+        match ty.dtype {
+            DType::BF16 => f64::from(f32::from_bits((x as f32).to_bits() & 0xffff_0000)),
+            _ => x,
+        }
+    })
+}
+
+/// The value of a class of an e-graph in which nothing was united.
+fn evaluate(egraph: &EGraph, id: Id, context: &Context, known: &mut HashMap<Id, Value>) -> Value {
+    if let Some(value) = known.get(&id) {
+        return value.clone();
+    }
+    let node = &egraph[id].nodes[0];
+    let operands: Vec<Value> =
+        node.operands.iter().map(|&operand| evaluate(egraph, operand, context, known)).collect();
+    let operands: Vec<&Value> = operands.iter().collect();
+    let value = node.op.operator().evaluate(&operands, &egraph[id].data.ty, context).expect("a value");
+    known.insert(id, value.clone());
+    value
+}
+
+/// Where two values differ, if they differ by more than the class allows.
+fn difference(class: Class, left: &Value, right: &Value) -> Option<String> {
+    if left.axes != right.axes {
+        return Some(format!("{:?} and {:?}", left.axes, right.axes));
+    }
+    let scale = left.data.iter().chain(&right.data).fold(1e-300, |most: f64, x| most.max(x.abs()));
+    let same = |a: f64, b: f64| match class {
+        Class::Exact => a.to_bits() == b.to_bits() || a.is_nan() && b.is_nan(),
+        // Operands are about 1, so a sum that is much less has cancelled.
+        _ => (a - b).abs() <= 1e-9 * scale.max(1e-2),
+    };
+    let unequal = left.data.iter().zip(&right.data).find(|(a, b)| !same(**a, **b));
+    unequal.map(|(a, b)| format!("{a} and {b}"))
+}
+
+/// Tests a rule.
+///
+/// # Errors
+/// When it never or seldom fires, or what it says is wrong.
+fn check(rule: &Rule, seed: u64) -> Result<(), String> {
+    let rule = &compile(std::slice::from_ref(rule))?[0];
+    let mut random = Random(Numbers(seed));
+    let mut fired = 0;
+    for _ in 0..TRIES {
+        fired += check_once(rule, &mut random)?;
+        if fired >= FIRINGS {
+            return Ok(());
+        }
+    }
+    Err(format!("rule `{}` fired {fired} times, not {FIRINGS}", rule.rule.name))
+}
+
+fn check_once(rule: &Compiled, random: &mut Random) -> Result<usize, String> {
+    let pool = ["a", "b", "c", "d"].map(|name| Axis::fixed(name, 1 + random.below(4)));
+    let chosen = vec![None; rule.variables.0.len()];
+    let mut instance = Instance { graph: Graph::new(), pool: pool.to_vec(), chosen };
+    let Some(root) = instance.term(&rule.left, random) else { return Ok(0) };
+    let graph = instance.graph;
+    let mut context = Context::default();
+    let mut params = Vec::new();
+    for id in graph.topological_order() {
+        let value = value(graph.ty(id), rule.rule.class == Class::Exact, &context, random);
+        match graph.op(id) {
+            Op::Param(param) => {
+                params.push(param.name);
+                context.params.insert(param.name, value);
+            }
+            Op::Input(input) => {
+                context.inputs.insert(input.name, value);
+            }
+            _ => {}
+        }
+    }
+    let mut egraph = EGraph::new(Known::new(&graph, params.into_iter().collect(), Default::default()));
+    let mut classes: BTreeMap<NodeId, Id> = BTreeMap::new();
+    for id in graph.topological_order() {
+        let operands = graph.operands(id).iter().map(|operand| classes[operand]).collect();
+        classes.insert(id, add(&mut egraph, graph.op(id).clone(), operands).expect("typed"));
+    }
+    egraph.rebuild();
+    let class = classes[&root];
+    let mut fired = 0;
+    for bindings in search(&egraph, rule, class, 4, &mut Budget { steps: 100_000 }) {
+        let Some(added) = apply(&mut egraph, rule, class, bindings) else { continue };
+        egraph.rebuild();
+        if added == class {
+            continue;
+        }
+        let mut known = HashMap::new();
+        let left = evaluate(&egraph, class, &context, &mut known);
+        let right = evaluate(&egraph, added, &context, &mut known);
+        if let Some(difference) = difference(rule.rule.class, &left, &right) {
+            let text = super::report::expression(&graph, root, 9);
+            return Err(format!("rule `{}` is wrong on {text}: {difference}", rule.rule.name));
+        }
+        fired += 1;
+    }
+    Ok(fired)
+}
+
+#[test]
+fn every_rule_fires_and_is_right() {
+    let problems: Vec<String> =
+        RULES.iter().enumerate().filter_map(|(seed, rule)| check(rule, seed as u64 + 1).err()).collect();
+    assert!(problems.is_empty(), "{}", problems.join("\n"));
+}
+
+fn known(name: &str) -> Rule {
+    *RULES.iter().find(|rule| rule.name == name).unwrap_or_else(|| panic!("no rule `{name}`"))
+}
+
+// A rule that sums over the wrong axes is not among these: its two sides have
+// different types, so it never fires. Conditions on axes only save the attempt.
+#[test]
+fn broken_rules_are_caught() {
+    let right = |name, right| Rule { right, ..known(name) };
+    let left = |name, left| Rule { left, ..known(name) };
+    let without = |name| Rule { conditions: &[], ..known(name) };
+    let exact = |name| Rule { class: Class::Exact, ..known(name) };
+    let broken = [
+        without("split_of_merge"),
+        without("merge_of_split"),
+        right("associate", "(contract[A&zs] (contract[A-zs] x x) zs..)"),
+        right("flatten", "(contract[A+B] xs.. xs.. ys..)"),
+        right("product_into_contraction", "(contract[A] x x y zs..)"),
+        right("division_into_contraction", "(contract[A] (div x d) (div x d) ys..)"),
+        right("negate_constant_factor", "(mul c x)"),
+        right("negate_twice", "(neg x)"),
+        left("multiply_by_one", "(mul x 2)"),
+        right("add_negative", "(sub y x)"),
+        right("subtract_negative", "(sub x y)"),
+        right("negate_difference", "(sub x y)"),
+        right("negate_product", "(mul x y)"),
+        right("negate_quotient", "(neg (div y x))"),
+        right("select_twice", "(select m y z)"),
+        left("select_twice", "(select m (select n x y) z)"),
+        left("cast_twice", "(cast[d] (cast[e] x))"),
+        right("fold_sub", "(=sub d c)"),
+        right("fold_div", "(=div d c)"),
+        right("fold_neg", "(=abs c)"),
+        right("merge_scales", "(mul (=add c d) x)"),
+        right("merge_scale_and_divisor", "(mul (=mul c d) x)"),
+        right("divisor_to_scale", "(mul (=div c 1) x)"),
+        right("scale_out_of_quotient", "(div x (mul c y))"),
+        right("scale_out_of_product", "(mul c (mul c (mul x y)))"),
+        left("sum_is_contraction", "(sum[A] (add x y))"),
+        right("contraction_of_none", "(add x y)"),
+        right("scale_into_contraction", "(contract[A] s s xs..)"),
+        right("division_out_of_contraction", "(div d (contract[A] x ys..))"),
+        left("add_weights", "(add (contract[A] x xs..) (contract[B] y xs..))"),
+        Rule { left: "(add (contract[A] x xs..) (contract[A] y ys..))", ..known("add_weights") },
+        right("negation_out_of_contraction", "(contract[A] x ys..)"),
+        exact("add_zero"),
+        exact("flatten"),
+        exact("associate"),
+        exact("add_weights"),
+        exact("division_out_of_contraction"),
+        exact("merge_scales"),
+        exact("divisor_to_scale"),
+    ];
+    let missed: Vec<&Rule> = broken
+        .iter()
+        .enumerate()
+        .filter(|(seed, rule)| check(rule, *seed as u64).is_ok())
+        .map(|b| b.1)
+        .collect();
+    assert!(missed.is_empty(), "{missed:?}");
+    assert!(broken.iter().all(|rule| compile(std::slice::from_ref(rule)).is_ok()));
+}
+
+#[test]
+fn rules_cannot_bring_in_what_they_do_not_bind() {
+    let rule = |left, right| Rule { left, right, ..known("negate_twice") };
+    for (broken, problem) in [
+        (rule("(neg x)", "y"), "`y` is not bound"),
+        (rule("(sum[A] x)", "(sum[B] x)"), "`B` is not bound"),
+        (rule("(contract[A] xs..)", "(contract[A] ys..)"), "`ys` is not bound"),
+        (rule("(neg x)", "(mul x)"), "takes 2 operands"),
+        (rule("(neg x", "x"), "`)` is missing"),
+        (rule("x", "x"), "must be an op"),
+        (rule("(nag x)", "x"), "no op `nag`"),
+        (rule("(neg x)", "(rename[r] x)"), "`r` is not bound"),
+        (rule("(contract[A] xs.. ys..)", "(contract[A] xs..)"), "second rest"),
+    ] {
+        let error = compile(&[broken]).expect_err("a broken rule");
+        assert!(error.contains(problem), "{error}");
+    }
+}
