@@ -116,6 +116,9 @@ fn score_and_gradients_are_those_of_transformers() {
                 "{name} {}: loss {loss} is not {wanted}",
                 kind.name()
             );
+            if kind == EntryKind::Train {
+                gradients_agree(name, &loaded, &expected);
+            }
         }
     }
 }
