@@ -56,7 +56,7 @@ pub struct Objective {
 }
 
 impl Objective {
-    /// Training on 8×256 tokens, prompts of 256 and decoding at 1024 positions,
+    /// With weights derived at load: training on 8×256 tokens, prompts of 256 and decoding at 1024 positions,
     /// for so many tokens trained and served (half of these prompts).
     pub fn typical(flops_per_second: f64, bytes_per_second: f64, trained: f64, served: f64) -> Objective {
         Objective {

@@ -11,7 +11,7 @@ pub(super) struct Candidate {
     pub operands: Vec<usize>,
     /// Cost of one run in each binding, beside that of its operands, in seconds.
     pub costs: Vec<f64>,
-    /// Whether the graph had it before.
+    /// Whether the graph had it before, or it is free.
     pub original: bool,
 }
 
@@ -33,6 +33,10 @@ pub(super) struct Problem {
 /// A candidate for each class that can be computed.
 pub(super) type Choice = Vec<Option<usize>>;
 
+/// What a new node has to bring, as a part of the joint cost: less is within
+/// the error of any model of cost, and what was there is kept.
+const WORTH_IT: f64 = 1e-4;
+
 /// How many changes the local search may try: enough for a few hundred classes.
 const TRIALS: usize = 4_000;
 
@@ -40,8 +44,7 @@ const TRIALS: usize = 4_000;
 pub(super) fn extract(problem: &Problem) -> Choice {
     let start = problem.original.clone();
     let Some(start_cost) = joint(problem, &start, 0.0) else { return start };
-    // Breaks ties for what was there: far below any gain worth having.
-    let penalty = start_cost * 1e-12;
+    let penalty = start_cost * WORTH_IT;
     let mut best = (start_cost, start);
     let greedy = greedy(problem, penalty);
     if let Some(cost) = joint(problem, &greedy, penalty) {

@@ -16,6 +16,7 @@ mod rules;
 mod saturate;
 #[cfg(test)]
 mod tests;
+mod twins;
 #[cfg(test)]
 mod whole;
 
@@ -55,7 +56,8 @@ pub enum AlgebraError {
 
 /// Rewrites the forward graph, before it is differentiated: all entries share
 /// it, so a form is chosen for all of them at once and their bits stay equal.
-/// Training is charged three passes over each op, two of them for gradients.
+/// What is computed once for all positions and once for the last alone, such
+/// as the logits, keeps its form in both. Training is charged three passes over each op, two of them for gradients.
 ///
 /// # Errors
 /// When the objective lacks a size, or when the program is malformed.

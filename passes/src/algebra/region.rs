@@ -178,13 +178,15 @@ impl Selection {
             firsts[of_node(id)].get_or_insert(id);
             frozen[of_node(id)] |= is_frozen(&id);
         }
+        let pinned = super::twins::pinned(graph);
+        let kept_form: HashSet<usize> = pinned.into_iter().map(of_node).collect();
         let rates = task.rates();
         let mut nodes: Vec<Vec<ENode>> = Vec::with_capacity(ids.len());
         let mut classes = Vec::with_capacity(ids.len());
         let mut original = Vec::with_capacity(ids.len());
         for (class, &id) in ids.iter().enumerate() {
             let first = firsts[class].map(|first| enode(egraph, saturated, graph, first));
-            let mut kept: Vec<ENode> = match (&first, frozen[class]) {
+            let mut kept: Vec<ENode> = match (&first, frozen[class] || kept_form.contains(&class)) {
                 (Some(first), true) => vec![first.clone()],
                 _ => egraph[id].nodes.clone(),
             };
@@ -206,7 +208,7 @@ impl Selection {
                 Candidate {
                     operands: node.operands.iter().map(|&id| number(id)).collect(),
                     costs: rates.iter().map(cost).collect(),
-                    original: had.contains_key(node),
+                    original: had.contains_key(node) || matches!(node.op, Op::Literal(_)),
                 }
             });
             classes.push(candidates.collect());

@@ -192,7 +192,7 @@ fn the_joint_choice_follows_the_ratio_of_tokens() {
     let folds = |trained: f64, served: f64| {
         let bindings = vec![
             Binding::new(EntryKind::Train, 1, 16, 16, trained),
-            Binding::new(EntryKind::Decode, 1, 1, 256, served),
+            Binding::new(EntryKind::Prefill, 1, 256, 256, served),
         ];
         derives_weights(&optimized(&before, &objective(bindings)).0)
     };

@@ -1,6 +1,7 @@
 //! Whole programs: random small graphs, a small language model, and layers of
 //! the zoo, optimised and held against what they were.
 
+use super::twins::twins;
 use super::{AlgebraReport, Binding, Objective, StopReason, optimize_backward, optimize_forward};
 use crate::differentiate;
 use crate::test_net::Net;
@@ -214,4 +215,25 @@ fn a_missing_size_is_told() {
     objective.bindings = vec![Binding { sizes: Default::default(), ..objective.bindings[0].clone() }];
     let error = optimize_forward(&program, &objective).expect_err("no sizes");
     assert_eq!(error.to_string(), "the objective's binding of `train` has no value for the size `batch`");
+}
+
+#[test]
+fn the_last_logits_keep_the_form_of_all_logits() {
+    let registry = Registry::zoo();
+    let mut numbers = Numbers(99);
+    for preset in registry.families().filter_map(|family| family.presets.first()) {
+        let program = build(registry.preset(&preset.0).expect("a preset").as_ref()).expect("a program");
+        for derived_at_load in [true, false] {
+            let mut objective = random_objective(&mut numbers);
+            objective.derived_at_load = derived_at_load;
+            // Training asks for one form, decoding for another.
+            objective.bindings[0].tokens = 1e3;
+            let (optimized, report) = optimize_forward(&program, &objective).expect("algebra");
+            let graph = &optimized.main().graph;
+            let last =
+                optimized.entry(EntryKind::Decode).and_then(|entry| entry.root("logits")).expect("logits");
+            let all = twins(graph).get(&last).copied();
+            assert!(all.is_some_and(|all| graph.node(all).label == graph.node(last).label), "{report}");
+        }
+    }
 }
