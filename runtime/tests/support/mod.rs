@@ -1,0 +1,9 @@
+//! Random programs against the reference evaluator: what the test of every
+//! commit and the longer search (example `fuzz`) share. It must not know how a
+//! program is compiled, beyond what a session's user knows.
+
+pub mod blocks;
+pub mod check;
+pub mod numbers;
+pub mod programs;
+pub mod reference;
