@@ -211,8 +211,11 @@ impl<'a> Lowering<'a> {
         for &id in &nodes {
             let class = self.computed[&id].class;
             let direct = class == Class::Dot && self.find_direct(id)?;
+            // A cache reads a pointwise value as it is computed; any other, or part of one, from its tile.
+            let cached = (self.caches_of(id).iter())
+                .any(|&history| class == Class::Concat || self.graph.operands(history)[0] != id);
             let needed = match class {
-                Class::Pointwise | Class::Concat => tiled.contains(&id),
+                Class::Pointwise | Class::Concat => tiled.contains(&id) || cached,
                 Class::Reduce | Class::Dot => !direct,
                 Class::Scatter => false,
             };

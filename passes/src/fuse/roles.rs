@@ -69,6 +69,11 @@ impl<'a> Roles<'a> {
         for &id in order.iter().filter(|&&id| has_rows(id) && !self.is_free(id)) {
             huge.retain(|axis| !self.graph.axes(id).contains(*axis) || from[&id].contains(axis));
         }
+        // Where nothing reduces such a value it is wanted whole, and no other bits come of storing it.
+        let reduces = |id: NodeId, axis: &Axis| {
+            super::streams::summed(self.graph.op(id)).is_some_and(|over| over.contains(axis))
+        };
+        huge.retain(|axis| order.iter().any(|&id| reduces(id, axis)));
         huge
     }
 
