@@ -10,3 +10,4 @@ pub mod metrics;
 pub mod sampling;
 pub mod schedule;
 pub mod session;
+pub mod train;

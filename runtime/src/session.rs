@@ -99,14 +99,26 @@ impl Session {
         kinds: &[EntryKind],
         optimizer: &AdamWOptions,
     ) -> Result<Session, SessionError> {
-        let mut compiled = compile_program(program, kinds, optimizer, device.options())?;
+        Self::load(device, compile_program(program, kinds, optimizer, device.options())?, context)
+    }
+
+    /// Compiles the kernels of a program that has been through the passes, with parameters all zero.
+    ///
+    /// # Errors
+    /// When the compiler refuses a kernel, or memory is short.
+    pub fn load(
+        device: &Device,
+        mut compiled: CompiledProgram,
+        context: usize,
+    ) -> Result<Session, SessionError> {
         let texts = compiled.entries.values().flat_map(|entry| &entry.kernels);
         let start = std::time::Instant::now();
         let kernels =
             load_kernels(texts, device.width, &device.compiler, &device.cache, device.pool.threads())?;
         compiled.stages.push(("native code".to_owned(), start.elapsed().as_secs_f64()));
-        let trains = kinds
-            .iter()
+        let trains = compiled
+            .entries
+            .keys()
             .any(|kind| matches!(kind, EntryKind::Train | EntryKind::Accumulate | EntryKind::Update));
         let store = ParameterStore::new(&compiled.program, &compiled.layouts, device.width.panel(), trains)?;
         Ok(Session { compiled, kernels, store, context })

@@ -2,7 +2,7 @@
 //! layout pass chose. To the outside they are numbers in the user's order.
 
 use super::memory::{AlignedBytes, OutOfMemory};
-use diptych_ir::{Axis, Program, Symbol};
+use diptych_ir::{Axis, ParamInfo, Program, Symbol};
 use diptych_passes::layout::{Layout, Layouts, product};
 use std::collections::BTreeMap;
 
@@ -59,19 +59,25 @@ impl ParameterStore {
         with_states: bool,
     ) -> Result<ParameterStore, OutOfMemory> {
         let mut values = BTreeMap::new();
-        let params = program.params.iter().map(|(&name, info)| (name, name, info));
-        let owner = |state: Symbol| state.as_str().split_once('.').map(|(_, name)| Symbol::new(name));
-        let states = program.states.keys().filter(|_| with_states).filter_map(|&state| {
-            let owner = owner(state)?;
-            Some((state, owner, program.params.get(&owner)?))
-        });
-        for (name, _, info) in params.chain(states) {
-            let layout = layouts.params.get(&name).cloned().unwrap_or_else(|| layouts.dense(&info.ty));
-            let layers = info.layers.and_then(Axis::fixed_size).unwrap_or(1);
-            let bytes = AlignedBytes::zeroed(layers * layout.row_elements(panel) * size_of::<f32>())?;
+        for (name, info, layout) in kept(program, layouts, with_states) {
+            let bytes = AlignedBytes::zeroed(stored_bytes(info, &layout, panel))?;
             values.insert(name, Stored { order: info.order.clone(), layers: info.layers, layout, bytes });
         }
         Ok(ParameterStore { values, panel })
+    }
+
+    /// The bytes that [`ParameterStore::new`] will take.
+    pub fn bytes_for(program: &Program, layouts: &Layouts, panel: usize, with_states: bool) -> usize {
+        kept(program, layouts, with_states).map(|(_, info, layout)| stored_bytes(info, &layout, panel)).sum()
+    }
+
+    /// Sets all states to zero.
+    pub fn clear_states(&mut self, program: &Program) {
+        for state in program.states.keys() {
+            if let Some(stored) = self.values.get_mut(state) {
+                stored.bytes.as_mut_slice::<u8>().fill(0);
+            }
+        }
     }
 
     /// The names of all, in order.
@@ -122,6 +128,28 @@ impl ParameterStore {
         Places::of(stored, self.panel).for_each(|position, place| numbers[position] = elements[place]);
         Ok(numbers)
     }
+}
+
+/// Parameters, and states if wanted, with what is known of the parameter and how they are stored.
+fn kept<'a>(
+    program: &'a Program,
+    layouts: &'a Layouts,
+    with_states: bool,
+) -> impl Iterator<Item = (Symbol, &'a ParamInfo, Layout)> {
+    let params = program.params.iter().map(|(&name, info)| (name, info));
+    let states = program.states.keys().filter(move |_| with_states).filter_map(|&state| {
+        let (_, owner) = state.as_str().split_once('.')?;
+        Some((state, program.params.get(&Symbol::new(owner))?))
+    });
+    params.chain(states).map(|(name, info)| {
+        let layout = layouts.params.get(&name).cloned().unwrap_or_else(|| layouts.dense(&info.ty));
+        (name, info, layout)
+    })
+}
+
+fn stored_bytes(info: &ParamInfo, layout: &Layout, panel: usize) -> usize {
+    let layers = info.layers.and_then(Axis::fixed_size).unwrap_or(1);
+    layers * layout.row_elements(panel) * size_of::<f32>()
 }
 
 /// Where each element of the user's order is stored: a sum of a part for each

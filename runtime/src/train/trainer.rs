@@ -1,0 +1,428 @@
+//! The training loop's step: micro-batches through `train` and `accumulate`,
+//! then `update`. A step allocates nothing and gives the same bits for any
+//! number of threads. It must not know of files.
+
+use super::TrainError;
+use super::identity::ModelIdentity;
+use super::options::TrainOptions;
+use crate::executor::{Binding, Executable, MemoryBound, ParameterStore, Sequence};
+use crate::schedule::Schedule;
+use crate::session::{Device, Session};
+use diptych_codegen::driver::{CompiledProgram, compile_program};
+use diptych_codegen::entry::Limits;
+use diptych_ir::{EntryKind, Op, Program, Symbol};
+use serde::Serialize;
+use std::time::Instant;
+
+/// A run that is compiled but for its kernels: nothing that grows with the
+/// model is allocated yet.
+pub struct Plan {
+    compiled: CompiledProgram,
+    identity: ModelIdentity,
+    options: TrainOptions,
+    schedule: Schedule,
+    vocabulary: usize,
+    memory: TrainMemory,
+}
+
+/// The bytes that a run will take, known before it takes any.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct TrainMemory {
+    /// Parameters, as stored.
+    pub parameters: usize,
+    /// Gradients and moments.
+    pub states: usize,
+    /// Temporary values of the entries.
+    pub arenas: usize,
+    /// Inputs and roots of the entries, and the text of a step.
+    pub inputs_and_roots: usize,
+    /// Values that `score` computes from parameters alone.
+    pub derived: usize,
+    /// Scratch of all threads.
+    pub scratch: usize,
+}
+
+impl TrainMemory {
+    /// All of it.
+    pub fn total(&self) -> usize {
+        self.parameters + self.states + self.arenas + self.inputs_and_roots + self.derived + self.scratch
+    }
+}
+
+/// What a step did.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct StepReport {
+    /// The mean of -log p(target), in nats, before the update.
+    pub loss: f64,
+    /// The norm of all gradients together, before clipping.
+    pub gradient_norm: f64,
+    /// The learning rate of the update.
+    pub learning_rate: f64,
+    /// Targets that were learned from.
+    pub tokens: u64,
+    /// Wall clock, with the reading of data.
+    pub seconds: f64,
+}
+
+/// How well a held-out window is predicted.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct WindowScore {
+    /// The sum of the targets' log-probabilities, in nats.
+    pub log_probability: f64,
+    /// How many targets.
+    pub tokens: u64,
+}
+
+impl Plan {
+    /// Takes a program through the passes, with all that training needs and
+    /// the entries `also`, so that the same program can serve.
+    ///
+    /// # Errors
+    /// When options do not fit, or a pass refuses the program.
+    pub fn new(
+        device: &Device,
+        program: &Program,
+        identity: ModelIdentity,
+        options: TrainOptions,
+        also: &[EntryKind],
+    ) -> Result<Plan, TrainError> {
+        options.check(identity.context)?;
+        let schedule = Schedule::new(options.schedule.clone())?;
+        let mut kinds = entries(&options);
+        kinds.extend(also.iter().filter(|kind| !kinds.contains(kind)).copied().collect::<Vec<_>>());
+        let compiled = compile_program(program, &kinds, &options.optimizer.into(), device.options())?;
+        let vocabulary = vocabulary(program);
+        let memory = memory_bound(device, &compiled, &options);
+        Ok(Plan { compiled, identity, options, schedule, vocabulary, memory })
+    }
+
+    /// What the run will take.
+    pub fn memory_bound(&self) -> TrainMemory {
+        self.memory
+    }
+
+    /// The compiled program.
+    pub fn compiled(&self) -> &CompiledProgram {
+        &self.compiled
+    }
+}
+
+/// The entries that the options ask for.
+fn entries(options: &TrainOptions) -> Vec<EntryKind> {
+    let mut kinds = vec![EntryKind::Train, EntryKind::Update, EntryKind::Score];
+    if options.accumulation > 1 {
+        kinds.push(EntryKind::Accumulate);
+    }
+    kinds
+}
+
+fn limits(options: &TrainOptions) -> Limits {
+    Limits { rows: options.batch * options.time, batch: options.batch }
+}
+
+/// The least size of the axes that tokens and targets point along.
+fn vocabulary(program: &Program) -> usize {
+    let graph = &program.main().graph;
+    let is_text = |id| matches!(graph.op(id), Op::Input(input) if input.ty.dtype == diptych_ir::DType::I32);
+    let sizes = graph.ids().into_iter().filter_map(|id| match graph.op(id) {
+        Op::Take(take) if graph.operands(id).get(1).is_some_and(|&ids| is_text(ids)) => {
+            take.axis.fixed_size()
+        }
+        _ => None,
+    });
+    sizes.min().unwrap_or(usize::MAX)
+}
+
+fn memory_bound(device: &Device, compiled: &CompiledProgram, options: &TrainOptions) -> TrainMemory {
+    let store = |states| {
+        ParameterStore::bytes_for(&compiled.program, &compiled.layouts, device.width.panel(), states)
+    };
+    let parameters = store(false);
+    let text = 2 * options.tokens_per_step() * size_of::<i32>();
+    let mut memory = TrainMemory {
+        parameters,
+        states: store(true) - parameters,
+        arenas: 0,
+        inputs_and_roots: text,
+        derived: 0,
+        scratch: 0,
+    };
+    for kind in entries(options) {
+        let Some(entry) = compiled.entries.get(&kind) else { continue };
+        let MemoryBound { arena, inputs_and_roots, derived, scratch } =
+            Executable::memory_bound(entry, limits(options), device.pool.threads(), device.width);
+        memory.arenas += arena;
+        memory.inputs_and_roots += inputs_and_roots;
+        memory.derived += derived;
+        memory.scratch += scratch;
+    }
+    memory
+}
+
+/// A model in training, on a device.
+pub struct Trainer<'d> {
+    pub(super) device: &'d Device,
+    pub(super) session: Session,
+    pub(super) identity: ModelIdentity,
+    pub(super) options: TrainOptions,
+    pub(super) step: u64,
+    pub(super) tokens_seen: u64,
+    schedule: Schedule,
+    vocabulary: usize,
+    memory: TrainMemory,
+    train: Executable,
+    accumulate: Option<Executable>,
+    update: Executable,
+    score: Executable,
+    binding: Binding,
+    held_out: Binding,
+    inputs: Vec<i32>,
+    targets: Vec<i32>,
+}
+
+impl<'d> Trainer<'d> {
+    /// Compiles kernels and takes memory. Parameters are zero: see
+    /// [`Trainer::initialize`] and [`Trainer::resume`].
+    ///
+    /// # Errors
+    /// When the compiler refuses a kernel, or memory is short.
+    pub fn load(device: &'d Device, plan: Plan) -> Result<Trainer<'d>, TrainError> {
+        let Plan { compiled, identity, options, schedule, vocabulary, memory } = plan;
+        let session = Session::load(device, compiled, identity.context)?;
+        let limits = limits(&options);
+        let load = |kind| session.executable(device, kind, None, limits);
+        let (train, update, score) =
+            (load(EntryKind::Train)?, load(EntryKind::Update)?, load(EntryKind::Score)?);
+        let accumulate = match options.accumulation {
+            1 => None,
+            _ => Some(load(EntryKind::Accumulate)?),
+        };
+        let mut binding = Binding::new(limits, identity.context);
+        binding.bind(&vec![Sequence { origin: 0, length: options.time, chunks: &[] }; options.batch])?;
+        let held_out = Binding::new(limits, identity.context);
+        let tokens = options.tokens_per_step();
+        Ok(Trainer {
+            device,
+            session,
+            identity,
+            options,
+            step: 0,
+            tokens_seen: 0,
+            schedule,
+            vocabulary,
+            memory,
+            train,
+            accumulate,
+            update,
+            score,
+            binding,
+            held_out,
+            inputs: vec![0; tokens],
+            targets: vec![0; tokens],
+        })
+    }
+
+    /// [`Plan::new`] and [`Trainer::load`] in one.
+    ///
+    /// # Errors
+    /// As those two.
+    pub fn new(
+        device: &'d Device,
+        program: &Program,
+        identity: ModelIdentity,
+        options: TrainOptions,
+    ) -> Result<Trainer<'d>, TrainError> {
+        Self::load(device, Plan::new(device, program, identity, options, &[])?)
+    }
+
+    /// Sets every parameter, by name, to numbers in the user's axis order, and
+    /// begins anew: states are zero, no step is done.
+    ///
+    /// # Errors
+    /// When a parameter is given another number of elements.
+    pub fn initialize(&mut self, mut values: impl FnMut(&str) -> Vec<f32>) -> Result<(), TrainError> {
+        let names: Vec<Symbol> = self.session.compiled.program.params.keys().copied().collect();
+        for name in names {
+            self.session.store.set(name, &values(name.as_str()))?;
+        }
+        self.session.store.clear_states(&self.session.compiled.program);
+        (self.step, self.tokens_seen) = (0, 0);
+        Ok(())
+    }
+
+    /// Does one step. `source` is asked for each micro-batch of the run by its
+    /// number, `step × accumulation + i`; it fills tokens and targets, `batch`
+    /// sequences of `time` one after the other. A negative target is not learned from.
+    ///
+    /// # Errors
+    /// When the data are not tokens of the model, or the run has diverged. If
+    /// the loss is not finite, the parameters are as they were before the step.
+    pub fn step(
+        &mut self,
+        mut source: impl FnMut(u64, &mut [i32], &mut [i32]),
+    ) -> Result<StepReport, TrainError> {
+        let start = Instant::now();
+        let step = self.step;
+        let accumulation = self.options.accumulation;
+        let rows = self.options.batch * self.options.time;
+        let text = self.inputs.chunks_exact_mut(rows).zip(self.targets.chunks_exact_mut(rows));
+        for (micro, (inputs, targets)) in text.enumerate() {
+            source(step * accumulation as u64 + micro as u64, inputs, targets);
+        }
+        check_tokens(&self.inputs, &self.targets, self.vocabulary, || format!("step {step}"))?;
+        let tokens = self.targets.iter().filter(|&&target| target >= 0).count() as u64;
+        if tokens == 0 {
+            return Err(TrainError::NoTargets { step, micro_batches: accumulation });
+        }
+        let inverse_tokens = 1.0 / tokens as f64;
+        let mut log_probability = 0.0;
+        for micro in 0..accumulation {
+            let place = micro * rows..(micro + 1) * rows;
+            let entry = match &mut self.accumulate {
+                Some(accumulate) if micro > 0 => accumulate,
+                _ => &mut self.train,
+            };
+            fill(entry, "tokens", &self.inputs[place.clone()]);
+            fill(entry, "targets", &self.targets[place]);
+            fill(entry, "inverse_tokens", &[inverse_tokens as f32]);
+            entry.run(&self.device.pool, &self.binding);
+            log_probability += sum(entry, 0..rows);
+        }
+        let loss = -log_probability * inverse_tokens;
+        if !loss.is_finite() {
+            let state = "the parameters are as they were before the step";
+            return Err(TrainError::Diverged { step, what: "the loss", found: loss, state });
+        }
+        let learning_rate = self.schedule.rate(step);
+        let power = (step + 1).min(i32::MAX as u64) as i32;
+        let optimizer = &self.options.optimizer;
+        fill(&mut self.update, "learning_rate", &[learning_rate as f32]);
+        fill(&mut self.update, "bias_correction_mean", &[(1.0 - optimizer.beta1.powi(power)) as f32]);
+        fill(&mut self.update, "bias_correction_variance", &[(1.0 - optimizer.beta2.powi(power)) as f32]);
+        self.update.run(&self.device.pool, &self.binding);
+        let norm = self.update.root("gradient_norm").and_then(|norm| norm.first()).copied();
+        let gradient_norm = f64::from(norm.unwrap_or(f32::NAN));
+        if !gradient_norm.is_finite() {
+            let state = "the parameters are spoilt";
+            return Err(TrainError::Diverged {
+                step,
+                what: "the gradient's norm",
+                found: gradient_norm,
+                state,
+            });
+        }
+        self.step += 1;
+        self.tokens_seen += tokens;
+        Ok(StepReport { loss, gradient_norm, learning_rate, tokens, seconds: start.elapsed().as_secs_f64() })
+    }
+
+    /// Scores held-out windows, `batch` at a time. `source` fills the tokens
+    /// and targets of a window, at most `time`, and returns how many it has;
+    /// a negative target does not count.
+    ///
+    /// # Errors
+    /// When a window is empty or too long, or its tokens are not the model's.
+    pub fn evaluate(
+        &mut self,
+        windows: usize,
+        mut source: impl FnMut(usize, &mut [i32], &mut [i32]) -> usize,
+    ) -> Result<Vec<WindowScore>, TrainError> {
+        let TrainOptions { batch, time, .. } = self.options;
+        let pool = &self.device.pool;
+        let mut scores = Vec::with_capacity(windows);
+        let mut sequences = Vec::with_capacity(batch);
+        for first in (0..windows).step_by(batch) {
+            sequences.clear();
+            let mut rows = 0;
+            for window in first..windows.min(first + batch) {
+                let place = rows..rows + time;
+                let (inputs, targets) = (&mut self.inputs[place.clone()], &mut self.targets[place]);
+                let length = source(window, inputs, targets);
+                if length == 0 || length > time {
+                    return Err(TrainError::Window { window, length, time });
+                }
+                let (inputs, targets) = (&inputs[..length], &targets[..length]);
+                check_tokens(inputs, targets, self.vocabulary, || format!("held-out window {window}"))?;
+                sequences.push(Sequence { origin: 0, length, chunks: &[] });
+                rows += length;
+            }
+            self.held_out.bind(&sequences)?;
+            fill(&mut self.score, "tokens", &self.inputs[..rows]);
+            fill(&mut self.score, "targets", &self.targets[..rows]);
+            if first == 0 {
+                self.score.refresh(pool, &self.held_out);
+            }
+            self.score.run(pool, &self.held_out);
+            let mut row = 0;
+            for sequence in &sequences {
+                let place = row..row + sequence.length;
+                let tokens = self.targets[place.clone()].iter().filter(|&&target| target >= 0).count() as u64;
+                scores.push(WindowScore { log_probability: sum(&self.score, place), tokens });
+                row += sequence.length;
+            }
+        }
+        Ok(scores)
+    }
+
+    /// Steps done.
+    pub fn steps_done(&self) -> u64 {
+        self.step
+    }
+
+    /// Targets learned from so far.
+    pub fn tokens_seen(&self) -> u64 {
+        self.tokens_seen
+    }
+
+    /// The options of the run.
+    pub fn options(&self) -> &TrainOptions {
+        &self.options
+    }
+
+    /// The model.
+    pub fn identity(&self) -> &ModelIdentity {
+        &self.identity
+    }
+
+    /// What the run takes.
+    pub fn memory_bound(&self) -> TrainMemory {
+        self.memory
+    }
+
+    /// The compiled program with its parameters, from which other entries can be loaded.
+    pub fn session(&self) -> &Session {
+        &self.session
+    }
+
+    /// The `train` and `update` entries, to time their launches.
+    pub fn executables(&mut self) -> [&mut Executable; 2] {
+        [&mut self.train, &mut self.update]
+    }
+}
+
+/// Fills the first elements of an input, if the entry has it: one that nothing depends on is left out.
+fn fill<T: bytemuck::Pod>(entry: &mut Executable, name: &str, values: &[T]) {
+    if let Some(input) = entry.input::<T>(name) {
+        input[..values.len()].copy_from_slice(values);
+    }
+}
+
+/// The sum of the log-probabilities of rows, in order.
+fn sum(entry: &Executable, rows: std::ops::Range<usize>) -> f64 {
+    let log_probs = entry.root("log_prob").map_or(&[][..], |root| &root[rows]);
+    log_probs.iter().map(|&log_prob| f64::from(log_prob)).sum()
+}
+
+fn check_tokens(
+    inputs: &[i32],
+    targets: &[i32],
+    vocabulary: usize,
+    place: impl Fn() -> String,
+) -> Result<(), TrainError> {
+    let outside = |id: i32| id >= 0 && id as usize >= vocabulary;
+    let token = inputs.iter().find(|&&id| id < 0 || outside(id)).map(|id| ("token", id));
+    match token.or_else(|| targets.iter().find(|&&id| outside(id)).map(|id| ("target", id))) {
+        Some((what, &found)) => Err(TrainError::Token { what, found, place: place(), vocabulary }),
+        None => Ok(()),
+    }
+}
