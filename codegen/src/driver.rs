@@ -3,6 +3,7 @@
 
 use crate::entry::{CompileError, CompiledEntry, EntryOptions, compile_entry};
 use diptych_ir::{EntryKind, Program, verify};
+use diptych_passes::algebra::{AlgebraReport, Objective, optimize_backward, optimize_forward};
 use diptych_passes::layout::Layouts;
 use diptych_passes::normalize::divide_after_sums;
 use diptych_passes::{AdamWOptions, add_adamw, differentiate, simplify};
@@ -18,8 +19,17 @@ pub struct CompiledProgram {
     pub layouts: Layouts,
     /// The entries.
     pub entries: BTreeMap<EntryKind, CompiledEntry>,
+    /// What equality saturation found: in the forward program, and in what only training uses.
+    pub algebra: Vec<AlgebraReport>,
     /// Seconds of each stage, in order.
     pub stages: Vec<(String, f64)>,
+}
+
+/// What the algebra weighs: a desktop processor's two cores, as much training as
+/// serving. Weights derived from others are not packed in panels yet, so they
+/// are not taken to be free when serving.
+fn objective() -> Objective {
+    Objective { derived_at_load: false, ..Objective::typical(200e9, 25e9, 1.0, 1.0) }
 }
 
 /// Compiles entries of a program; if one of them trains, with gradients and the optimiser.
@@ -39,8 +49,11 @@ pub fn compile_program(
         start = Instant::now();
     };
     verify(program)?;
-    let mut program = divide_after_sums(program)?;
-    lap("normalise");
+    let objective = objective();
+    let (rewritten, forward) = optimize_forward(program, &objective)?;
+    let mut program = divide_after_sums(&rewritten)?;
+    let mut algebra = vec![forward];
+    lap("algebra");
     let trains =
         |kind: &EntryKind| matches!(kind, EntryKind::Train | EntryKind::Accumulate | EntryKind::Update);
     if kinds.iter().any(trains) {
@@ -51,6 +64,12 @@ pub fn compile_program(
     }
     program = simplify(&program)?;
     lap("simplify");
+    if kinds.iter().any(trains) {
+        let (rewritten, backward) = optimize_backward(&program, &objective)?;
+        program = rewritten;
+        algebra.push(backward);
+        lap("algebra of the backward pass");
+    }
     verify(&program)?;
     lap("verify");
     let layouts = Layouts::choose(&program);
@@ -60,5 +79,5 @@ pub fn compile_program(
         entries.insert(kind, compile_entry(&program, kind, &layouts, options)?);
         lap(kind.name());
     }
-    Ok(CompiledProgram { program, layouts, entries, stages })
+    Ok(CompiledProgram { program, layouts, entries, algebra, stages })
 }

@@ -13,11 +13,14 @@ use diptych_passes::normalize::normalize;
 use std::collections::{HashMap, HashSet};
 
 /// Why an entry cannot be compiled.
-#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 pub enum CompileError {
     /// The graph is not well formed.
     #[error(transparent)]
     Ir(#[from] IrError),
+    /// The algebra refuses it.
+    #[error(transparent)]
+    Algebra(#[from] diptych_passes::algebra::AlgebraError),
     /// It cannot be divided into kernels.
     #[error(transparent)]
     Fuse(#[from] FuseError),
