@@ -4,6 +4,7 @@
 
 pub mod checkpoint;
 pub mod cpu;
+pub mod decode;
 pub mod executor;
 pub mod files;
 pub mod metrics;

@@ -103,16 +103,28 @@ impl Binding {
     /// When they do not fit what was planned for; the binding is then unusable
     /// until the next call that succeeds.
     pub fn bind(&mut self, sequences: &[Sequence]) -> Result<(), BindingError> {
-        let rows: usize = sequences.iter().map(|sequence| sequence.length).sum();
-        if rows > self.limits.rows || sequences.len() > self.limits.batch {
+        self.bind_each(sequences.iter().copied())
+    }
+
+    /// As [`Binding::bind`], for sequences that lie in no slice.
+    ///
+    /// # Errors
+    /// As said there.
+    pub fn bind_each<'s>(
+        &mut self,
+        sequences: impl Iterator<Item = Sequence<'s>> + Clone,
+    ) -> Result<(), BindingError> {
+        let (rows, batch) =
+            sequences.clone().fold((0, 0), |(rows, batch), sequence| (rows + sequence.length, batch + 1));
+        if rows > self.limits.rows || batch > self.limits.batch {
             let (most_rows, most_batch) = (self.limits.rows, self.limits.batch);
-            return Err(BindingError::TooLarge { rows, batch: sequences.len(), most_rows, most_batch });
+            return Err(BindingError::TooLarge { rows, batch, most_rows, most_batch });
         }
-        (self.rows, self.batch) = (rows, sequences.len());
+        (self.rows, self.batch) = (rows, batch);
         self.block_sequence.clear();
         self.block_index.clear();
         let mut row = 0;
-        for (number, sequence) in sequences.iter().enumerate() {
+        for (number, sequence) in sequences.enumerate() {
             let end = sequence.origin + sequence.length;
             if sequence.length == 0 {
                 return Err(BindingError::Empty(number));
@@ -144,7 +156,7 @@ impl Binding {
             }
             row += sequence.length;
         }
-        self.sequence_row[sequences.len()] = row as i32;
+        self.sequence_row[batch] = row as i32;
         Ok(())
     }
 
