@@ -402,8 +402,7 @@ impl Lowering<'_> {
         let most = nest.push(Instr::Map(ScalarFn::Max, vec![old, new]));
         let safe = finite(&mut nest, most);
         for (from, to) in [(old, &keep), (new, &add)] {
-            // The chunk's sums are relative to its own maximum made finite.
-            let from = if from == new { finite(&mut nest, from) } else { from };
+            // Where a chunk, or all before it, has no maximum, its sums are 0, and so is the factor.
             let difference = nest.push(Instr::Map(ScalarFn::Sub, vec![from, safe]));
             let factor = nest.push(Instr::Map(ScalarFn::Exp, vec![difference]));
             nest.push(Instr::Store(strided(to), factor));
