@@ -9,7 +9,7 @@ pub use build::{CompileError, EntryOptions, compile_entry};
 use crate::c::KernelText;
 use crate::tile::Extent;
 use diptych_ir::{DType, EntryKind, NodeId, RegionId, Symbol};
-use diptych_passes::layout::{Layout, Leading};
+use diptych_passes::layout::{Layout, Leading, product};
 use diptych_passes::plan::Lifetime;
 
 /// The most arguments of a kernel.
@@ -218,11 +218,16 @@ pub struct CompiledEntry {
 
 impl CompiledEntry {
     /// The lifetimes of all buffers; those that are not temporary have no size.
+    ///
+    /// What fills up the last panel of a packed value must be zero, since sums
+    /// over the value run over it, and no kernel writes it: such a value shares its place with none.
     pub fn lifetimes(&self, limits: Limits) -> Vec<Lifetime> {
         let lifetime = |buffer: &Buffer| {
             let temporary = buffer.role == Role::Temporary;
             let bytes = if temporary { buffer.bytes(limits, self.panel) } else { 0 };
-            Lifetime { bytes, first: buffer.first, last: buffer.last }
+            let filled = matches!(&buffer.layout, Layout::Packed { n, .. } if product(n) % self.panel != 0);
+            let (first, last) = if filled { (0, usize::MAX) } else { (buffer.first, buffer.last) };
+            Lifetime { bytes, first, last }
         };
         self.buffers.iter().map(lifetime).collect()
     }
