@@ -85,7 +85,10 @@ fn two_steps_agree(name: &str, batch: usize, accumulation: usize) {
             ("gradient norm", report.gradient_norm, expected["grad_norm"][step]),
         ] {
             let theirs = f64::from(theirs);
-            assert!((ours / theirs - 1.0).abs() < 1e-4, "{name}: {what} {ours} of step {step} is not {theirs}");
+            assert!(
+                (ours / theirs - 1.0).abs() < 1e-4,
+                "{name}: {what} {ours} of step {step} is not {theirs}"
+            );
         }
         let place = tempfile::tempdir().unwrap();
         export(place.path(), architecture, |param| Ok(trainer.session().store.get(param.into()).unwrap()))

@@ -127,10 +127,11 @@ impl TrainOptions {
                 return wrong(option, found.to_string(), "at least 0 and below 1");
             }
         }
-        for (option, found) in [("epsilon", optimizer.epsilon), ("weight_decay", optimizer.weight_decay)] {
-            if !(found >= 0.0 && found.is_finite()) {
-                return wrong(option, found.to_string(), "a number of at least 0");
-            }
+        if !(optimizer.epsilon > 0.0 && optimizer.epsilon.is_finite()) {
+            return wrong("epsilon", optimizer.epsilon.to_string(), "a positive number");
+        }
+        if !(optimizer.weight_decay >= 0.0 && optimizer.weight_decay.is_finite()) {
+            return wrong("weight_decay", optimizer.weight_decay.to_string(), "a number of at least 0");
         }
         match optimizer.clip_norm {
             Some(norm) if !(norm > 0.0 && norm.is_finite()) => {
