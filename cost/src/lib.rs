@@ -1,12 +1,16 @@
 //! What kernels and entries take on a machine: target descriptions, measurement, roofline, money.
 //!
-//! It knows kernels only as amounts of work ([`Work`]); it must not know graphs, ops, plans or devices.
+//! A machine meets kernels only as amounts of work ([`Work`]); what work there is comes from tile programs
+//! alone, so it is right whatever was fused. It must not know ops, and it runs nothing.
 //!
 //! Reading order: [`work`] (what is to be done), [`machine`] (how fast each kind of it goes),
-//! [`target`] (machines described in files), [`roofline`] (the two put together), then [`memory`],
+//! [`target`] (machines described in files), [`roofline`] (the two put together), [`launch`] (the work of a
+//! tile program at run-time sizes), [`entry`] (all launches of an entry, in order), then [`memory`],
 //! [`utilisation`] and [`money`] (what a user asks about).
 #![warn(missing_docs)]
 
+pub mod entry;
+pub mod launch;
 pub mod machine;
 pub mod measure;
 pub mod memory;
@@ -17,6 +21,8 @@ pub mod target;
 pub mod utilisation;
 pub mod work;
 
+pub use entry::{EntryPrediction, LaunchPrediction, predict_entry};
+pub use launch::{RunSizes, Sequence, launch_work};
 pub use machine::{DotShare, Kind, Machine, MemoryLevel, Network, Precision, Price, Rates};
 pub use measure::{MeasureError, Measurement, measure, measured};
 pub use probe::{ProbeError, ProbeLibrary, ProbeSource};

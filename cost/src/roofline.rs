@@ -51,10 +51,45 @@ impl Breakdown {
         self.dot_seconds + self.arithmetic_seconds + self.transcendental_seconds
     }
 
+    /// What the time is mostly due to.
+    pub fn bound(&self) -> Bound {
+        let (compute, memory) = (self.compute_seconds(), self.memory_seconds());
+        if self.overhead_seconds >= compute.max(memory) {
+            return Bound::Launch;
+        }
+        if compute >= memory {
+            let arithmetic = self.dot_seconds + self.arithmetic_seconds;
+            return if self.transcendental_seconds > arithmetic {
+                Bound::Transcendental
+            } else {
+                Bound::Compute
+            };
+        }
+        let slowest = self.level_seconds.iter().max_by(|a, b| a.1.total_cmp(&b.1));
+        slowest.map_or(Bound::Launch, |(name, _)| Bound::Memory(name.clone()))
+    }
+
     /// Time of moving bytes. Each byte is charged once, to the level it comes from, whose rate includes the
     /// passage through nearer ones; a core that waits for one level asks another for little, so levels add up.
     pub fn memory_seconds(&self) -> f64 {
         self.level_seconds.iter().map(|(_, seconds)| seconds).sum()
+    }
+}
+
+/// The parts of launches that follow each other, on one machine.
+impl std::ops::AddAssign<&Breakdown> for Breakdown {
+    fn add_assign(&mut self, other: &Breakdown) {
+        self.dot_seconds += other.dot_seconds;
+        self.arithmetic_seconds += other.arithmetic_seconds;
+        self.transcendental_seconds += other.transcendental_seconds;
+        self.overhead_seconds += other.overhead_seconds;
+        if self.level_seconds.is_empty() {
+            self.level_seconds.clone_from(&other.level_seconds);
+        } else {
+            for (level, more) in self.level_seconds.iter_mut().zip(&other.level_seconds) {
+                level.1 += more.1;
+            }
+        }
     }
 }
 
@@ -67,9 +102,12 @@ pub fn predict(work: &Work, machine: &Machine, threads: usize) -> Prediction {
     let dot_seconds: f64 = work
         .dots
         .iter()
-        .map(|dot| dot.flops / (rates.peak_per_thread(dot.precision) * rates.dot_share(dot.rows, dot.depth)))
+        .map(|dot| {
+            dot.flops.max(dot.issued_flops)
+                / (rates.peak_per_thread(dot.precision) * rates.dot_share(dot.rows, dot.depth))
+        })
         .sum();
-    let (ops, per_second) = (&work.scalar, &rates.scalar_per_second_per_thread);
+    let (ops, per_second) = (&work.scalar.most(work.issued), &rates.scalar_per_second_per_thread);
     let transcendental_seconds = ops.divide / per_second.divide
         + ops.exponential / per_second.exponential
         + ops.logarithm / per_second.logarithm
@@ -91,7 +129,7 @@ pub fn predict(work: &Work, machine: &Machine, threads: usize) -> Prediction {
         overhead_seconds: work.launches * (rates.launch_seconds + barrier_seconds),
     };
     let seconds = breakdown.compute_seconds().max(breakdown.memory_seconds()) + breakdown.overhead_seconds;
-    Prediction { seconds, bound: bound(&breakdown), breakdown }
+    Prediction { seconds, bound: breakdown.bound(), breakdown }
 }
 
 /// How equal instances fall on threads: some full rounds, then a round of the rest.
@@ -150,23 +188,6 @@ fn served_from(traffic: &Traffic, work: &Work, rates: &Rates, waves: &Waves) -> 
     let window = traffic.reuse_window_bytes.unwrap_or(seen_by_thread);
     let again = rates.level_holding(window, window * threads);
     [(first, footprint), (shared, copies.max(0.0)), (again, bytes - footprint - copies.max(0.0))]
-}
-
-fn bound(breakdown: &Breakdown) -> Bound {
-    let (compute, memory) = (breakdown.compute_seconds(), breakdown.memory_seconds());
-    if breakdown.overhead_seconds >= compute.max(memory) {
-        return Bound::Launch;
-    }
-    if compute >= memory {
-        let arithmetic = breakdown.dot_seconds + breakdown.arithmetic_seconds;
-        return if breakdown.transcendental_seconds > arithmetic {
-            Bound::Transcendental
-        } else {
-            Bound::Compute
-        };
-    }
-    let slowest = breakdown.level_seconds.iter().max_by(|a, b| a.1.total_cmp(&b.1));
-    slowest.map_or(Bound::Launch, |(name, _)| Bound::Memory(name.clone()))
 }
 
 #[cfg(test)]

@@ -41,7 +41,7 @@ fn machine() -> Machine {
 }
 
 fn dot(flops: f64) -> Dot {
-    Dot { flops, rows: 16.0, depth: 256.0, precision: Precision::F32 }
+    Dot { flops, issued_flops: flops, rows: 16.0, depth: 256.0, precision: Precision::F32 }
 }
 
 fn close(found: f64, expected: f64) {
@@ -140,9 +140,10 @@ prop_compose! {
         Work {
             dots: dots
                 .into_iter()
-                .map(|(flops, rows, depth)| Dot { flops, rows, depth, precision: Precision::F32 })
+                .map(|(flops, rows, depth)| Dot { flops, issued_flops: flops, rows, depth, precision: Precision::F32 })
                 .collect(),
             scalar: ScalarOps { arithmetic, divide, exponential, logarithm, trigonometric },
+            issued: ScalarOps::default(),
             traffic,
             instances: f64::from(instances),
             launches: f64::from(launches),
@@ -184,6 +185,7 @@ proptest! {
         let each = |work: &mut Work, change: &dyn Fn(&mut Traffic)| work.traffic.iter_mut().for_each(change);
         let slower = [
             longer(&|work| work.dots.iter_mut().for_each(|dot| dot.flops *= more)),
+            longer(&|work| work.dots.iter_mut().for_each(|dot| dot.issued_flops *= more)),
             longer(&|work| work.scalar = work.scalar * more),
             longer(&|work| work.launches *= more),
             longer(&|work| each(work, &|traffic| traffic.bytes *= more)),

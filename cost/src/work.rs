@@ -14,6 +14,10 @@ pub struct Work {
     pub dots: Vec<Dot>,
     /// Vectorised pointwise operations, also those of reductions.
     pub scalar: ScalarOps,
+    /// The same as they are issued, in lanes: with the lanes that a row leaves empty, and with copies,
+    /// transposes and element-by-element loads, which are no operations on values but take as long. Where
+    /// it is less than `scalar`, `scalar` counts.
+    pub issued: ScalarOps,
     /// What moves between the cores and memory, one item per operand.
     pub traffic: Vec<Traffic>,
     /// Tasks that may run at the same time; they are taken to be equal. 0 counts as 1.
@@ -27,6 +31,8 @@ pub struct Work {
 pub struct Dot {
     /// Floating-point operations, two for a multiply-add.
     pub flops: f64,
+    /// The same with those on columns that fill up the last panel. Where it is less than `flops`, `flops` counts.
+    pub issued_flops: f64,
     /// Rows that share one pass over the streamed operand: the sequences of a decode step, the tokens of a
     /// training tile. Few rows leave the microkernel bound by loads.
     pub rows: f64,
@@ -164,6 +170,7 @@ impl AddAssign for Work {
         self.dots.extend(other.dots);
         self.traffic.extend(other.traffic);
         self.scalar = self.scalar + other.scalar;
+        self.issued = self.issued + other.issued;
     }
 }
 
@@ -177,6 +184,19 @@ impl ScalarOps {
     /// All operations, each counted as one.
     pub fn total(&self) -> f64 {
         self.arithmetic + self.divide + self.exponential + self.logarithm + self.trigonometric
+    }
+}
+
+impl ScalarOps {
+    /// The larger of each count.
+    pub fn most(self, other: ScalarOps) -> ScalarOps {
+        ScalarOps {
+            arithmetic: self.arithmetic.max(other.arithmetic),
+            divide: self.divide.max(other.divide),
+            exponential: self.exponential.max(other.exponential),
+            logarithm: self.logarithm.max(other.logarithm),
+            trigonometric: self.trigonometric.max(other.trigonometric),
+        }
     }
 }
 

@@ -91,6 +91,7 @@ pub fn compile_entry(
     Ok(CompiledEntry {
         kind,
         kernels: builder.texts,
+        programs: builder.kernels,
         buffers: builder.buffers,
         load_steps,
         steps,

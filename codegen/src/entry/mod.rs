@@ -7,7 +7,7 @@ mod layouts;
 pub use build::{CompileError, EntryOptions, compile_entry};
 
 use crate::c::KernelText;
-use crate::tile::Extent;
+use crate::tile::{Extent, TileProgram};
 use diptych_ir::{DType, EntryKind, NodeId, RegionId, Symbol};
 use diptych_passes::layout::{Layout, Leading, product};
 use diptych_passes::plan::Lifetime;
@@ -206,6 +206,8 @@ pub struct CompiledEntry {
     pub kind: EntryKind,
     /// Kernels, each different.
     pub kernels: Vec<KernelText>,
+    /// What each kernel was written from.
+    pub programs: Vec<TileProgram>,
     /// Buffers.
     pub buffers: Vec<Buffer>,
     /// What is done once after parameters were loaded.

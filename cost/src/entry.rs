@@ -1,0 +1,273 @@
+//! What an entry takes, launch by launch in the order of the run: how far away an operand has been pushed since it
+//! was last touched follows from what ran meanwhile, in this run and at the end of the one before.
+//! It must not know what kernels compute, and it runs nothing.
+
+use crate::launch::{Counted, RunSizes, count};
+use crate::machine::Machine;
+use crate::roofline::{Bound, Breakdown, predict};
+use crate::work::{Direction, Traffic, Work};
+use diptych_codegen::entry::{ArgRef, BufferId, CompiledEntry, Launch, Limits, PlanStep, Role};
+use diptych_ir::RegionId;
+use diptych_passes::layout::Leading;
+use diptych_passes::plan::place;
+use std::collections::HashMap;
+
+/// A launch, over all layers in which it runs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LaunchPrediction {
+    /// The kernel, by position in the entry.
+    pub kernel: usize,
+    /// What the kernel is called after, and what it fuses, a line each.
+    pub name: String,
+    /// See [`diptych_codegen::tile::TileProgram::notes`].
+    pub notes: Vec<String>,
+    /// The region that it is of.
+    pub region: RegionId,
+    /// Its position among the entry's launches, in program order: that of its time in the executor.
+    pub launch: usize,
+    /// How often it runs: layers, within a repeat.
+    pub runs: usize,
+    /// What all of its runs do.
+    pub work: Work,
+    /// What all of its runs take.
+    pub seconds: f64,
+    /// What that is mostly due to.
+    pub bound: Bound,
+    /// The parts.
+    pub breakdown: Breakdown,
+}
+
+/// All that a run of an entry does.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EntryPrediction {
+    /// Its launches, in program order.
+    pub launches: Vec<LaunchPrediction>,
+    /// Copies between buffers, which are no kernels.
+    pub copy_seconds: f64,
+}
+
+impl EntryPrediction {
+    /// Seconds of a run.
+    pub fn seconds(&self) -> f64 {
+        self.copy_seconds + self.launches.iter().map(|launch| launch.seconds).sum::<f64>()
+    }
+
+    /// All that its kernels do.
+    pub fn work(&self) -> Work {
+        self.launches.iter().map(|launch| launch.work.clone()).sum()
+    }
+}
+
+/// Predicts a run of an entry with these sequences on so many threads of a machine, one run after another.
+///
+/// Layers are predicted one by one, since what is near to the first may be far from the last.
+pub fn predict_entry(
+    entry: &CompiledEntry,
+    machine: &Machine,
+    threads: usize,
+    run: &RunSizes,
+) -> EntryPrediction {
+    let mut launches = Vec::new();
+    number(&entry.steps, 1, &mut launches);
+    let mut counted: HashMap<usize, Counted> = HashMap::new();
+    let mut predictions: Vec<LaunchPrediction> = Vec::with_capacity(launches.len());
+    for (position, (launch, runs)) in launches.iter().enumerate() {
+        let program = &entry.programs[launch.kernel];
+        counted.insert(position, count(program, launch, run, entry.panel));
+        predictions.push(LaunchPrediction {
+            kernel: launch.kernel,
+            name: program.name.clone(),
+            notes: program.notes.clone(),
+            region: launch.region,
+            launch: position,
+            runs: *runs,
+            work: Work::default(),
+            seconds: 0.0,
+            bound: Bound::Launch,
+            breakdown: Breakdown::default(),
+        });
+    }
+    let mut walk = Walk {
+        entry,
+        machine,
+        threads,
+        run,
+        counted: &counted,
+        memory: Memory::new(entry, run),
+        next: 0,
+        found: None,
+        copy_seconds: 0.0,
+    };
+    // The first time only tells where operands are left.
+    walk.steps(&entry.steps, 0, 0);
+    walk.found = Some(predictions);
+    walk.copy_seconds = 0.0;
+    walk.next = 0;
+    walk.steps(&entry.steps, 0, 0);
+    let copy_seconds = walk.copy_seconds;
+    let mut launches = walk.found.unwrap_or_default();
+    for launch in &mut launches {
+        launch.bound = launch.breakdown.bound();
+    }
+    EntryPrediction { launches, copy_seconds }
+}
+
+fn number<'a>(steps: &'a [PlanStep], times: usize, launches: &mut Vec<(&'a Launch, usize)>) {
+    for step in steps {
+        match step {
+            PlanStep::Launch(launch) => launches.push((launch, times)),
+            PlanStep::Repeat { layers, body, .. } => number(body, times * layers, launches),
+            PlanStep::Copy { .. } => {}
+        }
+    }
+}
+
+struct Walk<'a> {
+    entry: &'a CompiledEntry,
+    machine: &'a Machine,
+    threads: usize,
+    run: &'a RunSizes,
+    counted: &'a HashMap<usize, Counted>,
+    memory: Memory<'a>,
+    /// Position of the next launch in program order.
+    next: usize,
+    found: Option<Vec<LaunchPrediction>>,
+    copy_seconds: f64,
+}
+
+impl Walk<'_> {
+    fn steps(&mut self, steps: &[PlanStep], iteration: usize, layer: usize) {
+        for step in steps {
+            match step {
+                PlanStep::Launch(launch) => self.launch(launch, iteration, layer),
+                PlanStep::Repeat { layers, reverse, body } => {
+                    let first = self.next;
+                    for iteration in 0..*layers {
+                        self.next = first;
+                        let layer = if *reverse { layers - 1 - iteration } else { iteration };
+                        self.steps(body, iteration, layer);
+                    }
+                }
+                PlanStep::Copy { from, to } => self.copy((*from, *to), iteration, layer),
+            }
+        }
+    }
+
+    fn launch(&mut self, launch: &Launch, iteration: usize, layer: usize) {
+        let position = self.next;
+        self.next += 1;
+        let counted = &self.counted[&position];
+        let at = |arg: usize| slot(launch.args[arg], iteration, layer);
+        let mut work = counted.work.clone();
+        for (arg, traffic) in &counted.operands {
+            let distance = self.memory.distance(at(*arg));
+            work.traffic.push(traffic.last_used(distance.max(traffic.footprint_bytes)));
+        }
+        // An argument that several statements look at, or that is read and written, is there once.
+        let mut touched: HashMap<(BufferId, usize), f64> = HashMap::new();
+        for (arg, traffic) in &counted.operands {
+            let bytes = touched.entry(at(*arg)).or_insert(0.0);
+            *bytes = bytes.max(traffic.footprint_bytes);
+        }
+        self.memory.touch(&touched);
+        if let Some(found) = &mut self.found {
+            let prediction = predict(&work, self.machine, self.threads);
+            let launch = &mut found[position];
+            launch.seconds += prediction.seconds;
+            launch.breakdown += &prediction.breakdown;
+            launch.work += work;
+        }
+    }
+
+    fn copy(&mut self, (from, to): (ArgRef, ArgRef), iteration: usize, layer: usize) {
+        let buffer = &self.entry.buffers[from.buffer];
+        let slots = match buffer.layout.leading() {
+            Leading::None if from.slot == diptych_codegen::entry::Slot::First => buffer.slots,
+            _ => 1,
+        };
+        let bytes = (slots * buffer.slot_elements(limits(self.run), self.entry.panel)) as f64
+            * buffer.dtype.bytes() as f64;
+        let (from, to) = (slot(from, iteration, layer), slot(to, iteration, layer));
+        let moves = [(from, Direction::Read), (to, Direction::Write)].map(|(place, direction)| Traffic {
+            direction,
+            ..Traffic::read(bytes).last_used(self.memory.distance(place).max(bytes))
+        });
+        self.memory.touch(&HashMap::from([(from, bytes), (to, bytes)]));
+        let instances = self.threads as f64;
+        let work = Work { traffic: moves.to_vec(), instances, launches: 1.0, ..Work::default() };
+        self.copy_seconds += predict(&work, self.machine, self.threads).seconds;
+    }
+}
+
+fn slot(arg: ArgRef, iteration: usize, layer: usize) -> (BufferId, usize) {
+    (arg.buffer, arg.slot.position(iteration, layer))
+}
+
+fn limits(run: &RunSizes) -> Limits {
+    Limits { rows: run.rows(), batch: run.batch() }
+}
+
+/// When each value was last touched, counted in bytes touched since the start.
+struct Memory<'a> {
+    entry: &'a CompiledEntry,
+    clock: f64,
+    touched: HashMap<(BufferId, usize), f64>,
+    /// Distinct bytes that a run touches: nothing is farther away.
+    all: f64,
+    sizes: HashMap<(BufferId, usize), f64>,
+    /// The values that share memory with each temporary value.
+    neighbours: Vec<Vec<BufferId>>,
+}
+
+impl<'a> Memory<'a> {
+    fn new(entry: &'a CompiledEntry, run: &RunSizes) -> Memory<'a> {
+        let lifetimes = entry.lifetimes(limits(run));
+        let arena = place(&lifetimes);
+        let temporary = |id: &BufferId| entry.buffers[*id].role == Role::Temporary;
+        let range = |id: BufferId| (arena.offsets[id], arena.offsets[id] + lifetimes[id].bytes);
+        let neighbours = (0..entry.buffers.len())
+            .map(|id| {
+                if !temporary(&id) {
+                    return vec![id];
+                }
+                let (start, end) = range(id);
+                let shares = |other: &BufferId| {
+                    let (from, to) = range(*other);
+                    temporary(other) && (*other == id || (from < end && start < to))
+                };
+                (0..entry.buffers.len()).filter(shares).collect()
+            })
+            .collect();
+        Memory { entry, clock: 0.0, touched: HashMap::new(), all: 0.0, sizes: HashMap::new(), neighbours }
+    }
+
+    /// Bytes touched since the memory of a value was, at most all.
+    fn distance(&self, place: (BufferId, usize)) -> f64 {
+        let since = |place: (BufferId, usize)| self.touched.get(&place).map(|last| self.clock - last);
+        let others = self.neighbours[place.0].iter().filter(|other| **other != place.0);
+        let own = since(place);
+        // A value that this run has not yet touched finds what lay in its place.
+        let distance = others
+            .flat_map(|&other| (0..self.entry.buffers[other].slots).map(move |slot| (other, slot)))
+            .filter_map(since)
+            .chain(own)
+            .fold(f64::INFINITY, f64::min);
+        distance.min(self.all)
+    }
+
+    /// Values are touched together, each with so many bytes.
+    fn touch(&mut self, places: &HashMap<(BufferId, usize), f64>) {
+        let bytes: f64 = places.values().sum();
+        for (&place, &bytes) in places {
+            let size = self.sizes.entry(place).or_insert(0.0);
+            if bytes > *size {
+                self.all += bytes - *size;
+                *size = bytes;
+            }
+        }
+        self.clock += bytes;
+        for &place in places.keys() {
+            self.touched.insert(place, self.clock);
+        }
+    }
+}

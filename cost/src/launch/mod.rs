@@ -1,0 +1,141 @@
+//! What a launch has to do, counted from its tile program at run-time sizes: multiply-adds, pointwise operations,
+//! and how each argument moves. Right by construction whatever was fused, since the program is all that is done.
+//! It must not know ops, machines or how the program is written down in C.
+
+mod accesses;
+mod operations;
+mod sizes;
+
+pub use sizes::{RunSizes, Sequence};
+
+use crate::machine::Precision;
+use crate::work::{Direction, Dot, Traffic, Work};
+use accesses::Accesses;
+use diptych_codegen::entry::Launch;
+use diptych_codegen::tile::{self, Base, Place, Stmt, TileProgram};
+use operations::Operations;
+use sizes::{At, Sizes};
+
+/// The work of one launch of `program` in a run of these sizes. `panel` is the number of columns of a packed
+/// panel ([`diptych_codegen::entry::CompiledEntry::panel`]), two vectors.
+///
+/// Distances to the last use are not known to a launch alone: see [`crate::entry::predict_entry`].
+pub fn launch_work(program: &TileProgram, launch: &Launch, run: &RunSizes, panel: usize) -> Work {
+    let counted = count(program, launch, run, panel);
+    let mut work = counted.work;
+    work.traffic.extend(counted.operands.into_iter().map(|(_, traffic)| traffic));
+    work
+}
+
+/// The work of a launch, with its operands apart.
+pub(crate) struct Counted {
+    /// Without the traffic of operands; what moves within a thread's caches is there.
+    pub(crate) work: Work,
+    /// How each argument moves, by its position.
+    pub(crate) operands: Vec<(usize, Traffic)>,
+}
+
+pub(crate) fn count(program: &TileProgram, launch: &Launch, run: &RunSizes, panel: usize) -> Counted {
+    let sizes = Sizes { program, launch, run };
+    let mut counter = Counter {
+        sizes: &sizes,
+        panel,
+        operations: Operations::new(panel / 2),
+        accesses: Accesses::new(&sizes),
+        dots: Vec::new(),
+    };
+    counter.statements(&program.body, At::INSTANCE);
+    let (operands, near) = counter.accesses.traffic();
+    let work = Work {
+        dots: counter.dots,
+        scalar: counter.operations.scalar,
+        issued: counter.operations.issued,
+        traffic: near,
+        instances: sizes.instances(),
+        launches: 1.0,
+    };
+    Counted { work, operands }
+}
+
+struct Counter<'a> {
+    sizes: &'a Sizes<'a>,
+    panel: usize,
+    operations: Operations,
+    accesses: Accesses<'a>,
+    dots: Vec<Dot>,
+}
+
+impl Counter<'_> {
+    fn statements(&mut self, body: &[Stmt], at: At) {
+        for stmt in body {
+            self.statement(stmt, at);
+        }
+    }
+
+    fn statement(&mut self, stmt: &Stmt, at: At) {
+        let sizes = self.sizes;
+        match stmt {
+            Stmt::Nest(nest) => {
+                self.operations.nest(sizes, nest, at);
+                self.accesses.nest(nest, at);
+            }
+            Stmt::Dot(dot) => self.dot(dot, at),
+            Stmt::Transpose { rows, columns, from, to } => {
+                let dims = [&rows[..], columns].concat();
+                self.operations.transpose(sizes.points(&dims, at));
+                self.accesses.place(from, &dims, Direction::Read, at);
+                self.accesses.place(&Place::Strided(to.clone()), &dims, Direction::Write, at);
+            }
+            Stmt::Fill { dims, place, .. } => {
+                // A tile is filled as a whole, whatever part of it the instance uses.
+                let of_tile = |tile: usize| sizes.program.tiles[tile].dims.clone();
+                let dims = match place {
+                    Place::Strided(view) => match view.base {
+                        Base::Tile(tile) => of_tile(tile),
+                        _ => dims.clone(),
+                    },
+                    Place::Packed(_) => dims.clone(),
+                };
+                self.accesses.place(place, &dims, Direction::Write, at);
+            }
+            Stmt::Scatter { table, start, values, along, dim, row, .. } => {
+                let width = sizes.points(&[*dim], at);
+                let every = along.1 as f64 * width;
+                let rows = sizes.points(&[*row, *dim], at);
+                self.operations.arithmetic(rows, rows);
+                if let tile::ScatterStart::From(arg) = start {
+                    self.accesses.whole(*arg, every, Direction::Read);
+                }
+                if let Some(arg) = accesses::argument(table) {
+                    self.accesses.whole(arg, every, Direction::Write);
+                    self.accesses.again(rows, arg);
+                }
+                self.accesses.place(&Place::Strided(values.clone()), &[*row, *dim], Direction::Read, at);
+            }
+            Stmt::Stream { dim, bounds, body } => self.statements(body, At { stream: Some((*dim, *bounds)) }),
+        }
+    }
+
+    fn dot(&mut self, dot: &tile::Dot, at: At) {
+        let sizes = self.sizes;
+        let dims = [&dot.batch[..], &dot.m, &dot.n, &dot.k].concat();
+        let flops = 2.0 * sizes.points(&dims, at);
+        let columns = sizes.mean(&dot.n, at).max(1.0);
+        let panel = self.panel as f64;
+        let fill = (columns / panel).ceil() * panel / columns;
+        self.dots.push(Dot {
+            flops,
+            issued_flops: flops * fill,
+            rows: sizes.mean(&dot.m, at),
+            depth: sizes.mean(&dot.k, at),
+            precision: Precision::F32,
+        });
+        let direction = if dot.accumulate { Direction::Update } else { Direction::Write };
+        self.accesses.place(&Place::Strided(dot.a.clone()), &dims, Direction::Read, at);
+        self.accesses.place(&dot.b, &dims, Direction::Read, at);
+        self.accesses.place(&dot.c, &dims, direction, at);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,149 @@
+//! Pointwise operations of nests: how many there are, and how many lanes of vector instructions they take.
+//! What does not vary along the vectorised dimension is done once a row; a row that does not fill its last
+//! vector takes a whole one. It must not know where elements lie.
+
+use super::sizes::{At, Sizes};
+use crate::work::ScalarOps;
+use diptych_codegen::tile::{DimId, Id, Instr, Nest, Place, View};
+use diptych_ir::ScalarFn;
+
+/// Vector operations that load an element by itself and put it in its lane, in the time of which two vector
+/// operations are done.
+const LANE_LOAD: f64 = 2.0;
+
+/// Counts of a launch.
+pub(super) struct Operations {
+    lanes: f64,
+    pub(super) scalar: ScalarOps,
+    pub(super) issued: ScalarOps,
+}
+
+impl Operations {
+    pub(super) fn new(lanes: usize) -> Operations {
+        Operations { lanes: lanes as f64, scalar: ScalarOps::default(), issued: ScalarOps::default() }
+    }
+
+    /// Additions or the like: of values, and as issued.
+    pub(super) fn arithmetic(&mut self, scalar: f64, issued: f64) {
+        self.scalar.arithmetic += scalar;
+        self.issued.arithmetic += issued;
+    }
+
+    /// A copy with rows and columns exchanged, by squares of vectors: each vector goes through as many shuffles
+    /// as a lane number has bits, one a clock where two additions are.
+    pub(super) fn transpose(&mut self, elements: f64) {
+        self.issued.arithmetic += elements * 2.0 * self.lanes.log2();
+    }
+
+    pub(super) fn nest(&mut self, sizes: &Sizes<'_>, nest: &Nest, at: At) {
+        let (inner, outer) = match nest.dims.split_last() {
+            Some((&inner, outer)) => (Some(inner), outer),
+            None => (None, &[][..]),
+        };
+        let (points, rows) = (sizes.points(&nest.dims, at), sizes.points(outer, at));
+        let length = if rows > 0.0 { points / rows } else { 0.0 };
+        let issued_points = rows * (length / self.lanes).ceil() * self.lanes;
+        let mut varies: Vec<bool> = Vec::with_capacity(nest.body.len());
+        for instr in &nest.body {
+            let along = inner.is_some_and(|inner| varies_along(instr, inner, &varies));
+            varies.push(along);
+            let (scalar, issued) = if along { (points, issued_points) } else { (rows, rows * self.lanes) };
+            let each = of(instr);
+            self.scalar = self.scalar + each * scalar;
+            self.issued = self.issued + each * issued;
+            if let (Instr::Reduce { over, .. }, Some(inner)) = (instr, inner)
+                && over.contains(&inner)
+            {
+                // The lanes of the sum are added to each other by halves: a shuffle and an addition each time.
+                self.issued.arithmetic += rows * self.lanes * 2.0 * self.lanes.log2();
+            }
+            if along && inner.is_some_and(|inner| by_lanes(instr, inner)) {
+                self.issued.arithmetic += points * LANE_LOAD * self.lanes;
+            }
+        }
+    }
+}
+
+/// Whether an instruction gives each lane something of its own.
+fn varies_along(instr: &Instr, inner: DimId, varies: &[bool]) -> bool {
+    match instr {
+        Instr::Float(_) | Instr::Int(_) => false,
+        Instr::Position(dim) => *dim == inner,
+        Instr::Load(place) => stride(place, inner) > 0,
+        Instr::LoadAt { table, id, .. } => stride(table, inner) > 0 || id_varies(id, inner),
+        Instr::Map(_, operands) => operands.iter().any(|&operand| varies[operand]),
+        Instr::ToFloat(value) | Instr::Round(value) => varies[*value],
+        Instr::Store(..) | Instr::Reduce { .. } => true,
+    }
+}
+
+fn id_varies(id: &Id, inner: DimId) -> bool {
+    match id {
+        Id::Stored(view) => view.stride(inner) > 0,
+        Id::Position(dim) => *dim == inner,
+    }
+}
+
+fn stride(place: &Place, dim: DimId) -> usize {
+    match place {
+        Place::Strided(view) => view.stride(dim),
+        Place::Packed(view) => {
+            let of_k = view.k.iter().find(|entry| entry.0 == dim).map(|entry| entry.1 * 2);
+            view.n.iter().find(|entry| entry.0 == dim).map(|entry| entry.1).or(of_k).unwrap_or(0)
+        }
+    }
+}
+
+/// Whether lanes are loaded or stored one by one.
+fn by_lanes(instr: &Instr, inner: DimId) -> bool {
+    match instr {
+        Instr::Load(place) | Instr::Store(place, _) => stride(place, inner) > 1,
+        Instr::LoadAt { table, id, .. } => id_varies(id, inner) || stride(table, inner) > 1,
+        Instr::Reduce { over, into: View { .. }, .. } if over.contains(&inner) => false,
+        Instr::Reduce { into, .. } => into.stride(inner) > 1,
+        _ => false,
+    }
+}
+
+/// What an instruction does for an element.
+fn of(instr: &Instr) -> ScalarOps {
+    let arithmetic = |arithmetic: f64| ScalarOps { arithmetic, ..ScalarOps::default() };
+    match instr {
+        Instr::Float(_) | Instr::Int(_) | Instr::Load(_) | Instr::LoadAt { .. } | Instr::Store(..) => {
+            ScalarOps::default()
+        }
+        Instr::Position(_) | Instr::ToFloat(_) | Instr::Reduce { .. } => arithmetic(1.0),
+        // Add half of the last place kept, by its parity, unless it is not a number.
+        Instr::Round(_) => arithmetic(5.0),
+        Instr::Map(function, _) => of_function(*function),
+    }
+}
+
+fn of_function(function: ScalarFn) -> ScalarOps {
+    let none = ScalarOps::default();
+    match function {
+        ScalarFn::Detach => none,
+        ScalarFn::Div | ScalarFn::Sqrt => ScalarOps { divide: 1.0, ..none },
+        ScalarFn::Rsqrt => ScalarOps { divide: 2.0, ..none },
+        ScalarFn::Exp => ScalarOps { exponential: 1.0, ..none },
+        ScalarFn::Log => ScalarOps { logarithm: 1.0, ..none },
+        ScalarFn::Sin | ScalarFn::Cos => ScalarOps { trigonometric: 1.0, ..none },
+        ScalarFn::Tanh | ScalarFn::Sigmoid | ScalarFn::Erf => {
+            ScalarOps { exponential: 1.0, divide: 1.0, arithmetic: 2.0, ..none }
+        }
+        ScalarFn::Add
+        | ScalarFn::Sub
+        | ScalarFn::Mul
+        | ScalarFn::Max
+        | ScalarFn::Min
+        | ScalarFn::Neg
+        | ScalarFn::Abs
+        | ScalarFn::Less
+        | ScalarFn::LessEqual
+        | ScalarFn::Equal
+        | ScalarFn::And
+        | ScalarFn::Or
+        | ScalarFn::Not
+        | ScalarFn::Select => ScalarOps { arithmetic: 1.0, ..none },
+    }
+}

@@ -1,0 +1,215 @@
+//! The sizes that a run binds, and how often the statements of a tile program are done at them.
+//! Sums over blocks and chunks are exact: ragged lengths, masks and windows count as they are.
+//! It must not know what statements do.
+
+use diptych_codegen::entry::Launch;
+use diptych_codegen::tile::{CHUNK, DimId, Extent, StreamBounds, TileProgram};
+use diptych_passes::layout::Leading;
+
+/// A sequence of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sequence {
+    /// Absolute position of its first new token: what its cache holds already.
+    pub origin: usize,
+    /// New tokens.
+    pub length: usize,
+}
+
+/// What a run binds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunSizes {
+    /// All sequences.
+    pub sequences: Vec<Sequence>,
+}
+
+impl RunSizes {
+    /// So many sequences of the same length, after as many cached positions each.
+    pub fn equal(batch: usize, origin: usize, length: usize) -> RunSizes {
+        RunSizes { sequences: vec![Sequence { origin, length }; batch] }
+    }
+
+    /// New tokens of all sequences.
+    pub fn rows(&self) -> usize {
+        self.sequences.iter().map(|sequence| sequence.length).sum()
+    }
+
+    /// Sequences.
+    pub fn batch(&self) -> usize {
+        self.sequences.len()
+    }
+}
+
+/// Loops around a statement: the grid's and, within it, the stream's.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct At {
+    pub(super) stream: Option<(DimId, StreamBounds)>,
+}
+
+impl At {
+    /// Outside the stream.
+    pub(super) const INSTANCE: At = At { stream: None };
+}
+
+/// Sums over all visits of a chunk: how many, and how many positions of tokens, of the past, of pairs.
+#[derive(Clone, Copy, Default)]
+struct Visits {
+    count: f64,
+    time: f64,
+    past: f64,
+    pairs: f64,
+}
+
+/// A program at run-time sizes.
+pub(super) struct Sizes<'a> {
+    pub(super) program: &'a TileProgram,
+    pub(super) launch: &'a Launch,
+    pub(super) run: &'a RunSizes,
+}
+
+impl Sizes<'_> {
+    fn extent(&self, dim: DimId) -> Extent {
+        self.program.dims[dim].extent
+    }
+
+    fn is_sequence(&self, dim: DimId) -> bool {
+        matches!(self.extent(dim), Extent::Time | Extent::Past)
+    }
+
+    /// All positions of a dimension, over its blocks.
+    fn total(&self, dim: DimId) -> f64 {
+        let total = match self.extent(dim) {
+            Extent::Whole(size) | Extent::Blocks { size, .. } => size,
+            Extent::Rows { leading: Leading::Batch, .. } => self.run.batch(),
+            Extent::Rows { .. } | Extent::Time => self.run.rows(),
+            Extent::Flat { .. } => self.launch.flat,
+            Extent::Past => self.run.sequences.iter().map(|sequence| sequence.origin + sequence.length).sum(),
+        };
+        total as f64
+    }
+
+    /// Blocks of a dimension; of a sequence's, those of all sequences.
+    pub(super) fn blocks(&self, dim: DimId) -> f64 {
+        match self.extent(dim) {
+            Extent::Whole(_) => 1.0,
+            Extent::Time | Extent::Past => self.visits(At::INSTANCE).count,
+            Extent::Blocks { block, .. } | Extent::Rows { block, .. } | Extent::Flat { block } => {
+                (self.total(dim) / block as f64).ceil()
+            }
+        }
+    }
+
+    /// Instances of the launch.
+    pub(super) fn instances(&self) -> f64 {
+        self.program.grid.iter().map(|&dim| self.blocks(dim)).product()
+    }
+
+    /// Loops around a statement, outermost first.
+    pub(super) fn loops(&self, at: At) -> Vec<DimId> {
+        self.program.grid.iter().copied().chain(at.stream.map(|stream| stream.0)).collect()
+    }
+
+    /// How often a loop's body is done for each time that the loop is reached.
+    pub(super) fn iterations(&self, dim: DimId, at: At) -> f64 {
+        match at.stream {
+            Some((stream, _)) if stream == dim && self.is_sequence(dim) => {
+                self.visits(at).count / self.visits(At::INSTANCE).count
+            }
+            _ => self.blocks(dim),
+        }
+    }
+
+    /// How often a statement within these loops is done, each time counted as many times as the product of the
+    /// positions of `dims` that it then sees.
+    pub(super) fn points(&self, dims: &[DimId], at: At) -> f64 {
+        let loops = self.loops(at);
+        let mut points = 1.0;
+        for &dim in loops.iter().filter(|&&dim| !self.is_sequence(dim)) {
+            points *= if dims.contains(&dim) { self.total(dim) } else { self.blocks(dim) };
+        }
+        for &dim in dims.iter().filter(|&&dim| !self.is_sequence(dim) && !loops.contains(&dim)) {
+            points *= self.total(dim);
+        }
+        if loops.iter().any(|&dim| self.is_sequence(dim)) {
+            let sees = |extent| dims.iter().any(|&dim| self.extent(dim) == extent);
+            let visits = self.visits(at);
+            points *= match (sees(Extent::Time), sees(Extent::Past)) {
+                (false, false) => visits.count,
+                (true, false) => visits.time,
+                (false, true) => visits.past,
+                (true, true) => visits.pairs,
+            };
+        }
+        points
+    }
+
+    /// Positions of dimensions that a statement sees each time, on average.
+    pub(super) fn mean(&self, dims: &[DimId], at: At) -> f64 {
+        let times = self.points(&[], at);
+        if times > 0.0 { self.points(dims, at) / times } else { 0.0 }
+    }
+
+    /// Distinct positions that all visits together see.
+    pub(super) fn distinct(&self, dim: DimId, at: At) -> f64 {
+        match (self.extent(dim), at.stream) {
+            (Extent::Past, Some((stream, bounds))) if stream == dim => {
+                let seen = self.run.sequences.iter().map(|sequence| {
+                    let first = self.first_past(sequence, 0, bounds);
+                    sequence.origin + sequence.length - first
+                });
+                seen.sum::<usize>() as f64
+            }
+            _ => self.total(dim),
+        }
+    }
+
+    /// First position that the chunk of tokens from `start` on looks at.
+    fn first_past(&self, sequence: &Sequence, start: usize, bounds: StreamBounds) -> usize {
+        let position = sequence.origin + start;
+        bounds.window.map_or(0, |window| (position + 1).saturating_sub(window) / CHUNK * CHUNK)
+    }
+
+    fn visits(&self, at: At) -> Visits {
+        let by_past = self.program.grid.iter().any(|&dim| self.extent(dim) == Extent::Past);
+        let mut visits = Visits::default();
+        for sequence in &self.run.sequences {
+            let end = sequence.origin + sequence.length;
+            for start in (0..sequence.length).step_by(CHUNK) {
+                // What the instance holds, and the range that it streams in chunks.
+                let (held, streamed) = if by_past {
+                    let held = CHUNK.min(end - start);
+                    let streamed = at.stream.map(|(_, bounds)| {
+                        let causal = start.saturating_sub(sequence.origin) / CHUNK * CHUNK;
+                        let first = if bounds.causal { causal } else { 0 };
+                        let last = bounds.window.map_or(sequence.length, |window| {
+                            let last = (start + held - 1 + window).saturating_sub(sequence.origin);
+                            last.next_multiple_of(CHUNK).min(sequence.length)
+                        });
+                        (first, last.max(first))
+                    });
+                    (held, streamed)
+                } else {
+                    let held = CHUNK.min(sequence.length - start);
+                    let streamed = at.stream.map(|(_, bounds)| {
+                        let last = if bounds.causal { sequence.origin + start + held } else { end };
+                        (self.first_past(sequence, start, bounds), last.next_multiple_of(CHUNK).min(end))
+                    });
+                    (held, streamed)
+                };
+                let held = held as f64;
+                let (count, positions) = match streamed {
+                    None => (1.0, 0.0),
+                    Some((first, last)) => {
+                        ((last.div_ceil(CHUNK) - first / CHUNK) as f64, (last - first) as f64)
+                    }
+                };
+                let (time, past) =
+                    if by_past { (positions, held * count) } else { (held * count, positions) };
+                visits.count += count;
+                visits.time += time;
+                visits.past += past;
+                visits.pairs += held * positions;
+            }
+        }
+        visits
+    }
+}

@@ -1,0 +1,149 @@
+//! Counts of whole entries against formulas worked out by hand.
+
+use super::*;
+use diptych_codegen::driver::{CompiledProgram, compile_program};
+use diptych_codegen::entry::{CompiledEntry, EntryOptions, PlanStep};
+use diptych_ir::EntryKind;
+use diptych_models::Registry;
+use diptych_passes::AdamWOptions;
+use serde_json::json;
+
+const OPTIONS: EntryOptions = EntryOptions { panel: 32, tile_rows: 12 };
+
+fn compiled(layers: usize, kinds: &[EntryKind]) -> CompiledProgram {
+    let config = json!({
+        "vocab": 1000, "context": 512, "layers": layers, "embed": 288, "heads": 6, "key_value_heads": 6,
+        "hidden": 768, "tied": true,
+    });
+    let architecture = Registry::zoo().architecture("llama", &config).unwrap();
+    let program = diptych_models::build(&*architecture).unwrap();
+    compile_program(&program, kinds, &AdamWOptions::default(), OPTIONS).unwrap()
+}
+
+fn works(steps: &[PlanStep], entry: &CompiledEntry, run: &RunSizes) -> Vec<Work> {
+    let mut all = Vec::new();
+    for step in steps {
+        match step {
+            PlanStep::Launch(launch) => {
+                all.push(launch_work(&entry.programs[launch.kernel], launch, run, entry.panel))
+            }
+            PlanStep::Repeat { layers, body, .. } => {
+                let body = works(body, entry, run);
+                (0..*layers).for_each(|_| all.extend(body.iter().cloned()));
+            }
+            PlanStep::Copy { .. } => {}
+        }
+    }
+    all
+}
+
+fn work(entry: &CompiledEntry, run: &RunSizes) -> Work {
+    works(&entry.steps, entry, run).into_iter().sum()
+}
+
+fn dot_flops(work: &Work) -> f64 {
+    work.dots.iter().map(|dot| dot.flops).sum()
+}
+
+/// Parameters that take part in a multiply-add for each token.
+fn matmul_parameters(layers: usize) -> f64 {
+    (layers * (4 * 288 * 288 + 3 * 288 * 768) + 1000 * 288) as f64
+}
+
+/// Pairs of positions that whole chunks of attention look at, causally.
+fn pairs(sequences: &[Sequence]) -> f64 {
+    let of = |sequence: &Sequence| {
+        let positions = sequence.origin..sequence.origin + sequence.length;
+        let blocks = positions.step_by(64).map(|start| {
+            let end = (start + 64).min(sequence.origin + sequence.length);
+            (end - start) * end.next_multiple_of(64).min(sequence.origin + sequence.length)
+        });
+        blocks.sum::<usize>()
+    };
+    sequences.iter().map(of).sum::<usize>() as f64
+}
+
+fn close(found: f64, expected: f64, within: f64) {
+    assert!((found / expected - 1.0).abs() <= within, "{found} is not {expected}");
+}
+
+#[test]
+fn a_forward_pass_has_the_flops_of_the_formula() {
+    let compiled = compiled(6, &[EntryKind::Score, EntryKind::Prefill, EntryKind::Decode]);
+    let ragged = RunSizes {
+        sequences: vec![
+            Sequence { origin: 0, length: 200 },
+            Sequence { origin: 0, length: 64 },
+            Sequence { origin: 0, length: 1 },
+        ],
+    };
+    for run in [RunSizes::equal(4, 0, 256), ragged] {
+        let found = dot_flops(&work(&compiled.entries[&EntryKind::Score], &run));
+        let attention = 4.0 * 288.0 * 6.0 * pairs(&run.sequences);
+        close(found, 2.0 * matmul_parameters(6) * run.rows() as f64 + attention, 0.02);
+    }
+    // A token at position 300 looks back at all before it; only the last position of a prompt has logits.
+    let decode = RunSizes::equal(3, 300, 1);
+    let found = dot_flops(&work(&compiled.entries[&EntryKind::Decode], &decode));
+    close(found, 3.0 * (2.0 * matmul_parameters(6) + 4.0 * 288.0 * 6.0 * 301.0), 0.02);
+    let prefill = RunSizes::equal(2, 128, 100);
+    let found = dot_flops(&work(&compiled.entries[&EntryKind::Prefill], &prefill));
+    let layers = matmul_parameters(6) - 288e3;
+    let attention = 4.0 * 288.0 * 6.0 * pairs(&prefill.sequences);
+    close(found, 2.0 * layers * 200.0 + 2.0 * 288e3 * 2.0 + attention, 0.02);
+}
+
+#[test]
+fn training_is_three_forward_passes_and_what_is_computed_again() {
+    let compiled = compiled(6, &[EntryKind::Score, EntryKind::Train]);
+    let run = RunSizes::equal(4, 0, 256);
+    let forward = dot_flops(&work(&compiled.entries[&EntryKind::Score], &run));
+    let train = dot_flops(&work(&compiled.entries[&EntryKind::Train], &run));
+    assert!((3.0..4.0).contains(&(train / forward)), "{}", train / forward);
+}
+
+#[test]
+fn decoding_reads_every_parameter() {
+    let compiled = compiled(6, &[EntryKind::Decode]);
+    let work = work(&compiled.entries[&EntryKind::Decode], &RunSizes::equal(1, 100, 1));
+    let parameters = 4.0 * matmul_parameters(6);
+    let cache = 4.0 * 2.0 * 6.0 * 288.0 * 101.0;
+    let found = work.footprint_bytes();
+    assert!(found >= parameters + cache, "{found} bytes are less than {parameters} and {cache}");
+    assert!(found <= 1.2 * (parameters + cache), "{found} bytes for {parameters} and {cache}");
+}
+
+#[test]
+fn work_is_linear_in_layers_and_in_sequences() {
+    let kinds = [EntryKind::Train, EntryKind::Decode, EntryKind::Update];
+    let programs = [2, 4, 6].map(|layers| compiled(layers, &kinds));
+    for kind in kinds {
+        let run =
+            if kind == EntryKind::Decode { RunSizes::equal(2, 77, 1) } else { RunSizes::equal(2, 0, 96) };
+        let [two, four, six] = programs.each_ref().map(|program| {
+            let work = work(&program.entries[&kind], &run);
+            [work.flops(), work.footprint_bytes(), work.bytes()]
+        });
+        for ((two, four), six) in two.into_iter().zip(four).zip(six) {
+            close(six - four, four - two, 1e-9);
+        }
+    }
+    let score = compiled(2, &[EntryKind::Score]);
+    let flops = |batch| dot_flops(&work(&score.entries[&EntryKind::Score], &RunSizes::equal(batch, 0, 96)));
+    close(flops(6), 3.0 * flops(2), 1e-12);
+}
+
+#[test]
+fn no_operand_moves_less_than_there_is_of_it() {
+    let kinds = [EntryKind::Train, EntryKind::Prefill, EntryKind::Decode, EntryKind::Update];
+    let program = compiled(2, &kinds);
+    for kind in kinds {
+        let run = RunSizes::equal(3, if kind == EntryKind::Decode { 65 } else { 0 }, 70);
+        for work in works(&program.entries[&kind].steps, &program.entries[&kind], &run) {
+            for traffic in &work.traffic {
+                assert!(traffic.bytes >= traffic.footprint_bytes && traffic.bytes.is_finite(), "{traffic:?}");
+            }
+            assert!(work.dots.iter().all(|dot| dot.issued_flops >= dot.flops && dot.flops > 0.0), "{work:?}");
+        }
+    }
+}
