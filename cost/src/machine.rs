@@ -22,6 +22,10 @@ pub struct Machine {
     pub network: Option<Network>,
     /// Speeds.
     pub rates: Rates,
+    /// Which of its figures nothing backs, see [`crate::target::Target::unmeasured`]. Empty for a machine that
+    /// was measured.
+    #[serde(default)]
+    pub unmeasured: BTreeMap<String, String>,
 }
 
 /// What computes.

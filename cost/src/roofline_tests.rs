@@ -37,7 +37,15 @@ fn machine() -> Machine {
             level("DRAM", 16e9, true, 10e9, 20e9),
         ],
     };
-    Machine { name: "test".into(), kind: Kind::Cpu, memory_bytes: 16e9, price: None, network: None, rates }
+    Machine {
+        name: "test".into(),
+        kind: Kind::Cpu,
+        memory_bytes: 16e9,
+        price: None,
+        network: None,
+        rates,
+        unmeasured: BTreeMap::new(),
+    }
 }
 
 fn dot(flops: f64) -> Dot {

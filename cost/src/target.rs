@@ -4,6 +4,7 @@
 
 use crate::machine::{Kind, Machine, Network, Precision, Price, Rates};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 /// A machine as its file describes it. Without `rates` it is the machine at hand, to be measured.
@@ -24,6 +25,10 @@ pub struct Target {
     pub network: Option<Network>,
     /// Speeds; absent where they are to be measured.
     pub rates: Option<Rates>,
+    /// Keys of this file whose figures neither a measurement nor a published source backs, as
+    /// `rates.levels[0]`, each with what the figure is: what is predicted with them is to be shown so.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub unmeasured: BTreeMap<String, String>,
 }
 
 /// What is wrong with a target.
@@ -117,12 +122,14 @@ impl Target {
     pub fn parse(text: &str, file: &str) -> Result<Target, TargetError> {
         let target: Target = toml::from_str(text)
             .map_err(|error| TargetError::Syntax { file: file.to_string(), message: error.to_string() })?;
-        check(&target).map_err(|Wrong { key, found, expected }| TargetError::Value {
-            file: file.to_string(),
-            key,
-            found,
-            expected,
-        })?;
+        check(&target).and_then(|()| check_unmeasured(&target, text)).map_err(
+            |Wrong { key, found, expected }| TargetError::Value {
+                file: file.to_string(),
+                key,
+                found,
+                expected,
+            },
+        )?;
         Ok(target)
     }
 
@@ -139,8 +146,29 @@ impl Target {
             price: self.price,
             network: self.network,
             rates,
+            unmeasured: self.unmeasured,
         })
     }
+}
+
+/// Whether a document has something at a key such as `rates.levels[0].read`.
+fn has(document: &toml::Table, key: &str) -> bool {
+    let mut parts = key.split(['.', '[']).map(|part| part.trim_end_matches(']'));
+    let first = parts.next().and_then(|name| document.get(name));
+    parts
+        .fold(first, |value, part| match value? {
+            toml::Value::Table(table) => table.get(part),
+            toml::Value::Array(items) => items.get(part.parse::<usize>().ok()?),
+            _ => None,
+        })
+        .is_some()
+}
+
+fn check_unmeasured(target: &Target, text: &str) -> Result<(), Wrong> {
+    let document: toml::Table = toml::from_str(text).unwrap_or_default();
+    target.unmeasured.keys().try_for_each(|key| {
+        require(has(&document, key), "unmeasured".into(), format!("\"{key}\""), "a key of this file")
+    })
 }
 
 struct Wrong {

@@ -62,3 +62,17 @@ fn unknown_names_and_unmeasured_targets_are_told() {
     let unmeasured = Target::load("this-machine").unwrap().into_machine(None).unwrap_err().to_string();
     assert!(unmeasured.contains("`this-machine`") && unmeasured.contains("`rates`"), "{unmeasured}");
 }
+
+#[test]
+fn what_nothing_backs_is_named_and_is_there() {
+    for name in Target::built_in_names().filter(|name| *name != "this-machine") {
+        let target = Target::load(name).unwrap();
+        for key in ["rates.launch_seconds", "rates.scalar_per_second_per_thread", "rates.levels[0]"] {
+            assert!(target.unmeasured.contains_key(key), "{name} does not say what its {key} is");
+        }
+        let machine = target.into_machine(None).unwrap();
+        assert!(!machine.unmeasured.is_empty(), "a machine keeps what its target says");
+    }
+    let wrong = refusal(|text| text.replace("\"rates.levels[0]\"", "\"rates.levels[7]\""));
+    assert_eq!(wrong, "my.toml: `unmeasured` is \"rates.levels[7]\"; it must be a key of this file");
+}
