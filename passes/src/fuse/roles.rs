@@ -45,35 +45,32 @@ impl<'a> Roles<'a> {
     }
 
     /// Axes that contractions expand to, and that no value with run-time rows
-    /// has but those computed from such contractions.
+    /// has from elsewhere: none that is given, gathered, or summed up to it by a
+    /// contraction that does not expand.
     fn huge_axes(&self, order: &[NodeId]) -> HashSet<Axis> {
-        let has_rows = |id: NodeId| matches!(self.leading(id), Leading::Rows | Leading::Batch);
-        let mut from: HashMap<NodeId, HashSet<Axis>> = HashMap::new();
-        for &id in order {
-            let axes = self.graph.axes(id);
-            let mut expanded: HashSet<Axis> = HashSet::new();
-            for operand in self.graph.operands(id) {
-                expanded
-                    .extend(from.get(&operand).into_iter().flatten().filter(|axis| axes.contains(**axis)));
+        let mut huge: HashSet<Axis> = HashSet::new();
+        let mut ordinary: HashSet<Axis> = HashSet::new();
+        for &id in order.iter().filter(|&&id| matches!(self.leading(id), Leading::Rows | Leading::Batch)) {
+            let axes = self.graph.axes(id).iter().copied().filter(|axis| axis.fixed_size().is_some());
+            match self.graph.op(id) {
+                Op::Contract(contract) => {
+                    let fixed = contract.over.iter().all(|axis| axis.fixed_size().is_some());
+                    let least = Some(EXPANSION * product(&contract.over));
+                    let (expanded, kept): (Vec<Axis>, Vec<Axis>) =
+                        axes.partition(|axis| fixed && axis.fixed_size() >= least);
+                    huge.extend(expanded);
+                    ordinary.extend(kept);
+                }
+                Op::Take(_) => ordinary.extend(axes),
+                _ if self.is_given(id) => ordinary.extend(axes),
+                _ => {}
             }
-            if let Op::Contract(contract) = self.graph.op(id)
-                && has_rows(id)
-                && contract.over.iter().all(|axis| axis.fixed_size().is_some())
-            {
-                let least = EXPANSION * product(&contract.over);
-                expanded.extend(axes.iter().copied().filter(|axis| axis.fixed_size() >= Some(least)));
-            }
-            from.insert(id, expanded);
-        }
-        let mut huge: HashSet<Axis> = from.values().flatten().copied().collect();
-        for &id in order.iter().filter(|&&id| has_rows(id) && !self.is_free(id)) {
-            huge.retain(|axis| !self.graph.axes(id).contains(*axis) || from[&id].contains(axis));
         }
         // Where nothing reduces such a value it is wanted whole, and no other bits come of storing it.
         let reduces = |id: NodeId, axis: &Axis| {
             super::streams::summed(self.graph.op(id)).is_some_and(|over| over.contains(axis))
         };
-        huge.retain(|axis| order.iter().any(|&id| reduces(id, axis)));
+        huge.retain(|axis| !ordinary.contains(axis) && order.iter().any(|&id| reduces(id, axis)));
         huge
     }
 
