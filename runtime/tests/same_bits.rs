@@ -1,0 +1,348 @@
+//! The promise of same bits: a token's log-probability and logits are bit for
+//! bit the same from training, scoring, prefill at any split and decode, at any
+//! batch size and thread count, for every family of the zoo, in f32 and bf16.
+
+use diptych_codegen::entry::Limits;
+use diptych_ir::{DType, EntryKind, NodeId, Program, Symbol};
+use diptych_models::{Registry, build, initialize};
+use diptych_passes::AdamWOptions;
+use diptych_runtime::decode::{ServeOptions, Server, Window};
+use diptych_runtime::executor::{Binding, CacheRooms, Executable, Sequence};
+use diptych_runtime::session::{Device, Session};
+use serde_json::{Value as Json, json};
+
+/// Lengths on both sides of the edges of chunks, of vectors and of blocks of rows.
+const LENGTHS: [usize; 7] = [150, 1, 64, 65, 37, 129, 7];
+const CONTEXT: usize = 192;
+const LIMITS: Limits = Limits { rows: 512, batch: 7 };
+
+fn variants() -> Vec<(&'static str, &'static str, Json)> {
+    vec![
+        ("gpt2", "gpt2-tiny", json!({})),
+        ("llama", "llama-tiny", json!({})),
+        (
+            "windowed",
+            "llama-tiny",
+            json!({
+                "window": 40, "query_key_norm": true, "query_key_value_bias": true, "head_dim": 10,
+                "attention_output_bias": true, "mlp_bias": true, "tied": true,
+            }),
+        ),
+        // The logits are streamed, and never stored where only their log-probability is asked for.
+        ("large_vocabulary", "llama-tiny", json!({ "vocab": 613 })),
+        ("mla", "mla-tiny", json!({})),
+    ]
+}
+
+fn program(preset: &str, change: &Json, dtype: &str) -> Program {
+    let registry = Registry::zoo();
+    let architecture = registry.preset(preset).unwrap();
+    let mut config = architecture.describe();
+    let fields = config.as_object_mut().unwrap();
+    fields.extend(change.as_object().unwrap().clone());
+    fields.insert("context".into(), json!(CONTEXT));
+    fields.insert("dtype".into(), json!(dtype));
+    // Large enough that attention is far from even.
+    fields.insert("standard_deviation".into(), json!(0.2));
+    build(&*registry.architecture(architecture.name(), &config).unwrap()).unwrap()
+}
+
+/// The logits of all tokens.
+fn logits(program: &Program) -> NodeId {
+    let graph = &program.main().graph;
+    let last = program.entry(EntryKind::Prefill).unwrap().root("logits").unwrap();
+    let vocab = graph.axes(last).iter().copied().find(|axis| axis.fixed_size().is_some()).unwrap();
+    let of_tokens = |id: &NodeId| {
+        graph.axes(*id).contains(vocab) && graph.axes(*id).len() == 3 && graph.ty(*id).dtype == DType::F32
+    };
+    let log_prob = program.entry(EntryKind::Score).unwrap().root("log_prob").unwrap();
+    graph.ancestors(&[log_prob]).into_iter().find(of_tokens).unwrap()
+}
+
+/// The program whose prefill and decode give what is asked of all tokens.
+fn with_probes(program: &Program) -> Program {
+    let mut program = program.clone();
+    let logits = logits(&program);
+    let log_prob = program.entry(EntryKind::Score).unwrap().root("log_prob").unwrap();
+    for entry in &mut program.entries {
+        if entry.kind.cached() {
+            entry.roots = vec![(Symbol::new("log_prob"), log_prob), (Symbol::new("all_logits"), logits)];
+        }
+    }
+    program
+}
+
+fn session(device: &Device, program: &Program, kinds: &[EntryKind]) -> Session {
+    let mut session = Session::compile(device, program, CONTEXT, kinds, &AdamWOptions::default())
+        .unwrap_or_else(|error| panic!("{error}"));
+    for name in program.params.keys() {
+        session.store.set(*name, &initialize(program, name.as_str(), 3).unwrap()).unwrap();
+    }
+    session
+}
+
+/// Seven texts, each with its targets; some positions have none.
+struct Texts {
+    tokens: Vec<Vec<i32>>,
+    targets: Vec<Vec<i32>>,
+}
+
+impl Texts {
+    fn new(vocab: usize) -> Texts {
+        let id = |text: usize, at: usize| ((text * 7919 + at * 104_729 + at * at * 31) % vocab) as i32;
+        let tokens: Vec<Vec<i32>> = LENGTHS
+            .iter()
+            .enumerate()
+            .map(|(text, &length)| (0..length).map(|at| id(text, at)).collect())
+            .collect();
+        let target = |text: usize, at: usize| if at % 11 == 5 { -1 } else { id(text, at + 1) };
+        let targets = LENGTHS
+            .iter()
+            .enumerate()
+            .map(|(text, &length)| (0..length).map(|at| target(text, at)).collect())
+            .collect();
+        Texts { tokens, targets }
+    }
+}
+
+/// A stretch of a text that runs at once.
+#[derive(Clone, Copy)]
+struct Piece {
+    text: usize,
+    start: usize,
+    length: usize,
+}
+
+/// An entry with its tables, and the chunks that each text has, if it has any.
+struct Runner<'d> {
+    device: &'d Device,
+    run: Executable,
+    binding: Binding,
+    chunks: Vec<Vec<i32>>,
+}
+
+impl<'d> Runner<'d> {
+    fn new(
+        device: &'d Device,
+        session: &Session,
+        kind: EntryKind,
+        caches: Option<&CacheRooms>,
+    ) -> Runner<'d> {
+        let mut run = session.executable(device, kind, caches, LIMITS).unwrap();
+        let binding = Binding::new(LIMITS, CONTEXT);
+        run.refresh(&device.pool, &binding);
+        // Each text's chunks, in an order that is nobody's.
+        let chunks = (0..LENGTHS.len() as i32).map(|text| vec![20 - text, text, 7 + (text + 3) % 7]);
+        Runner {
+            device,
+            run,
+            binding,
+            chunks: if caches.is_some() { chunks.collect() } else { vec![vec![]; 7] },
+        }
+    }
+
+    fn run(&mut self, texts: &Texts, pieces: &[Piece]) {
+        let sequences: Vec<Sequence> = pieces
+            .iter()
+            .map(|piece| Sequence {
+                origin: piece.start,
+                length: piece.length,
+                chunks: &self.chunks[piece.text],
+            })
+            .collect();
+        self.binding.bind(&sequences).unwrap();
+        for (name, from) in [("tokens", &texts.tokens), ("targets", &texts.targets)] {
+            let ids: Vec<i32> = pieces
+                .iter()
+                .flat_map(|piece| from[piece.text][piece.start..piece.start + piece.length].iter().copied())
+                .collect();
+            self.run.input::<i32>(name).unwrap()[..ids.len()].copy_from_slice(&ids);
+        }
+        if let Some(inverse) = self.run.input::<f32>("inverse_tokens") {
+            inverse[0] = 0.01;
+        }
+        self.run.run(&self.device.pool, &self.binding);
+    }
+
+    /// Runs pieces and puts each one's rows of a root to their places in `found`.
+    fn collect(&mut self, texts: &Texts, pieces: &[Piece], root: &str, found: &mut [Vec<u32>]) {
+        self.run(texts, pieces);
+        self.take(pieces, root, found);
+    }
+
+    fn take(&self, pieces: &[Piece], root: &str, found: &mut [Vec<u32>]) {
+        let width = self.run.root_width(root).unwrap();
+        let mut rows = self.run.root(root).unwrap().chunks_exact(width);
+        for piece in pieces {
+            for at in piece.start..piece.start + piece.length {
+                let row = rows.next().unwrap();
+                for (found, x) in found[piece.text][at * width..(at + 1) * width].iter_mut().zip(row) {
+                    *found = x.to_bits();
+                }
+            }
+        }
+    }
+}
+
+fn empty(width: usize) -> Vec<Vec<u32>> {
+    LENGTHS.iter().map(|length| vec![u32::MAX; length * width]).collect()
+}
+
+fn whole(texts: &[usize]) -> Vec<Piece> {
+    texts.iter().map(|&text| Piece { text, start: 0, length: LENGTHS[text] }).collect()
+}
+
+/// Fails at the first position that differs.
+fn assert_same(case: &str, width: usize, expected: &[Vec<u32>], found: &[Vec<u32>]) {
+    for (text, (expected, found)) in expected.iter().zip(found).enumerate() {
+        let differs = |(a, b): (&u32, &u32)| a != b;
+        let count = expected.iter().zip(found).filter(|pair| differs(*pair)).count();
+        if let Some(at) = expected.iter().zip(found).position(differs) {
+            let (a, b) = (f32::from_bits(expected[at]), f32::from_bits(found[at]));
+            let length = LENGTHS[text];
+            panic!(
+                "{case}: {count} of {} bits of text {text} of {length} tokens differ, first at position {}: {a:e} is not {b:e}",
+                expected.len(),
+                at / width
+            );
+        }
+    }
+}
+
+/// Every way in which a text can be run, each against the score of that text alone.
+fn all_entries_agree(case: &str, devices: [&Device; 2], program: &Program) {
+    use EntryKind::{Decode, Prefill, Score, Train};
+    let probes = with_probes(program);
+    let served = session(devices[1], program, &[Train, Score, Prefill, Decode]);
+    let probed = session(devices[1], &probes, &[Prefill, Decode]);
+    let caches = CacheRooms::new(&probed.compiled.entries[&Decode], 21).unwrap();
+    let vocab = program.main().graph.axes(logits(program)).iter().find_map(|axis| axis.fixed_size()).unwrap();
+    let texts = Texts::new(vocab);
+    let mut log_probs = empty(1);
+    let mut all_logits = empty(vocab);
+    let mut score = Runner::new(devices[0], &served, Score, None);
+    for text in 0..LENGTHS.len() {
+        score.collect(&texts, &whole(&[text]), "log_prob", &mut log_probs);
+    }
+    let finite = log_probs.iter().flatten().all(|&bits| f32::from_bits(bits) <= 0.0);
+    assert!(finite, "{case}: log-probabilities are finite");
+    let mut reference = Runner::new(devices[0], &probed, Prefill, Some(&caches));
+    reference.collect(&texts, &whole(&[0, 1, 2, 3, 4, 5, 6]), "all_logits", &mut all_logits);
+
+    for (threads, device) in devices.into_iter().enumerate() {
+        let case = |what: &str| format!("{case}, {} threads, {what}", threads + 1);
+        for kind in [Score, Train] {
+            let mut runner = Runner::new(device, &served, kind, None);
+            for batch in [vec![6, 5, 4, 3, 2, 1, 0], vec![1, 4], vec![0, 3, 2]] {
+                let mut found = log_probs.clone();
+                batch.iter().for_each(|&text| found[text].fill(u32::MAX));
+                runner.collect(&texts, &whole(&batch), "log_prob", &mut found);
+                assert_same(&case(&format!("{} of {batch:?}", kind.name())), 1, &log_probs, &found);
+            }
+        }
+        let mut prefill = Runner::new(device, &probed, Prefill, Some(&caches));
+        for step in [192, 64, 50, 13] {
+            let (mut found, mut found_logits) = (empty(1), empty(vocab));
+            for start in (0..CONTEXT).step_by(step) {
+                let rest = (0..7).filter(|&text| LENGTHS[text] > start);
+                let pieces: Vec<Piece> =
+                    rest.map(|text| Piece { text, start, length: step.min(LENGTHS[text] - start) }).collect();
+                if !pieces.is_empty() {
+                    prefill.collect(&texts, &pieces, "log_prob", &mut found);
+                    prefill.take(&pieces, "all_logits", &mut found_logits);
+                }
+            }
+            assert_same(&case(&format!("prefill in pieces of {step}")), 1, &log_probs, &found);
+            assert_same(
+                &case(&format!("logits of prefill in pieces of {step}")),
+                vocab,
+                &all_logits,
+                &found_logits,
+            );
+        }
+        let mut decode = Runner::new(device, &probed, Decode, Some(&caches));
+        let (mut found, mut found_logits) = (empty(1), empty(vocab));
+        for start in 0..LENGTHS[0] {
+            let pieces: Vec<Piece> = (0..7)
+                .filter(|&text| LENGTHS[text] > start)
+                .map(|text| Piece { text, start, length: 1 })
+                .collect();
+            decode.collect(&texts, &pieces, "log_prob", &mut found);
+            decode.take(&pieces, "all_logits", &mut found_logits);
+        }
+        assert_same(&case("decode"), 1, &log_probs, &found);
+        assert_same(&case("logits of decode"), vocab, &all_logits, &found_logits);
+        serving_agrees(&case("serving"), device, &served, &texts, (&log_probs, &all_logits));
+    }
+}
+
+/// The server, whose entries have the logits of last tokens only: prompts in
+/// pieces, then token by token, beside other sequences.
+fn serving_agrees(
+    case: &str,
+    device: &Device,
+    session: &Session,
+    texts: &Texts,
+    (log_probs, all_logits): (&[Vec<u32>], &[Vec<u32>]),
+) {
+    let options = ServeOptions { rows: 60, batch: 7, sequences: 7, cache_positions: 16 * 64 };
+    let mut server = Server::new(device, session, options).unwrap();
+    let vocab = server.vocabulary();
+    let same = |what: &str, text: usize, position: usize, found: &[f32]| {
+        let expected = &all_logits[text][position * vocab..(position + 1) * vocab];
+        let found: Vec<u32> = found.iter().map(|x| x.to_bits()).collect();
+        assert!(found == expected, "{case}: {what}: the logits of text {text} differ at position {position}");
+    };
+    let ids: Vec<_> = (0..7).map(|_| server.start().unwrap()).collect();
+    let prompts: Vec<_> =
+        (0..7).map(|text| (ids[text], &texts.tokens[text][..LENGTHS[text].div_ceil(2)])).collect();
+    for (text, found) in server.prefill(&prompts).unwrap().chunks_exact(vocab).enumerate() {
+        same("prompt", text, prompts[text].1.len() - 1, found);
+    }
+    for step in 0.. {
+        let next: Vec<(usize, usize)> = (0..7)
+            .map(|text| (text, prompts[text].1.len() + step))
+            .filter(|&(text, position)| position < LENGTHS[text])
+            .collect();
+        if next.is_empty() {
+            break;
+        }
+        let tokens: Vec<_> = next.iter().map(|&(text, at)| (ids[text], texts.tokens[text][at])).collect();
+        for (&(text, position), found) in next.iter().zip(server.decode(&tokens).unwrap().chunks_exact(vocab))
+        {
+            same("token", text, position, found);
+        }
+    }
+    let windows: Vec<Window> =
+        texts.tokens.iter().zip(&texts.targets).map(|(tokens, targets)| Window { tokens, targets }).collect();
+    let mut found = Vec::new();
+    server.score(&windows, &mut found).unwrap();
+    let found: Vec<u32> = found.iter().map(|x| x.to_bits()).collect();
+    assert_eq!(found, log_probs.concat(), "{case}: scores");
+    ids.into_iter().for_each(|id| server.release(id));
+    assert_eq!(server.free_positions(), 16 * 64, "{case}: all chunks came back");
+}
+
+#[test]
+fn every_entry_gives_the_same_bits_in_f32() {
+    let devices = [1, 2].map(|threads| Device::cpu(Some(threads)).unwrap());
+    for (name, preset, change) in variants() {
+        all_entries_agree(
+            &format!("{name} f32"),
+            [&devices[0], &devices[1]],
+            &program(preset, &change, "f32"),
+        );
+    }
+}
+
+#[test]
+fn every_entry_gives_the_same_bits_in_bf16() {
+    let devices = [1, 2].map(|threads| Device::cpu(Some(threads)).unwrap());
+    for (name, preset, change) in variants() {
+        all_entries_agree(
+            &format!("{name} bf16"),
+            [&devices[0], &devices[1]],
+            &program(preset, &change, "bf16"),
+        );
+    }
+}
