@@ -28,9 +28,9 @@ fn variants() -> Vec<(&'static str, &'static str, Json)> {
                 "attention_output_bias": true, "mlp_bias": true, "tied": true,
             }),
         ),
+        ("mla", "mla-tiny", json!({})),
         // The logits are streamed, and never stored where only their log-probability is asked for.
         ("large_vocabulary", "llama-tiny", json!({ "vocab": 613 })),
-        ("mla", "mla-tiny", json!({})),
     ]
 }
 
