@@ -4,7 +4,7 @@
 use super::LowerError;
 use super::emit::{Order, Schedule};
 use super::stages::{Lowering, Phase};
-use crate::tile::{Base, DimId, Dot, Instr, Place, Stmt, View};
+use crate::tile::{DimId, Dot, Extent, Instr, PackedView, Place, Stmt, View};
 use diptych_ir::{DType, NodeId, Op};
 
 /// The parts of a contraction.
@@ -27,22 +27,70 @@ impl Lowering<'_> {
             (Some(tile), false) => Place::Strided(tile),
             (None, false) => return Err(self.error(id, "has no tile".into())),
         };
-        let Sides { rows_of, columns_of, batch, m, n, k } = self.sides(id, &c);
+        let Sides { rows_of, columns_of, mut batch, m, n, k } = self.sides(id, &c);
+        // Of rows and columns that do not lie as one in the result, the outer ones are walked one by one.
+        let (outer_m, m) = self.as_one(&c, m);
+        let (outer_n, n) = self.as_one(&c, n);
+        batch.extend(outer_m.into_iter().chain(outer_n));
         let reading_after = computed.phase == Phase::After;
-        let a = self.left_operand(schedule, rows_of, (&batch, &m, &k), reading_after, computed.stage)?;
-        let b = self.right_operand(schedule, columns_of, (&batch, &k, &n), reading_after, computed.stage)?;
+        if k.iter().skip(1).any(|&dim| self.constant(dim).is_none()) {
+            return Err(
+                self.error(id, "sums over axes that do not lie as one, in the order of its sum".into())
+            );
+        }
+        let (a_dims, b_dims) = (self.node_dims(rows_of), self.node_dims(columns_of));
+        let of = |dims: &[DimId]| batch.iter().copied().filter(|dim| dims.contains(dim)).collect::<Vec<_>>();
+        let (a_batch, b_batch) = (of(&a_dims), of(&b_dims));
+        let a = self.left_operand(schedule, rows_of, (&a_batch, &m, &k), reading_after, computed.stage)?;
+        let b =
+            self.right_operand(schedule, columns_of, (&b_batch, &k, &n), reading_after, computed.stage)?;
         let accumulate = computed.over_stream && folded.is_none();
         if accumulate {
             let fill =
                 Stmt::Fill { dims: self.result_order(&c, &computed.dims), place: c.clone(), value: 0.0 };
             schedule.push(Phase::Before, 0, Order::First, fill);
         }
-        if !lies_as_one(&c, &n, |dim| self.constant(dim)) || !lies_as_one(&c, &m, |dim| self.constant(dim)) {
-            return Err(self.error(id, "has a result whose rows or columns do not lie as one".into()));
-        }
         let stmt = Stmt::Dot(Dot { batch, m, n, k, a, b, c, accumulate });
         schedule.push(computed.phase, computed.stage, Order::Last, stmt);
         if direct { Ok(()) } else { self.emit_store(schedule, id) }
+    }
+
+    /// Cuts dimensions of a result in those to be walked one by one, and those within that lie as one.
+    fn as_one(&self, place: &Place, dims: Vec<DimId>) -> (Vec<DimId>, Vec<DimId>) {
+        let Place::Strided(view) = place else { return (Vec::new(), dims) };
+        let start =
+            (0..dims.len()).find(|&start| self.runs_as_one(view, &dims[start..])).unwrap_or(dims.len());
+        (dims[..start].to_vec(), dims[start..].to_vec())
+    }
+
+    /// Whether dimensions of a view lie one within the other, so that one stride serves them all.
+    fn runs_as_one(&self, view: &View, dims: &[DimId]) -> bool {
+        dims.windows(2).all(|pair| {
+            let inner = self.constant(pair[1]);
+            inner.is_some_and(|inner| view.stride(pair[0]) == view.stride(pair[1]) * inner)
+        })
+    }
+
+    /// Whether these are all dimensions of a packed weight, in the order in
+    /// which they lie, and the instance's columns begin where a panel does.
+    fn panels_run(&self, view: &PackedView, k: &[DimId], n: &[DimId]) -> bool {
+        let long = |strides: &[(DimId, usize)]| {
+            let mut long = strides.to_vec();
+            long.retain(|entry| self.constant(entry.0) != Some(1));
+            long.sort_by_key(|entry| std::cmp::Reverse(entry.1));
+            long.into_iter().map(|entry| entry.0).collect::<Vec<_>>()
+        };
+        let whole = |dims: &[DimId]| dims.iter().skip(1).all(|&dim| !self.is_divided(dim));
+        let aligned = view.n.iter().all(|&(dim, stride)| match self.dims.list[dim].extent {
+            Extent::Blocks { block, .. } => (block * stride).is_multiple_of(self.context.panel),
+            _ => true,
+        });
+        long(&view.k) == k && long(&view.n) == n && whole(k) && whole(n) && aligned
+    }
+
+    /// Whether an instance sees part of a dimension only.
+    fn is_divided(&self, dim: DimId) -> bool {
+        !matches!(self.dims.list[dim].extent, Extent::Whole(_))
     }
 
     /// Which operand gives rows and which columns, and the dimensions of each
@@ -90,8 +138,11 @@ impl Lowering<'_> {
             return Ok(false);
         }
         let c = self.stored(id, true)?;
-        let Sides { m, n, .. } = self.sides(id, &c);
-        Ok(lies_as_one(&c, &n, |dim| self.constant(dim)) && lies_as_one(&c, &m, |dim| self.constant(dim)))
+        let Sides { batch, m, n, .. } = self.sides(id, &c);
+        Ok(match &c {
+            Place::Strided(view) => self.runs_as_one(view, &m) && self.runs_as_one(view, &n),
+            Place::Packed(view) => batch.is_empty() && self.panels_run(view, &m, &n),
+        })
     }
 
     /// The result's dimensions, as they lie where it is written.
@@ -117,14 +168,6 @@ impl Lowering<'_> {
         self.dims.list[dim].extent.constant()
     }
 
-    /// The size that a dimension has where it lies within others.
-    fn inner_size(&self, view: &View, dim: DimId) -> Option<usize> {
-        match view.base {
-            Base::Tile(_) => Some(self.dims.most(dim)),
-            _ => self.constant(dim),
-        }
-    }
-
     fn left_operand(
         &mut self,
         schedule: &mut Schedule,
@@ -136,8 +179,8 @@ impl Lowering<'_> {
         let place = self.place(id, after)?;
         if let Place::Strided(view) = &place
             && view.dtype == DType::F32
-            && runs_as_one(view, m, |dim| self.inner_size(view, dim))
-            && runs_as_one(view, k, |dim| self.inner_size(view, dim))
+            && self.runs_as_one(view, m)
+            && self.runs_as_one(view, k)
         {
             return Ok(view.clone());
         }
@@ -156,32 +199,20 @@ impl Lowering<'_> {
         match &place {
             Place::Strided(view) => {
                 let contiguous = n.last().is_none_or(|&dim| view.stride(dim) == 1);
-                let size = |dim| self.inner_size(view, dim);
-                if contiguous && runs_as_one(view, n, size) && runs_as_one(view, k, size) {
+                let as_one = self.runs_as_one(view, n) && self.runs_as_one(view, k);
+                if contiguous && as_one {
                     return Ok(place);
                 }
                 let rows_contiguous = k.last().is_some_and(|&dim| view.stride(dim) == 1);
-                if rows_contiguous
-                    && batch.is_empty()
-                    && runs_as_one(view, k, size)
-                    && runs_as_one(view, n, size)
-                {
+                if rows_contiguous && batch.is_empty() && as_one {
                     return self.transposed(schedule, id, place.clone(), k, n, stage);
                 }
             }
             Place::Packed(view) => {
-                let dims =
-                    |strides: &[(DimId, usize)]| strides.iter().map(|entry| entry.0).collect::<Vec<_>>();
-                let same = |mut left: Vec<DimId>, right: &[DimId]| {
-                    let mut right = right.to_vec();
-                    left.sort_unstable();
-                    right.sort_unstable();
-                    left == right
-                };
-                if same(dims(&view.k), k) && same(dims(&view.n), n) {
+                if self.panels_run(view, k, n) {
                     return Ok(place);
                 }
-                if same(dims(&view.n), k) && same(dims(&view.k), n) {
+                if batch.is_empty() && self.panels_run(view, n, k) {
                     return self.transposed(schedule, id, place.clone(), k, n, stage);
                 }
             }
@@ -232,19 +263,5 @@ impl Lowering<'_> {
         let stmt = Stmt::Transpose { rows: rows.to_vec(), columns: columns.to_vec(), from, to: to.clone() };
         schedule.push(phase, stage, Order::First, stmt);
         Ok(Place::Strided(to))
-    }
-}
-
-/// Whether dimensions of a view lie one within the other, so that one stride serves them all.
-fn runs_as_one(view: &View, dims: &[DimId], size: impl Fn(DimId) -> Option<usize>) -> bool {
-    dims.windows(2)
-        .all(|pair| size(pair[1]).is_some_and(|inner| view.stride(pair[0]) == view.stride(pair[1]) * inner))
-}
-
-fn lies_as_one(place: &Place, dims: &[DimId], constant: impl Fn(DimId) -> Option<usize>) -> bool {
-    match place {
-        Place::Strided(view) if matches!(view.base, Base::Tile(_)) => true,
-        Place::Strided(view) => runs_as_one(view, dims, constant),
-        Place::Packed(_) => true,
     }
 }

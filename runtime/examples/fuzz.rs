@@ -1,0 +1,99 @@
+//! Searches for programs that native code computes otherwise than the
+//! evaluator, for as long as it is told:
+//! `cargo run --release -p diptych-runtime --example fuzz -- --seconds 600`.
+//! `--from SEED` starts there, `--seed SEED` looks at one program and prints
+//! it, `--width avx512|avx2|portable` sets the vectors, `--budget STEPS` the
+//! evaluator's work for each program, `--forward` leaves gradients out.
+
+#[path = "../tests/support/mod.rs"]
+mod support;
+
+use diptych_codegen::c::prelude::VectorWidth;
+use diptych_runtime::cpu::compile::{Compiler, KernelCache};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+use support::check::{Options, check};
+
+/// Programs whose kernels are compiled together.
+const TOGETHER: u64 = 12;
+
+struct Arguments {
+    seconds: f64,
+    from: u64,
+    one: Option<u64>,
+    options: Options,
+}
+
+fn arguments() -> Result<Arguments, String> {
+    let options = Options { width: VectorWidth::detect(), budget: 3e6, gradients: true };
+    let mut parsed = Arguments { seconds: 60.0, from: 1000, one: None, options };
+    let mut arguments = std::env::args().skip(1);
+    while let Some(argument) = arguments.next() {
+        if argument == "--forward" {
+            parsed.options.gradients = false;
+            continue;
+        }
+        let value = arguments.next().ok_or(format!("{argument} needs a value"))?;
+        let wrong = |_| format!("{argument} takes a number, not `{value}`");
+        match argument.as_str() {
+            "--seconds" => parsed.seconds = value.parse().map_err(|_| wrong(()))?,
+            "--from" => parsed.from = value.parse().map_err(|_| wrong(()))?,
+            "--seed" => parsed.one = Some(value.parse().map_err(|_| wrong(()))?),
+            "--budget" => parsed.options.budget = value.parse().map_err(|_| wrong(()))?,
+            "--width" => {
+                parsed.options.width = match value.as_str() {
+                    "avx512" => VectorWidth::Avx512,
+                    "avx2" => VectorWidth::Avx2,
+                    "portable" => VectorWidth::Portable,
+                    _ => return Err(format!("no vector width `{value}`: avx512, avx2 or portable")),
+                }
+            }
+            _ => return Err(format!("no option {argument}")),
+        }
+    }
+    Ok(parsed)
+}
+
+fn main() -> ExitCode {
+    let Arguments { seconds, from, one, options } = match arguments() {
+        Ok(arguments) => arguments,
+        Err(problem) => {
+            eprintln!("fuzz: {problem}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let compiler = match Compiler::find() {
+        Ok(compiler) => compiler,
+        Err(error) => {
+            eprintln!("fuzz: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let cache = KernelCache::at(std::env::temp_dir().join("diptych-fuzz"));
+    let start = Instant::now();
+    let (mut agreed, mut refused, mut wrong) = (0, 0, 0);
+    let mut first = one.unwrap_or(from);
+    loop {
+        let count = if one.is_some() { 1 } else { TOGETHER };
+        let seeds: Vec<u64> = (first..first + count).collect();
+        if one.is_some() {
+            print!("{}", diptych_ir::text::print(&support::programs::program(first).0));
+        }
+        let findings = check(&seeds, options, &compiler, &cache);
+        for (seed, problem) in &findings.refused {
+            println!("seed {seed} was refused: {problem}");
+        }
+        for (seed, problem) in &findings.wrong {
+            println!("seed {seed} is WRONG: {problem}");
+        }
+        agreed += findings.agreed;
+        refused += findings.refused.len();
+        wrong += findings.wrong.len();
+        first += count;
+        if one.is_some() || start.elapsed() > Duration::from_secs_f64(seconds) {
+            break;
+        }
+    }
+    println!("seeds {from}..{first}: {agreed} agree, {refused} refused, {wrong} wrong");
+    if wrong == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
