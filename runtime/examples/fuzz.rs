@@ -9,6 +9,10 @@
 mod support;
 
 use diptych_codegen::c::prelude::VectorWidth;
+use diptych_ir::{EntryKind, NodeId, Program};
+use diptych_passes::fuse::{FuseOptions, Step, fuse};
+use diptych_passes::normalize::normalize;
+use diptych_passes::simplify;
 use diptych_runtime::cpu::compile::{Compiler, KernelCache};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -54,6 +58,29 @@ fn arguments() -> Result<Arguments, String> {
     Ok(parsed)
 }
 
+/// Prints a program as the compiler sees it, and how its `Score` is fused.
+fn explain(program: &Program) {
+    let mut program = program.clone();
+    program.entries.retain(|entry| entry.kind == EntryKind::Score);
+    let Ok(program) = simplify(&program).and_then(|program| normalize(&program)) else { return };
+    print!("{}", diptych_ir::text::print(&program));
+    let options = FuseOptions { many_rows: false, history_is_rename: true };
+    let roots: Vec<NodeId> = program.entries[0].roots.iter().map(|root| root.1).collect();
+    let Ok(fused) = fuse(&program, &roots, options) else { return };
+    for (region, steps) in fused {
+        println!("region @{}", region.0);
+        for step in steps.steps {
+            match step {
+                Step::Repeat(node) => println!("  repeat %{}", node.index()),
+                Step::Group(group) => {
+                    let ids = |nodes: &[NodeId]| nodes.iter().map(|node| node.index()).collect::<Vec<_>>();
+                    println!("  {:?}: {:?} stores {:?}", group.kind, ids(&group.nodes), ids(&group.outputs));
+                }
+            }
+        }
+    }
+}
+
 fn main() -> ExitCode {
     let Arguments { seconds, from, one, options } = match arguments() {
         Ok(arguments) => arguments,
@@ -77,7 +104,7 @@ fn main() -> ExitCode {
         let count = if one.is_some() { 1 } else { TOGETHER };
         let seeds: Vec<u64> = (first..first + count).collect();
         if one.is_some() {
-            print!("{}", diptych_ir::text::print(&support::programs::program(first).0));
+            explain(&support::programs::program(first).0);
         }
         let findings = check(&seeds, options, &compiler, &cache);
         for (seed, problem) in &findings.refused {

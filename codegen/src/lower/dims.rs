@@ -174,7 +174,7 @@ pub fn choose(group: &Group, context: &Context) -> Result<Dims, LowerError> {
                     }
                     StreamAxis::Fixed(axis) => {
                         let size = axis.fixed_size().unwrap_or(1);
-                        let block = STREAMED_COLUMNS.min(size.next_multiple_of(context.panel));
+                        let block = STREAMED_COLUMNS.min(size);
                         dims.set(axis, Extent::Blocks { size, block })
                     }
                 };
@@ -271,7 +271,8 @@ fn column_blocks(
         }
     }
     let follows = Group { kind: group.kind.clone(), nodes: after, outputs: Vec::new() };
-    if !follows.nodes.iter().all(|&id| graph.axes(id).contains(axis)) || !unmoved(&follows, graph, axis) {
+    // What comes before the contractions must not sum or move the axis either.
+    if !follows.nodes.iter().all(|&id| graph.axes(id).contains(axis)) || !unmoved(group, graph, axis) {
         return None;
     }
     let size = axis.fixed_size()?;

@@ -27,7 +27,8 @@ impl Lowering<'_> {
             (Some(tile), false) => Place::Strided(tile),
             (None, false) => return Err(self.error(id, "has no tile".into())),
         };
-        let Sides { rows_of, columns_of, mut batch, m, n, k } = self.sides(id, &c);
+        let order = self.result_order(&c, &computed.dims);
+        let Sides { rows_of, columns_of, mut batch, m, n, k } = self.sides(id, &order);
         // Of rows and columns that do not lie as one in the result, the outer ones are walked one by one.
         let (outer_m, m) = self.as_one(&c, m);
         let (outer_n, n) = self.as_one(&c, n);
@@ -46,8 +47,7 @@ impl Lowering<'_> {
             self.right_operand(schedule, columns_of, (&b_batch, &k, &n), reading_after, computed.stage)?;
         let accumulate = computed.over_stream && folded.is_none();
         if accumulate {
-            let fill =
-                Stmt::Fill { dims: self.result_order(&c, &computed.dims), place: c.clone(), value: 0.0 };
+            let fill = Stmt::Fill { dims: order, place: c.clone(), value: 0.0 };
             schedule.push(Phase::Before, 0, Order::First, fill);
         }
         let stmt = Stmt::Dot(Dot { batch, m, n, k, a, b, c, accumulate });
@@ -82,7 +82,9 @@ impl Lowering<'_> {
         };
         let whole = |dims: &[DimId]| dims.iter().skip(1).all(|&dim| !self.is_divided(dim));
         let aligned = view.n.iter().all(|&(dim, stride)| match self.dims.list[dim].extent {
-            Extent::Blocks { block, .. } => (block * stride).is_multiple_of(self.context.panel),
+            Extent::Blocks { size, block } => {
+                block >= size || (block * stride).is_multiple_of(self.context.panel)
+            }
             _ => true,
         });
         long(&view.k) == k && long(&view.n) == n && whole(k) && whole(n) && aligned
@@ -90,17 +92,19 @@ impl Lowering<'_> {
 
     /// Whether an instance sees part of a dimension only.
     fn is_divided(&self, dim: DimId) -> bool {
-        !matches!(self.dims.list[dim].extent, Extent::Whole(_))
+        match self.dims.list[dim].extent {
+            Extent::Whole(_) => false,
+            Extent::Blocks { size, block } => block < size,
+            _ => true,
+        }
     }
 
     /// Which operand gives rows and which columns, and the dimensions of each
     /// part. The columns are those of the operand that has the last dimension
     /// of the result. Dimensions of one position are left out.
-    fn sides(&mut self, id: NodeId, c: &Place) -> Sides {
+    fn sides(&mut self, id: NodeId, order: &[DimId]) -> Sides {
         let operands = self.graph.operands(id);
         let (left, right) = (operands[0], operands[1]);
-        let dims = self.computed[&id].dims.clone();
-        let order = self.result_order(c, &dims);
         let last = order.last().copied();
         let (left_dims, right_dims) = (self.node_dims(left), self.node_dims(right));
         let swapped = last.is_some_and(|last| left_dims.contains(&last) && !right_dims.contains(&last));
@@ -138,11 +142,28 @@ impl Lowering<'_> {
             return Ok(false);
         }
         let c = self.stored(id, true)?;
-        let Sides { batch, m, n, .. } = self.sides(id, &c);
+        let order = self.result_order(&c, &self.computed[&id].dims);
+        let Sides { batch, m, n, .. } = self.sides(id, &order);
         Ok(match &c {
-            Place::Strided(view) => self.runs_as_one(view, &m) && self.runs_as_one(view, &n),
+            Place::Strided(view) => {
+                self.runs_as_one(view, &m) && self.runs_as_one(view, &n) && is_contiguous(view, &n)
+            }
             Place::Packed(view) => batch.is_empty() && self.panels_run(view, &m, &n),
         })
+    }
+
+    /// The dimensions of a dot's tile, slowest first: those of its value, if
+    /// its rows and columns lie as one then, and else so ordered that they do.
+    pub(super) fn dot_tile_dims(&mut self, id: NodeId) -> Vec<DimId> {
+        let dims = self.computed[&id].dims.clone();
+        let Sides { batch, m, n, .. } = self.sides(id, &dims);
+        let adjacent =
+            |part: &[DimId]| dims.windows(part.len().max(1)).any(|window| window == part) || part.is_empty();
+        if adjacent(&m) && adjacent(&n) && (n.is_empty() || dims.ends_with(&n)) {
+            return dims;
+        }
+        let rest = dims.iter().copied().filter(|dim| ![&batch, &m, &n].iter().any(|part| part.contains(dim)));
+        rest.chain(batch.iter().copied()).chain(m.iter().copied()).chain(n.iter().copied()).collect()
     }
 
     /// The result's dimensions, as they lie where it is written.
@@ -198,9 +219,8 @@ impl Lowering<'_> {
         let place = self.place(id, after)?;
         match &place {
             Place::Strided(view) => {
-                let contiguous = n.last().is_none_or(|&dim| view.stride(dim) == 1);
                 let as_one = self.runs_as_one(view, n) && self.runs_as_one(view, k);
-                if contiguous && as_one {
+                if as_one && is_contiguous(view, n) {
                     return Ok(place);
                 }
                 let rows_contiguous = k.last().is_some_and(|&dim| view.stride(dim) == 1);
@@ -264,4 +284,9 @@ impl Lowering<'_> {
         schedule.push(phase, stage, Order::First, stmt);
         Ok(Place::Strided(to))
     }
+}
+
+/// Whether the last of these dimensions has one element after the other.
+fn is_contiguous(view: &View, dims: &[DimId]) -> bool {
+    dims.last().is_none_or(|&dim| view.stride(dim) == 1)
 }

@@ -222,6 +222,7 @@ impl<'a> Lowering<'a> {
             let dims = self.computed[&id].dims.clone();
             let name = self.name(id);
             let folded = self.fold.as_ref().is_some_and(|fold| fold.maximum == id || fold.sums.contains(&id));
+            let dims = if class == Class::Dot && needed { self.dot_tile_dims(id) } else { dims };
             let tile = needed.then(|| self.new_tile(&name, dims.clone()));
             let chunk = folded.then(|| self.new_tile(&format!("{name}_chunk"), dims));
             if let Some(computed) = self.computed.get_mut(&id) {
