@@ -116,6 +116,7 @@ fn number<'a>(steps: &'a [PlanStep], times: usize, launches: &mut Vec<(&'a Launc
     for step in steps {
         match step {
             PlanStep::Launch(launch) => launches.push((launch, times)),
+            PlanStep::Together(together) => launches.extend(together.iter().map(|launch| (launch, times))),
             PlanStep::Repeat { layers, body, .. } => number(body, times * layers, launches),
             PlanStep::Copy { .. } => {}
         }
@@ -140,6 +141,9 @@ impl Walk<'_> {
         for step in steps {
             match step {
                 PlanStep::Launch(launch) => self.launch(launch, iteration, layer),
+                PlanStep::Together(together) => {
+                    together.iter().for_each(|launch| self.launch(launch, iteration, layer));
+                }
                 PlanStep::Repeat { layers, reverse, body } => {
                     let first = self.next;
                     for iteration in 0..*layers {

@@ -2,6 +2,7 @@
 //! buffer. A value that a region yields is written straight to where it goes.
 
 use super::layouts::ValueLayouts;
+use super::together::join;
 use super::{ArgRef, Buffer, BufferId, CompiledEntry, GridCount, Launch, PlanStep, Role, Slot};
 use crate::c;
 use crate::lower::{Context, LowerError, Source, lower};
@@ -250,6 +251,8 @@ impl Builder<'_> {
                 Step::Repeat(node) => self.repeat(scope, *node, &mut steps, &mut load_steps)?,
             }
         }
+        let steps = join(steps, &self.kernels, &mut self.buffers);
+        let load_steps = join(load_steps, &self.kernels, &mut self.buffers);
         Ok((steps, load_steps))
     }
 
@@ -376,7 +379,7 @@ impl Builder<'_> {
             .map(|&dim| GridCount::of(lowered.program.dims[dim].extent, flat))
             .collect();
         let kernel = self.kernel(lowered.program);
-        Ok(Launch { kernel, args, flat, grid, region, nodes: group.nodes.clone() })
+        Ok(Launch { kernel, args, flat, grid, region, nodes: group.nodes.clone(), time: self.time })
     }
 
     fn new_place(&mut self, scope: &mut Scope, id: NodeId, at_load: bool) -> ArgRef {

@@ -3,6 +3,7 @@
 
 mod build;
 mod layouts;
+mod together;
 
 pub use build::{CompileError, EntryOptions, compile_entry};
 
@@ -174,6 +175,8 @@ pub struct Launch {
     pub region: RegionId,
     /// The nodes that it computes, operands first.
     pub nodes: Vec<NodeId>,
+    /// When it runs, in the steps by which lifetimes are counted.
+    pub time: usize,
 }
 
 /// One step of an entry.
@@ -181,6 +184,9 @@ pub struct Launch {
 pub enum PlanStep {
     /// A kernel.
     Launch(Launch),
+    /// Kernels that need nothing of one another: their instances share the
+    /// threads, with no wait between them.
+    Together(Vec<Launch>),
     /// The steps of a body, once for each layer.
     Repeat {
         /// How often.
@@ -227,7 +233,8 @@ impl CompiledEntry {
         let lifetime = |buffer: &Buffer| {
             let temporary = buffer.role == Role::Temporary;
             let bytes = if temporary { buffer.bytes(limits, self.panel) } else { 0 };
-            let filled = matches!(&buffer.layout, Layout::Packed { n, .. } if product(n) % self.panel != 0);
+            let filled =
+                matches!(&buffer.layout, Layout::Packed { n, .. } if !product(n).is_multiple_of(self.panel));
             let (first, last) = if filled { (0, usize::MAX) } else { (buffer.first, buffer.last) };
             Lifetime { bytes, first, last }
         };

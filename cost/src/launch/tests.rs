@@ -27,6 +27,11 @@ fn works(steps: &[PlanStep], entry: &CompiledEntry, run: &RunSizes) -> Vec<Work>
             PlanStep::Launch(launch) => {
                 all.push(launch_work(&entry.programs[launch.kernel], launch, run, entry.panel))
             }
+            PlanStep::Together(together) => {
+                let work =
+                    |launch: &Launch| launch_work(&entry.programs[launch.kernel], launch, run, entry.panel);
+                all.extend(together.iter().map(work));
+            }
             PlanStep::Repeat { layers, body, .. } => {
                 let body = works(body, entry, run);
                 (0..*layers).for_each(|_| all.extend(body.iter().cloned()));

@@ -22,6 +22,8 @@ struct Assignment<'a> {
     unit_of: HashMap<NodeId, usize>,
     /// For each unit, the units whose results it reads.
     needs: Vec<HashSet<usize>>,
+    /// The values that the region is asked for.
+    wanted: HashSet<NodeId>,
 }
 
 /// The groups of one region.
@@ -34,8 +36,9 @@ pub fn region(
     let region = program.region(id);
     let order = region.graph.ancestors(roots);
     let roles = Roles::of(region, &order, options.history_is_rename)?;
+    let wanted = roots.iter().map(|&root| roles.base(root)).collect();
     let mut state =
-        Assignment { roles, options, units: Vec::new(), unit_of: HashMap::new(), needs: Vec::new() };
+        Assignment { roles, options, units: Vec::new(), unit_of: HashMap::new(), needs: Vec::new(), wanted };
     for (group, reductions) in streams::groups(&state.roles, &order) {
         let unit = state.add(Unit::Group(group));
         for reduction in reductions {
@@ -110,6 +113,15 @@ impl Assignment<'_> {
     fn place(&mut self, id: NodeId) -> Result<(), FuseError> {
         let kind = self.kind(id)?;
         let inputs = self.inputs(id);
+        if kind == GroupKind::FlatSum
+            && let Some(unit) = self.read_by_sum_alone(id)
+            && let Unit::Group(group) = &mut self.units[unit]
+        {
+            group.kind = kind;
+            group.nodes.push(id);
+            self.unit_of.insert(id, unit);
+            return Ok(());
+        }
         let mut candidates: Vec<usize> = inputs.iter().copied().collect();
         // A contraction may also join one that shares its left operand.
         if matches!(self.roles.graph.op(id), Op::Contract(_)) {
@@ -129,6 +141,20 @@ impl Assignment<'_> {
         }
         self.unit_of.insert(id, unit);
         Ok(())
+    }
+
+    /// The pointwise group that a sum over all elements reads, if nothing else does: it is then
+    /// computed where it is summed, and never stored.
+    fn read_by_sum_alone(&self, id: NodeId) -> Option<usize> {
+        let graph = self.roles.graph;
+        let source = self.roles.base(graph.operands(id)[0]);
+        let &unit = self.unit_of.get(&source)?;
+        let Unit::Group(group) = &self.units[unit] else { return None };
+        let alone = |&node: &NodeId| {
+            let wanted = self.wanted.contains(&node);
+            !wanted && graph.users(node).iter().all(|user| *user == id || group.nodes.contains(user))
+        };
+        (group.kind == GroupKind::Flat && group.nodes.iter().all(alone)).then_some(unit)
     }
 
     /// The kind of group that a node would found.

@@ -112,9 +112,19 @@ struct LoadedLaunch {
 }
 
 enum LoadedStep {
-    Launch(LoadedLaunch),
-    Repeat { layers: usize, reverse: bool, body: Vec<LoadedStep> },
-    Copy { from: Argument, to: Argument, leading: Leading, row_bytes: usize },
+    /// Launches that need nothing of one another; mostly one.
+    Launches(Vec<LoadedLaunch>),
+    Repeat {
+        layers: usize,
+        reverse: bool,
+        body: Vec<LoadedStep>,
+    },
+    Copy {
+        from: Argument,
+        to: Argument,
+        leading: Leading,
+        row_bytes: usize,
+    },
 }
 
 /// An entry with its memory.
@@ -375,7 +385,10 @@ impl Loader<'_> {
 
     fn step(&mut self, step: &PlanStep) -> Result<LoadedStep, String> {
         Ok(match step {
-            PlanStep::Launch(launch) => LoadedStep::Launch(self.launch(launch)?),
+            PlanStep::Launch(launch) => LoadedStep::Launches(vec![self.launch(launch)?]),
+            PlanStep::Together(launches) => LoadedStep::Launches(
+                launches.iter().map(|launch| self.launch(launch)).collect::<Result<_, _>>()?,
+            ),
             PlanStep::Repeat { layers, reverse, body } => {
                 LoadedStep::Repeat { layers: *layers, reverse: *reverse, body: self.steps(body)? }
             }
@@ -437,7 +450,13 @@ impl Walk<'_> {
     fn steps(&mut self, steps: &[LoadedStep], iteration: usize, layer: usize) {
         for step in steps {
             match step {
-                LoadedStep::Launch(launch) => self.launch(launch, iteration, layer),
+                // What is timed runs one after the other, so that each launch has its own time.
+                LoadedStep::Launches(launches) if self.run.timers.timed => {
+                    launches
+                        .iter()
+                        .for_each(|launch| self.launches(std::slice::from_ref(launch), iteration, layer));
+                }
+                LoadedStep::Launches(launches) => self.launches(launches, iteration, layer),
                 LoadedStep::Repeat { layers, reverse, body } => {
                     for iteration in 0..*layers {
                         let layer = if *reverse { layers - 1 - iteration } else { iteration };
@@ -468,15 +487,10 @@ impl Walk<'_> {
         grid.iter().map(count).product()
     }
 
-    fn launch(&mut self, launch: &LoadedLaunch, iteration: usize, layer: usize) {
+    /// Runs launches that need nothing of one another, and waits for the last of them.
+    fn launches(&mut self, launches: &[LoadedLaunch], iteration: usize, layer: usize) {
         let timed = self.run.timers.timed && self.thread == 0;
         let start = timed.then(Instant::now);
-        let mut args = [std::ptr::null_mut::<c_void>(); MOST_ARGS];
-        for (arg, argument) in args.iter_mut().zip(&launch.args) {
-            *arg = argument.at(iteration, layer).cast();
-        }
-        let sizes = [launch.flat];
-        let total = self.instances(&launch.grid);
         // SAFETY: each thread has this part of the scratch to itself.
         let scratch = unsafe { self.run.scratch.add(self.thread * self.run.scratch_bytes) };
         let next = &self.run.counters[self.launches % 2];
@@ -484,25 +498,31 @@ impl Walk<'_> {
             // Nobody looks at the other counter before all have passed the barrier below.
             self.run.counters[(self.launches + 1) % 2].store(0, Ordering::Relaxed);
         }
-        loop {
-            let instance = next.fetch_add(1, Ordering::Relaxed);
-            if instance >= total {
-                break;
+        // Instances are numbered through all launches, and taken in that order.
+        let mut instance = next.fetch_add(1, Ordering::Relaxed);
+        let mut before = 0;
+        for launch in launches {
+            let total = self.instances(&launch.grid);
+            if instance < before + total {
+                let mut args = [std::ptr::null_mut::<c_void>(); MOST_ARGS];
+                for (arg, argument) in args.iter_mut().zip(&launch.args) {
+                    *arg = argument.at(iteration, layer).cast();
+                }
+                let sizes = [launch.flat];
+                while instance < before + total {
+                    let own = (instance - before) as i64;
+                    // SAFETY: the arguments are the buffers that the kernel was compiled for; instances write apart.
+                    unsafe {
+                        (launch.function)(self.run.tables, args.as_ptr(), sizes.as_ptr(), scratch.cast(), own)
+                    };
+                    instance = next.fetch_add(1, Ordering::Relaxed);
+                }
             }
-            // SAFETY: the arguments are the buffers that the kernel was compiled for; instances write apart.
-            unsafe {
-                (launch.function)(
-                    self.run.tables,
-                    args.as_ptr(),
-                    sizes.as_ptr(),
-                    scratch.cast(),
-                    instance as i64,
-                )
-            };
+            before += total;
         }
         self.launches += 1;
         self.barrier.wait();
-        if let Some(start) = start {
+        if let (Some(start), [launch]) = (start, launches) {
             // SAFETY: the first thread alone writes timers.
             let timer = unsafe { &mut *self.run.timers.first.add(launch.timer) };
             timer.runs += 1;
