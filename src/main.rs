@@ -1,2 +1,7 @@
-//! The `diptych` command.
-fn main() {}
+//! The `diptych` command, with the architectures of the zoo.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    diptych::main(diptych::Registry::zoo())
+}

@@ -1,0 +1,63 @@
+//! Numbers as people read them. It knows no quantity of ours.
+
+/// With separators: `12,345`.
+pub fn thousands(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// Three significant digits, with separators from 1000 on: `0.0123`, `4.56`, `12,345`.
+pub fn short(number: f64) -> String {
+    if !number.is_finite() {
+        return "–".to_owned();
+    }
+    let magnitude = if number == 0.0 { 0 } else { number.abs().log10().floor() as i32 };
+    match magnitude {
+        3.. => format!("{}{}", if number < 0.0 { "-" } else { "" }, thousands(number.abs().round() as u64)),
+        _ => format!("{number:.*}", (2 - magnitude).clamp(0, 8) as usize),
+    }
+}
+
+/// `1.50 MiB`.
+pub fn bytes(bytes: f64) -> String {
+    let units = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let power = if bytes < 1.0 { 0 } else { ((bytes.log2() / 10.0) as usize).min(units.len() - 1) };
+    match power {
+        0 => format!("{bytes:.0} B"),
+        _ => format!("{} {}", short(bytes / 1024f64.powi(power as i32)), units[power]),
+    }
+}
+
+/// `1.2 ms`, `3.40 s`, `2 min 05 s`.
+pub fn seconds(seconds: f64) -> String {
+    match seconds {
+        s if s < 1e-3 => format!("{} µs", short(s * 1e6)),
+        s if s < 1.0 => format!("{} ms", short(s * 1e3)),
+        s if s < 120.0 => format!("{} s", short(s)),
+        s => format!("{} min {:02} s", s as u64 / 60, s as u64 % 60),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_short() {
+        assert_eq!([0, 12, 999, 1000, 1234567].map(thousands), ["0", "12", "999", "1,000", "1,234,567"]);
+        assert_eq!(
+            [0.0, 0.01234, 4.5678, 45.678, 456.78, 45678.9, -0.5].map(short),
+            ["0.00", "0.0123", "4.57", "45.7", "457", "45,679", "-0.500"]
+        );
+        assert_eq!([0.0, 1023.0, 1536.0, 5e9].map(bytes), ["0 B", "1023 B", "1.50 KiB", "4.66 GiB"]);
+        assert_eq!([2e-6, 0.0123, 3.4, 125.0].map(seconds), ["2.00 µs", "12.3 ms", "3.40 s", "2 min 05 s"]);
+        assert_eq!(short(f64::NAN), "–");
+    }
+}

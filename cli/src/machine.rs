@@ -1,0 +1,100 @@
+//! The machine at hand: threads, what it can do (measured once and kept), and
+//! what it costs. It knows nothing of models.
+
+use crate::arguments::DeviceArguments;
+use crate::failure::{Failure, Result};
+use crate::output::tell;
+use diptych_codegen::c::prelude::{LINK_FLAGS, clang_flags, prelude};
+use diptych_cost::{Machine, ProbeSource, Target, measured};
+use diptych_runtime::cpu::compile::{CompilerKind, default_folder};
+use diptych_runtime::session::Device;
+use serde::{Deserialize, Serialize};
+
+/// What is told of a machine in reports.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct MachineSummary {
+    /// The target's name.
+    pub target: String,
+    /// The processor, as the system names it.
+    pub processor: String,
+    /// Threads used.
+    pub threads: usize,
+    /// Bytes of a vector in generated code.
+    pub vector_bytes: usize,
+    /// Peak in f32 of all threads, FLOP/s, measured.
+    pub peak_flops_per_second: f64,
+    /// Reading from memory, bytes/s, all threads, measured.
+    pub memory_bytes_per_second: f64,
+    /// Currency of prices.
+    pub currency: String,
+    /// Price of an hour.
+    pub price_per_hour: f64,
+    /// What the price is of, and where it is from.
+    pub price_basis: String,
+}
+
+/// The device with the threads that the user asks for.
+///
+/// # Errors
+/// When there is no C compiler, or no thread.
+pub fn open_device(arguments: &DeviceArguments) -> Result<Device> {
+    if arguments.threads == Some(0) {
+        return Err(Failure::new("--threads is 0; it must be at least 1"));
+    }
+    Ok(Device::cpu(arguments.threads)?)
+}
+
+/// The target with the speeds of this machine.
+///
+/// # Errors
+/// When the target is unknown or says of itself that it is another machine, or
+/// measuring fails.
+pub fn open_machine(arguments: &DeviceArguments, device: &Device) -> Result<(Machine, MachineSummary)> {
+    let target = Target::load(&arguments.target)?;
+    if target.kind != diptych_cost::Kind::Cpu {
+        return Err(Failure(format!(
+            "target `{}` is no CPU, and this command runs on the CPU; copy targets/this-machine.toml, set your price, and name the copy",
+            target.name
+        )));
+    }
+    let mut flags = device.width.cc_flags();
+    if device.compiler.kind == CompilerKind::Clang {
+        flags.extend(clang_flags());
+    }
+    let source = ProbeSource { prelude: prelude(), flags: &flags, link_flags: LINK_FLAGS };
+    let folder = default_folder().unwrap_or_else(|| std::env::temp_dir().join("diptych"));
+    tell("measuring this machine's speeds, if that was not done before (a few seconds)");
+    let measurement = measured(&source, device.pool.threads(), &folder)?;
+    let processor = measurement.processor.clone();
+    // What is run here is run at this machine's speeds, whatever the file says of its own.
+    let target = Target { rates: None, ..target };
+    let machine = target.into_machine(Some((measurement.rates, measurement.memory_bytes)))?;
+    let memory = machine.rates.levels.last().map_or(0.0, |level| level.read.all_threads_bytes_per_second);
+    let summary = MachineSummary {
+        target: machine.name.clone(),
+        processor,
+        threads: device.pool.threads(),
+        vector_bytes: device.width.bytes(),
+        peak_flops_per_second: machine.peak_flops_per_second(diptych_cost::Precision::F32),
+        memory_bytes_per_second: memory,
+        currency: machine.price.as_ref().map_or_else(|| "USD".to_owned(), |price| price.currency.clone()),
+        price_per_hour: machine.price.as_ref().map_or(f64::NAN, |price| price.per_hour),
+        price_basis: machine.price.as_ref().map_or_else(
+            || "no price in the target".to_owned(),
+            |price| format!("{}, {}, {}", price.basis, price.as_of, price.source),
+        ),
+    };
+    Ok((machine, summary))
+}
+
+/// Peak resident memory of this process since it was last reset, in bytes; `None` where the system does not tell.
+pub fn peak_memory() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib * 1024)
+}
+
+/// Starts a new measurement of peak memory, where the system allows it; returns whether it does.
+pub fn reset_peak_memory() -> bool {
+    std::fs::write("/proc/self/clear_refs", "5").is_ok()
+}

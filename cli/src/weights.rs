@@ -1,0 +1,167 @@
+//! Weights on disk, whoever wrote them: a run of `train` or a Hugging Face
+//! folder, with the architecture and the vocabulary that belong to them.
+
+use crate::arguments::WeightArguments;
+use crate::config::from_json;
+use crate::failure::{Failure, Result, file_failure};
+use crate::text::read_vocabulary;
+use diptych_data::Vocabulary;
+use diptych_ir::{Program, Symbol};
+use diptych_models::{Architecture, Registry, build, hugging_face};
+use diptych_runtime::checkpoint::{Dtype, RunState, TensorFiles};
+use diptych_runtime::executor::ParameterStore;
+use std::path::{Path, PathBuf};
+
+/// What a run's vocabulary is called in its folder, as Hugging Face calls it.
+pub const VOCABULARY_FILE: &str = "tokenizer.json";
+
+/// An opened set of weights.
+pub struct Weights {
+    /// The architecture that they are of.
+    pub architecture: Box<dyn Architecture>,
+    /// Its program.
+    pub program: Program,
+    folder: PathBuf,
+    end_of_text: Option<u32>,
+    source: Source,
+}
+
+enum Source {
+    Run(TensorFiles),
+    HuggingFace(hugging_face::Checkpoint),
+}
+
+impl Weights {
+    /// Opens what the user names, and checks that it fits its architecture.
+    ///
+    /// # Errors
+    /// When a file is missing, truncated or of another architecture.
+    pub fn open(registry: &Registry, arguments: &WeightArguments) -> Result<Weights> {
+        match (&arguments.checkpoint, &arguments.hugging_face) {
+            (Some(path), _) => Weights::of_run(registry, path),
+            (None, Some(folder)) => Weights::of_hugging_face(registry, folder),
+            (None, None) => Err(Failure::new("no weights: name them with --checkpoint or --hugging-face")),
+        }
+    }
+
+    fn of_run(registry: &Registry, path: &Path) -> Result<Weights> {
+        let file = newest_checkpoint(path)?;
+        let tensors = TensorFiles::open(&file)?;
+        let state = RunState::of(&tensors.files()[0])?;
+        let (architecture, _) = from_json(registry, &state.config)?;
+        let program = build(&*architecture)?;
+        for (name, info) in &program.params {
+            let shape: Vec<usize> = info.order.iter().filter_map(|axis| axis.fixed_size()).collect();
+            tensors.tensor(name.as_str())?.with_shape(&shape)?.with_dtype(Dtype::F32)?;
+        }
+        let folder = file.parent().unwrap_or(Path::new(".")).to_owned();
+        Ok(Weights { architecture, program, folder, end_of_text: None, source: Source::Run(tensors) })
+    }
+
+    fn of_hugging_face(registry: &Registry, folder: &Path) -> Result<Weights> {
+        let checkpoint = hugging_face::Checkpoint::open(folder, registry)?;
+        let path = folder.join("config.json");
+        let text = std::fs::read_to_string(&path).map_err(file_failure("read", &path))?;
+        let config: serde_json::Value =
+            serde_json::from_str(&text).map_err(|error| Failure(format!("{}: {error}", path.display())))?;
+        let id = match &config["eos_token_id"] {
+            serde_json::Value::Array(ids) => ids.first().and_then(serde_json::Value::as_u64),
+            id => id.as_u64(),
+        };
+        let architecture = registry.from_hugging_face(&config)?;
+        Ok(Weights {
+            architecture,
+            program: checkpoint.program().clone(),
+            folder: folder.to_owned(),
+            end_of_text: id.and_then(|id| u32::try_from(id).ok()),
+            source: Source::HuggingFace(checkpoint),
+        })
+    }
+
+    /// All values of a parameter, in the order of its axes as declared.
+    ///
+    /// # Errors
+    /// When there is no such parameter.
+    pub fn values(&self, name: &str) -> Result<Vec<f32>> {
+        match &self.source {
+            Source::Run(tensors) => {
+                let tensor = tensors.tensor(name)?;
+                let mut values = vec![0.0; tensor.elements()];
+                tensor.read_f32(&mut values)?;
+                Ok(values)
+            }
+            Source::HuggingFace(checkpoint) => Ok(checkpoint.load_param(name)?),
+        }
+    }
+
+    /// Puts all parameters into a store.
+    ///
+    /// # Errors
+    /// When one does not fit.
+    pub fn fill(&self, store: &mut ParameterStore) -> Result<()> {
+        let names: Vec<Symbol> = self.program.params.keys().copied().collect();
+        for name in names {
+            store.set(name, &self.values(name.as_str())?)?;
+        }
+        Ok(())
+    }
+
+    /// The vocabulary beside the weights, or the one named.
+    ///
+    /// # Errors
+    /// When there is none, or it has more tokens than the model.
+    pub fn vocabulary(&self, named: Option<&Path>) -> Result<Vocabulary> {
+        let path = named.map_or_else(|| self.folder.join(VOCABULARY_FILE), Path::to_owned);
+        if !path.exists() {
+            return Err(Failure(format!(
+                "no vocabulary at {}: name a tokenizer.json with --tokenizer",
+                path.display()
+            )));
+        }
+        let vocabulary = read_vocabulary(&path, self.end_of_text)?;
+        if vocabulary.vocab_size() > self.architecture.vocab() {
+            return Err(Failure(format!(
+                "{} has {} tokens, but the model has {}; name the vocabulary that it was trained with",
+                path.display(),
+                vocabulary.vocab_size(),
+                self.architecture.vocab()
+            )));
+        }
+        Ok(vocabulary)
+    }
+}
+
+/// A checkpoint file as named, or the one with the most steps in a run's folder.
+///
+/// # Errors
+/// When there is none.
+pub fn newest_checkpoint(path: &Path) -> Result<PathBuf> {
+    let found = std::fs::metadata(path).map_err(file_failure("open the checkpoint", path))?;
+    if !found.is_dir() {
+        return Ok(path.to_owned());
+    }
+    let mut newest: Option<(u64, PathBuf)> = None;
+    for entry in std::fs::read_dir(path).map_err(file_failure("list", path))? {
+        let file = entry.map_err(file_failure("list", path))?.path();
+        let step = file
+            .file_name()
+            .and_then(|name| name.to_str())
+            .and_then(|name| name.strip_prefix("step-")?.strip_suffix(".safetensors")?.parse::<u64>().ok());
+        if let Some(step) = step
+            && newest.as_ref().is_none_or(|newest| newest.0 < step)
+        {
+            newest = Some((step, file));
+        }
+    }
+    newest.map(|newest| newest.1).ok_or_else(|| {
+        Failure(format!(
+            "no checkpoint in {}: it has no step-NUMBER.safetensors, as `train` writes them",
+            path.display()
+        ))
+    })
+}
+
+/// What a checkpoint after so many steps is called.
+pub fn checkpoint_name(step: u64) -> String {
+    format!("step-{step:08}.safetensors")
+}
