@@ -21,8 +21,8 @@ pub use diptych_data as data;
 pub use diptych_ir as ir;
 pub use diptych_models as models;
 pub use diptych_models::{
-    Architecture, Family, Linear, ModelBuilder, ModelError, Precision, Registry, Result, Rope, RopeScaling, Tensor,
-    build, parse_config,
+    Architecture, Family, Linear, ModelBuilder, ModelError, Precision, Registry, Result, Rope, RopeScaling,
+    Tensor, build, parse_config,
 };
 pub use diptych_passes as passes;
 pub use diptych_runtime as runtime;

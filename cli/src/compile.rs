@@ -37,8 +37,8 @@ pub fn run(registry: &Registry, arguments: &Arguments) -> Result<()> {
     let config = RunConfig::read(registry, &arguments.model, &toml::Table::new())?;
     let device = open_device(&arguments.device)?;
     let program = build(&*config.architecture)?;
-    let train = config.train.check(config.architecture.context())?;
-    let compiled = compile_program(&program, &entry_kinds(None)?, &train.optimizer(), device.options())?;
+    let train = config.train.options(config.architecture.context())?;
+    let compiled = compile_program(&program, &entry_kinds(None)?, &train.optimizer.into(), device.options())?;
     claim_folder(&arguments.out, arguments.force)?;
     let file = |name: &str, text: &str| write_file(&arguments.out.join(name), text.as_bytes());
     file("model.graph", &text::print(&program))?;

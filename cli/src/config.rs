@@ -4,10 +4,11 @@
 use crate::arguments::ModelArguments;
 use crate::failure::{Failure, Result, file_failure};
 use diptych_models::{Architecture, Registry};
-use diptych_passes::AdamWOptions;
 use diptych_runtime::schedule::{ScheduleConfig, ScheduleKind};
+use diptych_runtime::train::{ModelIdentity, OptimizerOptions, TrainOptions};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::Value;
+use std::path::PathBuf;
 use toml::{Table, Value as Toml};
 
 /// How to train. Lengths are in optimizer steps unless they say otherwise.
@@ -21,7 +22,7 @@ pub struct TrainConfig {
     /// Tokens of a sequence; at most the model's context. 0 is 256, or the context if that is less.
     pub time: usize,
     /// Micro-batches of a step.
-    pub accumulate: usize,
+    pub accumulation: usize,
     /// The highest learning rate.
     pub learning_rate: f64,
     /// The last learning rate.
@@ -58,7 +59,7 @@ impl Default for TrainConfig {
             steps: 500,
             batch: 8,
             time: 0,
-            accumulate: 1,
+            accumulation: 1,
             learning_rate: 1e-3,
             final_learning_rate: 1e-4,
             warmup_steps: 50,
@@ -78,65 +79,49 @@ impl Default for TrainConfig {
 }
 
 impl TrainConfig {
-    /// Fills in what depends on the model, and checks the rest.
+    /// What the trainer takes, checked for a model of this context.
     ///
     /// # Errors
     /// Which field does not fit, and what would.
-    pub fn check(mut self, context: usize) -> Result<TrainConfig> {
-        if self.time == 0 {
-            self.time = context.min(256);
-        }
-        if self.time > context {
-            return Err(Failure(format!(
-                "configuration of `train`: `time` is {}; it must be at most the model's context, {context}",
-                self.time
-            )));
-        }
-        let sizes = [
-            ("batch", self.batch),
-            ("accumulate", self.accumulate),
-            ("steps", usize::try_from(self.steps).unwrap_or(usize::MAX)),
-            ("evaluate_tokens", self.evaluate_tokens),
-        ];
-        if let Some((name, _)) = sizes.iter().find(|row| row.1 == 0) {
-            return Err(Failure(format!("configuration of `train`: `{name}` is 0; it must be at least 1")));
-        }
-        let within = |name: &str, value: f64, most: f64| match value >= 0.0 && value < most {
-            true => Ok(()),
-            false => Err(Failure(format!(
-                "configuration of `train`: `{name}` is {value}; it must be at least 0 and less than {most}"
-            ))),
+    pub fn options(&self, context: usize) -> Result<TrainOptions> {
+        let clip_norm = (self.clip_norm > 0.0).then_some(self.clip_norm);
+        let options = TrainOptions {
+            batch: self.batch,
+            time: if self.time == 0 { context.min(256) } else { self.time },
+            accumulation: self.accumulation,
+            steps: Some(self.steps),
+            tokens: None,
+            optimizer: OptimizerOptions {
+                beta1: self.beta1,
+                beta2: self.beta2,
+                epsilon: self.epsilon,
+                weight_decay: self.weight_decay,
+                clip_norm,
+            },
+            schedule: ScheduleConfig {
+                kind: self.schedule,
+                peak: self.learning_rate,
+                floor: if self.schedule == ScheduleKind::Constant { 0.0 } else { self.final_learning_rate },
+                warmup_steps: self.warmup_steps.min(self.steps),
+                total_steps: self.steps,
+                decay_steps: self.decay_steps,
+            },
+            seed: self.seed,
+            evaluate_every: self.evaluate_every,
         };
-        within("beta1", self.beta1, 1.0)?;
-        within("beta2", self.beta2, 1.0)?;
-        within("weight_decay", self.weight_decay, f64::INFINITY)?;
-        within("clip_norm", self.clip_norm, f64::INFINITY)?;
-        self.warmup_steps = self.warmup_steps.min(self.steps);
-        Ok(self)
+        options.check(context).map_err(diptych_runtime::train::TrainError::from)?;
+        Ok(options)
     }
+}
 
-    /// The schedule.
-    pub fn schedule(&self) -> ScheduleConfig {
-        ScheduleConfig {
-            kind: self.schedule,
-            peak: self.learning_rate,
-            floor: if self.schedule == ScheduleKind::Constant { 0.0 } else { self.final_learning_rate },
-            warmup_steps: self.warmup_steps,
-            total_steps: self.steps,
-            decay_steps: self.decay_steps,
-        }
-    }
-
-    /// The optimizer.
-    pub fn optimizer(&self) -> AdamWOptions {
-        AdamWOptions {
-            beta1: self.beta1,
-            beta2: self.beta2,
-            epsilon: self.epsilon,
-            weight_decay: self.weight_decay,
-            clip_norm: (self.clip_norm > 0.0).then_some(self.clip_norm),
-        }
-    }
+/// Which text a run is trained on.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TextConfig {
+    /// As `--data`.
+    pub data: Option<PathBuf>,
+    /// SHA-256 of the text that a run began with; a resumed run must find the same.
+    pub content_hash: Option<String>,
 }
 
 /// A whole configuration.
@@ -145,6 +130,8 @@ pub struct RunConfig {
     pub architecture: Box<dyn Architecture>,
     /// How to train it, not yet checked against the model.
     pub train: TrainConfig,
+    /// On what.
+    pub text: TextConfig,
 }
 
 impl RunConfig {
@@ -173,37 +160,48 @@ impl RunConfig {
             merge(&mut table, &parse_setting(setting)?);
         }
         let mut take = |name: &str| table.remove(name);
-        let (model, train) = (take("model"), take("train"));
+        let (model, train, text) = (take("model"), take("train"), take("text"));
         if let Some(name) = table.keys().next() {
-            return Err(Failure(format!("configuration: unknown table `{name}`; there are: model, train")));
+            return Err(Failure(format!(
+                "configuration: unknown table `{name}`; there are: model, train, text"
+            )));
         }
         let model = model.ok_or_else(|| Failure::new("configuration: no table `[model]`"))?;
-        let train = train.unwrap_or_else(|| Toml::Table(Table::new()));
-        let train = TrainConfig::deserialize(train)
-            .map_err(|error| Failure(format!("configuration of `train`: {}", error.to_string().trim())))?;
-        Ok(RunConfig { architecture: architecture(registry, model)?, train })
+        let train: TrainConfig = section("train", train)?;
+        Ok(RunConfig { architecture: architecture(registry, model)?, train, text: section("text", text)? })
+    }
+
+    /// As a file from which [`RunConfig::read`] makes it again.
+    ///
+    /// # Errors
+    /// When the architecture's description is none that TOML can hold.
+    pub fn to_toml(&self) -> Result<String> {
+        let mut model = self.architecture.describe();
+        if let Value::Object(fields) = &mut model {
+            // TOML has no null; a field that is left out means the same.
+            fields.retain(|_, value| !value.is_null());
+            fields.insert("family".to_owned(), self.architecture.name().into());
+        }
+        let mut table = Table::new();
+        table.insert("model".to_owned(), Toml::try_from(model)?);
+        table.insert("train".to_owned(), Toml::try_from(&self.train)?);
+        table.insert("text".to_owned(), Toml::try_from(&self.text)?);
+        Ok(toml::to_string(&table)?)
     }
 }
 
-/// The configuration as checkpoints keep it.
-pub fn to_json(architecture: &dyn Architecture, train: &TrainConfig) -> String {
-    json!({ "family": architecture.name(), "model": architecture.describe(), "train": train }).to_string()
+/// What checkpoints say of an architecture.
+pub fn identity(architecture: &dyn Architecture) -> ModelIdentity {
+    ModelIdentity {
+        family: architecture.name().to_owned(),
+        config: architecture.describe(),
+        context: architecture.context(),
+    }
 }
 
-/// What a checkpoint says.
-///
-/// # Errors
-/// When it was written by a program with other families, or is not JSON.
-pub fn from_json(registry: &Registry, text: &str) -> Result<(Box<dyn Architecture>, TrainConfig)> {
-    #[derive(Deserialize)]
-    struct Kept {
-        family: String,
-        model: Value,
-        train: TrainConfig,
-    }
-    let kept: Kept = serde_json::from_str(text)
-        .map_err(|error| Failure(format!("the checkpoint's configuration cannot be read: {error}")))?;
-    Ok((registry.architecture(&kept.family, &kept.model)?, kept.train))
+fn section<T: serde::de::DeserializeOwned>(name: &str, found: Option<Toml>) -> Result<T> {
+    T::deserialize(found.unwrap_or_else(|| Toml::Table(Table::new())))
+        .map_err(|error| Failure(format!("configuration of `{name}`: {}", error.to_string().trim())))
 }
 
 fn architecture(registry: &Registry, model: Toml) -> Result<Box<dyn Architecture>> {
@@ -220,7 +218,10 @@ fn architecture(registry: &Registry, model: Toml) -> Result<Box<dyn Architecture
         (family, Some(preset)) => {
             let base = registry.preset(&preset)?;
             if family.is_some_and(|family| family != base.name()) {
-                return Err(wrong(&format!("preset `{preset}` is of family `{}`; leave `family` out", base.name())));
+                return Err(wrong(&format!(
+                    "preset `{preset}` is of family `{}`; leave `family` out",
+                    base.name()
+                )));
             }
             if fields.is_empty() {
                 return Ok(base);
@@ -278,9 +279,8 @@ mod tests {
         let fields = run.architecture.describe();
         assert_eq!((fields["layers"].as_u64(), fields["hidden"].as_u64()), (Some(3), Some(64)));
         assert_eq!((run.train.steps, run.train.schedule), (7, ScheduleKind::Constant));
-        let kept = to_json(&*run.architecture, &run.train);
-        let (architecture, train) = from_json(&Registry::zoo(), &kept).unwrap();
-        assert_eq!((architecture.describe(), train), (fields, run.train));
+        let again = read(&run.to_toml().unwrap(), &[]).unwrap();
+        assert_eq!((again.architecture.describe(), again.train), (fields, run.train));
     }
 
     #[test]
@@ -303,6 +303,6 @@ mod tests {
             assert!(message.contains(expected), "{text}: {message}");
         }
         let long = TrainConfig { time: 65, ..TrainConfig::default() };
-        assert!(long.check(64).unwrap_err().0.contains("at most the model's context, 64"));
+        assert!(long.options(64).unwrap_err().0.contains("1 to the model's context, 64"));
     }
 }

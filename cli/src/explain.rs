@@ -36,10 +36,10 @@ pub struct Arguments {
 pub fn run(registry: &Registry, arguments: &Arguments) -> Result<()> {
     let kinds = entry_kinds(arguments.entry.as_deref())?;
     let config = RunConfig::read(registry, &arguments.model, &toml::Table::new())?;
-    let train = config.train.check(config.architecture.context())?;
+    let train = config.train.options(config.architecture.context())?;
     let device = open_device(&arguments.device)?;
     let program = build(&*config.architecture)?;
-    let compiled = compile_program(&program, &kinds, &train.optimizer(), device.options())?;
+    let compiled = compile_program(&program, &kinds, &train.optimizer.into(), device.options())?;
     let mut out = format!(
         "{}: {} parameters, context {}, vocabulary {}\n",
         config.architecture.name(),

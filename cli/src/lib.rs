@@ -8,11 +8,17 @@ mod convert;
 mod explain;
 mod failure;
 mod format;
+mod generate;
+mod held_out;
 mod machine;
 mod model_flops;
 mod models;
 mod output;
+mod progress;
+mod report;
+mod score;
 mod text;
+mod train;
 mod weights;
 
 use clap::{Parser, Subcommand};
@@ -21,7 +27,11 @@ use std::process::ExitCode;
 
 /// What the command is called with.
 #[derive(Parser)]
-#[command(name = "diptych", version, about = "Writes a language model once; trains and serves it with one program.")]
+#[command(
+    name = "diptych",
+    version,
+    about = "Writes a language model once; trains and serves it with one program."
+)]
 struct Command {
     #[command(subcommand)]
     job: Job,
@@ -29,6 +39,12 @@ struct Command {
 
 #[derive(Subcommand)]
 enum Job {
+    /// Pretrain an architecture on a text.
+    Train(Box<train::Arguments>),
+    /// Continue a prompt.
+    Generate(generate::Arguments),
+    /// The loss and perplexity of a text.
+    Score(score::Arguments),
     /// Show what an architecture is compiled to: graph, kernels, and what each costs.
     Explain(explain::Arguments),
     /// Write the compiled program into a folder: graph, kernel sources, plan.
@@ -44,6 +60,9 @@ enum Job {
 pub fn main(registry: Registry) -> ExitCode {
     let command = Command::parse();
     let done = match command.job {
+        Job::Train(arguments) => train::run(&registry, &arguments),
+        Job::Generate(arguments) => generate::run(&registry, &arguments),
+        Job::Score(arguments) => score::run(&registry, &arguments),
         Job::Explain(arguments) => explain::run(&registry, &arguments),
         Job::Compile(arguments) => compile::run(&registry, &arguments),
         Job::Export(arguments) => convert::export(&registry, &arguments),

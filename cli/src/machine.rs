@@ -89,12 +89,21 @@ pub fn open_machine(arguments: &DeviceArguments, device: &Device) -> Result<(Mac
 
 /// Peak resident memory of this process since it was last reset, in bytes; `None` where the system does not tell.
 pub fn peak_memory() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    line.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib * 1024)
+    status_bytes("VmHWM:")
 }
 
 /// Starts a new measurement of peak memory, where the system allows it; returns whether it does.
 pub fn reset_peak_memory() -> bool {
     std::fs::write("/proc/self/clear_refs", "5").is_ok()
+}
+
+/// Resident memory of this process now, in bytes; `None` where the system does not tell.
+pub fn current_memory() -> Option<u64> {
+    status_bytes("VmRSS:")
+}
+
+fn status_bytes(key: &str) -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix(key))?;
+    line.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib * 1024)
 }

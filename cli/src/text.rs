@@ -42,7 +42,8 @@ pub fn read_corpus(arguments: &TextArguments) -> Result<(Corpus, String)> {
         Some(path) => (Corpus::from_path(path)?, path.display().to_string()),
         None => {
             // Cargo says where the manifest is when it runs the command; else it searches upwards itself.
-            let folder = std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| PathBuf::from("."), PathBuf::from);
+            let folder =
+                std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| PathBuf::from("."), PathBuf::from);
             let corpus = Corpus::from_cargo_dependencies(&folder)?;
             (corpus, "the sources of the project's dependencies".to_owned())
         }
@@ -81,10 +82,17 @@ pub fn prepare_text(
     let work = work_folder()?;
     let settings = Settings { vocabulary_size, ..Settings::default() };
     let bar = ProgressBar::new(0);
-    bar.set_style(ProgressStyle::with_template("{msg} {wide_bar} {bytes}/{total_bytes}").unwrap_or_else(|_| ProgressStyle::default_bar()));
+    bar.set_style(
+        ProgressStyle::with_template("{msg} {wide_bar} {bytes}/{total_bytes}")
+            .unwrap_or_else(|_| ProgressStyle::default_bar()),
+    );
     let mut progress = |progress| match progress {
         Progress::TrainingVocabulary { bytes: size } => {
-            tell(format!("training a vocabulary of {} tokens on {}", thousands(vocabulary_size as u64), bytes(size as f64)));
+            tell(format!(
+                "training a vocabulary of {} tokens on {}",
+                thousands(vocabulary_size as u64),
+                bytes(size as f64)
+            ));
         }
         Progress::Encoding { done, total } => {
             bar.set_message("encoding");

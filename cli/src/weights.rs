@@ -2,14 +2,15 @@
 //! folder, with the architecture and the vocabulary that belong to them.
 
 use crate::arguments::WeightArguments;
-use crate::config::from_json;
+use crate::config::identity;
 use crate::failure::{Failure, Result, file_failure};
 use crate::text::read_vocabulary;
 use diptych_data::Vocabulary;
 use diptych_ir::{Program, Symbol};
 use diptych_models::{Architecture, Registry, build, hugging_face};
-use diptych_runtime::checkpoint::{Dtype, RunState, TensorFiles};
-use diptych_runtime::executor::ParameterStore;
+use diptych_runtime::checkpoint::{Checkpoint, Dtype};
+use diptych_runtime::session::Session;
+use diptych_runtime::train::{SavedModel, load_parameters};
 use std::path::{Path, PathBuf};
 
 /// What a run's vocabulary is called in its folder, as Hugging Face calls it.
@@ -27,7 +28,7 @@ pub struct Weights {
 }
 
 enum Source {
-    Run(TensorFiles),
+    Run(Checkpoint),
     HuggingFace(hugging_face::Checkpoint),
 }
 
@@ -46,13 +47,13 @@ impl Weights {
 
     fn of_run(registry: &Registry, path: &Path) -> Result<Weights> {
         let file = newest_checkpoint(path)?;
-        let tensors = TensorFiles::open(&file)?;
-        let state = RunState::of(&tensors.files()[0])?;
-        let (architecture, _) = from_json(registry, &state.config)?;
+        let saved = SavedModel::read(&file)?;
+        let architecture = registry.architecture(&saved.family, &saved.architecture)?;
         let program = build(&*architecture)?;
+        let tensors = Checkpoint::open(&file)?;
         for (name, info) in &program.params {
             let shape: Vec<usize> = info.order.iter().filter_map(|axis| axis.fixed_size()).collect();
-            tensors.tensor(name.as_str())?.with_shape(&shape)?.with_dtype(Dtype::F32)?;
+            tensors.expect(name.as_str(), Dtype::F32, &shape)?;
         }
         let folder = file.parent().unwrap_or(Path::new(".")).to_owned();
         Ok(Weights { architecture, program, folder, end_of_text: None, source: Source::Run(tensors) })
@@ -94,14 +95,19 @@ impl Weights {
         }
     }
 
-    /// Puts all parameters into a store.
+    /// Puts all parameters into a session of the program.
     ///
     /// # Errors
     /// When one does not fit.
-    pub fn fill(&self, store: &mut ParameterStore) -> Result<()> {
+    pub fn fill(&self, session: &mut Session) -> Result<()> {
+        if let Source::Run(tensors) = &self.source {
+            let identity = identity(&*self.architecture);
+            let program = &session.compiled.program;
+            return Ok(load_parameters(&mut session.store, program, &identity, tensors.path())?);
+        }
         let names: Vec<Symbol> = self.program.params.keys().copied().collect();
         for name in names {
-            store.set(name, &self.values(name.as_str())?)?;
+            session.store.set(name, &self.values(name.as_str())?)?;
         }
         Ok(())
     }

@@ -213,7 +213,11 @@ pub(crate) mod tests {
 
     /// A report with made-up figures, to write.
     pub fn example() -> Report {
-        let speed = |context, tokens_per_second| Speed { context, tokens_per_second, price: Some(28.5 / tokens_per_second) };
+        let speed = |context, tokens_per_second| Speed {
+            context,
+            tokens_per_second,
+            price: Some(28.5 / tokens_per_second),
+        };
         let model = |title: &str, at: f64| ModelReport {
             preset: format!("bench-{}", title.to_lowercase().replace(' ', "-")),
             title: title.to_owned(),
@@ -230,9 +234,16 @@ pub(crate) mod tests {
             cache_bytes_per_token: 12_288,
             memory_bound: 300 << 20,
             peak_memory: Some(280 << 20),
-            compile: Compile { seconds: 6.5, stages: vec![("native code".into(), 5.0)], compiled: 8, reused: 0 },
+            compile: Compile {
+                seconds: 6.5,
+                stages: vec![("native code".into(), 5.0)],
+                compiled: 8,
+                reused: 0,
+            },
             train_price: Some(0.0142),
-            curve: (1..60).map(|step| Point { tokens: step * 1024, loss: 8.3 - (step as f64).ln() + 0.1 * at }).collect(),
+            curve: (1..60)
+                .map(|step| Point { tokens: step * 1024, loss: 8.3 - (step as f64).ln() + 0.1 * at })
+                .collect(),
             kernels: (0..14)
                 .map(|at| KernelTime {
                     name: format!("kernel_{at}"),

@@ -44,9 +44,9 @@ fn font(size: u32) -> TextStyle<'static> {
 
 /// The bounds of some numbers, with a margin.
 fn bounds(numbers: impl Iterator<Item = f64>) -> (f64, f64) {
-    let (low, high) = numbers.filter(|x| x.is_finite()).fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), x| {
-        (low.min(x), high.max(x))
-    });
+    let (low, high) = numbers
+        .filter(|x| x.is_finite())
+        .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), x| (low.min(x), high.max(x)));
     if low > high {
         return (0.0, 1.0);
     }
@@ -59,7 +59,8 @@ fn bounds(numbers: impl Iterator<Item = f64>) -> (f64, f64) {
 /// # Errors
 /// When it cannot be drawn.
 pub fn loss_curves(report: &Report) -> Result<String, String> {
-    let most = report.models.iter().flat_map(|model| &model.curve).map(|point| point.tokens).max().unwrap_or(1);
+    let most =
+        report.models.iter().flat_map(|model| &model.curve).map(|point| point.tokens).max().unwrap_or(1);
     let (low, high) = bounds(report.models.iter().flat_map(|model| &model.curve).map(|point| point.loss));
     svg(820, 380, |area| {
         let mut chart = ChartBuilder::on(area)
@@ -197,7 +198,10 @@ pub fn kernel_bars(model: &ModelReport, at: usize) -> Result<String, String> {
             );
             area.draw(&Text::new(name, (LABELS - 8, y + ROW / 2), font(13).pos(anchor)))?;
             let length = (LONGEST * seconds.max(0.0) / longest).round() as i32;
-            area.draw(&Rectangle::new([(LABELS, y + 3), (LABELS + length, y + ROW - 3)], color(at).filled()))?;
+            area.draw(&Rectangle::new(
+                [(LABELS, y + 3), (LABELS + length, y + ROW - 3)],
+                color(at).filled(),
+            ))?;
             let figure = format!("{} ({:.1} %)", crate::format::seconds(*seconds), 100.0 * seconds / total);
             let left = plotters::style::text_anchor::Pos::new(
                 plotters::style::text_anchor::HPos::Left,

@@ -94,7 +94,8 @@ pub fn conditions(report: &Report) -> Vec<String> {
 
 /// The table as text, columns aligned.
 pub fn text(report: &Report) -> String {
-    let mut lines: Vec<Row> = vec![(String::new(), report.models.iter().map(|model| model.title.clone()).collect())];
+    let mut lines: Vec<Row> =
+        vec![(String::new(), report.models.iter().map(|model| model.title.clone()).collect())];
     lines.extend(rows(report));
     let width = |text: &str| text.chars().count();
     let first = lines.iter().map(|row| width(&row.0)).max().unwrap_or(0);

@@ -1,0 +1,280 @@
+//! `diptych train`: pretrains an architecture on a text, in a folder of its own
+//! with checkpoints, metrics and all that a resume needs.
+
+use crate::arguments::{DeviceArguments, ModelArguments, TextArguments};
+use crate::config::{RunConfig, identity};
+use crate::failure::{Failure, Result};
+use crate::format::{bytes, seconds, short, thousands};
+use crate::held_out::HeldOutSet;
+use crate::machine::{current_memory, open_device, peak_memory, reset_peak_memory};
+use crate::output::{claim_folder, numbered_folder, print, tell, write_file};
+use crate::progress::StepProgress;
+use crate::text::{prepare_text, read_vocabulary};
+use crate::weights::{VOCABULARY_FILE, checkpoint_name, newest_checkpoint};
+use clap::Args;
+use diptych_data::{HeldOut, TrainingOrder, loss_per_token};
+use diptych_models::{Registry, build, count_parameters, initialize};
+use diptych_runtime::metrics::MetricsWriter;
+use diptych_runtime::train::{Plan, Trainer};
+use serde::Serialize;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use toml::{Table, Value as Toml};
+
+/// What a run's configuration is called in its folder.
+const CONFIG_FILE: &str = "run.toml";
+
+/// What `train` takes.
+#[derive(Args)]
+pub struct Arguments {
+    #[command(flatten)]
+    model: ModelArguments,
+    #[command(flatten)]
+    text: TextArguments,
+    #[command(flatten)]
+    device: DeviceArguments,
+    /// The run's folder; it must be empty or not there. Without it, the first free of runs/FAMILY, runs/FAMILY-2, …
+    #[arg(long, value_name = "FOLDER")]
+    out: Option<PathBuf>,
+    /// Write into a folder that has something in it.
+    #[arg(long)]
+    force: bool,
+    /// Go on with the run in this folder, from its newest checkpoint.
+    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["out", "force"])]
+    resume: Option<PathBuf>,
+    /// A tokenizer.json to use; without it, a vocabulary is trained on the text.
+    #[arg(long, value_name = "FILE")]
+    tokenizer: Option<PathBuf>,
+    /// Optimizer steps.
+    #[arg(long, value_name = "N")]
+    steps: Option<u64>,
+    /// Sequences of a micro-batch.
+    #[arg(long, value_name = "N")]
+    batch: Option<usize>,
+    /// Tokens of a sequence.
+    #[arg(long, value_name = "N")]
+    time: Option<usize>,
+    /// Micro-batches of a step.
+    #[arg(long, value_name = "N")]
+    accumulation: Option<usize>,
+    /// The highest learning rate.
+    #[arg(long, value_name = "RATE")]
+    learning_rate: Option<f64>,
+    /// Of the weights and of the order of the text.
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// Steps between checkpoints; 0: one at the end.
+    #[arg(long, value_name = "N")]
+    checkpoint_every: Option<u64>,
+    /// Steps between held-out losses; 0: one at the end.
+    #[arg(long, value_name = "N")]
+    evaluate_every: Option<u64>,
+}
+
+impl Arguments {
+    /// The flags as the tables of a configuration file.
+    fn overrides(&self) -> Result<Table> {
+        let mut train = Table::new();
+        let integers = [
+            ("steps", self.steps),
+            ("batch", self.batch.map(|n| n as u64)),
+            ("time", self.time.map(|n| n as u64)),
+            ("accumulation", self.accumulation.map(|n| n as u64)),
+            ("seed", self.seed),
+            ("checkpoint_every", self.checkpoint_every),
+            ("evaluate_every", self.evaluate_every),
+        ];
+        for (name, value) in integers {
+            if let Some(value) = value {
+                let value = i64::try_from(value)
+                    .map_err(|_| Failure(format!("--{} {value} is too large", name.replace('_', "-"))))?;
+                train.insert(name.to_owned(), Toml::Integer(value));
+            }
+        }
+        if let Some(rate) = self.learning_rate {
+            train.insert("learning_rate".to_owned(), Toml::Float(rate));
+        }
+        let mut table = Table::from_iter([("train".to_owned(), Toml::Table(train))]);
+        if let Some(data) = &self.text.data {
+            let data = Toml::String(data.display().to_string());
+            table.insert("text".to_owned(), Toml::Table(Table::from_iter([("data".to_owned(), data)])));
+        }
+        Ok(table)
+    }
+}
+
+/// Trains.
+///
+/// # Errors
+/// When the configuration, the text or a checkpoint does not fit, the disk is
+/// full, or the run diverges.
+pub fn run(registry: &Registry, arguments: &Arguments) -> Result<()> {
+    let mut model = arguments.model.clone();
+    let checkpoint = match &arguments.resume {
+        Some(folder) => {
+            let newest = newest_checkpoint(folder)?;
+            if model.model.is_none() && model.config.is_none() {
+                model.config = Some(folder.join(CONFIG_FILE));
+            }
+            Some(newest)
+        }
+        None => None,
+    };
+    let mut config = RunConfig::read(registry, &model, &arguments.overrides()?)?;
+    let architecture = &*config.architecture;
+    let options = config.train.options(architecture.context())?;
+    let program = build(architecture)?;
+    let device = open_device(&arguments.device)?;
+    let plan = Plan::new(&device, &program, identity(architecture), options.clone(), &[])?;
+
+    let vocabulary = match (&arguments.tokenizer, &arguments.resume) {
+        (Some(path), _) => Some(Arc::new(read_vocabulary(path, None)?)),
+        (None, Some(folder)) => Some(Arc::new(read_vocabulary(&folder.join(VOCABULARY_FILE), None)?)),
+        (None, None) => None,
+    };
+    let text = TextArguments { data: config.text.data.clone() };
+    let (prepared, summary) = prepare_text(&text, architecture.vocab(), vocabulary)?;
+    if prepared.vocabulary.vocab_size() > architecture.vocab() {
+        return Err(Failure(format!(
+            "the vocabulary has {} tokens, but the model has {}; set model.vocab to as many",
+            prepared.vocabulary.vocab_size(),
+            architecture.vocab()
+        )));
+    }
+    if config.text.content_hash.as_ref().is_some_and(|hash| *hash != summary.content_hash) {
+        return Err(Failure(format!(
+            "the text is not the one that the run began with (content {}): name that with --data, or start a new run",
+            config.text.content_hash.as_deref().unwrap_or_default()
+        )));
+    }
+    config.text.content_hash = Some(summary.content_hash.clone());
+    let order = TrainingOrder::new(prepared.training.clone(), options.seed, options.time)?;
+    let held_out = HeldOut::new(prepared.held_out.clone());
+    let set =
+        HeldOutSet::new(&held_out, &prepared.vocabulary, options.time, 4, config.train.evaluate_tokens)?;
+
+    let before = current_memory().unwrap_or(0);
+    let own = plan.memory_bound().total() as u64;
+    tell(format!(
+        "{}: {} parameters; memory: {} for the run, at most {} with the {} that the process has",
+        architecture.name(),
+        thousands(count_parameters(&program) as u64),
+        bytes(own as f64),
+        bytes((own + before) as f64),
+        bytes(before as f64)
+    ));
+    reset_peak_memory();
+    let mut trainer = Trainer::load(&device, plan)?;
+    let folder = match (&arguments.resume, &arguments.out, &checkpoint) {
+        (Some(folder), _, Some(checkpoint)) => {
+            trainer.resume(checkpoint)?;
+            tell(format!("resumed after step {} of {}", trainer.steps_done(), options.total_steps()));
+            // A checkpoint was named rather than the folder of its run.
+            if folder.is_dir() {
+                folder.clone()
+            } else {
+                checkpoint.parent().unwrap_or(Path::new(".")).to_owned()
+            }
+        }
+        (_, out, _) => {
+            let mut values = Vec::new();
+            for name in program.params.keys() {
+                values.push((name.to_string(), initialize(&program, name.as_str(), options.seed)?));
+            }
+            trainer.initialize(|name| {
+                let found = values.iter().position(|row| row.0 == name);
+                found.map_or_else(Vec::new, |at| std::mem::take(&mut values[at].1))
+            })?;
+            match out {
+                Some(out) => {
+                    claim_folder(out, arguments.force)?;
+                    out.clone()
+                }
+                None => {
+                    std::fs::create_dir_all("runs")
+                        .map_err(crate::failure::file_failure("make the folder", Path::new("runs")))?;
+                    numbered_folder(&format!("runs/{}", architecture.name()))?
+                }
+            }
+        }
+    };
+    write_file(&folder.join(CONFIG_FILE), config.to_toml()?.as_bytes())?;
+    prepared.vocabulary.save(&folder.join(VOCABULARY_FILE))?;
+    tell(format!("run: {}", folder.display()));
+    let done = train(&mut trainer, &config, &order, &set, &folder)?;
+    let peak = peak_memory().map_or(String::new(), |peak| format!("; peak memory {}", bytes(peak as f64)));
+    print(&format!(
+        "{} steps, {} tokens in {}: {} tokens/s; held-out loss {}{peak}\n{}\n",
+        thousands(trainer.steps_done()),
+        thousands(trainer.tokens_seen()),
+        seconds(done.seconds),
+        short(done.tokens as f64 / done.seconds.max(1e-9)),
+        done.held_out,
+        folder.join(checkpoint_name(trainer.steps_done())).display()
+    ))
+}
+
+struct Done {
+    seconds: f64,
+    tokens: u64,
+    held_out: String,
+}
+
+#[derive(Serialize)]
+struct HeldOutLine {
+    held_out_loss: f64,
+    standard_error: Option<f64>,
+    documents: usize,
+}
+
+fn train(
+    trainer: &mut Trainer<'_>,
+    config: &RunConfig,
+    order: &TrainingOrder,
+    set: &HeldOutSet<'_>,
+    folder: &Path,
+) -> Result<Done> {
+    let options = trainer.options().clone();
+    let total = options.total_steps();
+    let path = folder.join("metrics.jsonl");
+    let mut metrics = match trainer.steps_done() {
+        0 => MetricsWriter::create(&path)?,
+        steps => MetricsWriter::resume(&path, steps)?,
+    };
+    let mut progress = StepProgress::new("training", trainer.steps_done(), total);
+    let mut done = Done { seconds: 0.0, tokens: 0, held_out: "–".to_owned() };
+    let mut saved = None;
+    while trainer.steps_done() < total {
+        let step = trainer.steps_done();
+        let report = trainer.step(|number, inputs, targets| {
+            order.batch(number, options.batch, inputs, targets);
+        })?;
+        done.seconds += report.seconds;
+        done.tokens += report.tokens;
+        metrics.record(step, &report)?;
+        progress.step(report.loss, report.tokens, report.seconds);
+        let steps = trainer.steps_done();
+        let due = |every: u64| steps == total || (every > 0 && steps.is_multiple_of(every));
+        if due(config.train.evaluate_every) {
+            let estimate = loss_per_token(&set.losses(trainer)?);
+            let (held_out_loss, standard_error) = (estimate.mean, estimate.standard_error);
+            metrics.record(
+                step,
+                &HeldOutLine { held_out_loss, standard_error, documents: estimate.documents },
+            )?;
+            done.held_out =
+                crate::report::loss_text(&crate::report::Loss { mean: held_out_loss, standard_error });
+            progress.note(&format!("step {steps}: held-out loss {}", done.held_out));
+        }
+        if due(config.train.checkpoint_every) {
+            trainer.save(&folder.join(checkpoint_name(steps)))?;
+            saved = Some(steps);
+        }
+    }
+    progress.finish();
+    if saved.is_none() {
+        // Nothing was left to do; the checkpoint that it was resumed from is the end of the run.
+        tell(format!("the run was at its end, step {total}, already; --steps asks for more"));
+    }
+    Ok(done)
+}
