@@ -54,22 +54,6 @@ impl<'a> HeldOutSet<'a> {
         self.windows.iter().map(|window| window.targets() as u64).sum()
     }
 
-    /// The windows that make up about so many targets, from the first on.
-    pub fn shortened(mut self, tokens: usize) -> HeldOutSet<'a> {
-        let mut total = 0;
-        let documents: Vec<usize> = self.windows.iter().map(|window| window.document).collect();
-        let mut keep = 0;
-        while keep < self.windows.len()
-            && (total < tokens || (keep > 0 && documents[keep] == documents[keep - 1]))
-        {
-            total += self.windows[keep].targets();
-            keep += 1;
-        }
-        self.windows.truncate(keep);
-        self.bytes.truncate(keep);
-        self
-    }
-
     /// What the model loses on each document.
     ///
     /// # Errors

@@ -2,6 +2,7 @@
 //! It alone knows of terminals; what it shows is computed elsewhere.
 
 mod arguments;
+mod bench;
 mod compile;
 mod config;
 mod convert;
@@ -39,6 +40,8 @@ struct Command {
 
 #[derive(Subcommand)]
 enum Job {
+    /// Train several ways to build a model on the same text, serve each, and report what both cost.
+    Bench(bench::Arguments),
     /// Pretrain an architecture on a text.
     Train(Box<train::Arguments>),
     /// Continue a prompt.
@@ -60,6 +63,7 @@ enum Job {
 pub fn main(registry: Registry) -> ExitCode {
     let command = Command::parse();
     let done = match command.job {
+        Job::Bench(arguments) => bench::run(&registry, &arguments),
         Job::Train(arguments) => train::run(&registry, &arguments),
         Job::Generate(arguments) => generate::run(&registry, &arguments),
         Job::Score(arguments) => score::run(&registry, &arguments),

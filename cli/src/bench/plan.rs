@@ -1,0 +1,141 @@
+//! How much a bench has time for: each model is compiled and a few of its steps
+//! are timed, and the steps that fit are the same for all. It reports nothing.
+
+use super::{Bench, Contender, SEED};
+use crate::config::identity;
+use crate::failure::Result;
+use crate::format::seconds;
+use crate::output::tell;
+use crate::report::Compile;
+use diptych_data::TrainingOrder;
+use diptych_ir::EntryKind;
+use diptych_models::initialize;
+use diptych_runtime::schedule::{ScheduleConfig, ScheduleKind};
+use diptych_runtime::train::{OptimizerOptions, Plan, TrainOptions, Trainer};
+use std::time::Instant;
+
+/// Steps that are timed, after one that is not.
+const TIMED: u64 = 2;
+/// The highest learning rate: runs are short, and the models small.
+const LEARNING_RATE: f64 = 3e-3;
+/// Held-out tokens for each one trained on; each costs a third of a trained one.
+const HELD_OUT_SHARE: f64 = 0.2;
+const HELD_OUT_LEAST: f64 = 8192.0;
+const HELD_OUT_MOST: f64 = 65536.0;
+
+/// What compiling and timing a model gave.
+pub struct Compiled {
+    /// For the report.
+    pub compile: Compile,
+    /// Seconds of a training step.
+    pub step_seconds: f64,
+    /// Seconds to load it again.
+    pub load_seconds: f64,
+}
+
+/// How a model is trained for so many steps.
+pub fn options(bench: &Bench<'_>, steps: u64) -> TrainOptions {
+    TrainOptions {
+        batch: bench.batch,
+        time: bench.time,
+        accumulation: 1,
+        steps: Some(steps),
+        tokens: None,
+        optimizer: OptimizerOptions::default(),
+        schedule: ScheduleConfig {
+            kind: ScheduleKind::Cosine,
+            peak: LEARNING_RATE,
+            floor: LEARNING_RATE / 10.0,
+            warmup_steps: (steps / 10).max(1).min(steps),
+            total_steps: steps,
+            decay_steps: 0,
+        },
+        seed: SEED,
+        evaluate_every: 0,
+    }
+}
+
+/// A trainer of the model at its start, with the entries that serve compiled, too.
+///
+/// # Errors
+/// When it cannot be compiled or loaded.
+pub fn trainer<'d>(bench: &Bench<'d>, contender: &Contender, steps: u64) -> Result<Trainer<'d>> {
+    let (program, identity) = (&contender.program, identity(&*contender.architecture));
+    let also = [EntryKind::Prefill, EntryKind::Decode];
+    let plan = Plan::new(bench.device, program, identity, options(bench, steps), &also)?;
+    let mut trainer = Trainer::load(bench.device, plan)?;
+    let mut values = Vec::new();
+    for name in program.params.keys() {
+        values.push((name.as_str(), initialize(program, name.as_str(), SEED)?));
+    }
+    trainer.initialize(|name| {
+        let found = values.iter().position(|row| row.0 == name);
+        found.map_or_else(Vec::new, |at| std::mem::take(&mut values[at].1))
+    })?;
+    Ok(trainer)
+}
+
+/// Compiles and times every model.
+///
+/// # Errors
+/// When one cannot be compiled or trained.
+pub fn compile_all(
+    bench: &Bench<'_>,
+    contenders: &[Contender],
+    order: &TrainingOrder,
+) -> Result<Vec<Compiled>> {
+    contenders.iter().map(|contender| compile(bench, contender, order)).collect()
+}
+
+fn compile(bench: &Bench<'_>, contender: &Contender, order: &TrainingOrder) -> Result<Compiled> {
+    let start = Instant::now();
+    let mut trainer = trainer(bench, contender, TIMED + 1)?;
+    let load_seconds = start.elapsed().as_secs_f64();
+    let (stages, stats) = (&trainer.session().compiled.stages, &trainer.session().kernels.stats);
+    let mut stages = stages.clone();
+    if !stages.iter().any(|stage| stage.0 == "native code") {
+        stages.push(("native code".to_owned(), stats.seconds));
+    }
+    let compile = Compile {
+        seconds: stages.iter().map(|stage| stage.1).sum(),
+        stages,
+        compiled: stats.compiled,
+        reused: stats.hits,
+    };
+    let native = stats.seconds;
+    let mut step_seconds = f64::INFINITY;
+    for step in 0..=TIMED {
+        let report = trainer.step(|number, inputs, targets| {
+            order.batch(number, bench.batch, inputs, targets);
+        })?;
+        if step > 0 {
+            step_seconds = step_seconds.min(report.seconds);
+        }
+    }
+    tell(format!(
+        "{}: compiled in {} ({} files compiled, {} cached), {} a step",
+        contender.title,
+        seconds(compile.seconds),
+        compile.compiled,
+        compile.reused,
+        seconds(step_seconds)
+    ));
+    // Loaded again, its kernels come from the cache.
+    Ok(Compiled { compile, step_seconds, load_seconds: (load_seconds - native).max(0.0) })
+}
+
+/// Held-out tokens for a run on so many.
+pub fn held_out_tokens(tokens: u64) -> usize {
+    (tokens as f64 * HELD_OUT_SHARE).clamp(HELD_OUT_LEAST, HELD_OUT_MOST) as usize
+}
+
+/// The steps that so many seconds leave each model, at least 20.
+pub fn steps(bench: &Bench<'_>, compiled: &[Compiled], seconds: f64) -> u64 {
+    let all: f64 = compiled.iter().map(|compiled| compiled.step_seconds).sum();
+    let loads: f64 = compiled.iter().map(|compiled| compiled.load_seconds).sum();
+    let serve = 2.5 * bench.serve_seconds * (bench.contexts.len() * compiled.len()) as f64;
+    let tokens_a_step = (bench.batch * bench.time) as f64;
+    let held_out = HELD_OUT_LEAST / tokens_a_step / 3.0 * all;
+    let left = seconds - loads - serve - held_out;
+    ((left / (all * (1.0 + HELD_OUT_SHARE / 3.0))) as u64).max(20)
+}
