@@ -45,7 +45,7 @@ pub fn run(registry: &Registry, arguments: &Arguments) -> Result<()> {
     file("compiled.graph", &text::print(&compiled.program))?;
     for (kind, entry) in &compiled.entries {
         file(&format!("{}.c", kind.name()), &file_text(&entry.kernels))?;
-        file(&format!("{}.plan", kind.name()), &plan_text(&compiled.program, entry))?;
+        file(&format!("{}.plan", kind.name()), &plan_text(&compiled.program, entry, None))?;
     }
     let mut stages = String::new();
     for (stage, seconds) in &compiled.stages {

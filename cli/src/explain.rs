@@ -4,18 +4,21 @@
 use crate::arguments::{DeviceArguments, ModelArguments};
 use crate::config::RunConfig;
 use crate::failure::{Failure, Result};
-use crate::format::{seconds, thousands};
-use crate::machine::open_device;
+use crate::format::{bytes, seconds, short, thousands};
+use crate::machine::{open_device, open_machine};
 use crate::output::print;
 use clap::Args;
 use diptych_codegen::driver::compile_program;
 use diptych_codegen::entry::{ArgRef, CompiledEntry, Launch, PlanStep, Role};
+use diptych_cost::launch::RunSizes;
+use diptych_cost::{EntryPrediction, Work, predict_entry};
 use diptych_ir::{EntryKind, Graph, NodeId, Program, text};
 use diptych_models::{Registry, build, count_parameters};
+use diptych_runtime::train::TrainOptions;
 use std::fmt::Write;
 
 /// What `explain` takes.
-#[derive(Args)]
+#[derive(Args, Clone)]
 pub struct Arguments {
     #[command(flatten)]
     model: ModelArguments,
@@ -24,6 +27,9 @@ pub struct Arguments {
     /// One entry alone: train, accumulate, update, score, prefill or decode.
     #[arg(long, value_name = "ENTRY")]
     entry: Option<String>,
+    /// Positions that prefill and decode are predicted for; without it, 512 or the model's context if that is less.
+    #[arg(long, value_name = "N", default_value_t = 512)]
+    context: usize,
     /// Print the graph as the model defines it, too.
     #[arg(long)]
     graph: bool,
@@ -38,6 +44,9 @@ pub fn run(registry: &Registry, arguments: &Arguments) -> Result<()> {
     let config = RunConfig::read(registry, &arguments.model, &toml::Table::new())?;
     let train = config.train.options(config.architecture.context())?;
     let device = open_device(&arguments.device)?;
+    let (machine, _) = open_machine(&arguments.device, &device)?;
+    let arguments =
+        Arguments { context: arguments.context.clamp(1, config.architecture.context()), ..arguments.clone() };
     let program = build(&*config.architecture)?;
     let compiled = compile_program(&program, &kinds, &train.optimizer.into(), device.options())?;
     let mut out = format!(
@@ -54,10 +63,35 @@ pub fn run(registry: &Registry, arguments: &Arguments) -> Result<()> {
     for (stage, time) in &compiled.stages {
         push(&mut out, format_args!("  {stage:<14} {}\n", seconds(*time)));
     }
+    if !compiled.algebra.is_empty() {
+        out.push_str("\nWhat the algebra rewrote\n");
+    }
+    for report in &compiled.algebra {
+        push(&mut out, format_args!("{report}"));
+    }
+    push(
+        &mut out,
+        format_args!(
+            "\nTraining with {} sequences of {} tokens, prefill of {}, decode after {}; costs are of a whole run\n",
+            train.batch, train.time, arguments.context, arguments.context
+        ),
+    );
     for entry in compiled.entries.values() {
-        push(&mut out, format_args!("\n{}", plan_text(&compiled.program, entry)));
+        let sizes = sizes(entry.kind, &train, arguments.context);
+        let prediction = predict_entry(entry, &machine, device.pool.threads(), &sizes);
+        push(&mut out, format_args!("\n{}", plan_text(&compiled.program, entry, Some(&prediction))));
     }
     print(&out)
+}
+
+/// The sequences of a run of an entry.
+fn sizes(kind: EntryKind, train: &TrainOptions, context: usize) -> RunSizes {
+    match kind {
+        EntryKind::Train | EntryKind::Accumulate => RunSizes::equal(train.batch, 0, train.time),
+        EntryKind::Update => RunSizes::equal(1, 0, 1),
+        EntryKind::Score | EntryKind::Prefill => RunSizes::equal(1, 0, context),
+        EntryKind::Decode => RunSizes::equal(1, context.saturating_sub(1), 1),
+    }
 }
 
 /// The entries to compile: the one named, or all.
@@ -71,49 +105,86 @@ pub fn entry_kinds(name: Option<&str>) -> Result<Vec<EntryKind>> {
     found.map(|kind| vec![kind]).ok_or_else(|| Failure(format!("no entry `{name}`; there are: {}", known())))
 }
 
-/// The steps of an entry: each launch with what it fuses, reads and writes.
-pub fn plan_text(program: &Program, entry: &CompiledEntry) -> String {
+/// The steps of an entry: each launch with what it fuses, reads and writes,
+/// and with its cost if there is a prediction.
+pub fn plan_text(program: &Program, entry: &CompiledEntry, prediction: Option<&EntryPrediction>) -> String {
     let mut out = String::new();
     let launches = count(&entry.steps, 1);
     push(
         &mut out,
-        format_args!("{}: {} kernels, {launches} launches\n", entry.kind.name(), entry.kernels.len()),
+        format_args!("{}: {} kernels, {launches} launches", entry.kind.name(), entry.kernels.len()),
     );
+    if let Some(prediction) = prediction {
+        let (work, time) = (prediction.work(), seconds(prediction.seconds()));
+        push(&mut out, format_args!("; {}; predicted {time}", work_text(&work)));
+    }
+    out.push('\n');
     if !entry.load_steps.is_empty() {
         out.push_str("  once, after parameters are loaded\n");
-        steps(&mut out, program, entry, &entry.load_steps, 2);
+        Walk { program, entry, prediction: None, next: 0 }.steps(&mut out, &entry.load_steps, 2);
     }
-    steps(&mut out, program, entry, &entry.steps, 1);
+    Walk { program, entry, prediction, next: 0 }.steps(&mut out, &entry.steps, 1);
     out
+}
+
+fn work_text(work: &Work) -> String {
+    let intensity = work.arithmetic_intensity().map_or("–".to_owned(), short);
+    format!("{} FLOP, {}, {intensity} FLOP/byte", short(work.flops()), bytes(work.bytes()))
 }
 
 fn count(steps: &[PlanStep], times: usize) -> usize {
     let of = |step: &PlanStep| match step {
         PlanStep::Launch(_) => times,
         PlanStep::Repeat { layers, body, .. } => count(body, times * layers),
+        PlanStep::Together(group) => times * group.len(),
         PlanStep::Copy { .. } => 0,
     };
     steps.iter().map(of).sum()
 }
 
-fn steps(out: &mut String, program: &Program, entry: &CompiledEntry, list: &[PlanStep], depth: usize) {
-    let indent = "  ".repeat(depth);
-    for step in list {
-        match step {
-            PlanStep::Launch(launch) => {
-                push(out, format_args!("{indent}{}\n", entry.kernels[launch.kernel].name));
-                push(out, format_args!("{indent}    fuses {}\n", fused(program, launch)));
-                let args: Vec<String> = launch.args.iter().map(|&arg| argument(entry, arg)).collect();
-                push(out, format_args!("{indent}    on {}\n", args.join(", ")));
-            }
-            PlanStep::Repeat { layers, reverse, body } => {
-                let order = if *reverse { ", the last first" } else { "" };
-                push(out, format_args!("{indent}for each of {layers} layers{order}\n"));
-                steps(out, program, entry, body, depth + 1);
-            }
-            PlanStep::Copy { from, to } => {
-                let (from, to) = (argument(entry, *from), argument(entry, *to));
-                push(out, format_args!("{indent}copy {from} to {to}\n"));
+/// Through the steps of an entry, with a count of its launches.
+struct Walk<'a> {
+    program: &'a Program,
+    entry: &'a CompiledEntry,
+    prediction: Option<&'a EntryPrediction>,
+    next: usize,
+}
+
+impl Walk<'_> {
+    fn launch(&mut self, out: &mut String, launch: &Launch, depth: usize) {
+        let indent = "  ".repeat(depth);
+        push(out, format_args!("{indent}{}\n", self.entry.kernels[launch.kernel].name));
+        push(out, format_args!("{indent}    fuses {}\n", fused(self.program, launch)));
+        let args: Vec<String> = launch.args.iter().map(|&arg| argument(self.entry, arg)).collect();
+        push(out, format_args!("{indent}    on {}\n", args.join(", ")));
+        if let Some(found) = self.prediction.and_then(|prediction| prediction.launches.get(self.next)) {
+            let runs = if found.runs > 1 { format!(" in {} runs", found.runs) } else { String::new() };
+            let (work, time, bound) = (work_text(&found.work), seconds(found.seconds), &found.bound);
+            push(out, format_args!("{indent}    {work}; predicted {time}{runs}, bound by {bound:?}\n"));
+        }
+        self.next += 1;
+    }
+
+    fn steps(&mut self, out: &mut String, list: &[PlanStep], depth: usize) {
+        let indent = "  ".repeat(depth);
+        for step in list {
+            match step {
+                PlanStep::Launch(launch) => self.launch(out, launch, depth),
+                PlanStep::Together(group) => {
+                    push(out, format_args!("{indent}together\n"));
+                    for launch in group {
+                        self.launch(out, launch, depth + 1);
+                    }
+                }
+                PlanStep::Repeat { layers, reverse, body } => {
+                    let order = if *reverse { ", the last first" } else { "" };
+                    push(out, format_args!("{indent}for each of {layers} layers{order}\n"));
+                    self.steps(out, body, depth + 1);
+                }
+                PlanStep::Copy { from, to } => {
+                    let (from, to) = (argument(self.entry, *from), argument(self.entry, *to));
+                    push(out, format_args!("{indent}copy {from} to {to}\n"));
+                }
             }
         }
     }
