@@ -137,9 +137,9 @@ impl<'s> Server<'s> {
         let score_rows = rows.max(session.context);
         let mut server = Server {
             device,
-            prefill: load(EntryKind::Prefill, Limits { rows, batch: batch.min(rows) })?,
+            prefill: load(EntryKind::Prefill, Limits { rows, batch })?,
             decode: load(EntryKind::Decode, Limits { rows: batch, batch })?,
-            score: load(EntryKind::Score, Limits { rows: score_rows, batch: score_rows.min(batch) })?,
+            score: load(EntryKind::Score, Limits { rows: score_rows, batch })?,
             window: cached.and_then(|entry| window(program, entry.buffers.iter().map(|buffer| &buffer.role))),
             caches,
             free: FreeChunks::new(chunks),
@@ -285,6 +285,9 @@ impl<'s> Server<'s> {
         self.check(tokens.iter().map(|(sequence, token)| (*sequence, std::slice::from_ref(token))))?;
         if self.decode.is_none() {
             return Err(SessionError::NoEntry(EntryKind::Decode.name()).into());
+        }
+        if tokens.is_empty() {
+            return Ok(&[]);
         }
         self.pieces.clear();
         for (prompt, &(SequenceId { place, .. }, _)) in tokens.iter().enumerate() {
