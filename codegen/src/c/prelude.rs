@@ -17,6 +17,35 @@ pub fn prelude() -> &'static str {
     )
 }
 
+/// What a file of kernels begins with: the prelude without `dot`, which kernels reach through the step's
+/// tables. It is three quarters of what a file would take to compile.
+pub fn kernel_prelude() -> &'static str {
+    concat!(
+        include_str!("prelude/vectors.c"),
+        "\n",
+        include_str!("prelude/functions.c"),
+        "\n",
+        include_str!("prelude/transpose.c"),
+        "\n#define PANEL (2 * LANES)\n",
+    )
+}
+
+/// A file that defines `dot` and `dot_bf16` as `diptych_dot` and `diptych_dot_bf16`, for kernels to call.
+pub fn dot_source() -> String {
+    let mut text = prelude().to_owned();
+    for (suffix, element) in [("", "float"), ("_bf16", "bf16")] {
+        text.push_str(&format!(
+            "void diptych_dot{suffix}(int64_t m, int64_t n, int64_t k, const float *a, int64_t a_m, int64_t a_k, const {element} *b,
+    int64_t b_panel, int64_t b_k, int b_padded, float *c, int64_t c_m, int64_t c_panel, int c_padded,
+    int accumulate, float *scratch) {{
+    dot{suffix}(m, n, k, a, a_m, a_k, b, b_panel, b_k, b_padded, c, c_m, c_panel, c_padded, accumulate, scratch);
+}}
+"
+        ));
+    }
+    text
+}
+
 /// What follows the source files on the compiler's command line: a processor that is neither x86 nor has
 /// a fused multiply-add instruction gets it from `fmaf`.
 pub const LINK_FLAGS: &[&str] = &["-lm"];

@@ -124,7 +124,7 @@ impl Writer<'_> {
         let (m, n, k) = (self.counts(&dot.m), self.counts(&dot.n), self.counts(&dot.k));
         let (a_m, a_k) = (Self::last_stride(&dot.a, &dot.m), Self::last_stride(&dot.a, &dot.k));
         let accumulate = u8::from(dot.accumulate);
-        self.line(format!("{function}({m}, {n}, {k}, {a}, {a_m}, {a_k},"));
+        self.line(format!("step->{function}({m}, {n}, {k}, {a}, {a_m}, {a_k},"));
         self.line(format!("    {b}, {b_panel}, {b_k}, {b_padded}, {c}, {c_m}, {c_panel}, {c_padded}, {accumulate}, dot_scratch);"));
         for _ in &dot.batch {
             self.close();

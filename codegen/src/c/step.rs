@@ -1,6 +1,8 @@
 //! What a run tells every kernel: how many rows there are, of which sequences,
 //! and where their caches lie. The struct is the same in C and in Rust.
 
+use std::ffi::c_void;
+
 /// The run-time binding of an entry, as kernels see it. All tables live as long
 /// as the run.
 #[repr(C)]
@@ -28,6 +30,10 @@ pub struct StepTables {
     pub block_index: *const i32,
     /// First row of each chunk of each sequence's positions so far.
     pub chunk_row: *const i32,
+    /// The function `diptych_dot`, compiled once for all kernels.
+    pub dot: *const c_void,
+    /// The function `diptych_dot_bf16`.
+    pub dot_bf16: *const c_void,
 }
 
 /// The same in C.
@@ -39,6 +45,12 @@ struct step {
     const int32_t *sequence_row, *sequence_origin;
     const int32_t *block_sequence, *block_index;
     const int32_t *chunk_row;
+    void (*dot)(int64_t m, int64_t n, int64_t k, const float *a, int64_t a_m, int64_t a_k, const float *b,
+                int64_t b_panel, int64_t b_k, int b_padded, float *c, int64_t c_m, int64_t c_panel, int c_padded,
+                int accumulate, float *scratch);
+    void (*dot_bf16)(int64_t m, int64_t n, int64_t k, const float *a, int64_t a_m, int64_t a_k, const bf16 *b,
+                     int64_t b_panel, int64_t b_k, int b_padded, float *c, int64_t c_m, int64_t c_panel,
+                     int c_padded, int accumulate, float *scratch);
 };
 #define CHUNK 64
 INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }

@@ -2,7 +2,7 @@
 //! (arguments, scratch, the instance's place in the grid) and addresses; nests
 //! and other statements have files of their own.
 
-use super::prelude::prelude;
+use super::prelude::kernel_prelude;
 use super::step::STEP_TEXT;
 use crate::tile::{Base, DimId, Extent, PackedView, RowMap, Stmt, TileProgram, View};
 use diptych_ir::DType;
@@ -22,7 +22,7 @@ pub struct KernelText {
 
 /// A whole file of kernels.
 pub fn file_text<'a>(kernels: impl IntoIterator<Item = &'a KernelText>) -> String {
-    let mut text = format!("{}\n{STEP_TEXT}", prelude());
+    let mut text = format!("{}\n{STEP_TEXT}", kernel_prelude());
     for kernel in kernels {
         text.push('\n');
         text.push_str(&kernel.text);

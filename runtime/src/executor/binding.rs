@@ -175,7 +175,7 @@ impl Binding {
         self.block_index.len()
     }
 
-    /// The tables as kernels see them, valid while the binding is neither moved in memory nor bound anew.
+    /// The tables as kernels see them, without the functions they call; valid while the binding is neither moved in memory nor bound anew.
     pub fn tables(&self) -> StepTables {
         StepTables {
             rows: self.rows as i64,
@@ -189,6 +189,8 @@ impl Binding {
             block_sequence: self.block_sequence.as_ptr(),
             block_index: self.block_index.as_ptr(),
             chunk_row: self.chunk_row.as_ptr(),
+            dot: std::ptr::null(),
+            dot_bf16: std::ptr::null(),
         }
     }
 }

@@ -2,7 +2,7 @@
 //! parallel through the cache, and looked up by name.
 
 use crate::cpu::compile::{CSource, CompileError, CompileStats, Compiler, KernelCache, Library, compile_all};
-use diptych_codegen::c::prelude::{LINK_FLAGS, VectorWidth, clang_flags};
+use diptych_codegen::c::prelude::{LINK_FLAGS, VectorWidth, clang_flags, dot_source};
 use diptych_codegen::c::step::StepTables;
 use diptych_codegen::c::{KernelText, file_text};
 use std::collections::{BTreeMap, HashMap};
@@ -18,13 +18,24 @@ const KERNELS_A_FILE: usize = 12;
 /// Loaded kernels.
 pub struct Kernels {
     functions: HashMap<String, KernelFn>,
+    /// `diptych_dot` and `diptych_dot_bf16`, which kernels call.
+    dots: [*const c_void; 2],
     /// The functions' code lives as long as these.
     _libraries: Vec<Library>,
     /// What was compiled and what was found.
     pub stats: CompileStats,
 }
 
+// The pointers are to code.
+unsafe impl Send for Kernels {}
+unsafe impl Sync for Kernels {}
+
 impl Kernels {
+    /// The functions that kernels call through the step's tables: the dot of f32, and that of bf16.
+    pub fn dots(&self) -> [*const c_void; 2] {
+        self.dots
+    }
+
     /// The function of a kernel.
     pub fn function(&self, name: &str) -> Option<KernelFn> {
         self.functions.get(name).copied()
@@ -47,10 +58,13 @@ pub fn load_kernels<'a>(
     let kernels: Vec<&KernelText> = distinct.into_values().collect();
     let per_file = kernels.len().div_ceil(jobs.max(1)).clamp(1, KERNELS_A_FILE);
     let files: Vec<Vec<&KernelText>> = kernels.chunks(per_file).map(<[_]>::to_vec).collect();
-    let sources: Vec<CSource> = files
-        .iter()
-        .map(|file| CSource { name: file[0].name.clone(), text: file_text(file.iter().copied()) })
-        .collect();
+    // The dot takes longest, and comes first.
+    let mut sources = vec![CSource { name: "dot".to_owned(), text: dot_source() }];
+    sources.extend(
+        files
+            .iter()
+            .map(|file| CSource { name: file[0].name.clone(), text: file_text(file.iter().copied()) }),
+    );
     let mut flags: Vec<String> =
         width.cc_flags().iter().chain(LINK_FLAGS).map(|flag| (*flag).to_owned()).collect();
     if compiler.kind == crate::cpu::compile::CompilerKind::Clang {
@@ -58,7 +72,7 @@ pub fn load_kernels<'a>(
     }
     let compiled = compile_all(compiler, &sources, &flags, cache, jobs)?;
     let mut functions = HashMap::new();
-    for (file, library) in files.iter().zip(&compiled.libraries) {
+    for (file, library) in files.iter().zip(&compiled.libraries[1..]) {
         for kernel in file {
             // SAFETY: the file defines a function of this name and of this type.
             let function =
@@ -66,5 +80,8 @@ pub fn load_kernels<'a>(
             functions.insert(kernel.name.clone(), function);
         }
     }
-    Ok(Kernels { functions, _libraries: compiled.libraries, stats: compiled.stats })
+    let dot = &compiled.libraries[0];
+    // SAFETY: the file defines both.
+    let dots = unsafe { [dot.symbol("diptych_dot")?, dot.symbol("diptych_dot_bf16")?] };
+    Ok(Kernels { functions, dots, _libraries: compiled.libraries, stats: compiled.stats })
 }

@@ -140,6 +140,7 @@ pub struct Executable {
     counters: [AtomicUsize; 2],
     timers: Vec<Timer>,
     timed: bool,
+    dots: [*const c_void; 2],
     limits: Limits,
     panel: usize,
     bound: MemoryBound,
@@ -274,6 +275,7 @@ impl Executable {
             counters: Default::default(),
             timers,
             timed: false,
+            dots: kernels.dots(),
             limits,
             panel: entry.panel,
             bound,
@@ -344,7 +346,8 @@ impl Executable {
     }
 
     fn execute(&mut self, steps: &[LoadedStep], pool: &Pool, binding: &Binding) {
-        let tables = binding.tables();
+        let mut tables = binding.tables();
+        [tables.dot, tables.dot_bf16] = self.dots;
         self.counters.iter().for_each(|counter| counter.store(0, Ordering::Relaxed));
         let timers = TimerSlots { first: self.timers.as_mut_ptr(), timed: self.timed };
         let run = Run {
