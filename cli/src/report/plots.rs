@@ -123,6 +123,7 @@ pub fn cost_against_cost(report: &Report) -> Result<String, String> {
     }
     let (x_low, x_high) = bounds(all.iter().map(|point| point.0));
     let (y_low, y_high) = bounds(all.iter().map(|point| point.1));
+    // Room above the highest point for the legend.
     let (x_pad, y_pad) = (0.12 * (x_high - x_low), 0.06 * (y_high - y_low));
     let currency = report.machine.currency.as_str();
     svg(820, 380, |area| {
@@ -130,7 +131,7 @@ pub fn cost_against_cost(report: &Report) -> Result<String, String> {
             .margin(12)
             .x_label_area_size(44)
             .y_label_area_size(76)
-            .build_cartesian_2d(x_low - x_pad..x_high + 2.0 * x_pad, y_low - y_pad..y_high + y_pad)?;
+            .build_cartesian_2d(x_low - x_pad..x_high + 2.0 * x_pad, y_low - y_pad..y_high + 7.0 * y_pad)?;
         chart
             .configure_mesh()
             .light_line_style(TRANSPARENT)
@@ -182,15 +183,15 @@ pub fn kernel_bars(model: &ModelReport, at: usize) -> Result<String, String> {
     }
     bars.push(("outside of kernels".to_owned(), model.unattributed_seconds));
     const ROW: i32 = 22;
-    const LABELS: i32 = 470;
-    const LONGEST: f64 = 200.0;
+    const LABELS: i32 = 330;
+    const LONGEST: f64 = 340.0;
     let longest = bars.iter().map(|bar| bar.1).fold(1e-12, f64::max);
     svg(820, (bars.len() as i32 * ROW + 12) as u32, |area| {
         for (row, (name, seconds)) in bars.iter().enumerate() {
             let y = 6 + row as i32 * ROW;
             let name: String = match name.chars().count() {
-                0..=66 => name.clone(),
-                _ => name.chars().take(65).chain(['…']).collect(),
+                0..=46 => name.clone(),
+                _ => name.chars().take(45).chain(['…']).collect(),
             };
             let anchor = plotters::style::text_anchor::Pos::new(
                 plotters::style::text_anchor::HPos::Right,

@@ -1,0 +1,221 @@
+//! The command line as a user meets it: what bad input is told, that nothing
+//! is overwritten, and a small run from text to generated tokens.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+fn diptych(folder: &Path, arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_diptych"));
+    command.current_dir(folder).args(arguments).args(if with_threads(arguments) {
+        &["--threads", "2"][..]
+    } else {
+        &[]
+    });
+    command.output().unwrap()
+}
+
+fn with_threads(arguments: &[&str]) -> bool {
+    !matches!(arguments[0], "models" | "export" | "--help")
+}
+
+/// Runs a command that must be refused with exit code 2 and one message that has all of `expected`.
+fn refused(folder: &Path, arguments: &[&str], expected: &[&str]) {
+    let output = diptych(folder, arguments);
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{arguments:?}: {told}");
+    let error = told.lines().find(|line| line.starts_with("error: ")).unwrap_or_default();
+    for part in expected {
+        assert!(error.contains(part), "{arguments:?}: no `{part}` in: {told}");
+    }
+}
+
+fn worked(folder: &Path, arguments: &[&str]) -> String {
+    let output = diptych(folder, arguments);
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{arguments:?}: {told}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
+}
+
+/// A folder with a text, and a configuration of a very small model.
+fn place() -> tempfile::TempDir {
+    let place = tempfile::tempdir().unwrap();
+    let text: String =
+        (0..400).map(|at| format!("Line {at} of a text about {} things.\n\n", at * 7 % 13)).collect();
+    std::fs::write(place.path().join("text.txt"), text).unwrap();
+    let config = "[model]\npreset = 'llama-tiny'\nvocab = 300\n[train]\nsteps = 6\nbatch = 2\nwarmup_steps = 1\n\
+                  checkpoint_every = 3\nevaluate_every = 3\n[text]\ndata = 'text.txt'\n";
+    std::fs::write(place.path().join("run.toml"), config).unwrap();
+    place
+}
+
+#[test]
+fn configurations_that_do_not_fit_are_told() {
+    let place = place();
+    let path = place.path();
+    refused(path, &["train", "--model", "lama"], &["no preset `lama`", "llama-tiny"]);
+    refused(path, &["train"], &["no model", "--model", "--config"]);
+    let set = |setting: &str| {
+        vec!["train", "--config", "run.toml", "--out", "out", "--set"]
+            .into_iter()
+            .map(str::to_owned)
+            .chain([setting.to_owned()])
+            .collect::<Vec<_>>()
+    };
+    for (setting, expected) in [
+        ("model.layer=3", ["unknown field `layer`", "layers"]),
+        ("model.heads=5", ["`heads`", "does not divide"]),
+        ("model.key_value_heads=3", ["`key_value_heads` (3)", "does not divide `heads`"]),
+        ("model.layers=0", ["`layers` is 0", "at least 1"]),
+        ("train.step=3", ["unknown field `step`", "`steps`"]),
+        ("train.time=65", ["`time` is 65", "context, 64"]),
+        ("train.learning_rate=-1", ["`peak` is -1", "positive"]),
+        ("serve.port=1", ["unknown table `serve`", "train"]),
+    ] {
+        let arguments = set(setting);
+        refused(path, &arguments.iter().map(String::as_str).collect::<Vec<_>>(), &expected);
+    }
+    std::fs::write(path.join("family.toml"), "[model]\nfamily = 'lama'\n").unwrap();
+    refused(path, &["explain", "--config", "family.toml"], &["no family `lama`", "gpt2, llama, mla"]);
+    std::fs::write(path.join("missing.toml"), "[model]\nfamily = 'llama'\nlayers = 1\n").unwrap();
+    refused(path, &["compile", "--config", "missing.toml", "--out", "out"], &["missing field `vocab`"]);
+    refused(path, &["explain", "--config", "nowhere.toml"], &["nowhere.toml", "No such file"]);
+    refused(
+        path,
+        &["explain", "--model", "llama-tiny", "--entry", "serve"],
+        &["no entry `serve`", "prefill"],
+    );
+    refused(path, &["explain", "--model", "llama-tiny", "--target", "h100-sxm"], &["`h100-sxm` is no CPU"]);
+    assert!(!path.join("out").exists());
+}
+
+#[test]
+fn texts_that_cannot_be_used_are_told() {
+    let place = place();
+    let path = place.path();
+    std::fs::write(path.join("latin"), b"caf\xe9 au lait").unwrap();
+    std::fs::create_dir(path.join("empty")).unwrap();
+    std::fs::write(path.join("short"), "A few words.").unwrap();
+    let train = |data: &'static str| ["train", "--config", "run.toml", "--out", "out", "--data", data];
+    refused(path, &train("latin"), &["latin is not UTF-8", "byte 3"]);
+    refused(path, &train("empty"), &["no text in empty", "at least one non-empty UTF-8 file"]);
+    refused(path, &train("nowhere"), &["no file or folder at nowhere"]);
+    refused(path, &train("short"), &["only 1 document", "longer text"]);
+    assert!(!path.join("out").exists());
+}
+
+#[test]
+fn a_run_trains_resumes_generates_scores_and_is_refused_where_it_does_not_fit() {
+    let place = place();
+    let path = place.path();
+    worked(path, &["train", "--config", "run.toml", "--out", "run"]);
+    let metrics = std::fs::read_to_string(path.join("run/metrics.jsonl")).unwrap();
+    assert_eq!(metrics.lines().filter(|line| line.contains("\"gradient_norm\"")).count(), 6);
+    assert_eq!(metrics.lines().filter(|line| line.contains("\"held_out_loss\"")).count(), 2);
+
+    // What is there is not overwritten.
+    let kept = std::fs::read(path.join("run/step-00000006.safetensors")).unwrap();
+    refused(path, &["train", "--config", "run.toml", "--out", "run"], &["run exists", "--force"]);
+    refused(path, &["compile", "--model", "llama-tiny", "--out", "run"], &["run exists", "--force"]);
+    refused(path, &["export", "--checkpoint", "run", "--out", "run"], &["run exists", "--force"]);
+    refused(path, &["bench", "--data", "text.txt", "--out", "run"], &["run exists", "--force"]);
+    refused(path, &["train", "--config", "run.toml", "--out", "text.txt"], &["text.txt is a file"]);
+    assert_eq!(std::fs::read(path.join("run/step-00000006.safetensors")).unwrap(), kept);
+
+    // A run that was interrupted ends as one that was not.
+    std::fs::create_dir(path.join("half")).unwrap();
+    for file in ["run.toml", "metrics.jsonl", "tokenizer.json", "step-00000003.safetensors"] {
+        std::fs::copy(path.join("run").join(file), path.join("half").join(file)).unwrap();
+    }
+    worked(path, &["train", "--resume", "half"]);
+    assert!(
+        std::fs::read(path.join("half/step-00000006.safetensors")).unwrap() == kept,
+        "resuming changed bits"
+    );
+    let again = std::fs::read_to_string(path.join("half/metrics.jsonl")).unwrap();
+    let losses = |text: &str| -> Vec<String> {
+        text.lines()
+            .map(|line| line.split(",\"gradient_norm\"").next().unwrap_or_default().to_owned())
+            .collect()
+    };
+    assert_eq!(losses(&again), losses(&metrics));
+
+    let resume = ["train", "--resume", "run", "--set", "model.layers=3"];
+    refused(path, &resume, &["another model", "`layers` is 2, expected 3"]);
+    let other = ["train", "--resume", "run", "--data", "run.toml"];
+    refused(path, &other, &["not the one that the run began with"]);
+
+    let generate = ["generate", "--checkpoint", "run", "--prompt", "Line 1", "--tokens", "5"];
+    let text = worked(path, &generate);
+    assert_eq!(text, worked(path, &generate), "greedy text is always the same");
+    let long = ["generate", "--checkpoint", "run", "--prompt", "Line 1", "--tokens", "64"];
+    refused(path, &long, &["--tokens asks for 64", "context is 64", "ask for at most"]);
+    let cold = ["generate", "--checkpoint", "run", "--temperature", "-1"];
+    refused(path, &cold, &["`temperature` is -1", "at least 0"]);
+    let scored = worked(path, &["score", "--checkpoint", "run", "--data", "text.txt"]);
+    assert!(scored.contains("perplexity") && scored.contains('±'), "{scored}");
+
+    // Weights that are damaged, or are not there.
+    std::fs::write(path.join("cut.safetensors"), &kept[..kept.len() - 100]).unwrap();
+    refused(path, &["generate", "--checkpoint", "cut.safetensors"], &["cut.safetensors"]);
+    refused(path, &["generate", "--checkpoint", "text.txt"], &["text.txt"]);
+    std::fs::create_dir(path.join("none")).unwrap();
+    refused(path, &["generate", "--checkpoint", "none"], &["no checkpoint in none", "step-NUMBER"]);
+    refused(path, &["generate", "--checkpoint", "nowhere"], &["nowhere"]);
+
+    // Out to the format of Hugging Face, and back.
+    worked(path, &["export", "--checkpoint", "run", "--out", "exported"]);
+    let back = ["generate", "--hugging-face", "exported", "--prompt", "Line 1", "--tokens", "5"];
+    assert_eq!(worked(path, &back), text);
+}
+
+#[test]
+fn weights_of_others_are_checked() {
+    let place = place();
+    let path = place.path();
+    let copy = |name: &str| {
+        let folder = path.join(name);
+        std::fs::create_dir(&folder).unwrap();
+        for file in ["config.json", "model.safetensors"] {
+            std::fs::copy(fixture("llama").join(file), folder.join(file)).unwrap();
+        }
+        folder
+    };
+    let cut = copy("cut");
+    let weights = std::fs::read(cut.join("model.safetensors")).unwrap();
+    std::fs::write(cut.join("model.safetensors"), &weights[..weights.len() / 2]).unwrap();
+    refused(path, &["generate", "--hugging-face", "cut"], &["model.safetensors", "truncated"]);
+    let other = copy("other");
+    let config = std::fs::read_to_string(other.join("config.json")).unwrap();
+    std::fs::write(
+        other.join("config.json"),
+        config.replace("\"num_hidden_layers\": 2", "\"num_hidden_layers\": 3"),
+    )
+    .unwrap();
+    refused(path, &["generate", "--hugging-face", "other"], &["no tensor `model.layers.2."]);
+    std::fs::write(other.join("config.json"), config.replace("\"llama\"", "\"lama\"")).unwrap();
+    refused(path, &["generate", "--hugging-face", "other"], &["no model_type `lama`", "qwen3"]);
+    copy("whole");
+    refused(path, &["generate", "--hugging-face", "whole"], &["no vocabulary", "--tokenizer"]);
+    refused(path, &["generate", "--hugging-face", "whole", "--checkpoint", "x"], &["cannot be used with"]);
+}
+
+#[test]
+fn what_is_compiled_can_be_read() {
+    let place = place();
+    let path = place.path();
+    worked(path, &["compile", "--model", "llama-tiny", "--out", "compiled"]);
+    let read = |name: &str| std::fs::read_to_string(path.join("compiled").join(name)).unwrap();
+    diptych::ir::text::parse(&read("model.graph")).unwrap();
+    diptych::ir::text::parse(&read("compiled.graph")).unwrap();
+    assert!(read("decode.c").contains("void "));
+    assert!(read("train.plan").starts_with("train: "));
+    let explained = worked(path, &["explain", "--model", "llama-tiny", "--entry", "decode"]);
+    for part in ["FLOP/byte", "predicted", "fuses", "embedding"] {
+        assert!(explained.contains(part), "{part}: {explained}");
+    }
+    assert!(worked(path, &["models"]).contains("bench-latent"));
+}
