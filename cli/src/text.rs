@@ -69,16 +69,25 @@ pub fn read_corpus(arguments: &TextArguments) -> Result<(Corpus, String)> {
 }
 
 /// Vocabulary and token files for a text, made or found in the work folder.
-/// With `vocabulary`, that one is used and none is trained.
+/// With `vocabulary`, that one is used and none is trained. With `began_with`,
+/// the text must have that content.
 ///
 /// # Errors
-/// Those of `diptych_data::prepare`.
+/// Those of `diptych_data::prepare`, and another content.
 pub fn prepare_text(
     arguments: &TextArguments,
     vocabulary_size: usize,
     vocabulary: Option<Arc<Vocabulary>>,
+    began_with: Option<&str>,
 ) -> Result<(Prepared, TextSummary)> {
     let (corpus, source) = read_corpus(arguments)?;
+    if let Some(hash) = began_with
+        && hash != corpus.content_hash
+    {
+        return Err(Failure(format!(
+            "the text is not the one that the run began with (content {hash}): name that with --data, or start a new run"
+        )));
+    }
     let work = work_folder()?;
     let settings = Settings { vocabulary_size, ..Settings::default() };
     let bar = ProgressBar::new(0);

@@ -115,7 +115,7 @@ pub fn run(registry: &Registry, arguments: &Arguments) -> Result<()> {
     };
     let device = open_device(&arguments.device)?;
     let (machine, machine_summary) = open_machine(&arguments.device, &device)?;
-    let (prepared, text) = prepare_text(&arguments.text, vocabulary, None)?;
+    let (prepared, text) = prepare_text(&arguments.text, vocabulary, None, None)?;
     let bench = Bench {
         device: &device,
         machine: &machine,
