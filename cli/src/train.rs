@@ -58,7 +58,7 @@ pub struct Arguments {
     #[arg(long, value_name = "N")]
     accumulation: Option<usize>,
     /// The highest learning rate.
-    #[arg(long, value_name = "RATE")]
+    #[arg(long, value_name = "RATE", allow_negative_numbers = true)]
     learning_rate: Option<f64>,
     /// Of the weights and of the order of the text.
     #[arg(long, value_name = "N")]
