@@ -40,12 +40,16 @@ pub struct TrainMemory {
     pub derived: usize,
     /// Scratch of all threads.
     pub scratch: usize,
+    /// The largest parameter twice, as numbers in the user's order and as the
+    /// bytes of a file: what setting, saving and reading take for a moment.
+    pub copies: usize,
 }
 
 impl TrainMemory {
     /// All of it.
     pub fn total(&self) -> usize {
-        self.parameters + self.states + self.arenas + self.inputs_and_roots + self.derived + self.scratch
+        let kept = self.parameters + self.states + self.arenas + self.inputs_and_roots;
+        kept + self.derived + self.scratch + self.copies
     }
 }
 
@@ -146,6 +150,7 @@ fn memory_bound(device: &Device, compiled: &CompiledProgram, options: &TrainOpti
         inputs_and_roots: text,
         derived: 0,
         scratch: 0,
+        copies: 2 * largest_parameter(compiled),
     };
     for kind in entries(options) {
         let Some(entry) = compiled.entries.get(&kind) else { continue };
@@ -157,6 +162,12 @@ fn memory_bound(device: &Device, compiled: &CompiledProgram, options: &TrainOpti
         memory.scratch += scratch;
     }
     memory
+}
+
+/// Bytes of the largest parameter, all layers of a stack together.
+fn largest_parameter(compiled: &CompiledProgram) -> usize {
+    let elements = compiled.program.params.values().map(|info| diptych_passes::layout::product(&info.order));
+    elements.max().unwrap_or(0) * size_of::<f32>()
 }
 
 /// A model in training, on a device.
