@@ -66,6 +66,22 @@ impl<'a> Roles<'a> {
                 _ => {}
             }
         }
+        // What is seen over other positions, or under other names, is not formed block by block beside them.
+        for &id in order {
+            let graph = self.graph;
+            match graph.op(id) {
+                _ if matches!(self.leading(id), Leading::Past | Leading::Quadratic) => {
+                    ordinary.extend(graph.axes(id).iter().copied());
+                }
+                Op::Rename(rename) => ordinary.extend([rename.from, rename.to]),
+                Op::Slice(slice) => ordinary.extend([slice.axis, slice.into]),
+                Op::Split(split) => ordinary.extend(split.into.iter().copied().chain([split.axis])),
+                Op::Merge(merge) => ordinary.extend(merge.axes.iter().copied().chain([merge.into])),
+                Op::Concat(concat) => ordinary.extend(concat.pieces.iter().copied().chain([concat.into])),
+                Op::Take(take) => ordinary.extend([take.axis]),
+                _ => {}
+            }
+        }
         // Where nothing reduces such a value it is wanted whole, and no other bits come of storing it.
         let reduces = |id: NodeId, axis: &Axis| {
             super::streams::summed(self.graph.op(id)).is_some_and(|over| over.contains(axis))
