@@ -45,7 +45,12 @@ pub fn normalize(program: &Program) -> Result<Program> {
             let form = match graph.op(id).clone() {
                 Op::Contract(contract) => normal_form(graph, id, &contract)?,
                 Op::Map(Map(ScalarFn::Detach)) => Some(graph.operands(id)[0]),
+                Op::Reduce(reduce) => sum_in_turn(graph, id, &reduce)?,
                 _ => None,
+            };
+            let form = match form.map(|form| (form, graph.op(form).clone())) {
+                Some((form, Op::Reduce(reduce))) => Some(sum_in_turn(graph, form, &reduce)?.unwrap_or(form)),
+                form => form.map(|form| form.0),
             };
             if let Some(form) = form {
                 let (span, label) = (graph.node(id).span, graph.node(id).label);
@@ -227,6 +232,19 @@ fn normal_form(graph: &mut Graph, id: NodeId, contract: &Contract) -> Result<Opt
         }
         _ => Ok(None),
     }
+}
+
+/// A reduction over positions and positions so far, as one over the latter and one over the rest.
+fn sum_in_turn(graph: &mut Graph, id: NodeId, reduce: &Reduce) -> Result<Option<NodeId>> {
+    let is_past = |axis: &&Axis| crate::layout::symbol(**axis) == Some("past");
+    let Some(&past) = reduce.over.iter().find(is_past) else { return Ok(None) };
+    let rest: Vec<Axis> = reduce.over.iter().copied().filter(|&axis| axis != past).collect();
+    if !rest.iter().any(|&axis| crate::layout::symbol(axis).is_some()) {
+        return Ok(None);
+    }
+    let operand = graph.operands(id)[0];
+    let inner = graph.add(Reduce { kind: reduce.kind, over: vec![past] }, &[operand])?;
+    graph.add(Reduce { kind: reduce.kind, over: rest }, &[inner]).map(Some)
 }
 
 /// Both operands have an axis of their own, and they share a summed one.

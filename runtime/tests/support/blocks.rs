@@ -306,14 +306,14 @@ fn positions(random: &mut Random<'_>) {
     let y = match random.numbers.below(6) {
         0 => {
             let axis = random.axis_of(CONTEXT);
-            let own = random.subset(&axes);
+            let own = random.column(&axes);
             let table = random.param(&[&[axis][..], &own].concat(), 1.0);
             x + table.take(m.index(m.time()), axis)
         }
         1 => x * (m.index(m.time()).cast(DType::F32) * 0.25).cos(),
         2 => {
             let axis = random.axis_of(TOKENS);
-            let own = random.subset(&axes);
+            let own = random.column(&axes);
             let table = random.param(&[&own[..], &[axis]].concat(), 1.0);
             x * table.take(m.tokens(), axis)
         }

@@ -110,6 +110,15 @@ impl<'m> Random<'m> {
         chosen
     }
 
+    /// The axes of a table beside that of its rows: one, as a rule.
+    pub fn column(&mut self, axes: &[Axis]) -> Vec<Axis> {
+        match axes.is_empty() {
+            true => vec![self.axis(16)],
+            false if self.numbers.once_in(12) => self.subset(axes),
+            false => vec![self.numbers.pick(axes)],
+        }
+    }
+
     /// The value brought to exactly these fixed axes, with a parameter.
     pub fn fit(&mut self, x: Tensor<'m>, wanted: &[Axis]) -> Tensor<'m> {
         let own = fixed_axes(x);
@@ -211,7 +220,9 @@ pub fn program(seed: u64) -> (Program, Traits) {
             Random { m, numbers, pool: Vec::new(), unused: Vec::new(), low_precision, names: 0, axes: 0 };
         let x = random.axis(100);
         random.keep(m.input("x", DType::F32, [m.batch(), m.time(), x]));
-        let (rows, columns) = (random.axis_of(TOKENS), random.some_axes(64));
+        let rows = random.axis_of(TOKENS);
+        // Gradients of tables of more than two axes are refused: few programs have them.
+        let columns = if random.numbers.once_in(12) { random.some_axes(64) } else { vec![random.axis(64)] };
         let table = random.param(&[&[rows][..], &columns].concat(), 1.0);
         random.keep(table.take(m.tokens(), rows));
         let before = 1 + random.numbers.below(4);
