@@ -43,7 +43,11 @@ pub struct Dims {
 
 impl Dims {
     fn add(&mut self, name: &str, extent: Extent) -> DimId {
-        self.list.push(Dim { name: identifier(name), extent });
+        let mut name = identifier(name);
+        if self.list.iter().any(|dim| dim.name == name) {
+            name = format!("{name}_{}", self.list.len());
+        }
+        self.list.push(Dim { name, extent });
         self.list.len() - 1
     }
 

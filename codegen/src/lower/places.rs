@@ -43,8 +43,8 @@ impl Lowering<'_> {
     pub fn new_tile(&mut self, name: &str, dims: Vec<DimId>) -> View {
         let strides = row_major(&dims, |dim| self.dims.most(dim));
         let elements = dims.iter().map(|&dim| self.dims.most(dim)).product();
-        let taken = self.tiles.iter().filter(|tile| tile.name.starts_with(name)).count();
-        let name = if taken == 0 { name.to_owned() } else { format!("{name}_{taken}") };
+        // Arguments end in a number alone: no tile is called what one of them is.
+        let name = format!("{name}_t{}", self.tiles.len());
         self.tiles.push(Tile { name, dims, elements });
         View {
             base: Base::Tile(self.tiles.len() - 1),

@@ -190,7 +190,7 @@ impl Case {
                 &found,
                 &wanted,
                 self.tolerance() * 2.0,
-                largest * 1e-2,
+                largest * 5e-2,
             )?;
         }
         Ok(())
@@ -201,7 +201,7 @@ fn compare(place: &str, found: &[f32], wanted: &[f64], tolerance: f64, floor: f6
     if found.len() != wanted.len() {
         return Err(format!("{place}: {} numbers instead of {}", found.len(), wanted.len()));
     }
-    let scale = wanted.iter().fold(floor.max(0.01), |most: f64, x| most.max(x.abs()));
+    let scale = wanted.iter().fold(floor.max(0.05), |most: f64, x| most.max(x.abs()));
     for (at, (&found, &wanted)) in found.iter().zip(wanted).enumerate() {
         let error = (f64::from(found) - wanted).abs();
         // Written so that what is no number fails.
