@@ -219,3 +219,53 @@ fn what_is_compiled_can_be_read() {
     }
     assert!(worked(path, &["models"]).contains("bench-latent"));
 }
+
+#[test]
+fn a_bench_writes_a_table_data_and_a_page() {
+    let place = place();
+    let path = place.path();
+    let bench = [
+        "bench",
+        "--data",
+        "text.txt",
+        "--out",
+        "found",
+        "--steps",
+        "3",
+        "--time",
+        "32",
+        "--batch",
+        "2",
+        "--seconds",
+        "2",
+        "--model",
+        "bench-multi-head",
+        "--model",
+        "bench-grouped-query",
+    ];
+    let table = worked(path, &bench);
+    for row in [
+        "held-out loss, nats/token",
+        "decode at 1,984, tokens/s",
+        "key-value cache, bytes/token",
+        "numerics: same",
+    ] {
+        assert!(table.contains(row), "{row}: {table}");
+    }
+    let text = std::fs::read_to_string(path.join("found/report.json")).unwrap();
+    let report: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let models = report["models"].as_array().unwrap();
+    // 6 layers, keys and values of 8 or 2 heads of 32 f32.
+    let cache = |model: &serde_json::Value| model["cache_bytes_per_token"].as_u64().unwrap();
+    assert_eq!([cache(&models[0]), cache(&models[1])], [6 * 2 * 8 * 32 * 4, 6 * 2 * 2 * 32 * 4]);
+    for model in models {
+        let points = model["curve"].as_array().unwrap();
+        assert_eq!(points.len(), 3);
+        assert!(points[2]["loss"].as_f64() < points[0]["loss"].as_f64(), "{points:?}");
+        let (peak, bound) = (model["peak_memory"].as_u64(), model["memory_bound"].as_u64());
+        assert!(peak.is_none() || peak <= bound, "{peak:?} is more than {bound:?}");
+        assert!(model["decode"][0]["tokens_per_second"].as_f64() > Some(0.0));
+    }
+    assert!(std::fs::read_to_string(path.join("found/report.html")).unwrap().contains("<svg"));
+    refused(path, &bench, &["found exists", "--force"]);
+}

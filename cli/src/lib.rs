@@ -18,6 +18,7 @@ mod output;
 mod progress;
 mod report;
 mod score;
+mod start;
 mod text;
 mod train;
 mod weights;

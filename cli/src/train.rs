@@ -9,11 +9,12 @@ use crate::held_out::HeldOutSet;
 use crate::machine::{current_memory, open_device, peak_memory, reset_peak_memory};
 use crate::output::{claim_folder, numbered_folder, print, tell, write_file};
 use crate::progress::StepProgress;
+use crate::start::{initialize_trainer, memory_beside};
 use crate::text::{prepare_text, read_vocabulary};
 use crate::weights::{VOCABULARY_FILE, checkpoint_name, newest_checkpoint};
 use clap::Args;
 use diptych_data::{HeldOut, TrainingOrder, loss_per_token};
-use diptych_models::{Registry, build, count_parameters, initialize};
+use diptych_models::{Registry, build, count_parameters};
 use diptych_runtime::metrics::MetricsWriter;
 use diptych_runtime::train::{Plan, Trainer};
 use serde::Serialize;
@@ -150,7 +151,7 @@ pub fn run(registry: &Registry, arguments: &Arguments) -> Result<()> {
         HeldOutSet::new(&held_out, &prepared.vocabulary, options.time, 4, config.train.evaluate_tokens)?;
 
     let before = current_memory().unwrap_or(0);
-    let own = plan.memory_bound().total() as u64;
+    let own = plan.memory_bound().total() as u64 + memory_beside(&program, &prepared);
     tell(format!(
         "{}: {} parameters; memory: {} for the run, at most {} with the {} that the process has",
         architecture.name(),
@@ -173,14 +174,7 @@ pub fn run(registry: &Registry, arguments: &Arguments) -> Result<()> {
             }
         }
         (_, out, _) => {
-            let mut values = Vec::new();
-            for name in program.params.keys() {
-                values.push((name.to_string(), initialize(&program, name.as_str(), options.seed)?));
-            }
-            trainer.initialize(|name| {
-                let found = values.iter().position(|row| row.0 == name);
-                found.map_or_else(Vec::new, |at| std::mem::take(&mut values[at].1))
-            })?;
+            initialize_trainer(&mut trainer, &program, options.seed)?;
             match out {
                 Some(out) => {
                     claim_folder(out, arguments.force)?;

@@ -7,15 +7,17 @@ use crate::failure::Result;
 use crate::format::seconds;
 use crate::output::tell;
 use crate::report::Compile;
+use crate::start::initialize_trainer;
 use diptych_data::TrainingOrder;
 use diptych_ir::EntryKind;
-use diptych_models::initialize;
 use diptych_runtime::schedule::{ScheduleConfig, ScheduleKind};
 use diptych_runtime::train::{OptimizerOptions, Plan, TrainOptions, Trainer};
 use std::time::Instant;
 
 /// Steps that are timed, after one that is not.
 const TIMED: u64 = 2;
+/// Fewer show nothing, even where the machine is too slow for its seconds.
+const LEAST_STEPS: u64 = 10;
 /// The highest learning rate: runs are short, and the models small.
 const LEARNING_RATE: f64 = 3e-3;
 /// Held-out tokens for each one trained on; each costs a third of a trained one.
@@ -64,14 +66,7 @@ pub fn trainer<'d>(bench: &Bench<'d>, contender: &Contender, steps: u64) -> Resu
     let also = [EntryKind::Prefill, EntryKind::Decode];
     let plan = Plan::new(bench.device, program, identity, options(bench, steps), &also)?;
     let mut trainer = Trainer::load(bench.device, plan)?;
-    let mut values = Vec::new();
-    for name in program.params.keys() {
-        values.push((name.as_str(), initialize(program, name.as_str(), SEED)?));
-    }
-    trainer.initialize(|name| {
-        let found = values.iter().position(|row| row.0 == name);
-        found.map_or_else(Vec::new, |at| std::mem::take(&mut values[at].1))
-    })?;
+    initialize_trainer(&mut trainer, program, SEED)?;
     Ok(trainer)
 }
 
@@ -129,7 +124,7 @@ pub fn held_out_tokens(tokens: u64) -> usize {
     (tokens as f64 * HELD_OUT_SHARE).clamp(HELD_OUT_LEAST, HELD_OUT_MOST) as usize
 }
 
-/// The steps that so many seconds leave each model, at least 20.
+/// The steps that so many seconds leave each model, at least [`LEAST_STEPS`].
 pub fn steps(bench: &Bench<'_>, compiled: &[Compiled], seconds: f64) -> u64 {
     let all: f64 = compiled.iter().map(|compiled| compiled.step_seconds).sum();
     let loads: f64 = compiled.iter().map(|compiled| compiled.load_seconds).sum();
@@ -137,5 +132,5 @@ pub fn steps(bench: &Bench<'_>, compiled: &[Compiled], seconds: f64) -> u64 {
     let tokens_a_step = (bench.batch * bench.time) as f64;
     let held_out = HELD_OUT_LEAST / tokens_a_step / 3.0 * all;
     let left = seconds - loads - serve - held_out;
-    ((left / (all * (1.0 + HELD_OUT_SHARE / 3.0))) as u64).max(20)
+    ((left / (all * (1.0 + HELD_OUT_SHARE / 3.0))) as u64).max(LEAST_STEPS)
 }

@@ -85,7 +85,8 @@ pub fn run(bench: &Bench<'_>, contender: &Contender, trainer: &Trainer<'_>) -> R
     Ok(served)
 }
 
-fn median(times: &mut [f64]) -> f64 {
+/// The middle of some times.
+pub fn median(times: &mut [f64]) -> f64 {
     times.sort_by(f64::total_cmp);
     times[times.len() / 2]
 }

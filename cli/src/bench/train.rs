@@ -10,6 +10,7 @@ use crate::model_flops::forward_flops_per_token;
 use crate::output::tell;
 use crate::progress::StepProgress;
 use crate::report::{KernelTime, ModelReport, Point, loss_text};
+use crate::start::memory_beside;
 use diptych_cost::Precision;
 use diptych_cost::money::price_per_million_tokens;
 use diptych_cost::utilisation::model_flops_utilisation;
@@ -26,9 +27,8 @@ const TIMED: u64 = 3;
 #[derive(Default)]
 struct Trained {
     curve: Vec<Point>,
-    /// Of the steps that were neither the first nor timed.
-    tokens: u64,
-    seconds: f64,
+    /// Tokens a second of the median step, the first and the timed left out.
+    tokens_per_second: f64,
     kernels: Vec<KernelTime>,
     unattributed_seconds: f64,
 }
@@ -53,7 +53,7 @@ pub fn run(
     let estimate = loss_per_token(&losses);
     tell(format!("{}: held-out loss {} nats/token", contender.title, loss_text(&loss(estimate))));
     let served = serve::run(bench, contender, &trainer)?;
-    let speed = trained.tokens as f64 / trained.seconds.max(1e-9);
+    let speed = trained.tokens_per_second;
     let train_flops_per_token = 3.0 * forward_flops_per_token(&contender.program, bench.time);
     let peak = bench.machine.peak_flops_per_second(Precision::F32);
     let price = bench.machine.price.as_ref();
@@ -71,7 +71,10 @@ pub fn run(
         prefill: served.prefill,
         decode: served.decode,
         cache_bytes_per_token: served.cache_bytes_per_token,
-        memory_bound: before + trainer.memory_bound().total() as u64 + served.memory_bound,
+        memory_bound: before
+            + trainer.memory_bound().total() as u64
+            + memory_beside(&contender.program, bench.prepared)
+            + served.memory_bound,
         peak_memory: if told { peak_memory() } else { None },
         compile: compiled.compile,
         train_price: price
@@ -95,7 +98,7 @@ fn train(
     let mut trained = Trained::default();
     let mut progress = StepProgress::new(&contender.title, 0, steps);
     let timed_from = steps.saturating_sub(TIMED);
-    let mut timed_seconds = 0.0;
+    let (mut timed_seconds, mut seconds) = (0.0, Vec::new());
     for step in 0..steps {
         if step == timed_from {
             trainer.executables().into_iter().for_each(|entry| entry.set_timed(true));
@@ -108,18 +111,16 @@ fn train(
         match step {
             _ if step >= timed_from => timed_seconds += report.seconds,
             0 => {}
-            _ => {
-                trained.tokens += report.tokens;
-                trained.seconds += report.seconds;
-            }
-        }
-        if trained.tokens == 0 && step + 1 == steps {
-            // A run too short for any other step.
-            (trained.tokens, trained.seconds) = (report.tokens, report.seconds);
+            _ => seconds.push(report.seconds),
         }
     }
-    progress.finish();
     let timed = (steps - timed_from) as f64;
+    if seconds.is_empty() {
+        // A run too short for any other step.
+        seconds.push(timed_seconds / timed);
+    }
+    trained.tokens_per_second = (bench.batch * bench.time) as f64 / serve::median(&mut seconds);
+    progress.finish();
     trained.kernels = kernels(trainer, timed);
     let in_kernels: f64 = trained.kernels.iter().map(|kernel| kernel.seconds).sum();
     trained.unattributed_seconds = (timed_seconds / timed - in_kernels).max(0.0);

@@ -80,7 +80,7 @@ pub fn conditions(report: &Report) -> Vec<String> {
             thousands(c.held_out_tokens)
         ),
         format!(
-            "served {} sequence at a time; price {} {}/h ({})",
+            "speeds are of the median step; served {} sequence at a time; price {} {}/h ({})",
             c.serve_batch,
             short(machine.price_per_hour),
             machine.currency,
