@@ -67,9 +67,14 @@ impl<'a> Roles<'a> {
             }
         }
         // What is seen over other positions, or under other names, is not formed block by block beside them.
+        // Weights are free to be seen in any way: an embedding's table has the axis of the vocabulary.
+        let with_rows = |id: NodeId| {
+            self.graph.operands(id).iter().any(|&operand| self.leading(operand) != Leading::None)
+        };
         for &id in order {
             let graph = self.graph;
             match graph.op(id) {
+                _ if !with_rows(id) => {}
                 _ if matches!(self.leading(id), Leading::Past | Leading::Quadratic) => {
                     ordinary.extend(graph.axes(id).iter().copied());
                 }
@@ -78,7 +83,9 @@ impl<'a> Roles<'a> {
                 Op::Split(split) => ordinary.extend(split.into.iter().copied().chain([split.axis])),
                 Op::Merge(merge) => ordinary.extend(merge.axes.iter().copied().chain([merge.into])),
                 Op::Concat(concat) => ordinary.extend(concat.pieces.iter().copied().chain([concat.into])),
-                Op::Take(take) => ordinary.extend([take.axis]),
+                Op::Take(take) if self.leading(graph.operands(id)[0]) != Leading::None => {
+                    ordinary.extend([take.axis])
+                }
                 _ => {}
             }
         }
