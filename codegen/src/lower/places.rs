@@ -3,7 +3,7 @@
 
 use super::stages::Lowering;
 use super::{LowerError, Source};
-use crate::tile::{Arg, Base, DimId, PackedView, Place, RowMap, StreamBounds, Tile, View};
+use crate::tile::{Arg, Base, DimId, Extent, PackedView, Place, RowMap, StreamBounds, Tile, View};
 use diptych_ir::{Axis, DType, Graph, NodeId, Op, ScalarFn};
 use diptych_passes::fuse::GroupKind;
 use diptych_passes::layout::{Layout, Leading, leading, product, symbol};
@@ -125,6 +125,10 @@ impl Lowering<'_> {
                 }
                 let row = match (leading, self.dims.row, self.dims.sequence) {
                     (Leading::None, _, _) => None,
+                    (Leading::Batch, Some(row), _) if self.walks_tokens(row) => {
+                        let problem = "has a row for each sequence, but is read for each token".to_owned();
+                        return Err(self.error(id, problem));
+                    }
                     (_, Some(row), _) => Some(row),
                     (Leading::Rows, None, Some((time, _))) => Some(time),
                     (Leading::Past, None, Some((_, past))) => Some(past),
@@ -153,6 +157,10 @@ impl Lowering<'_> {
                 Ok(Place::Packed(PackedView { arg, dtype, depth: product(&k), k: k_strides, n: n_strides }))
             }
         }
+    }
+
+    fn walks_tokens(&self, row: DimId) -> bool {
+        matches!(self.dims.list[row].extent, Extent::Rows { leading: Leading::Rows, .. })
     }
 
     /// Where the value of an operand lies for a reader, seen through views.
