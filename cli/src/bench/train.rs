@@ -11,9 +11,9 @@ use crate::output::tell;
 use crate::progress::StepProgress;
 use crate::report::{KernelTime, ModelReport, Point, loss_text};
 use crate::start::memory_beside;
-use diptych_cost::Precision;
 use diptych_cost::money::price_per_million_tokens;
 use diptych_cost::utilisation::model_flops_utilisation;
+use diptych_cost::{Precision, RunSizes, predict_entry};
 use diptych_data::{DocumentLoss, TrainingOrder, loss_per_byte, loss_per_token};
 use diptych_ir::EntryKind;
 use diptych_models::count_parameters;
@@ -121,20 +121,20 @@ fn train(
     }
     trained.tokens_per_second = (bench.batch * bench.time) as f64 / serve::median(&mut seconds);
     progress.finish();
-    trained.kernels = kernels(trainer, timed);
+    trained.kernels = kernels(bench, trainer, timed);
     let in_kernels: f64 = trained.kernels.iter().map(|kernel| kernel.seconds).sum();
     trained.unattributed_seconds = (timed_seconds / timed - in_kernels).max(0.0);
     Ok(trained)
 }
 
 /// The kernels of a step by their time, from so many timed steps.
-fn kernels(trainer: &mut Trainer<'_>, steps: f64) -> Vec<KernelTime> {
+fn kernels(bench: &Bench<'_>, trainer: &mut Trainer<'_>, steps: f64) -> Vec<KernelTime> {
     let mut times = Vec::new();
     for (kind, entry) in [EntryKind::Train, EntryKind::Update].into_iter().zip(trainer.executables()) {
         times.push((kind, entry.take_times()));
         entry.set_timed(false);
     }
-    let mut kernels: BTreeMap<(EntryKind, &str), (f64, f64)> = BTreeMap::new();
+    let mut kernels: BTreeMap<(EntryKind, &str), (f64, f64, f64)> = BTreeMap::new();
     let entries = &trainer.session().compiled.entries;
     for (kind, times) in &times {
         let Some(entry) = entries.get(kind) else { continue };
@@ -143,14 +143,23 @@ fn kernels(trainer: &mut Trainer<'_>, steps: f64) -> Vec<KernelTime> {
             sum.0 += time.seconds / steps;
             sum.1 += time.runs as f64 / steps;
         }
+        let sizes = match kind {
+            EntryKind::Train => RunSizes::equal(bench.batch, 0, bench.time),
+            _ => RunSizes::equal(1, 0, 1),
+        };
+        let prediction = predict_entry(entry, bench.machine, bench.device.pool.threads(), &sizes);
+        for launch in &prediction.launches {
+            kernels.entry((*kind, &entry.kernels[launch.kernel].name)).or_default().2 += launch.seconds;
+        }
     }
     let mut kernels: Vec<KernelTime> = kernels
         .into_iter()
-        .map(|((kind, name), (seconds, launches))| KernelTime {
+        .map(|((kind, name), (seconds, launches, predicted_seconds))| KernelTime {
             name: name.to_owned(),
             entry: kind.name().to_owned(),
             launches: launches.round() as usize,
             seconds,
+            predicted_seconds,
         })
         .collect();
     kernels.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));

@@ -153,6 +153,8 @@ pub struct KernelTime {
     pub launches: usize,
     /// Seconds in a step.
     pub seconds: f64,
+    /// The same, as predicted for a quiet machine.
+    pub predicted_seconds: f64,
 }
 
 /// A prompt and what a model made of it.
@@ -250,6 +252,7 @@ pub(crate) mod tests {
                     entry: "train".into(),
                     launches: 6,
                     seconds: 0.2 / f64::from(at + 1),
+                    predicted_seconds: 0.15 / f64::from(at + 1),
                 })
                 .collect(),
             unattributed_seconds: 0.01,

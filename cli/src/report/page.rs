@@ -58,7 +58,7 @@ pub fn html(report: &Report) -> Result<String, String> {
     out.push_str(&plots::loss_curves(report)?);
     out.push_str("<h2>What training costs against what serving costs</h2>\n<p class=\"quiet\">Left and low is cheap. A point for each context length.</p>\n");
     out.push_str(&plots::cost_against_cost(report)?);
-    out.push_str("<h2>Where a training step's time goes</h2>\n<p class=\"quiet\">By kernel, in the last steps, which were timed launch by launch; × is how often it is launched in a step.</p>\n");
+    out.push_str("<h2>Where a training step's time goes</h2>\n<p class=\"quiet\">By kernel, in the last steps, which were timed launch by launch; × is how often it is launched in a step, and predicted is what it would take on this machine with nothing else to do.</p>\n");
     for (at, model) in report.models.iter().enumerate() {
         push(out, format_args!("<h3>{}</h3>\n", escape(&model.title)));
         out.push_str(&plots::kernel_bars(model, at)?);

@@ -174,20 +174,24 @@ pub fn cost_against_cost(report: &Report) -> Result<String, String> {
 pub fn kernel_bars(model: &ModelReport, at: usize) -> Result<String, String> {
     let total = model.kernels.iter().map(|kernel| kernel.seconds).sum::<f64>() + model.unattributed_seconds;
     let (shown, rest) = model.kernels.split_at(model.kernels.len().min(KERNELS_SHOWN));
-    let mut bars: Vec<(String, f64)> = shown
+    let mut bars: Vec<(String, f64, Option<f64>)> = shown
         .iter()
-        .map(|kernel| (format!("{} ×{}", kernel.name, kernel.launches), kernel.seconds))
+        .map(|kernel| {
+            (format!("{} ×{}", kernel.name, kernel.launches), kernel.seconds, Some(kernel.predicted_seconds))
+        })
         .collect();
     if !rest.is_empty() {
-        bars.push((format!("{} more kernels", rest.len()), rest.iter().map(|kernel| kernel.seconds).sum()));
+        let sum = |of: fn(&super::KernelTime) -> f64| rest.iter().map(of).sum::<f64>();
+        let predicted = sum(|kernel| kernel.predicted_seconds);
+        bars.push((format!("{} more kernels", rest.len()), sum(|kernel| kernel.seconds), Some(predicted)));
     }
-    bars.push(("outside of kernels".to_owned(), model.unattributed_seconds));
+    bars.push(("outside of kernels".to_owned(), model.unattributed_seconds, None));
     const ROW: i32 = 22;
-    const LABELS: i32 = 330;
-    const LONGEST: f64 = 340.0;
+    const LABELS: i32 = 320;
+    const LONGEST: f64 = 280.0;
     let longest = bars.iter().map(|bar| bar.1).fold(1e-12, f64::max);
     svg(820, (bars.len() as i32 * ROW + 12) as u32, |area| {
-        for (row, (name, seconds)) in bars.iter().enumerate() {
+        for (row, (name, seconds, predicted)) in bars.iter().enumerate() {
             let y = 6 + row as i32 * ROW;
             let name: String = match name.chars().count() {
                 0..=46 => name.clone(),
@@ -203,7 +207,11 @@ pub fn kernel_bars(model: &ModelReport, at: usize) -> Result<String, String> {
                 [(LABELS, y + 3), (LABELS + length, y + ROW - 3)],
                 color(at).filled(),
             ))?;
-            let figure = format!("{} ({:.1} %)", crate::format::seconds(*seconds), 100.0 * seconds / total);
+            let mut figure =
+                format!("{} ({:.1} %)", crate::format::seconds(*seconds), 100.0 * seconds / total);
+            if let Some(predicted) = predicted {
+                figure.push_str(&format!(", predicted {}", crate::format::seconds(*predicted)));
+            }
             let left = plotters::style::text_anchor::Pos::new(
                 plotters::style::text_anchor::HPos::Left,
                 plotters::style::text_anchor::VPos::Center,
