@@ -4,7 +4,7 @@
 
 use super::{Context, LowerError};
 use crate::tile::{Dim, DimId, Extent};
-use diptych_ir::{Axis, Graph, NodeId, Op, Size};
+use diptych_ir::{Axis, Graph, NodeId, Op, ReduceKind, Size};
 use diptych_passes::fuse::{Group, GroupKind, StreamAxis};
 use diptych_passes::layout::{Layout, Leading, leading, product, symbol};
 use std::collections::HashMap;
@@ -113,7 +113,14 @@ pub fn choose(group: &Group, context: &Context) -> Result<Dims, LowerError> {
     };
     let contractions: Vec<NodeId> =
         group.nodes.iter().copied().filter(|&id| matches!(graph.op(id), Op::Contract(_))).collect();
-    match &group.kind {
+    let kind = match &group.kind {
+        // What does not lie alike is walked axis by axis.
+        GroupKind::Flat | GroupKind::FlatSum if !lies_alike(group, graph, context) => {
+            GroupKind::Rows(Leading::None)
+        }
+        kind => kind.clone(),
+    };
+    match &kind {
         GroupKind::Rows(Leading::None) => {
             let shared = first_shared_axis(group, graph, context);
             if let Some((axis, size)) = shared {
@@ -197,6 +204,38 @@ pub fn choose(group: &Group, context: &Context) -> Result<Dims, LowerError> {
         }
     }
     Ok(dims)
+}
+
+/// Whether all that a group without run-time axes reads and stores has one
+/// layout, so that elements at one place in memory belong together: nothing is
+/// seen through a view, and nothing depends on a position.
+fn lies_alike(group: &Group, graph: &Graph, context: &Context) -> bool {
+    let mut layouts: Vec<Layout> = group
+        .outputs
+        .iter()
+        .filter(|&&id| !graph.axes(id).is_empty())
+        .map(|&id| (context.layout)(id))
+        .collect();
+    let mut stack: Vec<NodeId> = group.nodes.iter().flat_map(|&id| graph.operands(id)).collect();
+    while let Some(id) = stack.pop() {
+        if group.nodes.contains(&id) || graph.axes(id).is_empty() {
+            continue;
+        }
+        match graph.op(id) {
+            Op::Literal(_) | Op::Index(_) => return false,
+            Op::Map(_) | Op::Cast(_) if context.is_free(graph, id) => stack.extend(graph.operands(id)),
+            Op::Output(_) => layouts.push((context.layout)(id)),
+            op if diptych_passes::fuse::is_view(op) => return false,
+            _ => layouts.push((context.layout)(id)),
+        }
+    }
+    // The zeros that fill up panels change no sum, but they may be the largest.
+    let largest = group
+        .nodes
+        .iter()
+        .any(|&id| matches!(graph.op(id), Op::Reduce(reduce) if reduce.kind == ReduceKind::Max));
+    let packed = layouts.iter().any(|layout| matches!(layout, Layout::Packed { .. }));
+    layouts.windows(2).all(|pair| pair[0] == pair[1]) && !(largest && packed)
 }
 
 /// The smallest block of an axis that holds at least `least` elements, with

@@ -9,7 +9,7 @@ mod places;
 mod stages;
 
 use crate::tile::TileProgram;
-use diptych_ir::{NodeId, Program, RegionId};
+use diptych_ir::{DType, Graph, NodeId, Op, Program, RegionId};
 use diptych_passes::fuse::Group;
 use diptych_passes::layout::{Layout, Layouts};
 
@@ -39,6 +39,18 @@ pub struct Context<'a> {
     pub panel: usize,
     /// Rows of the dot's register tile.
     pub tile_rows: usize,
+}
+
+impl Context<'_> {
+    /// Whether a node that no group lists is computed wherever it is read.
+    pub(crate) fn is_free(&self, graph: &Graph, id: NodeId) -> bool {
+        match graph.op(id) {
+            Op::Literal(_) | Op::Index(_) => true,
+            Op::Map(_) => matches!(graph.ty(id).dtype, DType::Bool | DType::I32),
+            Op::Cast(_) => graph.ty(id).dtype == DType::F32,
+            _ => false,
+        }
+    }
 }
 
 /// What an argument of a kernel is.

@@ -113,6 +113,7 @@ impl Lowering<'_> {
                 rows: RowMap::InOrder,
             }));
         }
+        self.check_stack(id, &layout)?;
         match layout {
             Layout::Dense { leading, order } => {
                 let dims: Vec<DimId> = order.iter().filter_map(|&axis| self.dims.of(axis)).collect();
@@ -157,6 +158,27 @@ impl Lowering<'_> {
                 Ok(Place::Packed(PackedView { arg, dtype, depth: product(&k), k: k_strides, n: n_strides }))
             }
         }
+    }
+
+    /// Values that lie layer by layer are read by repeats, and where the whole stack is walked as it lies.
+    fn check_stack(&self, id: NodeId, layout: &Layout) -> Result<(), LowerError> {
+        let graph = self.graph;
+        let (first, second): (&[Axis], &[Axis]) = match layout {
+            Layout::Dense { order, .. } => (order, &[]),
+            Layout::Packed { k, n } => (k, n),
+        };
+        let fixed = graph.axes(id).iter().filter(|axis| axis.fixed_size().is_some());
+        let covered = fixed.clone().all(|axis| first.contains(axis) || second.contains(axis));
+        let stacked = match graph.op(id) {
+            Op::Output(output) => graph.operands(id).first().is_some_and(
+                |&operand| matches!(graph.op(operand), Op::Repeat(repeat) if output.index >= repeat.carried),
+            ),
+            _ => false,
+        };
+        if covered && !stacked {
+            return Ok(());
+        }
+        Err(self.error(id, "lies layer by layer: use it in a repeat over its layers".to_owned()))
     }
 
     fn walks_tokens(&self, row: DimId) -> bool {

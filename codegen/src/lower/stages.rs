@@ -5,7 +5,7 @@
 use super::dims::{self, Dims};
 use super::{Context, LowerError, Source};
 use crate::tile::{Arg, DimId, Tile, View};
-use diptych_ir::{Axis, DType, Graph, NodeId, Op, ReduceKind};
+use diptych_ir::{Axis, Graph, NodeId, Op, ReduceKind};
 use diptych_passes::fuse::{Group, is_view};
 use std::collections::{HashMap, HashSet};
 
@@ -102,15 +102,7 @@ impl<'a> Lowering<'a> {
 
     /// Whether a node is computed wherever it is read.
     pub(super) fn is_free(&self, id: NodeId) -> bool {
-        if self.group.nodes.contains(&id) {
-            return false;
-        }
-        match self.graph.op(id) {
-            Op::Literal(_) | Op::Index(_) => true,
-            Op::Map(_) => matches!(self.graph.ty(id).dtype, DType::Bool | DType::I32),
-            Op::Cast(_) => self.graph.ty(id).dtype == DType::F32,
-            _ => false,
-        }
+        !self.group.nodes.contains(&id) && self.context.is_free(self.graph, id)
     }
 
     /// The nodes of the group that a node reads, and whether through a view.
