@@ -34,10 +34,11 @@ fn rename_roots(program: &mut Program, region: usize, old: NodeId, new: NodeId) 
 }
 
 /// Normalises every region. Names of nodes change; roots and results follow.
+/// With `cached`, every `history` is one of a value that a kernel computes.
 ///
 /// # Errors
 /// Only when an op refuses operands that it took before, which is a bug.
-pub fn normalize(program: &Program) -> Result<Program> {
+pub fn normalize(program: &Program, cached: bool) -> Result<Program> {
     let mut program = program.clone();
     for index in 0..program.regions.len() {
         for id in program.regions[index].graph.topological_order() {
@@ -65,6 +66,9 @@ pub fn normalize(program: &Program) -> Result<Program> {
     for index in 0..program.regions.len() {
         copy_results(&mut program, index)?;
         copy_repeat_operands(&mut program.regions[index])?;
+        if cached {
+            copy_history_operands(&mut program.regions[index])?;
+        }
     }
     Ok(program)
 }
@@ -82,14 +86,49 @@ fn is_computed(graph: &Graph, id: NodeId) -> bool {
     !leaf && !is_view(graph.op(id))
 }
 
-/// Results that no kernel computes, or that are results twice, are copied. A
-/// carried argument may be a stacked result: the stack then holds what is carried.
+/// A history of what no kernel computes is one of a copy: the kernel that computes a value appends it to its cache.
+fn copy_history_operands(region: &mut Region) -> Result<()> {
+    for id in region.graph.topological_order() {
+        let graph = &mut region.graph;
+        if !matches!(graph.op(id), Op::History(_)) {
+            continue;
+        }
+        let operand = graph.operands(id)[0];
+        let mut base = operand;
+        while is_view(graph.op(base)) && !matches!(graph.op(base), Op::Output(_) | Op::History(_)) {
+            base = graph.operands(base)[0];
+        }
+        if !is_computed(graph, base) {
+            let copied = copy(graph, operand)?;
+            graph.set_operands(id, &[copied])?;
+        }
+    }
+    Ok(())
+}
+
+/// How many values the repeat of a region carries, if it runs forward: then a
+/// carried argument may be what a layer yields, since the stack can hold what is carried.
+fn carried_forward(program: &Program, index: usize) -> usize {
+    let repeats = program.regions.iter().flat_map(|region| {
+        region.graph.ids().into_iter().filter_map(|id| match region.graph.op(id) {
+            Op::Repeat(repeat) => Some(repeat.clone()),
+            _ => None,
+        })
+    });
+    let own = repeats.filter(|repeat| repeat.body.0 as usize == index && !repeat.reverse);
+    own.map(|repeat| repeat.carried).min().unwrap_or(0)
+}
+
+/// Results that no kernel computes, or that are results twice, are copied; but
+/// see `carried_forward`.
 fn copy_results(program: &mut Program, index: usize) -> Result<()> {
     let mut seen = HashSet::new();
+    let carried = carried_forward(program, index);
     for position in 0..program.regions[index].results.len() {
         let region = &mut program.regions[index];
         let id = region.results[position];
-        let argument = matches!(region.graph.op(id), Op::Argument(_));
+        let argument =
+            position >= carried && region.arguments.iter().take(carried).any(|&argument| argument == id);
         let fresh = seen.insert(id);
         if fresh && (is_computed(&region.graph, id) || argument && index > 0) {
             continue;

@@ -76,7 +76,7 @@ fn everything_is_computed_once_and_in_order() {
         for kind in [EntryKind::Train, EntryKind::Score, EntryKind::Prefill, EntryKind::Decode] {
             let mut program = trained.clone();
             program.entries.retain(|entry| entry.kind == kind);
-            let program = normalize(&program).expect("normalise");
+            let program = normalize(&program, kind.cached()).expect("normalise");
             let entry = program.entry(kind).expect("an entry");
             let roots: Vec<NodeId> = entry.roots.iter().chain(&entry.updates).map(|root| root.1).collect();
             for many_rows in [false, true] {

@@ -62,7 +62,7 @@ fn arguments() -> Result<Arguments, String> {
 fn explain(program: &Program) {
     let mut program = program.clone();
     program.entries.retain(|entry| entry.kind == EntryKind::Score);
-    let Ok(program) = simplify(&program).and_then(|program| normalize(&program)) else { return };
+    let Ok(program) = simplify(&program).and_then(|program| normalize(&program, false)) else { return };
     print!("{}", diptych_ir::text::print(&program));
     let options = FuseOptions { many_rows: false, history_is_rename: true };
     let roots: Vec<NodeId> = program.entries[0].roots.iter().map(|root| root.1).collect();

@@ -285,7 +285,10 @@ impl Writer<'_> {
                     self.load_at(id, kinds[id], (table, ids, *along), outer, inner, whole)
                 }
                 Instr::Map(function, operands) => {
-                    let text = map(*function, operands, kinds[operands[0]]);
+                    let text = match function {
+                        ScalarFn::Select => select(operands, kinds[id]),
+                        _ => map(*function, operands, kinds[operands[0]]),
+                    };
                     self.line(format!("const {} v{id} = {text};", vector(kinds[id])));
                 }
                 Instr::ToFloat(value) => {
@@ -496,6 +499,11 @@ fn scalar_load(dtype: DType, address: &str) -> String {
     }
 }
 
+fn select(x: &[usize], kind: Kind) -> String {
+    let suffix = if kind == Kind::Float { "float" } else { "int" };
+    format!("select_{suffix}(v{}, v{}, v{})", x[0], x[1], x[2])
+}
+
 fn map(function: ScalarFn, x: &[usize], kind: Kind) -> String {
     let v = |position: usize| format!("v{}", x[position]);
     let infix = |op: &str| format!("{} {op} {}", v(0), v(1));
@@ -518,7 +526,7 @@ fn map(function: ScalarFn, x: &[usize], kind: Kind) -> String {
         ScalarFn::And => infix("&"),
         ScalarFn::Or => infix("|"),
         ScalarFn::Not => format!("~{}", v(0)),
-        ScalarFn::Select => format!("select_float({}, {}, {})", v(0), v(1), v(2)),
+        ScalarFn::Select => select(x, Kind::Float),
         ScalarFn::Detach => v(0),
         ScalarFn::Exp
         | ScalarFn::Log

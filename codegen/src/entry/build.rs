@@ -7,7 +7,7 @@ use super::{ArgRef, Buffer, BufferId, CompiledEntry, GridCount, Launch, PlanStep
 use crate::c;
 use crate::lower::{Context, LowerError, Source, lower};
 use crate::tile::TileProgram;
-use diptych_ir::{Entry, EntryKind, IrError, NodeId, Op, Program, RegionId};
+use diptych_ir::{Entry, EntryKind, IrError, NodeId, Op, Program, ReduceKind, RegionId, ScalarFn};
 use diptych_passes::fuse::{FuseError, FuseOptions, Group, GroupKind, RegionSteps, Step, fuse};
 use diptych_passes::layout::{Layout, Layouts, Leading, product};
 use diptych_passes::normalize::normalize;
@@ -65,7 +65,7 @@ pub fn compile_entry(
     if program.entries.is_empty() {
         return Err(plan_error("the program has no such entry"));
     }
-    let program = normalize(&program)?;
+    let program = normalize(&program, kind.cached())?;
     diptych_ir::verify(&program)?;
     let entry = program.entry(kind).cloned().ok_or_else(|| plan_error("the entry got lost"))?;
     let roots: Vec<NodeId> = entry.roots.iter().chain(&entry.updates).map(|root| root.1).collect();
@@ -166,6 +166,19 @@ impl Builder<'_> {
         let mut scope = Scope { region: main, places: HashMap::new(), targets: HashMap::new(), layers: None };
         let mut copies = Vec::new();
         for (name, node) in self.entry.roots.clone() {
+            let graph = &self.program.main().graph;
+            let stacked = match graph.op(node) {
+                Op::Output(output) => match graph.op(graph.operands(node)[0]) {
+                    Op::Repeat(repeat) => output.index >= repeat.carried,
+                    _ => true,
+                },
+                _ => false,
+            };
+            if stacked {
+                return Err(self.error(format!(
+                    "root `{name}` is what each layer yields: ask for what is computed from it"
+                )));
+            }
             let buffer = self.role_buffer(Role::Root(name), main, node, 1);
             let place = ArgRef { buffer, slot: Slot::First };
             if let Some(&first) = scope.targets.get(&node) {
@@ -360,6 +373,7 @@ impl Builder<'_> {
         }
         let flat = match group.kind {
             GroupKind::Flat | GroupKind::FlatSum => {
+                self.check_flat(region, group, &args)?;
                 let wide = group.nodes.iter().flat_map(|&id| {
                     let graph = &self.program.region(region).graph;
                     graph.operands(id).into_iter().chain([id])
@@ -380,6 +394,35 @@ impl Builder<'_> {
             .collect();
         let kernel = self.kernel(lowered.program);
         Ok(Launch { kernel, args, flat, grid, region, nodes: group.nodes.clone(), time: self.time })
+    }
+
+    /// A flat kernel walks memory: what it reads must be stored alike, and a
+    /// sum may run over the zeros that fill up panels only if they stay zeros.
+    fn check_flat(&self, region: RegionId, group: &Group, args: &[ArgRef]) -> Result<(), CompileError> {
+        let graph = &self.program.region(region).graph;
+        let layouts: Vec<&Layout> = args.iter().map(|place| &self.buffers[place.buffer].layout).collect();
+        let wide: Vec<&Layout> = layouts.into_iter().filter(|layout| layout.row_elements(1) > 1).collect();
+        if wide.windows(2).any(|pair| pair[0] != pair[1]) {
+            return Err(
+                self.error("parameters that are stored in different ways are combined element by element")
+            );
+        }
+        let padded = wide.iter().any(|layout| match layout {
+            Layout::Packed { n, .. } => !product(n).is_multiple_of(self.options.panel),
+            Layout::Dense { .. } => false,
+        });
+        let keeps_zero = |&id: &NodeId| match graph.op(id) {
+            Op::Cast(_) => true,
+            Op::Map(map) => matches!(map.0, ScalarFn::Mul | ScalarFn::Neg | ScalarFn::Abs | ScalarFn::Sqrt),
+            Op::Reduce(reduce) => reduce.kind == ReduceKind::Sum,
+            _ => false,
+        };
+        if group.kind == GroupKind::FlatSum && padded && !group.nodes.iter().all(keeps_zero) {
+            return Err(
+                self.error("a sum over a whole packed parameter of what is not zero where the parameter is")
+            );
+        }
+        Ok(())
     }
 
     fn new_place(&mut self, scope: &mut Scope, id: NodeId, at_load: bool) -> ArgRef {

@@ -426,21 +426,53 @@ impl Lowering<'_> {
         stmts
     }
 
-    /// What the group's masks say of which blocks of the stream count.
+    /// Which blocks of the stream count: those that the masks of all its
+    /// reductions leave, where the masks agree; otherwise all.
     fn bounds(&self) -> StreamBounds {
-        let mut bounds: Option<StreamBounds> = None;
-        for &id in &self.group.nodes {
-            if let Op::Map(map) = self.graph.op(id)
-                && map.0 == ScalarFn::Select
-                && let [mask, _, otherwise] = self.graph.operands(id)[..]
-                && let Op::Literal(literal) = self.graph.op(otherwise)
-                && literal.as_scalar() == Some(f64::NEG_INFINITY)
-            {
-                let found = super::places::mask_bounds(self.graph, mask);
-                bounds.get_or_insert(found);
-            }
+        let mut reductions = self.group.nodes.iter().filter(|id| self.computed[id].over_stream);
+        let mut bounds = reductions.clone().map(|&id| self.mask_of(id));
+        let first = bounds.next().unwrap_or_default();
+        let agree = reductions.all(|&id| self.mask_of(id) == first);
+        if agree { first } else { StreamBounds::default() }
+    }
+
+    /// What the mask says that a value has gone through, so that it counts for
+    /// nothing elsewhere: it is minus infinity there, or zero, or a product with what is.
+    fn mask_of(&self, id: NodeId) -> StreamBounds {
+        let graph = self.graph;
+        let operands = graph.operands(id);
+        let of = |at: usize| self.mask_of(operands[at]);
+        let any = |operands: &[NodeId]| {
+            let masks = operands.iter().map(|&operand| self.mask_of(operand));
+            masks.into_iter().find(|mask| *mask != StreamBounds::default()).unwrap_or_default()
+        };
+        match graph.op(id) {
+            _ if !self.computed.contains_key(&id) => StreamBounds::default(),
+            Op::Contract(_) => any(&operands),
+            Op::Reduce(_) | Op::Cast(_) => of(0),
+            Op::Map(map) => match map.0 {
+                ScalarFn::Select => match graph.op(operands[2]) {
+                    Op::Literal(literal) if matches!(literal.as_scalar(), Some(value) if value == f64::NEG_INFINITY || value == 0.0) => {
+                        super::places::mask_bounds(graph, operands[0])
+                    }
+                    _ => StreamBounds::default(),
+                },
+                ScalarFn::Mul => any(&operands),
+                ScalarFn::Exp | ScalarFn::Neg | ScalarFn::Div => of(0),
+                // A row's maximum is taken away from what is masked.
+                ScalarFn::Sub if !self.is_streamed_value(operands[1]) => of(0),
+                ScalarFn::Add | ScalarFn::Sub if of(0) == of(1) => of(0),
+                _ => StreamBounds::default(),
+            },
+            _ => StreamBounds::default(),
         }
-        bounds.unwrap_or_default()
+    }
+
+    /// Whether a value of the group varies along the stream.
+    fn is_streamed_value(&self, id: NodeId) -> bool {
+        let computed = self.computed.get(&id);
+        computed
+            .is_some_and(|computed| self.dims.stream.is_some_and(|stream| computed.dims.contains(&stream)))
     }
 
     fn program_name(&self) -> String {

@@ -47,7 +47,10 @@ impl Context<'_> {
         match graph.op(id) {
             Op::Literal(_) | Op::Index(_) => true,
             Op::Map(_) => matches!(graph.ty(id).dtype, DType::Bool | DType::I32),
-            Op::Cast(_) => graph.ty(id).dtype == DType::F32,
+            // From f32 to f32 it is a copy that somebody asked for.
+            Op::Cast(_) => {
+                graph.ty(id).dtype == DType::F32 && graph.ty(graph.operands(id)[0]).dtype != DType::F32
+            }
             _ => false,
         }
     }

@@ -42,6 +42,7 @@ pub fn region(
     for (group, reductions) in streams::groups(&state.roles, &order) {
         let unit = state.add(Unit::Group(group));
         for reduction in reductions {
+            state.refuse_computed_past(reduction)?;
             state.unit_of.insert(reduction, unit);
         }
     }
@@ -110,7 +111,18 @@ impl Assignment<'_> {
         false
     }
 
+    /// With a cache, what is seen over positions so far is only read: a value computed from it for
+    /// all of them again would not be one row a token.
+    fn refuse_computed_past(&self, id: NodeId) -> Result<(), FuseError> {
+        if self.options.history_is_rename || self.roles.leading(id) != Leading::Past {
+            return Ok(());
+        }
+        let problem = "is computed for all positions so far at every step: compute it before `history`, so that it is kept";
+        Err(self.roles.error(id, problem.to_owned()))
+    }
+
     fn place(&mut self, id: NodeId) -> Result<(), FuseError> {
+        self.refuse_computed_past(id)?;
         let kind = self.kind(id)?;
         let inputs = self.inputs(id);
         if kind == GroupKind::FlatSum

@@ -160,7 +160,13 @@ pub fn groups(roles: &Roles, order: &[NodeId]) -> Vec<(Group, Vec<NodeId>)> {
         let members = streamed_ancestors(roles, id);
         let ancestors: HashSet<NodeId> = roles.graph.ancestors(&[id]).into_iter().collect();
         let kind = GroupKind::Stream(axes);
+        let is_maximum =
+            |id: NodeId| matches!(roles.graph.op(id), Op::Reduce(reduce) if reduce.kind == ReduceKind::Max);
         let shares = |group: &(Group, Vec<NodeId>)| {
+            // A walk folds one maximum.
+            if is_maximum(id) && group.1.iter().any(|&other| is_maximum(other)) {
+                return false;
+            }
             let overlap = members.iter().any(|member| group.0.nodes.contains(member));
             let ordered =
                 group.1.iter().all(|&other| !ancestors.contains(&other) || folds_into(roles, other, id));

@@ -346,6 +346,13 @@ impl Executable {
     }
 
     fn execute(&mut self, steps: &[LoadedStep], pool: &Pool, binding: &Binding) {
+        let room = binding.rows() <= self.limits.rows && binding.batch() <= self.limits.batch;
+        assert!(room, "the run is larger than the executable was loaded for");
+        let scratch = self.scratch_floats * size_of::<f32>() * pool.threads();
+        assert!(
+            scratch <= self.bound.scratch,
+            "the pool has more threads than the executable was loaded for"
+        );
         let mut tables = binding.tables();
         [tables.dot, tables.dot_bf16] = self.dots;
         self.counters.iter().for_each(|counter| counter.store(0, Ordering::Relaxed));

@@ -240,7 +240,7 @@ fn views(random: &mut Random<'_>) {
             random.keep(x.slice(axis, start, into));
         }
         2 => {
-            let divisors: Vec<usize> = (1..=size).filter(|divisor| size % divisor == 0).collect();
+            let divisors: Vec<usize> = (1..=size).filter(|divisor| size.is_multiple_of(*divisor)).collect();
             let outer = random.numbers.pick(&divisors);
             let into = [random.axis_of(outer), random.axis_of(size / outer)];
             random.keep(x.split(axis, into));

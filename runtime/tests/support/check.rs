@@ -205,7 +205,7 @@ fn compare(place: &str, found: &[f32], wanted: &[f64], tolerance: f64, floor: f6
     for (at, (&found, &wanted)) in found.iter().zip(wanted).enumerate() {
         let error = (f64::from(found) - wanted).abs();
         // Written so that what is no number fails.
-        if !(error <= tolerance * scale) {
+        if error.is_nan() || error > tolerance * scale {
             return Err(format!("{place}: [{at}] is {found}, not {wanted} (largest {scale})"));
         }
     }
