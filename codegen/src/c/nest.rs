@@ -412,7 +412,20 @@ impl Writer<'_> {
             self.line(format!("r{id} = {};", combine(kind, &format!("r{id}"), &counted)));
             return;
         }
-        let address = self.element(&Place::Strided(into.clone()), outer, inner, "i");
+        let place = Place::Strided(into.clone());
+        if matches!(self.run(&place, inner), Run::Lanes) {
+            let lanes = if whole { "LANES" } else { "left" };
+            let address = self.element(&place, outer, inner, "(i + lane)");
+            let new = match kind {
+                ReduceKind::Sum => format!("*to + v{value}[lane]"),
+                ReduceKind::Max => format!("*to > v{value}[lane] ? *to : v{value}[lane]"),
+            };
+            self.line(format!(
+                "for (int64_t lane = 0; lane < {lanes}; lane++) {{ float *to = {address}; *to = {new}; }}"
+            ));
+            return;
+        }
+        let address = self.element(&place, outer, inner, "i");
         let old = load(DType::F32, &address, whole);
         let new = combine(kind, &old, &format!("v{value}"));
         match whole {
