@@ -164,8 +164,10 @@ impl Walk<'_> {
         let at = |arg: usize| slot(launch.args[arg], iteration, layer);
         let mut work = counted.work.clone();
         for (arg, traffic) in &counted.operands {
-            let distance = self.memory.distance(at(*arg));
-            work.traffic.push(traffic.last_used(distance.max(traffic.footprint_bytes)));
+            for (bytes, distance) in self.memory.distances(at(*arg), traffic.footprint_bytes) {
+                let part = traffic.part(bytes / traffic.footprint_bytes.max(1.0));
+                work.traffic.push(part.last_used(distance.max(traffic.footprint_bytes)));
+            }
         }
         // An argument that several statements look at, or that is read and written, is there once.
         let mut touched: HashMap<(BufferId, usize), f64> = HashMap::new();
@@ -194,7 +196,7 @@ impl Walk<'_> {
         let (from, to) = (slot(from, iteration, layer), slot(to, iteration, layer));
         let moves = [(from, Direction::Read), (to, Direction::Write)].map(|(place, direction)| Traffic {
             direction,
-            ..Traffic::read(bytes).last_used(self.memory.distance(place).max(bytes))
+            ..Traffic::read(bytes).last_used(self.memory.farthest(place, bytes).max(bytes))
         });
         self.memory.touch(&HashMap::from([(from, bytes), (to, bytes)]));
         let instances = self.threads as f64;
@@ -215,7 +217,9 @@ fn limits(run: &RunSizes) -> Limits {
 struct Memory<'a> {
     entry: &'a CompiledEntry,
     clock: f64,
-    touched: HashMap<(BufferId, usize), f64>,
+    /// Of each value, newest last: when, and how many of its bytes. What a newer touch covers is not kept, so
+    /// the bytes fall.
+    touched: HashMap<(BufferId, usize), Vec<(f64, f64)>>,
     /// Distinct bytes that a run touches: nothing is farther away.
     all: f64,
     sizes: HashMap<(BufferId, usize), f64>,
@@ -245,18 +249,34 @@ impl<'a> Memory<'a> {
         Memory { entry, clock: 0.0, touched: HashMap::new(), all: 0.0, sizes: HashMap::new(), neighbours }
     }
 
-    /// Bytes touched since the memory of a value was, at most all.
-    fn distance(&self, place: (BufferId, usize)) -> f64 {
-        let since = |place: (BufferId, usize)| self.touched.get(&place).map(|last| self.clock - last);
+    /// `bytes` of a value, in parts: how many, and how many bytes were touched since they were last, at most all.
+    fn distances(&self, place: (BufferId, usize), bytes: f64) -> Vec<(f64, f64)> {
+        let last = |place: (BufferId, usize)| self.touched.get(&place).and_then(|touches| touches.last());
         let others = self.neighbours[place.0].iter().filter(|other| **other != place.0);
-        let own = since(place);
         // A value that this run has not yet touched finds what lay in its place.
-        let distance = others
+        let of_others = others
             .flat_map(|&other| (0..self.entry.buffers[other].slots).map(move |slot| (other, slot)))
-            .filter_map(since)
-            .chain(own)
-            .fold(f64::INFINITY, f64::min);
-        distance.min(self.all)
+            .filter_map(last)
+            .map(|touch| self.clock - touch.0)
+            .fold(self.all, f64::min);
+        let mut parts = Vec::new();
+        let mut covered = 0.0;
+        for &(clock, of_touch) in self.touched.get(&place).into_iter().flatten().rev() {
+            let more = of_touch.min(bytes) - covered;
+            if more > 0.0 {
+                parts.push((more, (self.clock - clock).min(of_others)));
+                covered += more;
+            }
+        }
+        if covered < bytes || parts.is_empty() {
+            parts.push((bytes - covered, of_others));
+        }
+        parts
+    }
+
+    /// The largest of [`Memory::distances`].
+    fn farthest(&self, place: (BufferId, usize), bytes: f64) -> f64 {
+        self.distances(place, bytes).into_iter().map(|part| part.1).fold(0.0, f64::max)
     }
 
     /// Values are touched together, each with so many bytes.
@@ -270,8 +290,10 @@ impl<'a> Memory<'a> {
             }
         }
         self.clock += bytes;
-        for &place in places.keys() {
-            self.touched.insert(place, self.clock);
+        for (&place, &bytes) in places {
+            let touches = self.touched.entry(place).or_default();
+            while touches.pop_if(|touch| touch.1 <= bytes).is_some() {}
+            touches.push((self.clock, bytes));
         }
     }
 }

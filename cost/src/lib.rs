@@ -25,7 +25,7 @@ pub use entry::{EntryPrediction, LaunchPrediction, predict_entry};
 pub use launch::{RunSizes, Sequence, launch_work};
 pub use machine::{DotShare, Kind, Machine, MemoryLevel, Network, Precision, Price, Rates};
 pub use measure::{MeasureError, Measurement, measure, measured};
-pub use probe::{ProbeError, ProbeLibrary, ProbeSource};
+pub use probe::{MemoryReader, ProbeError, ProbeLibrary, ProbeSource};
 pub use roofline::{Bound, Breakdown, Prediction, predict};
 pub use target::{Target, TargetError};
 pub use work::{Direction, Dot, ScalarOps, Traffic, Work};

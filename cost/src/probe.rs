@@ -4,6 +4,8 @@
 
 pub(crate) mod crew;
 
+pub use crew::MemoryReader;
+
 use sha2::{Digest, Sha256};
 use std::ffi::c_int;
 use std::path::PathBuf;

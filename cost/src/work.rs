@@ -114,6 +114,11 @@ impl Traffic {
         Traffic { bytes: self.footprint_bytes * times.max(1.0), ..self }
     }
 
+    /// So large a part of it: bytes and distinct bytes.
+    pub fn part(self, share: f64) -> Traffic {
+        Traffic { bytes: self.bytes * share, footprint_bytes: self.footprint_bytes * share, ..self }
+    }
+
     /// With the distance to its last use, see [`Traffic::since_last_use_bytes`].
     pub fn last_used(self, since_last_use_bytes: f64) -> Traffic {
         Traffic { since_last_use_bytes: Some(since_last_use_bytes), ..self }

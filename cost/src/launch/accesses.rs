@@ -4,7 +4,10 @@
 
 use super::sizes::{At, Sizes};
 use crate::work::{Direction, Traffic};
-use diptych_codegen::tile::{Base, DimId, Id, Instr, Nest, Place, RowMap};
+use diptych_codegen::tile::{Along, Base, DimId, Id, Instr, Nest, Place, RowMap};
+
+/// What memory hands over at a time, on every machine known.
+const LINE_BYTES: f64 = 64.0;
 
 /// One way in which statements look at an argument.
 struct Access {
@@ -26,6 +29,16 @@ pub(super) struct Accesses<'a> {
     found: Vec<Access>,
     near_read: f64,
     near_write: f64,
+    scattered: Vec<Traffic>,
+}
+
+/// The bytes that move for each element of a table's row: a row across panels has each element in a line of
+/// its own.
+fn bytes_of_row_element(along: Along, element_bytes: f64) -> f64 {
+    match along {
+        Along::PackedN => element_bytes.max(LINE_BYTES),
+        Along::PackedK | Along::Stride(_) => element_bytes,
+    }
 }
 
 /// The argument that a place is of.
@@ -41,7 +54,7 @@ pub(super) fn argument(place: &Place) -> Option<usize> {
 
 impl<'a> Accesses<'a> {
     pub(super) fn new(sizes: &'a Sizes<'a>) -> Accesses<'a> {
-        Accesses { sizes, found: Vec::new(), near_read: 0.0, near_write: 0.0 }
+        Accesses { sizes, found: Vec::new(), near_read: 0.0, near_write: 0.0, scattered: Vec::new() }
     }
 
     /// The loads and stores of a nest. Elements that are loaded more than once meanwhile are near.
@@ -50,7 +63,7 @@ impl<'a> Accesses<'a> {
             match instr {
                 Instr::Load(place) => self.walked(place, &nest.dims, Direction::Read, at),
                 Instr::Store(place, _) => self.walked(place, &nest.dims, Direction::Write, at),
-                Instr::LoadAt { table, id, .. } => {
+                Instr::LoadAt { table, id, along } => {
                     // A row for each id: as many as there are ids.
                     let mut of_id: Vec<DimId> = match id {
                         Id::Stored(view) => varying(&Place::Strided(view.clone())),
@@ -64,7 +77,11 @@ impl<'a> Accesses<'a> {
                     of_id.sort_unstable();
                     of_id.dedup();
                     match argument(table) {
-                        Some(arg) => self.add(arg, false, usize::MAX, of_id, at),
+                        Some(arg) => {
+                            let element_bytes = self.sizes.program.args[arg].dtype.bytes() as f64;
+                            let moved = bytes_of_row_element(*along, element_bytes);
+                            self.add_moved(arg, false, usize::MAX, of_id, at, moved);
+                        }
                         None => self.near_read += 4.0 * self.sizes.points(&of_id, at),
                     }
                 }
@@ -144,9 +161,22 @@ impl<'a> Accesses<'a> {
         }
     }
 
-    fn add(&mut self, arg: usize, write: bool, offset: usize, mut dims: Vec<DimId>, at: At) {
-        dims.sort_unstable();
+    fn add(&mut self, arg: usize, write: bool, offset: usize, dims: Vec<DimId>, at: At) {
         let element_bytes = self.sizes.program.args[arg].dtype.bytes() as f64;
+        self.add_moved(arg, write, offset, dims, at, element_bytes);
+    }
+
+    /// As [`Accesses::add`], with so many bytes moved for each element.
+    fn add_moved(
+        &mut self,
+        arg: usize,
+        write: bool,
+        offset: usize,
+        mut dims: Vec<DimId>,
+        at: At,
+        element_bytes: f64,
+    ) {
+        dims.sort_unstable();
         let bytes = element_bytes * self.sizes.points(&dims, at);
         let footprint = dims.iter().map(|&dim| self.sizes.distinct(dim, at)).product::<f64>() * element_bytes;
         let same = |access: &&mut Access| {
@@ -179,12 +209,16 @@ impl<'a> Accesses<'a> {
         });
     }
 
-    /// So many elements of an argument are updated after they were written once.
-    pub(super) fn again(&mut self, elements: f64, arg: usize) {
-        let bytes = elements * self.sizes.program.args[arg].dtype.bytes() as f64;
-        for access in self.found.iter_mut().filter(|access| access.arg == arg && access.write) {
-            access.again += 2.0 * bytes;
-        }
+    /// So many elements of rows of a table, of so many bytes in all, are updated in any order.
+    pub(super) fn rows_of(&mut self, arg: usize, along: Along, elements: f64, table_bytes: f64) {
+        let element_bytes = self.sizes.program.args[arg].dtype.bytes() as f64;
+        self.scattered.push(Traffic {
+            bytes: elements * bytes_of_row_element(along, element_bytes),
+            footprint_bytes: 0.0,
+            direction: Direction::Update,
+            since_last_use_bytes: None,
+            reuse_window_bytes: Some(table_bytes),
+        });
     }
 
     /// Bytes of an access during one iteration of the loop at `position` of `loops`, inner loops done entirely.
@@ -246,7 +280,8 @@ impl<'a> Accesses<'a> {
             near(again(false), Direction::Read, scratch + at_once),
             near(again(true), Direction::Write, scratch + at_once),
         ];
-        (operands, near.into_iter().filter(|traffic| traffic.bytes > 0.0).collect())
+        let near = near.into_iter().chain(self.scattered);
+        (operands, near.filter(|traffic| traffic.bytes > 0.0).collect())
     }
 }
 

@@ -108,7 +108,8 @@ impl Counter<'_> {
                 }
                 if let Some(arg) = accesses::argument(table) {
                     self.accesses.whole(arg, every, Direction::Write);
-                    self.accesses.again(rows, arg);
+                    let table_bytes = every * sizes.program.args[arg].dtype.bytes() as f64;
+                    self.accesses.rows_of(arg, along.0, rows, table_bytes);
                 }
                 self.accesses.place(&Place::Strided(values.clone()), &[*row, *dim], Direction::Read, at);
             }

@@ -211,6 +211,38 @@ fn meet(come: &AtomicUsize, threads: usize) {
     }
 }
 
+/// Reads memory in order with all threads, to compare something else with in turns.
+pub struct MemoryReader<'a> {
+    crew: Crew<'a>,
+    pass: Loop<'a>,
+}
+
+impl<'a> MemoryReader<'a> {
+    /// Over an array of so many bytes in all, a part for each thread. The caller makes it larger than caches.
+    pub fn new(
+        library: &'a ProbeLibrary,
+        threads: usize,
+        bytes: f64,
+    ) -> Result<MemoryReader<'a>, MeasureError> {
+        let threads = threads.max(1);
+        let array = bytes / threads as f64;
+        let level = Level {
+            name: "memory",
+            capacity_bytes: bytes,
+            shared: true,
+            one_thread_array: array,
+            all_threads_array: array,
+        };
+        let crew = Crew::new(library, threads, &Caches { levels: vec![level] })?;
+        Ok(MemoryReader { crew, pass: stream_loop(library, threads, array, false) })
+    }
+
+    /// Bytes per second of one pass over the array.
+    pub fn bytes_per_second(&self) -> f64 {
+        self.pass.amount * self.pass.threads as f64 / self.crew.seconds(&self.pass, 1)
+    }
+}
+
 type Run<'a> = Box<dyn Fn(&Arrays, i64) + Sync + 'a>;
 
 /// Something to repeat: `amount` is what one thread does each time.

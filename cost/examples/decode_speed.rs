@@ -1,9 +1,11 @@
-//! Times decoding, one token after the other, of a preset with random weights:
-//! one JSON line, and with `--profile` the time of each kernel.
+//! Times decoding, one token after the other, of a preset with random weights, and in turns with it how fast the
+//! threads read memory in order: one JSON line, and with `--profile` the time of each kernel.
 //!
-//! `cargo run --release -p diptych-runtime --example decode_speed -- [--model llama-135m] [--prompt 16] [--tokens 128] [--threads 2] [--profile]`
+//! `cargo run --release -p diptych-cost --example decode_speed -- [--model llama-135m] [--prompt 16] [--tokens 128] [--threads 2] [--profile]`
 
+use diptych_codegen::c::prelude::{LINK_FLAGS, prelude};
 use diptych_codegen::entry::Limits;
+use diptych_cost::{MemoryReader, ProbeLibrary, ProbeSource};
 use diptych_ir::EntryKind;
 use diptych_models::{Registry, build, initialize};
 use diptych_passes::AdamWOptions;
@@ -15,6 +17,11 @@ fn option(name: &str, default: &str) -> String {
     let arguments: Vec<String> = std::env::args().collect();
     let at = arguments.iter().position(|argument| argument == name);
     at.and_then(|at| arguments.get(at + 1).cloned()).unwrap_or_else(|| default.to_owned())
+}
+
+fn median(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -47,26 +54,40 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let start = Instant::now();
     prefill.run(&device.pool, &binding);
     let prefill_seconds = start.elapsed().as_secs_f64();
+
+    let flags = device.width.cc_flags();
+    let source = ProbeSource { prelude: prelude(), flags: &flags, link_flags: LINK_FLAGS };
+    let library = ProbeLibrary::compile(&source)?;
+    let reader = MemoryReader::new(&library, device.pool.threads(), session.store.bytes() as f64)?;
+
+    let at = |position: usize| Sequence { origin: position, length: 1, chunks: &chunks };
+    let mut binding = Binding::new(Limits { rows: 1, batch: 1 }, architecture.context());
+    binding.bind(&[at(prompt)])?;
     decode.refresh(&device.pool, &binding);
     decode.set_timed(profile);
-    let mut seconds = Vec::new();
-    for at in 0..tokens {
-        binding.bind(&[Sequence { origin: prompt + at, length: 1, chunks: &chunks }])?;
-        decode.input::<i32>("tokens").ok_or("no tokens")?[0] = (at * 11 % architecture.vocab()) as i32;
+    let (mut seconds, mut read_rates) = (Vec::new(), Vec::new());
+    for token in 0..tokens {
+        binding.bind(&[at(prompt + token)])?;
+        decode.input::<i32>("tokens").ok_or("no tokens")?[0] = (token * 11 % architecture.vocab()) as i32;
         let start = Instant::now();
         decode.run(&device.pool, &binding);
         seconds.push(start.elapsed().as_secs_f64());
+        read_rates.push(reader.bytes_per_second());
     }
-    seconds.sort_by(f64::total_cmp);
-    let median = seconds[seconds.len() / 2];
-    let bytes = session.store.bytes() as f64;
+    let fastest = seconds.iter().copied().fold(f64::INFINITY, f64::min);
+    let (step, memory) = (median(&mut seconds), median(&mut read_rates));
+    let weights = session.store.bytes() as f64 / step;
     println!(
-        "{{\"prefill_tokens_per_second\": {:.1}, \"decode_tokens_per_second\": {:.2}, \"median_ms\": {:.2}, \"min_ms\": {:.2}, \"weight_gigabytes_per_second\": {:.2}}}",
-        prompt as f64 / prefill_seconds,
-        1.0 / median,
-        median * 1e3,
-        seconds[0] * 1e3,
-        bytes / median / 1e9
+        "{}",
+        serde_json::json!({
+            "prefill_tokens_per_second": prompt as f64 / prefill_seconds,
+            "decode_tokens_per_second": 1.0 / step,
+            "median_ms": step * 1e3,
+            "min_ms": fastest * 1e3,
+            "weight_gigabytes_per_second": weights / 1e9,
+            "memory_gigabytes_per_second": memory / 1e9,
+            "share_of_memory_bandwidth": weights / memory,
+        })
     );
     if profile {
         let mut times = decode.take_times();
