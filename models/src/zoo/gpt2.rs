@@ -2,6 +2,7 @@
 //! GELU by tanh, biases everywhere, and a head that shares the embedding.
 
 use super::config::{Fields, divides, positive, positive_number};
+use super::published::presets;
 use crate::architecture::{Precision, parse_config};
 use crate::hugging_face::{NameMap, tensor};
 use crate::{Architecture, Family, Linear, ModelBuilder, Result, Tensor};
@@ -200,16 +201,16 @@ fn parse_hugging_face(config: &Value) -> Result<Box<dyn Architecture>> {
     Ok(Box::new(gpt2.check()?))
 }
 
-/// The family, with sizes for tests and benches.
+/// The family, with a size for tests and the published ones.
 pub(crate) fn family() -> Family {
     let sized = |vocab, context, layers, embed, heads| json!({ "vocab": vocab, "context": context, "layers": layers, "embed": embed, "heads": heads });
     Family {
         name: FAMILY.to_owned(),
         parse,
-        presets: vec![
-            ("gpt2-tiny".to_owned(), sized(97, 64, 2, 24, 3)),
-            ("gpt2-small".to_owned(), sized(50257, 1024, 12, 768, 12)),
-        ],
+        presets: [("gpt2-tiny".to_owned(), sized(97, 64, 2, 24, 3))]
+            .into_iter()
+            .chain(presets(FAMILY))
+            .collect(),
         model_types: vec!["gpt2".to_owned()],
         parse_hugging_face,
     }

@@ -3,6 +3,7 @@
 //! window), Qwen2 (biases) or Qwen3 (normalised queries and keys).
 
 use super::config::{Fields, divides, positive, positive_number, rope_parameters, rotary};
+use super::published::presets;
 use crate::architecture::{Precision, parse_config};
 use crate::hugging_face::{NameMap, tensor};
 use crate::{Architecture, Family, Linear, ModelBuilder, ModelError, Result, Rope, Tensor};
@@ -316,7 +317,7 @@ fn parse_hugging_face(config: &Value) -> Result<Box<dyn Architecture>> {
     Ok(Box::new(llama.check()?))
 }
 
-/// The family, with sizes for tests and benches.
+/// The family, with sizes for tests and benches, and the published ones.
 pub(crate) fn family() -> Family {
     let sized = |vocab, context, layers, embed, heads, key_value_heads, hidden, tied| {
         json!({
@@ -327,7 +328,7 @@ pub(crate) fn family() -> Family {
     Family {
         name: FAMILY.to_owned(),
         parse,
-        presets: vec![
+        presets: [
             ("llama-tiny".to_owned(), sized(97, 64, 2, 24, 4, 2, 40, false)),
             // The three of the bench have the same number of parameters within 2%:
             // what one saves on attention goes to the MLP.
@@ -337,7 +338,10 @@ pub(crate) fn family() -> Family {
             ("llama-15m".to_owned(), sized(32000, 256, 6, 288, 6, 6, 768, true)),
             // The shape of SmolLM-135M.
             ("llama-135m".to_owned(), sized(49152, 2048, 30, 576, 9, 3, 1536, true)),
-        ],
+        ]
+        .into_iter()
+        .chain(presets(FAMILY))
+        .collect(),
         model_types: ["llama", "mistral", "qwen2", "qwen3"].map(str::to_owned).to_vec(),
         parse_hugging_face,
     }

@@ -5,10 +5,12 @@ mod config;
 mod gpt2;
 mod llama;
 mod mla;
+mod published;
 
 pub use gpt2::Gpt2;
 pub use llama::Llama;
 pub use mla::Mla;
+pub use published::{Published, published};
 
 use crate::Family;
 
