@@ -4,8 +4,9 @@
 use crate::entry::{CompileError, CompiledEntry, EntryOptions, compile_entry};
 use diptych_ir::{EntryKind, Program, verify};
 use diptych_passes::algebra::{AlgebraReport, Objective, optimize_backward, optimize_forward};
+use diptych_passes::fuse::StreamedAxes;
 use diptych_passes::layout::Layouts;
-use diptych_passes::normalize::divide_after_sums;
+use diptych_passes::normalize::{divide_after_sums, normalize};
 use diptych_passes::{AdamWOptions, add_adamw, differentiate, simplify};
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -74,9 +75,11 @@ pub fn compile_program(
     lap("verify");
     let layouts = Layouts::choose(&program);
     lap("layout");
+    let streamed = StreamedAxes::of(&normalize(&program, false)?)?;
+    lap("long axes");
     let mut entries = BTreeMap::new();
     for &kind in kinds {
-        entries.insert(kind, compile_entry(&program, kind, &layouts, options)?);
+        entries.insert(kind, compile_entry(&program, kind, &layouts, &streamed, options)?);
         lap(kind.name());
     }
     Ok(CompiledProgram { program, layouts, entries, algebra, stages })

@@ -7,7 +7,9 @@ use diptych_codegen::entry::EntryOptions;
 use diptych_ir::{Axis, EntryKind, Graph, NodeId, Program, RegionId};
 use diptych_models::{Registry, build};
 use diptych_passes::AdamWOptions;
-use diptych_passes::fuse::{FuseOptions, GroupKind, RegionSteps, Step, StreamAxes, StreamAxis, fuse};
+use diptych_passes::fuse::{
+    FuseOptions, GroupKind, RegionSteps, Step, StreamAxes, StreamAxis, StreamedAxes, fuse,
+};
 use diptych_passes::normalize::normalize;
 use std::collections::HashMap;
 use std::fmt::Write;
@@ -70,13 +72,14 @@ fn write_steps(
 }
 
 fn groups(program: &Program, kind: EntryKind) -> String {
+    let streamed = StreamedAxes::of(&normalize(program, false).expect("a normal form")).expect("axes");
     let mut program = program.clone();
     program.entries.retain(|entry| entry.kind == kind);
     let program = normalize(&program, kind.cached()).expect("a normal form");
     let entry = program.entry(kind).expect("an entry");
     let roots: Vec<NodeId> = entry.roots.iter().chain(&entry.updates).map(|root| root.1).collect();
     let options = FuseOptions { many_rows: !kind.cached(), history_is_rename: !kind.cached() };
-    let fused = fuse(&program, &roots, options).expect("groups");
+    let fused = fuse(&program, &roots, &streamed, options).expect("groups");
     let mut text = String::new();
     write_steps(&mut text, &program, &fused, Program::MAIN, "");
     text

@@ -4,7 +4,7 @@
 use diptych_ir::{EntryKind, NodeId, Op, Program, RegionId};
 use diptych_models::Registry;
 use diptych_models::hugging_face::Checkpoint;
-use diptych_passes::fuse::{FuseOptions, Roles, Step, fuse};
+use diptych_passes::fuse::{FuseOptions, Roles, Step, StreamedAxes, fuse};
 use diptych_passes::layout::{Layout, Layouts, product};
 use diptych_passes::normalize::{divide_after_sums, normalize};
 use diptych_passes::{differentiate, simplify};
@@ -21,10 +21,17 @@ fn trained(name: &str) -> Program {
 }
 
 /// The nodes that a node's kernel reads, through views and what is free.
-fn check_region(program: &Program, region: RegionId, steps: &[Step], roots: &[NodeId], renames: bool) {
+fn check_region(
+    program: &Program,
+    streamed: &StreamedAxes,
+    region: RegionId,
+    steps: &[Step],
+    roots: &[NodeId],
+    renames: bool,
+) {
     let graph = &program.region(region).graph;
     let order = graph.ancestors(roots);
-    let roles = Roles::of(program.region(region), &order, renames).expect("roles");
+    let roles = Roles::of(program, region, &order, streamed, renames).expect("roles");
     let bases: HashSet<NodeId> = roots.iter().map(|&root| roles.base(root)).collect();
     let mut stored: HashSet<NodeId> = HashSet::new();
     let mut computed: HashSet<NodeId> = HashSet::new();
@@ -73,6 +80,7 @@ fn check_region(program: &Program, region: RegionId, steps: &[Step], roots: &[No
 fn everything_is_computed_once_and_in_order() {
     for name in FIXTURES {
         let trained = trained(name);
+        let streamed = StreamedAxes::of(&normalize(&trained, false).expect("normalise")).expect("axes");
         for kind in [EntryKind::Train, EntryKind::Score, EntryKind::Prefill, EntryKind::Decode] {
             let mut program = trained.clone();
             program.entries.retain(|entry| entry.kind == kind);
@@ -81,11 +89,18 @@ fn everything_is_computed_once_and_in_order() {
             let roots: Vec<NodeId> = entry.roots.iter().chain(&entry.updates).map(|root| root.1).collect();
             for many_rows in [false, true] {
                 let options = FuseOptions { many_rows, history_is_rename: !kind.cached() };
-                let fused: HashMap<_, _> = fuse(&program, &roots, options).expect("fuse");
+                let fused: HashMap<_, _> = fuse(&program, &roots, &streamed, options).expect("fuse");
                 for (&region, steps) in &fused {
                     let results = program.region(region).results.clone();
                     let roots = if region == Program::MAIN { roots.clone() } else { results };
-                    check_region(&program, region, &steps.steps, &roots, options.history_is_rename);
+                    check_region(
+                        &program,
+                        &streamed,
+                        region,
+                        &steps.steps,
+                        &roots,
+                        options.history_is_rename,
+                    );
                 }
             }
         }

@@ -10,7 +10,7 @@ mod support;
 
 use diptych_codegen::c::prelude::VectorWidth;
 use diptych_ir::{EntryKind, NodeId, Program};
-use diptych_passes::fuse::{FuseOptions, Step, fuse};
+use diptych_passes::fuse::{FuseOptions, Step, StreamedAxes, fuse};
 use diptych_passes::normalize::normalize;
 use diptych_passes::simplify;
 use diptych_runtime::cpu::compile::{Compiler, KernelCache};
@@ -60,13 +60,13 @@ fn arguments() -> Result<Arguments, String> {
 
 /// Prints a program as the compiler sees it, and how its `Score` is fused.
 fn explain(program: &Program) {
-    let mut program = program.clone();
+    let Ok(mut program) = simplify(program).and_then(|program| normalize(&program, false)) else { return };
+    let Ok(streamed) = StreamedAxes::of(&program) else { return };
     program.entries.retain(|entry| entry.kind == EntryKind::Score);
-    let Ok(program) = simplify(&program).and_then(|program| normalize(&program, false)) else { return };
     print!("{}", diptych_ir::text::print(&program));
     let options = FuseOptions { many_rows: false, history_is_rename: true };
     let roots: Vec<NodeId> = program.entries[0].roots.iter().map(|root| root.1).collect();
-    let Ok(fused) = fuse(&program, &roots, options) else { return };
+    let Ok(fused) = fuse(&program, &roots, &streamed, options) else { return };
     for (region, steps) in fused {
         println!("region @{}", region.0);
         for step in steps.steps {

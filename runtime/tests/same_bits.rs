@@ -4,7 +4,8 @@
 
 use diptych_codegen::entry::Limits;
 use diptych_ir::evaluate::{Context, Value, evaluate};
-use diptych_ir::{DType, EntryKind, NodeId, Program, Symbol};
+use diptych_ir::ops::Slice;
+use diptych_ir::{Axis, DType, EntryKind, NodeId, Program, Symbol};
 use diptych_models::{Registry, build, initialize};
 use diptych_passes::AdamWOptions;
 use diptych_passes::differentiate::gradient_name;
@@ -384,6 +385,30 @@ fn every_entry_gives_the_same_bits_in_f32() {
 #[test]
 fn every_entry_gives_the_same_bits_in_bf16() {
     every_family_agrees("bf16", 2e-2);
+}
+
+/// Seen in part, the logits must be stored: then in every entry, or their sum would be one of other blocks.
+#[test]
+fn a_root_of_one_entry_changes_no_other_s_bits() {
+    let mut program = program("llama-tiny", &json!({ "vocab": 613 }), "f32");
+    let logits = logits(&program);
+    let graph = &mut program.main_mut().graph;
+    let vocab = graph.axes(logits).iter().copied().find(|axis| axis.fixed_size() == Some(613)).unwrap();
+    let slice = Slice { axis: vocab, start: 7, into: Axis::fixed("some", 5) };
+    let some = graph.add(slice, &[logits]).unwrap();
+    program.main_mut().results.push(some);
+    let score = program.entries.iter_mut().find(|entry| entry.kind == EntryKind::Score).unwrap();
+    score.roots.push((Symbol::new("some_logits"), some));
+    let device = Device::cpu(Some(1)).unwrap();
+    let session = session(&device, &program, &[EntryKind::Train, EntryKind::Score]);
+    let texts = Texts::new(613);
+    let [train, score] = [EntryKind::Train, EntryKind::Score].map(|kind| {
+        let mut found = empty(1);
+        let mut runner = Runner::new(&device, &session, kind, None);
+        runner.collect(&texts, &whole(&[0, 1, 2, 3, 4, 5, 6]), "log_prob", &mut found);
+        found
+    });
+    assert_same("a root of `score`", 1, &score, &train);
 }
 
 #[test]

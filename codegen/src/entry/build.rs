@@ -8,7 +8,7 @@ use crate::c;
 use crate::lower::{Context, LowerError, Source, lower};
 use crate::tile::TileProgram;
 use diptych_ir::{Entry, EntryKind, IrError, NodeId, Op, Program, ReduceKind, RegionId, ScalarFn};
-use diptych_passes::fuse::{FuseError, FuseOptions, Group, GroupKind, RegionSteps, Step, fuse};
+use diptych_passes::fuse::{FuseError, FuseOptions, Group, GroupKind, RegionSteps, Step, StreamedAxes, fuse};
 use diptych_passes::layout::{Layout, Layouts, Leading, product};
 use diptych_passes::normalize::normalize;
 use std::collections::{HashMap, HashSet};
@@ -47,8 +47,8 @@ pub struct EntryOptions {
     pub tile_rows: usize,
 }
 
-/// Compiles one entry of a program. Parameters are laid out as `layouts` says,
-/// the same for all entries of a program.
+/// Compiles one entry of a program. Parameters are laid out as `layouts` says and long axes are
+/// those of `streamed`, the same for all entries of a program.
 ///
 /// # Errors
 /// When the program has no such entry, or has something that no kernel does.
@@ -56,6 +56,7 @@ pub fn compile_entry(
     program: &Program,
     kind: EntryKind,
     layouts: &Layouts,
+    streamed: &StreamedAxes,
     options: EntryOptions,
 ) -> Result<CompiledEntry, CompileError> {
     let plan_error =
@@ -71,7 +72,7 @@ pub fn compile_entry(
     let roots: Vec<NodeId> = entry.roots.iter().chain(&entry.updates).map(|root| root.1).collect();
     let training = matches!(kind, EntryKind::Train | EntryKind::Accumulate | EntryKind::Update);
     let fuse_options = FuseOptions { many_rows: training, history_is_rename: !kind.cached() };
-    let fused = fuse(&program, &roots, fuse_options)?;
+    let fused = fuse(&program, &roots, streamed, fuse_options)?;
     let values = ValueLayouts::of(&program, layouts, &entry.updates);
     let mut builder = Builder {
         program: &program,

@@ -3,7 +3,7 @@
 //! block sizes.
 
 use super::roles::Roles;
-use super::{FuseError, FuseOptions, Group, GroupKind, RegionSteps, Step, streams};
+use super::{FuseError, FuseOptions, Group, GroupKind, RegionSteps, Step, StreamedAxes, streams};
 use crate::layout::{Leading, symbol};
 use diptych_ir::{NodeId, Op, Program, RegionId};
 use std::collections::{HashMap, HashSet};
@@ -31,11 +31,12 @@ pub fn region(
     program: &Program,
     id: RegionId,
     roots: &[NodeId],
+    streamed: &StreamedAxes,
     options: FuseOptions,
 ) -> Result<RegionSteps, FuseError> {
     let region = program.region(id);
     let order = region.graph.ancestors(roots);
-    let roles = Roles::of(region, &order, options.history_is_rename)?;
+    let roles = Roles::of(program, id, &order, streamed, options.history_is_rename)?;
     let wanted = roots.iter().map(|&root| roles.base(root)).collect();
     let mut state =
         Assignment { roles, options, units: Vec::new(), unit_of: HashMap::new(), needs: Vec::new(), wanted };

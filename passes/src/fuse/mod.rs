@@ -2,13 +2,15 @@
 //! what they stream; it writes no code and knows no device.
 
 mod assign;
+mod huge;
 mod roles;
 mod streams;
 
+pub use huge::StreamedAxes;
 pub use roles::{Roles, is_view};
 
 use crate::layout::Leading;
-use diptych_ir::{Axis, NodeId, Program, RegionId};
+use diptych_ir::{Axis, NodeId, Program, Region, RegionId};
 use std::collections::HashMap;
 
 /// Why a program cannot be fused.
@@ -21,6 +23,13 @@ pub struct FuseError {
     pub node: String,
     /// What was wrong.
     pub problem: String,
+}
+
+impl FuseError {
+    fn at(region: &Region, id: NodeId, problem: String) -> FuseError {
+        let node = format!("{}: {}", region.graph.op(id).name(), region.graph.ty(id));
+        FuseError { region: region.name.to_string(), node, problem }
+    }
 }
 
 /// The shape of a group's computation.
@@ -109,13 +118,15 @@ pub struct FuseOptions {
     pub history_is_rename: bool,
 }
 
-/// Divides the regions reachable from these roots of the main region into groups.
+/// Divides the regions reachable from these roots of the main region into groups. `streamed` was
+/// decided before other entries were cut off.
 ///
 /// # Errors
 /// When a node has run-time axes that no kernel can walk.
 pub fn fuse(
     program: &Program,
     roots: &[NodeId],
+    streamed: &StreamedAxes,
     options: FuseOptions,
 ) -> Result<HashMap<RegionId, RegionSteps>, FuseError> {
     let mut regions = HashMap::new();
@@ -124,7 +135,7 @@ pub fn fuse(
         if regions.contains_key(&id) {
             continue;
         }
-        let steps = assign::region(program, id, &roots, options)?;
+        let steps = assign::region(program, id, &roots, streamed, options)?;
         for step in &steps.steps {
             if let Step::Repeat(node) = step
                 && let diptych_ir::Op::Repeat(repeat) = program.region(id).graph.op(*node)

@@ -2,13 +2,10 @@
 //! stored, or a computation of its own. It groups nothing.
 
 use super::FuseError;
-use crate::layout::{Leading, leading, product};
-use diptych_ir::{Axis, DType, Graph, NodeId, Op, Region};
+use super::huge::{StreamedAxes, leadings};
+use crate::layout::Leading;
+use diptych_ir::{Axis, DType, Graph, NodeId, Op, Program, Region, RegionId};
 use std::collections::{HashMap, HashSet};
-
-/// A contraction whose columns are at least this many times its summed
-/// elements makes a value too large to store beside its operands.
-const EXPANSION: usize = 8;
 
 /// Whether an op only names elements differently, so that it costs nothing.
 pub fn is_view(op: &Op) -> bool {
@@ -19,88 +16,34 @@ pub fn is_view(op: &Op) -> bool {
 pub struct Roles<'a> {
     /// The graph.
     pub graph: &'a Graph,
-    region: String,
+    region: &'a Region,
     leading: HashMap<NodeId, Leading>,
     huge: HashSet<Axis>,
     history_is_rename: bool,
 }
 
 impl<'a> Roles<'a> {
-    /// Looks at every node that the roots depend on.
-    pub fn of(region: &'a Region, order: &[NodeId], history_is_rename: bool) -> Result<Roles<'a>, FuseError> {
+    /// Looks at every node that the region's roots depend on: `order`, operands first.
+    ///
+    /// # Errors
+    /// When a node has run-time axes that no kernel can walk.
+    pub fn of(
+        program: &'a Program,
+        id: RegionId,
+        order: &[NodeId],
+        streamed: &StreamedAxes,
+        history_is_rename: bool,
+    ) -> Result<Roles<'a>, FuseError> {
+        let region = program.region(id);
         let graph = &region.graph;
-        let mut roles = Roles {
-            graph,
-            region: region.name.to_string(),
-            leading: HashMap::new(),
-            huge: HashSet::new(),
-            history_is_rename,
-        };
-        for &id in order {
-            let found = leading(graph.axes(id)).map_err(|problem| roles.error(id, problem))?;
-            roles.leading.insert(id, found);
-        }
-        roles.huge = roles.huge_axes(order);
-        Ok(roles)
-    }
-
-    /// Axes that contractions expand to, and that no value with run-time rows
-    /// has from elsewhere: none that is given, gathered, or summed up to it by a
-    /// contraction that does not expand.
-    fn huge_axes(&self, order: &[NodeId]) -> HashSet<Axis> {
-        let mut huge: HashSet<Axis> = HashSet::new();
-        let mut ordinary: HashSet<Axis> = HashSet::new();
-        for &id in order.iter().filter(|&&id| matches!(self.leading(id), Leading::Rows | Leading::Batch)) {
-            let axes = self.graph.axes(id).iter().copied().filter(|axis| axis.fixed_size().is_some());
-            match self.graph.op(id) {
-                Op::Contract(contract) => {
-                    let fixed = contract.over.iter().all(|axis| axis.fixed_size().is_some());
-                    let least = Some(EXPANSION * product(&contract.over));
-                    let (expanded, kept): (Vec<Axis>, Vec<Axis>) =
-                        axes.partition(|axis| fixed && axis.fixed_size() >= least);
-                    huge.extend(expanded);
-                    ordinary.extend(kept);
-                }
-                Op::Take(_) => ordinary.extend(axes),
-                _ if self.is_given(id) => ordinary.extend(axes),
-                _ => {}
-            }
-        }
-        // What is seen over other positions, or under other names, is not formed block by block beside them.
-        // Weights are free to be seen in any way: an embedding's table has the axis of the vocabulary.
-        let with_rows = |id: NodeId| {
-            self.graph.operands(id).iter().any(|&operand| self.leading(operand) != Leading::None)
-        };
-        for &id in order {
-            let graph = self.graph;
-            match graph.op(id) {
-                _ if !with_rows(id) => {}
-                _ if matches!(self.leading(id), Leading::Past | Leading::Quadratic) => {
-                    ordinary.extend(graph.axes(id).iter().copied());
-                }
-                Op::Rename(rename) => ordinary.extend([rename.from, rename.to]),
-                Op::Slice(slice) => ordinary.extend([slice.axis, slice.into]),
-                Op::Split(split) => ordinary.extend(split.into.iter().copied().chain([split.axis])),
-                Op::Merge(merge) => ordinary.extend(merge.axes.iter().copied().chain([merge.into])),
-                Op::Concat(concat) => ordinary.extend(concat.pieces.iter().copied().chain([concat.into])),
-                Op::Take(take) if self.leading(graph.operands(id)[0]) != Leading::None => {
-                    ordinary.extend([take.axis])
-                }
-                _ => {}
-            }
-        }
-        // Where nothing reduces such a value it is wanted whole, and no other bits come of storing it.
-        let reduces = |id: NodeId, axis: &Axis| {
-            super::streams::summed(self.graph.op(id)).is_some_and(|over| over.contains(axis))
-        };
-        huge.retain(|axis| !ordinary.contains(axis) && order.iter().any(|&id| reduces(id, axis)));
-        huge
+        let leading = leadings(program, id, order)?;
+        let huge = streamed.within(graph, order, &leading);
+        Ok(Roles { graph, region, leading, huge, history_is_rename })
     }
 
     /// An error at a node.
     pub fn error(&self, id: NodeId, problem: String) -> FuseError {
-        let node = format!("{}: {}", self.graph.op(id).name(), self.graph.ty(id));
-        FuseError { region: self.region.clone(), node, problem }
+        FuseError::at(self.region, id, problem)
     }
 
     /// The run-time axes of a node's value.
@@ -114,8 +57,8 @@ impl<'a> Roles<'a> {
         self.graph.axes(id).iter().copied().find(|axis| rows && self.huge.contains(axis))
     }
 
-    /// Whether a value is formed block by block and never stored. This depends
-    /// on axes alone, so it is the same in every entry, and so are the bits.
+    /// Whether a value is formed block by block and never stored. This depends on axes that the
+    /// whole program decides on, so it is the same in every entry, and so are the bits.
     pub fn is_streamed(&self, id: NodeId) -> bool {
         self.leading(id) == Leading::Quadratic || self.huge_axis(id).is_some()
     }
