@@ -7,8 +7,8 @@ use diptych_codegen::c::prelude::VectorWidth;
 use diptych_runtime::cpu::compile::{Compiler, KernelCache};
 use support::check::{Findings, Options, check};
 
-fn agree(seeds: std::ops::Range<u64>, options: Options) {
-    let seeds: Vec<u64> = seeds.collect();
+fn agree(seeds: impl IntoIterator<Item = u64>, options: Options) {
+    let seeds: Vec<u64> = seeds.into_iter().collect();
     let compiler = Compiler::find().unwrap();
     let Findings { agreed, kernels, refused, wrong } =
         check(&seeds, options, &compiler, &KernelCache::standard());
@@ -27,6 +27,12 @@ fn agree(seeds: std::ops::Range<u64>, options: Options) {
 #[test]
 fn gradients_are_those_of_the_evaluator() {
     agree(0..10, Options { width: VectorWidth::detect(), budget: 3e5, gradients: true });
+}
+
+/// Backward bodies in which streams and what lies between them could be joined in a circle.
+#[test]
+fn groups_never_need_one_another_in_a_circle() {
+    agree([22, 344, 352, 361], Options { width: VectorWidth::detect(), budget: 1e5, gradients: true });
 }
 
 #[test]

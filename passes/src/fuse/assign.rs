@@ -3,6 +3,7 @@
 //! block sizes.
 
 use super::roles::Roles;
+use super::units::Units;
 use super::{FuseError, FuseOptions, Group, GroupKind, RegionSteps, Step, StreamedAxes, streams};
 use crate::layout::{Leading, symbol};
 use diptych_ir::{NodeId, Op, Program, RegionId};
@@ -17,11 +18,9 @@ enum Unit {
 struct Assignment<'a> {
     roles: Roles<'a>,
     options: FuseOptions,
-    units: Vec<Unit>,
-    /// The unit that stores or yields each node; for a streamed node none.
-    unit_of: HashMap<NodeId, usize>,
-    /// For each unit, the units whose results it reads.
-    needs: Vec<HashSet<usize>>,
+    work: Vec<Unit>,
+    /// The unit that stores or yields each node; a streamed node has none.
+    units: Units,
     /// The values that the region is asked for.
     wanted: HashSet<NodeId>,
 }
@@ -38,78 +37,31 @@ pub fn region(
     let order = region.graph.ancestors(roots);
     let roles = Roles::of(program, id, &order, streamed, options.history_is_rename)?;
     let wanted = roots.iter().map(|&root| roles.base(root)).collect();
-    let mut state =
-        Assignment { roles, options, units: Vec::new(), unit_of: HashMap::new(), needs: Vec::new(), wanted };
-    for (group, reductions) in streams::groups(&state.roles, &order) {
-        let unit = state.add(Unit::Group(group));
-        for reduction in reductions {
-            state.refuse_computed_past(reduction)?;
-            state.unit_of.insert(reduction, unit);
-        }
-    }
+    let mut units = Units::new(&roles, &order);
+    let streams = streams::groups(&roles, &order, &mut units);
+    let work = streams.into_iter().map(Unit::Group).collect();
+    let mut state = Assignment { roles, options, work, units, wanted };
     for &node in &order {
+        if state.units.of(node).is_some() {
+            state.refuse_computed_past(node)?;
+        }
         if matches!(region.graph.op(node), Op::Repeat(_)) {
             let unit = state.add(Unit::Repeat(node));
-            state.unit_of.insert(node, unit);
+            state.units.join(node, unit);
         }
     }
-    // What streaming groups and repeats read is known as the units of the rest are.
     for &node in &order {
-        if state.roles.is_computed(node)
-            && !state.unit_of.contains_key(&node)
-            && !state.roles.is_streamed(node)
-        {
+        if state.roles.is_computed(node) && state.units.of(node).is_none() && !state.roles.is_streamed(node) {
             state.place(node)?;
         }
-        state.refresh_needs(node);
     }
     state.finish(&order, roots)
 }
 
 impl Assignment<'_> {
     fn add(&mut self, unit: Unit) -> usize {
-        self.units.push(unit);
-        self.needs.push(HashSet::new());
-        self.units.len() - 1
-    }
-
-    /// The units whose results a node reads, through views, free nodes and
-    /// streamed values.
-    fn inputs(&self, id: NodeId) -> HashSet<usize> {
-        let mut units = HashSet::new();
-        let mut stack = self.roles.sources(id);
-        while let Some(source) = stack.pop() {
-            match self.roles.graph.op(source) {
-                Op::Output(_) => units.extend(self.unit_of.get(&self.roles.graph.operands(source)[0])),
-                Op::History(_) => stack.extend(self.roles.sources(source)),
-                _ if self.roles.is_streamed(source) => stack.extend(self.roles.sources(source)),
-                _ => units.extend(self.unit_of.get(&source)),
-            }
-        }
-        units
-    }
-
-    fn refresh_needs(&mut self, id: NodeId) {
-        if let Some(&unit) = self.unit_of.get(&id) {
-            let mut inputs = self.inputs(id);
-            inputs.remove(&unit);
-            self.needs[unit].extend(inputs);
-        }
-    }
-
-    /// Whether unit `from` needs unit `to`, directly or not.
-    fn depends(&self, from: usize, to: usize) -> bool {
-        let mut stack = vec![from];
-        let mut seen = HashSet::new();
-        while let Some(unit) = stack.pop() {
-            if unit == to {
-                return true;
-            }
-            if seen.insert(unit) {
-                stack.extend(&self.needs[unit]);
-            }
-        }
-        false
+        self.work.push(unit);
+        self.units.add()
     }
 
     /// With a cache, what is seen over positions so far is only read: a value computed from it for
@@ -125,34 +77,31 @@ impl Assignment<'_> {
     fn place(&mut self, id: NodeId) -> Result<(), FuseError> {
         self.refuse_computed_past(id)?;
         let kind = self.kind(id)?;
-        let inputs = self.inputs(id);
         if kind == GroupKind::FlatSum
             && let Some(unit) = self.read_by_sum_alone(id)
-            && let Unit::Group(group) = &mut self.units[unit]
+            && let Unit::Group(group) = &mut self.work[unit]
         {
             group.kind = kind;
             group.nodes.push(id);
-            self.unit_of.insert(id, unit);
+            self.units.join(id, unit);
             return Ok(());
         }
+        let inputs = self.units.inputs(id);
         let mut candidates: Vec<usize> = inputs.iter().copied().collect();
         // A contraction may also join one that shares its left operand.
         if matches!(self.roles.graph.op(id), Op::Contract(_)) {
-            candidates.extend((0..self.units.len()).filter(|unit| !inputs.contains(unit)));
+            candidates.extend((0..self.work.len()).filter(|unit| !inputs.contains(unit)));
         }
         candidates.sort_unstable();
-        let fits = |&unit: &usize| {
-            let acyclic = inputs.iter().all(|&input| input == unit || !self.depends(input, unit));
-            acyclic && self.may_join(id, &kind, unit)
-        };
+        let fits = |&unit: &usize| self.may_join(id, &kind, unit) && self.units.can_join(id, unit);
         let unit = match candidates.iter().rev().copied().find(|unit| fits(unit)) {
             Some(unit) => unit,
             None => self.add(Unit::Group(Group { kind, nodes: Vec::new(), outputs: Vec::new() })),
         };
-        if let Unit::Group(group) = &mut self.units[unit] {
+        if let Unit::Group(group) = &mut self.work[unit] {
             group.nodes.push(id);
         }
-        self.unit_of.insert(id, unit);
+        self.units.join(id, unit);
         Ok(())
     }
 
@@ -161,8 +110,8 @@ impl Assignment<'_> {
     fn read_by_sum_alone(&self, id: NodeId) -> Option<usize> {
         let graph = self.roles.graph;
         let source = self.roles.base(graph.operands(id)[0]);
-        let &unit = self.unit_of.get(&source)?;
-        let Unit::Group(group) = &self.units[unit] else { return None };
+        let unit = self.units.of(source)?;
+        let Unit::Group(group) = &self.work[unit] else { return None };
         let alone = |&node: &NodeId| {
             let wanted = self.wanted.contains(&node);
             !wanted && graph.users(node).iter().all(|user| *user == id || group.nodes.contains(user))
@@ -215,7 +164,7 @@ impl Assignment<'_> {
 
     fn may_join(&self, id: NodeId, kind: &GroupKind, unit: usize) -> bool {
         let graph = self.roles.graph;
-        let Unit::Group(group) = &self.units[unit] else { return false };
+        let Unit::Group(group) = &self.work[unit] else { return false };
         let pointwise = matches!(graph.op(id), Op::Map(_) | Op::Cast(_) | Op::Concat(_));
         match (kind, &group.kind) {
             (GroupKind::Rows(_), GroupKind::Stream(axes)) => pointwise && self.follows_stream(id, axes),
@@ -320,7 +269,7 @@ impl Assignment<'_> {
     fn finish(mut self, order: &[NodeId], roots: &[NodeId]) -> Result<RegionSteps, FuseError> {
         let mut read: HashMap<NodeId, HashSet<usize>> = HashMap::new();
         let roots: HashSet<NodeId> = roots.iter().map(|&root| self.roles.base(root)).collect();
-        for (index, unit) in self.units.iter().enumerate() {
+        for (index, unit) in self.work.iter().enumerate() {
             let members = match unit {
                 Unit::Group(group) => group.nodes.clone(),
                 Unit::Repeat(node) => vec![*node],
@@ -333,8 +282,8 @@ impl Assignment<'_> {
         }
         let position: HashMap<NodeId, usize> = order.iter().enumerate().map(|(i, &id)| (id, i)).collect();
         let mut stored_stream: HashSet<NodeId> = HashSet::new();
-        for index in 0..self.units.len() {
-            let Unit::Group(group) = &mut self.units[index] else { continue };
+        for index in 0..self.work.len() {
+            let Unit::Group(group) = &mut self.work[index] else { continue };
             group.nodes.sort_by_key(|node| position[node]);
             group.nodes.dedup();
             for &node in &group.nodes {
@@ -354,27 +303,18 @@ impl Assignment<'_> {
                 return Err(self.roles.error(root, "is asked for, but is too large to be stored".into()));
             }
         }
-        for index in 0..self.units.len() {
-            let members = match &self.units[index] {
-                Unit::Group(group) => group.nodes.clone(),
-                Unit::Repeat(node) => vec![*node],
-            };
-            for member in members {
-                let mut inputs = self.inputs(member);
-                inputs.remove(&index);
-                self.needs[index].extend(inputs);
-            }
-        }
+        let needs: Vec<HashSet<usize>> = (0..self.work.len()).map(|unit| self.units.needs(unit)).collect();
         let mut steps = Vec::new();
-        let mut done = HashSet::new();
-        while done.len() < self.units.len() {
+        let mut taken = HashSet::new();
+        while taken.len() < self.work.len() {
             let ready =
-                (0..self.units.len()).find(|unit| !done.contains(unit) && self.needs[*unit].is_subset(&done));
+                (0..self.work.len()).find(|unit| !taken.contains(unit) && needs[*unit].is_subset(&taken));
+            // Units that need one another in a circle are a bug of `Units::can_join`.
             let Some(ready) = ready else {
                 return Err(self.roles.error(order[0], "the groups need one another in a circle".into()));
             };
-            done.insert(ready);
-            steps.push(match &self.units[ready] {
+            taken.insert(ready);
+            steps.push(match &self.work[ready] {
                 Unit::Group(group) => Step::Group(group.clone()),
                 Unit::Repeat(node) => Step::Repeat(*node),
             });

@@ -5,6 +5,7 @@ mod assign;
 mod huge;
 mod roles;
 mod streams;
+mod units;
 
 pub use huge::StreamedAxes;
 pub use roles::{Roles, is_view};

@@ -2,6 +2,7 @@
 //! a walk, and when a maximum may be folded into the sums that need it.
 
 use super::roles::Roles;
+use super::units::Units;
 use super::{Group, GroupKind, StreamAxes, StreamAxis};
 use crate::layout::{Leading, symbol};
 use diptych_ir::{Axis, NodeId, Op, ReduceKind, ScalarFn};
@@ -148,10 +149,10 @@ fn reaches(roles: &Roles, from: NodeId, to: NodeId) -> bool {
     streamed_ancestors(roles, from).contains(&to)
 }
 
-/// Forms the streaming groups of a region: `order` is the region's nodes,
-/// operands first. Returns the groups and the reductions in each.
-pub fn groups(roles: &Roles, order: &[NodeId]) -> Vec<(Group, Vec<NodeId>)> {
-    let mut groups: Vec<(Group, Vec<NodeId>)> = Vec::new();
+/// Forms the streaming groups of a region, each a unit: `order` is the region's nodes, operands
+/// first, and there are no other units yet.
+pub fn groups(roles: &Roles, order: &[NodeId], units: &mut Units) -> Vec<Group> {
+    let mut groups: Vec<Group> = Vec::new();
     for &id in order {
         if roles.is_streamed(id) {
             continue;
@@ -162,28 +163,29 @@ pub fn groups(roles: &Roles, order: &[NodeId]) -> Vec<(Group, Vec<NodeId>)> {
         let kind = GroupKind::Stream(axes);
         let is_maximum =
             |id: NodeId| matches!(roles.graph.op(id), Op::Reduce(reduce) if reduce.kind == ReduceKind::Max);
-        let shares = |group: &(Group, Vec<NodeId>)| {
+        let shares = |&unit: &usize| {
+            let (group, reductions) = (&groups[unit], units.members(unit));
             // A walk folds one maximum.
-            if is_maximum(id) && group.1.iter().any(|&other| is_maximum(other)) {
+            if is_maximum(id) && reductions.iter().any(|&other| is_maximum(other)) {
                 return false;
             }
-            let overlap = members.iter().any(|member| group.0.nodes.contains(member));
+            let overlap = members.iter().any(|member| group.nodes.contains(member));
             let ordered =
-                group.1.iter().all(|&other| !ancestors.contains(&other) || folds_into(roles, other, id));
-            group.0.kind == kind && overlap && ordered
+                reductions.iter().all(|&other| !ancestors.contains(&other) || folds_into(roles, other, id));
+            group.kind == kind && overlap && ordered && units.can_join(id, unit)
         };
-        let position = groups.iter().rposition(shares).unwrap_or_else(|| {
-            groups.push((Group { kind: kind.clone(), nodes: Vec::new(), outputs: Vec::new() }, Vec::new()));
-            groups.len() - 1
+        let unit = (0..groups.len()).rev().find(shares).unwrap_or_else(|| {
+            groups.push(Group { kind: kind.clone(), nodes: Vec::new(), outputs: Vec::new() });
+            units.add()
         });
-        let (group, reductions) = &mut groups[position];
+        let group = &mut groups[unit];
         for member in members {
             if !group.nodes.contains(&member) {
                 group.nodes.push(member);
             }
         }
         group.nodes.push(id);
-        reductions.push(id);
+        units.join(id, unit);
     }
     groups
 }
