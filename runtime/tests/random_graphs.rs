@@ -35,6 +35,12 @@ fn groups_never_need_one_another_in_a_circle() {
     agree([22, 344, 352, 361], Options { width: VectorWidth::detect(), budget: 1e5, gradients: true });
 }
 
+/// Softmaxes of parameters that lie in no one way: walked axis by axis, they need not lie alike.
+#[test]
+fn parameters_that_lie_differently_are_combined() {
+    agree([204, 326], Options { width: VectorWidth::detect(), budget: 1e5, gradients: true });
+}
+
 #[test]
 fn every_vector_width_scores_as_the_evaluator_does() {
     for width in VectorWidth::ALL.into_iter().filter(|width| width.is_supported()) {

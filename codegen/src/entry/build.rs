@@ -6,7 +6,7 @@ use super::together::join;
 use super::{ArgRef, Buffer, BufferId, CompiledEntry, GridCount, Launch, PlanStep, Role, Slot};
 use crate::c;
 use crate::lower::{Context, LowerError, Source, lower};
-use crate::tile::TileProgram;
+use crate::tile::{Dim, Extent, TileProgram};
 use diptych_ir::{Entry, EntryKind, IrError, NodeId, Op, Program, ReduceKind, RegionId, ScalarFn};
 use diptych_passes::fuse::{FuseError, FuseOptions, Group, GroupKind, RegionSteps, Step, StreamedAxes, fuse};
 use diptych_passes::layout::{Layout, Layouts, Leading, product};
@@ -372,8 +372,10 @@ impl Builder<'_> {
                 args.len()
             )));
         }
-        let flat = match group.kind {
-            GroupKind::Flat | GroupKind::FlatSum => {
+        // What does not lie alike was lowered to a walk axis by axis.
+        let walks_flat = |dim: &Dim| matches!(dim.extent, Extent::Flat { .. });
+        let flat = match lowered.program.dims.iter().any(walks_flat) {
+            true => {
                 self.check_flat(region, group, &args)?;
                 let wide = group.nodes.iter().flat_map(|&id| {
                     let graph = &self.program.region(region).graph;
@@ -385,7 +387,7 @@ impl Builder<'_> {
                     self.slots(region, id) * self.values.get(region, id).row_elements(self.options.panel)
                 })
             }
-            _ => 0,
+            false => 0,
         };
         let grid = lowered
             .program
