@@ -2,10 +2,12 @@
 //! was last touched follows from what ran meanwhile, in this run and at the end of the one before.
 //! It must not know what kernels compute, and it runs nothing.
 
-use crate::launch::{Counted, RunSizes, count};
-use crate::machine::Machine;
+use crate::gpu::predict_launch;
+use crate::launch::Whole;
+use crate::launch::{Counted, RunSizes, count, whole_work};
+use crate::machine::{Kind, Machine};
 use crate::roofline::{Bound, Breakdown, predict};
-use crate::work::{Direction, Traffic, Work};
+use crate::work::{Direction, Dot, Traffic, Work};
 use diptych_codegen::entry::{ArgRef, BufferId, CompiledEntry, Launch, Limits, PlanStep, Role};
 use diptych_ir::RegionId;
 use diptych_passes::layout::Leading;
@@ -67,6 +69,9 @@ pub fn predict_entry(
     threads: usize,
     run: &RunSizes,
 ) -> EntryPrediction {
+    if machine.kind == Kind::Gpu {
+        return predict_on_gpu(entry, machine, run);
+    }
     let mut launches = Vec::new();
     number(&entry.steps, 1, &mut launches);
     let mut counted: HashMap<usize, Counted> = HashMap::new();
@@ -110,6 +115,87 @@ pub fn predict_entry(
         launch.bound = launch.breakdown.bound();
     }
     EntryPrediction { launches, copy_seconds }
+}
+
+/// As [`predict_entry`] on a machine that cuts kernels its own way. Operands come from main memory and results
+/// go there; launches that wait for nothing of one another are one.
+fn predict_on_gpu(entry: &CompiledEntry, machine: &Machine, run: &RunSizes) -> EntryPrediction {
+    let mut prediction = EntryPrediction { launches: Vec::new(), copy_seconds: 0.0 };
+    steps_on_gpu(entry, &entry.steps, 1, machine, run, &mut prediction);
+    prediction
+}
+
+fn steps_on_gpu(
+    entry: &CompiledEntry,
+    steps: &[PlanStep],
+    runs: usize,
+    machine: &Machine,
+    run: &RunSizes,
+    into: &mut EntryPrediction,
+) {
+    for step in steps {
+        match step {
+            PlanStep::Launch(launch) => into.launches.push(on_gpu(entry, launch, runs, machine, run, 1.0)),
+            PlanStep::Together(together) => {
+                for (position, launch) in together.iter().enumerate() {
+                    let launches = if position == 0 { 1.0 } else { 0.0 };
+                    into.launches.push(on_gpu(entry, launch, runs, machine, run, launches));
+                }
+            }
+            PlanStep::Repeat { layers, body, .. } => {
+                steps_on_gpu(entry, body, runs * layers, machine, run, into);
+            }
+            PlanStep::Copy { from, .. } => {
+                let bytes = copied_bytes(entry, *from, run);
+                let whole = Whole { read_bytes: bytes, written_bytes: bytes, ..Whole::default() };
+                into.copy_seconds += runs as f64 * predict_launch(&whole, machine, 1.0).seconds;
+            }
+        }
+    }
+    for (position, launch) in into.launches.iter_mut().enumerate() {
+        launch.launch = position;
+    }
+}
+
+fn on_gpu(
+    entry: &CompiledEntry,
+    launch: &Launch,
+    runs: usize,
+    machine: &Machine,
+    run: &RunSizes,
+    launches: f64,
+) -> LaunchPrediction {
+    let program = &entry.programs[launch.kernel];
+    let whole = whole_work(program, launch, run);
+    let one = predict_launch(&whole, machine, launches);
+    let times = runs as f64;
+    let dots = whole.contractions.iter().map(|each| Dot {
+        flops: each.flops * times,
+        issued_flops: each.flops * times,
+        rows: each.rows,
+        depth: each.depth,
+        precision: each.precision,
+    });
+    let moved = [Traffic::read(whole.read_bytes * times), Traffic::write(whole.written_bytes * times)];
+    let work = Work {
+        dots: dots.collect(),
+        scalar: whole.scalar * times,
+        traffic: moved.into_iter().filter(|traffic| traffic.bytes > 0.0).collect(),
+        launches: launches * times,
+        ..Work::default()
+    };
+    LaunchPrediction {
+        kernel: launch.kernel,
+        name: program.name.clone(),
+        notes: program.notes.clone(),
+        region: launch.region,
+        launch: 0,
+        runs,
+        work,
+        seconds: one.seconds * times,
+        bound: one.bound,
+        breakdown: one.breakdown.times(times),
+    }
 }
 
 fn number<'a>(steps: &'a [PlanStep], times: usize, launches: &mut Vec<(&'a Launch, usize)>) {
@@ -186,13 +272,7 @@ impl Walk<'_> {
     }
 
     fn copy(&mut self, (from, to): (ArgRef, ArgRef), iteration: usize, layer: usize) {
-        let buffer = &self.entry.buffers[from.buffer];
-        let slots = match buffer.layout.leading() {
-            Leading::None if from.slot == diptych_codegen::entry::Slot::First => buffer.slots,
-            _ => 1,
-        };
-        let bytes = (slots * buffer.slot_elements(limits(self.run), self.entry.panel)) as f64
-            * buffer.dtype.bytes() as f64;
+        let bytes = copied_bytes(self.entry, from, self.run);
         let (from, to) = (slot(from, iteration, layer), slot(to, iteration, layer));
         let moves = [(from, Direction::Read), (to, Direction::Write)].map(|(place, direction)| Traffic {
             direction,
@@ -203,6 +283,15 @@ impl Walk<'_> {
         let work = Work { traffic: moves.to_vec(), instances, launches: 1.0, ..Work::default() };
         self.copy_seconds += predict(&work, self.machine, self.threads).seconds;
     }
+}
+
+fn copied_bytes(entry: &CompiledEntry, from: ArgRef, run: &RunSizes) -> f64 {
+    let buffer = &entry.buffers[from.buffer];
+    let slots = match buffer.layout.leading() {
+        Leading::None if from.slot == diptych_codegen::entry::Slot::First => buffer.slots,
+        _ => 1,
+    };
+    (slots * buffer.slot_elements(limits(run), entry.panel)) as f64 * buffer.dtype.bytes() as f64
 }
 
 fn slot(arg: ArgRef, iteration: usize, layer: usize) -> (BufferId, usize) {

@@ -4,12 +4,14 @@
 //! alone, so it is right whatever was fused. It must not know ops, and it runs nothing.
 //!
 //! Reading order: [`work`] (what is to be done), [`machine`] (how fast each kind of it goes),
-//! [`target`] (machines described in files), [`roofline`] (the two put together), [`launch`] (the work of a
+//! [`target`] (machines described in files), [`roofline`] (the two put together) and [`gpu`] (the same where
+//! the machine cuts kernels its own way), [`launch`] (the work of a
 //! tile program at run-time sizes), [`entry`] (all launches of an entry, in order), then [`memory`],
 //! [`utilisation`] and [`money`] (what a user asks about).
 #![warn(missing_docs)]
 
 pub mod entry;
+pub mod gpu;
 pub mod launch;
 pub mod machine;
 pub mod measure;
@@ -22,8 +24,8 @@ pub mod utilisation;
 pub mod work;
 
 pub use entry::{EntryPrediction, LaunchPrediction, predict_entry};
-pub use launch::{RunSizes, Sequence, launch_work};
-pub use machine::{DotShare, Kind, Machine, MemoryLevel, Network, Precision, Price, Rates};
+pub use launch::{RunSizes, Sequence, Whole, launch_work, whole_work};
+pub use machine::{DotShare, GpuRates, Kind, Machine, MemoryLevel, Network, Precision, Price, Rates};
 pub use measure::{MeasureError, Measurement, measure, measured};
 pub use probe::{MemoryReader, ProbeError, ProbeLibrary, ProbeSource};
 pub use roofline::{Bound, Breakdown, Prediction, predict};

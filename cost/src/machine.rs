@@ -72,6 +72,22 @@ pub struct Rates {
     pub dot_shares: Vec<DotShare>,
     /// Memory levels, nearest first; the last is main memory.
     pub levels: Vec<MemoryLevel>,
+    /// What only a GPU has, see [`Rates::gpu_rates`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpu: Option<GpuRates>,
+}
+
+/// What kernels reach of a GPU's memory, and fixed times of blocks on its multiprocessors.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GpuRates {
+    /// Share of the rate of main memory that kernels reach, between 0 and 1.
+    pub share_of_memory_rate: f64,
+    /// Seconds of a tile of a contraction beside its multiply-adds: to fill the first stage and to store.
+    pub tile_seconds: f64,
+    /// Seconds of a block that walks over a sequence, beside what it computes: its chain of first loads,
+    /// reductions and barriers.
+    pub stream_block_seconds: f64,
 }
 
 /// Share of the peak that a contraction with so many rows and such a depth reaches, its operands cached.
@@ -145,7 +161,25 @@ impl Machine {
     }
 }
 
+impl Precision {
+    /// Bytes of a factor; half a byte for 4 bits.
+    pub fn bytes(self) -> f64 {
+        match self {
+            Precision::Fp4 => 0.5,
+            Precision::Fp8 | Precision::Int8 => 1.0,
+            Precision::Bf16 => 2.0,
+            Precision::F32 => 4.0,
+        }
+    }
+}
+
 impl Rates {
+    /// What only a GPU has; all of the memory's rate and no fixed times where nothing is said.
+    pub fn gpu_rates(&self) -> GpuRates {
+        let ideal = GpuRates { share_of_memory_rate: 1.0, tile_seconds: 0.0, stream_block_seconds: 0.0 };
+        self.gpu.unwrap_or(ideal)
+    }
+
     /// Peak at a precision; one that the machine does not have is computed in the next wider that it has.
     pub fn peak_per_thread(&self, precision: Precision) -> f64 {
         let peaks = &self.peak_flops_per_second_per_thread;

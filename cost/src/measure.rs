@@ -188,6 +188,7 @@ pub fn measure(library: &ProbeLibrary, threads: usize) -> Result<Rates, MeasureE
         },
         dot_shares: dots.into_iter().map(share).collect(),
         levels,
+        gpu: None,
     })
 }
 

@@ -76,6 +76,18 @@ impl Breakdown {
     }
 }
 
+impl Breakdown {
+    /// The parts of so many equal launches, one after the other.
+    pub fn times(mut self, times: f64) -> Breakdown {
+        self.dot_seconds *= times;
+        self.arithmetic_seconds *= times;
+        self.transcendental_seconds *= times;
+        self.overhead_seconds *= times;
+        self.level_seconds.iter_mut().for_each(|level| level.1 *= times);
+        self
+    }
+}
+
 /// The parts of launches that follow each other, on one machine.
 impl std::ops::AddAssign<&Breakdown> for Breakdown {
     fn add_assign(&mut self, other: &Breakdown) {

@@ -30,6 +30,7 @@ fn machine() -> Machine {
             DotShare { rows: 16.0, depth: 16.0, share_of_peak: 0.5 },
             DotShare { rows: 16.0, depth: 256.0, share_of_peak: 0.75 },
         ],
+        gpu: None,
         levels: vec![
             level("L1", 32e3, false, 200e9, 800e9),
             level("L2", 1e6, false, 100e9, 400e9),

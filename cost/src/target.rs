@@ -95,12 +95,16 @@ impl Target {
         BUILT_IN.iter().map(|(name, _)| *name)
     }
 
-    /// The target of that name, or in the file of that path; a path ends in `.toml`.
+    /// The target of that name, or in the file of that path; a path ends in `.toml`. The beginning of a name up to
+    /// a hyphen is enough where no other begins so: `h100`.
     pub fn load(name_or_path: &str) -> Result<Target, TargetError> {
         if name_or_path.ends_with(".toml") {
             return Target::from_file(Path::new(name_or_path));
         }
-        match BUILT_IN.iter().find(|(name, _)| *name == name_or_path) {
+        let begins = |name: &str| name.strip_prefix(name_or_path).is_some_and(|rest| rest.starts_with('-'));
+        let mut beginning = BUILT_IN.iter().filter(|(name, _)| begins(name));
+        let only = beginning.next().filter(|_| beginning.next().is_none());
+        match BUILT_IN.iter().find(|(name, _)| *name == name_or_path).or(only) {
             Some((name, text)) => Target::parse(text, &format!("targets/{name}.toml")),
             None => Err(TargetError::Unknown {
                 name: name_or_path.to_string(),
@@ -208,6 +212,20 @@ fn check_rates(rates: &Rates) -> Result<(), Wrong> {
     require(rates.threads > 0, "rates.threads".into(), rates.threads, "at least 1")?;
     for (key, seconds) in
         [("launch_seconds", rates.launch_seconds), ("barrier_seconds", rates.barrier_seconds)]
+    {
+        let sane = seconds.is_finite() && seconds >= 0.0;
+        require(sane, format!("rates.{key}"), seconds, "a number of seconds, at least 0")?;
+    }
+    let gpu = rates.gpu_rates();
+    let share = gpu.share_of_memory_rate;
+    require(
+        share > 0.0 && share <= 1.0,
+        "rates.gpu.share_of_memory_rate".into(),
+        share,
+        "above 0 and at most 1",
+    )?;
+    for (key, seconds) in
+        [("gpu.tile_seconds", gpu.tile_seconds), ("gpu.stream_block_seconds", gpu.stream_block_seconds)]
     {
         let sane = seconds.is_finite() && seconds >= 0.0;
         require(sane, format!("rates.{key}"), seconds, "a number of seconds, at least 0")?;

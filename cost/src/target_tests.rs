@@ -49,12 +49,15 @@ fn wrong_files_are_refused_by_file_and_key() {
     assert!(typed.contains("threads = \"many\"") && typed.contains("expected usize"), "{typed}");
     let share = refusal(|text| text.replace("share_of_peak = 0.803", "share_of_peak = 1.2"));
     assert!(share.contains("`rates.dot_shares[0].share_of_peak` is 1.2; it must be above 0"), "{share}");
+    let memory = refusal(|text| text.replace("share_of_memory_rate = 0.847", "share_of_memory_rate = 0"));
+    assert!(memory.contains("`rates.gpu.share_of_memory_rate` is 0; it must be above 0"), "{memory}");
     let currency = refusal(|text| text.replace("\"USD\"", "\"dollars\""));
     assert!(currency.contains("`price.currency`") && currency.contains("USD"), "{currency}");
 }
 
 #[test]
 fn unknown_names_and_unmeasured_targets_are_told() {
+    assert_eq!(Target::load("h100").unwrap(), Target::load("h100-sxm").unwrap());
     let unknown = Target::load("h1000").unwrap_err().to_string();
     assert!(unknown.contains("`h1000`") && unknown.contains("h100-sxm"), "{unknown}");
     let absent = Target::load("no/such/file.toml").unwrap_err().to_string();
@@ -67,7 +70,7 @@ fn unknown_names_and_unmeasured_targets_are_told() {
 fn what_nothing_backs_is_named_and_is_there() {
     for name in Target::built_in_names().filter(|name| *name != "this-machine") {
         let target = Target::load(name).unwrap();
-        for key in ["rates.launch_seconds", "rates.scalar_per_second_per_thread", "rates.levels[0]"] {
+        for key in ["rates.scalar_per_second_per_thread", "rates.levels[0]"] {
             assert!(target.unmeasured.contains_key(key), "{name} does not say what its {key} is");
         }
         let machine = target.into_machine(None).unwrap();

@@ -243,6 +243,23 @@ impl<'a> Accesses<'a> {
         Some(bytes + scratch)
     }
 
+    /// Distinct bytes that are read and that are written. Parts of an argument that lie apart add up; several
+    /// looks at the same part count as the largest of them.
+    pub(super) fn distinct_bytes(&self) -> (f64, f64) {
+        let mut parts: Vec<(usize, bool, usize, f64)> = Vec::new();
+        for access in &self.found {
+            let key = (access.arg, access.write, access.offset);
+            match parts.iter_mut().find(|part| (part.0, part.1, part.2) == key) {
+                Some(part) => part.3 = part.3.max(access.footprint),
+                None => parts.push((access.arg, access.write, access.offset, access.footprint)),
+            }
+        }
+        let of = |write: bool| parts.iter().filter(|part| part.1 == write).map(|part| part.3).sum::<f64>();
+        // What is added to rows of a table is read and written wherever it lands.
+        let scattered: f64 = self.scattered.iter().map(|traffic| traffic.bytes).sum();
+        (of(false) + scattered, of(true) + scattered)
+    }
+
     /// The traffic of each argument and direction, and that near the cores.
     pub(super) fn traffic(self) -> (Vec<(usize, Traffic)>, Vec<Traffic>) {
         let program = self.sizes.program;

@@ -5,8 +5,11 @@
 mod accesses;
 mod operations;
 mod sizes;
+mod variation;
+mod whole;
 
 pub use sizes::{RunSizes, Sequence};
+pub use whole::{Contraction, Stream, Whole, whole_work};
 
 use crate::machine::Precision;
 use crate::work::{Direction, Dot, Traffic, Work};
@@ -15,6 +18,8 @@ use diptych_codegen::entry::Launch;
 use diptych_codegen::tile::{self, Base, Place, Stmt, TileProgram};
 use operations::Operations;
 use sizes::{At, Sizes};
+use std::cell::RefCell;
+use variation::Variation;
 
 /// The work of one launch of `program` in a run of these sizes. `panel` is the number of columns of a packed
 /// panel ([`diptych_codegen::entry::CompiledEntry::panel`]), two vectors.
@@ -36,14 +41,8 @@ pub(crate) struct Counted {
 }
 
 pub(crate) fn count(program: &TileProgram, launch: &Launch, run: &RunSizes, panel: usize) -> Counted {
-    let sizes = Sizes { program, launch, run };
-    let mut counter = Counter {
-        sizes: &sizes,
-        panel,
-        operations: Operations::new(panel / 2),
-        accesses: Accesses::new(&sizes),
-        dots: Vec::new(),
-    };
+    let sizes = Sizes { program, launch, run, differs: RefCell::new(None) };
+    let mut counter = Counter::new(&sizes, panel);
     counter.statements(&program.body, At::INSTANCE);
     let (operands, near) = counter.accesses.traffic();
     let work = Work {
@@ -63,17 +62,35 @@ struct Counter<'a> {
     operations: Operations,
     accesses: Accesses<'a>,
     dots: Vec<Dot>,
+    contractions: Vec<(&'a tile::Dot, At)>,
+    /// Where each statement is counted once: see [`Sizes::differs`].
+    variation: Option<Variation>,
 }
 
-impl Counter<'_> {
-    fn statements(&mut self, body: &[Stmt], at: At) {
+impl<'a> Counter<'a> {
+    fn new(sizes: &'a Sizes<'a>, panel: usize) -> Counter<'a> {
+        Counter {
+            sizes,
+            panel,
+            operations: Operations::new(panel / 2),
+            accesses: Accesses::new(sizes),
+            dots: Vec::new(),
+            contractions: Vec::new(),
+            variation: None,
+        }
+    }
+
+    fn statements(&mut self, body: &'a [Stmt], at: At) {
         for stmt in body {
             self.statement(stmt, at);
         }
     }
 
-    fn statement(&mut self, stmt: &Stmt, at: At) {
+    fn statement(&mut self, stmt: &'a Stmt, at: At) {
         let sizes = self.sizes;
+        if let Some(variation) = &self.variation {
+            *sizes.differs.borrow_mut() = Some(variation.of(stmt));
+        }
         match stmt {
             Stmt::Nest(nest) => {
                 self.operations.nest(sizes, nest, at);
@@ -117,7 +134,8 @@ impl Counter<'_> {
         }
     }
 
-    fn dot(&mut self, dot: &tile::Dot, at: At) {
+    fn dot(&mut self, dot: &'a tile::Dot, at: At) {
+        self.contractions.push((dot, at));
         let sizes = self.sizes;
         let dims = [&dot.batch[..], &dot.m, &dot.n, &dot.k].concat();
         let flops = 2.0 * sizes.points(&dims, at);

@@ -14,13 +14,26 @@ const LANE_LOAD: f64 = 2.0;
 /// Counts of a launch.
 pub(super) struct Operations {
     lanes: f64,
+    /// Whether they are counted as whole kernels of a machine with a conversion to bf16 and with masks that are
+    /// looked at only in the blocks that they cut, which are few.
+    whole: bool,
     pub(super) scalar: ScalarOps,
     pub(super) issued: ScalarOps,
 }
 
 impl Operations {
     pub(super) fn new(lanes: usize) -> Operations {
-        Operations { lanes: lanes as f64, scalar: ScalarOps::default(), issued: ScalarOps::default() }
+        Operations {
+            lanes: lanes as f64,
+            whole: false,
+            scalar: ScalarOps::default(),
+            issued: ScalarOps::default(),
+        }
+    }
+
+    /// As [`Operations::new`], of whole kernels.
+    pub(super) fn of_whole() -> Operations {
+        Operations { whole: true, ..Operations::new(1) }
     }
 
     /// Additions or the like: of values, and as issued.
@@ -44,11 +57,16 @@ impl Operations {
         let length = if rows > 0.0 { points / rows } else { 0.0 };
         let issued_points = rows * (length / self.lanes).ceil() * self.lanes;
         let mut varies: Vec<bool> = Vec::with_capacity(nest.body.len());
-        for instr in &nest.body {
+        let masks = if self.whole { masks(nest) } else { vec![false; nest.body.len()] };
+        for (instr, mask) in nest.body.iter().zip(masks) {
             let along = inner.is_some_and(|inner| varies_along(instr, inner, &varies));
             varies.push(along);
             let (scalar, issued) = if along { (points, issued_points) } else { (rows, rows * self.lanes) };
-            let each = of(instr);
+            let each = match instr {
+                _ if mask => ScalarOps::default(),
+                Instr::Round(_) if self.whole => ScalarOps { arithmetic: 1.0, ..ScalarOps::default() },
+                _ => of(instr),
+            };
             self.scalar = self.scalar + each * scalar;
             self.issued = self.issued + each * issued;
             if let (Instr::Reduce { over, .. }, Some(inner)) = (instr, inner)
@@ -62,6 +80,22 @@ impl Operations {
             }
         }
     }
+}
+
+/// Which instructions only look at positions, or choose by what was found so.
+fn masks(nest: &Nest) -> Vec<bool> {
+    let mut found: Vec<bool> = Vec::with_capacity(nest.body.len());
+    for instr in &nest.body {
+        let mask = match instr {
+            Instr::Float(_) | Instr::Int(_) | Instr::Position(_) => true,
+            Instr::Map(ScalarFn::Select, operands) => found[operands[0]],
+            Instr::Map(_, operands) => operands.iter().all(|&operand| found[operand]),
+            Instr::ToFloat(value) => found[*value],
+            _ => false,
+        };
+        found.push(mask);
+    }
+    found
 }
 
 /// Whether an instruction gives each lane something of its own.

@@ -5,6 +5,7 @@
 use diptych_codegen::entry::Launch;
 use diptych_codegen::tile::{CHUNK, DimId, Extent, StreamBounds, TileProgram};
 use diptych_passes::layout::Leading;
+use std::cell::RefCell;
 
 /// A sequence of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +58,10 @@ struct Visits {
     time: f64,
     past: f64,
     pairs: f64,
+    /// Chunks held, positions streamed past them in all, and past one of them at most.
+    held_chunks: f64,
+    streamed: f64,
+    longest: f64,
 }
 
 /// A program at run-time sizes.
@@ -64,19 +69,22 @@ pub(super) struct Sizes<'a> {
     pub(super) program: &'a TileProgram,
     pub(super) launch: &'a Launch,
     pub(super) run: &'a RunSizes,
+    /// Where instances that would do the same are taken to do it once between them: the blocks among which the
+    /// statement that is being counted differs. Otherwise all count.
+    pub(super) differs: RefCell<Option<Vec<DimId>>>,
 }
 
 impl Sizes<'_> {
-    fn extent(&self, dim: DimId) -> Extent {
+    pub(super) fn extent(&self, dim: DimId) -> Extent {
         self.program.dims[dim].extent
     }
 
-    fn is_sequence(&self, dim: DimId) -> bool {
+    pub(super) fn is_sequence(&self, dim: DimId) -> bool {
         matches!(self.extent(dim), Extent::Time | Extent::Past)
     }
 
     /// All positions of a dimension, over its blocks.
-    fn total(&self, dim: DimId) -> f64 {
+    pub(super) fn total(&self, dim: DimId) -> f64 {
         let total = match self.extent(dim) {
             Extent::Whole(size) | Extent::Blocks { size, .. } => size,
             Extent::Rows { leading: Leading::Batch, .. } => self.run.batch(),
@@ -119,12 +127,17 @@ impl Sizes<'_> {
     }
 
     /// How often a statement within these loops is done, each time counted as many times as the product of the
-    /// positions of `dims` that it then sees.
+    /// positions of `dims` that it then sees. Blocks among which it does
+    /// not differ repeat it only for how the work was divided, see [`Sizes::differs`].
     pub(super) fn points(&self, dims: &[DimId], at: At) -> f64 {
         let loops = self.loops(at);
         let mut points = 1.0;
         for &dim in loops.iter().filter(|&&dim| !self.is_sequence(dim)) {
-            points *= if dims.contains(&dim) { self.total(dim) } else { self.blocks(dim) };
+            points *= match (dims.contains(&dim), &*self.differs.borrow()) {
+                (true, _) => self.total(dim),
+                (false, Some(differs)) if !differs.contains(&dim) => 1.0,
+                (false, _) => self.blocks(dim),
+            };
         }
         for &dim in dims.iter().filter(|&&dim| !self.is_sequence(dim) && !loops.contains(&dim)) {
             points *= self.total(dim);
@@ -168,6 +181,12 @@ impl Sizes<'_> {
         bounds.window.map_or(0, |window| (position + 1).saturating_sub(window) / CHUNK * CHUNK)
     }
 
+    /// The most positions that stream past a held chunk, and how many do on average.
+    pub(super) fn streamed_positions(&self, at: At) -> (f64, f64) {
+        let visits = self.visits(at);
+        (visits.longest, visits.streamed / visits.held_chunks.max(1.0))
+    }
+
     fn visits(&self, at: At) -> Visits {
         let by_past = self.program.grid.iter().any(|&dim| self.extent(dim) == Extent::Past);
         let mut visits = Visits::default();
@@ -208,6 +227,9 @@ impl Sizes<'_> {
                 visits.time += time;
                 visits.past += past;
                 visits.pairs += held * positions;
+                visits.held_chunks += 1.0;
+                visits.streamed += positions;
+                visits.longest = visits.longest.max(positions);
             }
         }
         visits

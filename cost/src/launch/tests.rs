@@ -152,3 +152,91 @@ fn no_operand_moves_less_than_there_is_of_it() {
         }
     }
 }
+
+/// What a machine that cuts kernels its own way has to do, over a whole entry.
+fn whole_flops_and_bytes(steps: &[PlanStep], entry: &CompiledEntry, run: &RunSizes) -> (f64, f64) {
+    let of = |launch: &Launch| {
+        let whole = whole_work(&entry.programs[launch.kernel], launch, run);
+        for each in whole.contractions.iter().filter(|each| !each.streamed) {
+            let full = 2.0 * each.batch * each.rows * each.columns * each.depth;
+            close(each.flops, full, 1e-9);
+        }
+        let flops: f64 = whole.contractions.iter().map(|each| each.flops).sum();
+        (flops, whole.read_bytes + whole.written_bytes)
+    };
+    let add = |(a, b): (f64, f64), (c, d): (f64, f64)| (a + c, b + d);
+    steps.iter().fold((0.0, 0.0), |sum, step| match step {
+        PlanStep::Launch(launch) => add(sum, of(launch)),
+        PlanStep::Together(together) => together.iter().map(of).fold(sum, add),
+        PlanStep::Repeat { layers, body, .. } => {
+            let (flops, bytes) = whole_flops_and_bytes(body, entry, run);
+            add(sum, (flops * *layers as f64, bytes * *layers as f64))
+        }
+        PlanStep::Copy { .. } => sum,
+    })
+}
+
+#[test]
+fn undivided_work_is_the_formula_and_never_more_than_divided_work() {
+    let kinds =
+        [EntryKind::Train, EntryKind::Score, EntryKind::Prefill, EntryKind::Decode, EntryKind::Update];
+    let compiled = compiled(6, &kinds);
+    for (kind, run) in [
+        (EntryKind::Score, RunSizes::equal(4, 0, 256)),
+        (EntryKind::Decode, RunSizes::equal(3, 300, 1)),
+        (EntryKind::Train, RunSizes::equal(2, 0, 128)),
+        (EntryKind::Prefill, RunSizes::equal(2, 128, 100)),
+        (EntryKind::Update, RunSizes::equal(1, 0, 1)),
+    ] {
+        let entry = &compiled.entries[&kind];
+        let (flops, bytes) = whole_flops_and_bytes(&entry.steps, entry, &run);
+        let divided = work(entry, &run);
+        assert!(flops <= dot_flops(&divided) * (1.0 + 1e-9), "{kind:?}");
+        assert!(bytes <= divided.bytes() * (1.0 + 1e-9), "{kind:?}");
+        if kind == EntryKind::Score {
+            let attention = 4.0 * 288.0 * 6.0 * pairs(&run.sequences);
+            close(flops, 2.0 * matmul_parameters(6) * run.rows() as f64 + attention, 1e-9);
+        }
+        if kind == EntryKind::Decode {
+            let attention = 4.0 * 288.0 * 6.0 * 301.0 * 3.0;
+            close(flops, 3.0 * 2.0 * matmul_parameters(6) + attention, 1e-9);
+        }
+    }
+}
+
+#[test]
+fn factors_rounded_to_bf16_are_found() {
+    let config = json!({
+        "vocab": 1000, "context": 512, "layers": 2, "embed": 288, "heads": 6, "key_value_heads": 2,
+        "hidden": 768, "tied": true,
+    });
+    for (dtype, precision) in [("bf16", Precision::Bf16), ("f32", Precision::F32)] {
+        let mut config = config.clone();
+        config["dtype"] = json!(dtype);
+        let program =
+            diptych_models::build(&*Registry::zoo().architecture("llama", &config).unwrap()).unwrap();
+        let kinds = [EntryKind::Prefill, EntryKind::Train];
+        let compiled = compile_program(&program, &kinds, &AdamWOptions::default(), OPTIONS).unwrap();
+        for entry in compiled.entries.values() {
+            let mut launches = Vec::new();
+            each_launch(&entry.steps, &mut launches);
+            for launch in launches {
+                let whole = whole_work(&entry.programs[launch.kernel], launch, &RunSizes::equal(2, 0, 96));
+                for each in whole.contractions {
+                    assert_eq!(each.precision, precision, "{}", entry.programs[launch.kernel].name);
+                }
+            }
+        }
+    }
+}
+
+fn each_launch<'a>(steps: &'a [PlanStep], found: &mut Vec<&'a Launch>) {
+    for step in steps {
+        match step {
+            PlanStep::Launch(launch) => found.push(launch),
+            PlanStep::Together(together) => found.extend(together),
+            PlanStep::Repeat { body, .. } => each_launch(body, found),
+            PlanStep::Copy { .. } => {}
+        }
+    }
+}

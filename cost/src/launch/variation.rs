@@ -1,0 +1,190 @@
+//! Among which blocks of a kernel's grid a statement does different things. Instances that differ only in other
+//! blocks do it over again, for how the work was divided: a norm that each block of columns computes for itself.
+//! It must not know sizes.
+
+use diptych_codegen::tile::{Base, DimId, Dot, Id, Instr, Place, Stmt, TileProgram, View};
+
+/// The blocks among which each scratch tile's contents differ.
+pub(super) struct Variation {
+    grid: Vec<DimId>,
+    tiles: Vec<Vec<DimId>>,
+}
+
+impl Variation {
+    /// Found by going round until no tile gains a dimension.
+    pub(super) fn new(program: &TileProgram) -> Variation {
+        let mut variation = Variation { grid: loops(program), tiles: vec![Vec::new(); program.tiles.len()] };
+        while variation.pass(&program.body) {}
+        variation
+    }
+
+    /// The blocks among which a statement differs: those that something it looks at, or stores to, depends on.
+    pub(super) fn of(&self, stmt: &Stmt) -> Vec<DimId> {
+        let mut found = Vec::new();
+        self.collect(stmt, &mut found);
+        found
+    }
+
+    /// As [`Variation::of`], of a contraction.
+    pub(super) fn of_dot(&self, dot: &Dot) -> Vec<DimId> {
+        self.of_operands(dot).concat()
+    }
+
+    /// The blocks among which left operand, right operand and result of a contraction differ.
+    pub(super) fn of_operands(&self, dot: &Dot) -> [Vec<DimId>; 3] {
+        let mut found = [Vec::new(), Vec::new(), Vec::new()];
+        self.view(&dot.a, &mut found[0]);
+        self.place(&dot.b, &mut found[1]);
+        // What a tile of results held before says nothing of what is multiplied now.
+        if let Place::Strided(View { base: Base::Tile(_), .. }) = &dot.c {
+            found[2] = [&found[0][..], &found[1]].concat();
+        } else {
+            self.place(&dot.c, &mut found[2]);
+        }
+        found
+    }
+
+    /// One round; whether a tile gained a dimension.
+    fn pass(&mut self, body: &[Stmt]) -> bool {
+        let mut gained = false;
+        for stmt in body {
+            if let Stmt::Stream { body, .. } = stmt {
+                gained |= self.pass(body);
+                continue;
+            }
+            let found = self.of(stmt);
+            for tile in written(stmt) {
+                for &dim in &found {
+                    if !self.tiles[tile].contains(&dim) {
+                        self.tiles[tile].push(dim);
+                        gained = true;
+                    }
+                }
+            }
+        }
+        gained
+    }
+
+    fn collect(&self, stmt: &Stmt, found: &mut Vec<DimId>) {
+        match stmt {
+            Stmt::Nest(nest) => {
+                found.extend(nest.dims.iter().filter(|dim| self.grid.contains(dim)));
+                for instr in &nest.body {
+                    match instr {
+                        Instr::Load(place) | Instr::Store(place, _) => self.place(place, found),
+                        Instr::LoadAt { table, id, .. } => {
+                            self.place(table, found);
+                            self.id(id, found);
+                        }
+                        Instr::Position(dim) => self.dim(*dim, found),
+                        Instr::Reduce { .. }
+                        | Instr::Float(_)
+                        | Instr::Int(_)
+                        | Instr::Map(..)
+                        | Instr::ToFloat(_)
+                        | Instr::Round(_) => {}
+                    }
+                }
+            }
+            Stmt::Dot(dot) => {
+                for dim in [&dot.batch, &dot.m, &dot.n, &dot.k].into_iter().flatten() {
+                    self.dim(*dim, found);
+                }
+                found.extend(self.of_dot(dot));
+            }
+            Stmt::Transpose { rows, columns, from, .. } => {
+                rows.iter().chain(columns).for_each(|&dim| self.dim(dim, found));
+                self.place(from, found);
+            }
+            Stmt::Fill { place, .. } => self.argument(place, found),
+            Stmt::Scatter { table, ids, values, dim, row, .. } => {
+                self.place(table, found);
+                self.view(values, found);
+                self.id(ids, found);
+                self.dim(*dim, found);
+                self.dim(*row, found);
+            }
+            Stmt::Stream { body, .. } => body.iter().for_each(|stmt| self.collect(stmt, found)),
+        }
+    }
+
+    fn dim(&self, dim: DimId, found: &mut Vec<DimId>) {
+        if self.grid.contains(&dim) {
+            found.push(dim);
+        }
+    }
+
+    fn id(&self, id: &Id, found: &mut Vec<DimId>) {
+        match id {
+            Id::Stored(view) => self.view(view, found),
+            Id::Position(dim) => self.dim(*dim, found),
+        }
+    }
+
+    fn argument(&self, place: &Place, found: &mut Vec<DimId>) {
+        if super::accesses::argument(place).is_some() {
+            self.place(place, found);
+        }
+    }
+
+    fn place(&self, place: &Place, found: &mut Vec<DimId>) {
+        match place {
+            Place::Strided(view) => self.view(view, found),
+            Place::Packed(view) => {
+                view.k
+                    .iter()
+                    .chain(&view.n)
+                    .filter(|entry| entry.1 > 0)
+                    .for_each(|entry| self.dim(entry.0, found));
+            }
+        }
+    }
+
+    fn view(&self, view: &View, found: &mut Vec<DimId>) {
+        view.strides.iter().filter(|entry| entry.1 > 0).for_each(|entry| self.dim(entry.0, found));
+        if let Base::Tile(tile) = view.base {
+            found.extend(&self.tiles[tile]);
+        }
+    }
+}
+
+/// The dimensions of the grid and of the streams within it.
+fn loops(program: &TileProgram) -> Vec<DimId> {
+    fn streams(body: &[Stmt], found: &mut Vec<DimId>) {
+        for stmt in body {
+            if let Stmt::Stream { dim, body, .. } = stmt {
+                found.push(*dim);
+                streams(body, found);
+            }
+        }
+    }
+    let mut found = program.grid.clone();
+    streams(&program.body, &mut found);
+    found
+}
+
+/// The tiles that a statement writes.
+fn written(stmt: &Stmt) -> Vec<usize> {
+    let tile = |view: &View| match view.base {
+        Base::Tile(tile) => Some(tile),
+        Base::Arg(_) | Base::Table(_) => None,
+    };
+    let of_place = |place: &Place| match place {
+        Place::Strided(view) => tile(view),
+        Place::Packed(_) => None,
+    };
+    match stmt {
+        Stmt::Nest(nest) => nest
+            .body
+            .iter()
+            .filter_map(|instr| match instr {
+                Instr::Store(place, _) => of_place(place),
+                Instr::Reduce { into, .. } => tile(into),
+                _ => None,
+            })
+            .collect(),
+        Stmt::Dot(dot) => of_place(&dot.c).into_iter().collect(),
+        Stmt::Transpose { to, .. } => tile(to).into_iter().collect(),
+        Stmt::Fill { .. } | Stmt::Scatter { .. } | Stmt::Stream { .. } => Vec::new(),
+    }
+}
