@@ -44,7 +44,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         session.executable(&device, EntryKind::Prefill, Some(&caches), Limits { rows: prompt, batch: 1 })?;
     let mut decode =
         session.executable(&device, EntryKind::Decode, Some(&caches), Limits { rows: 1, batch: 1 })?;
-    let mut binding = Binding::new(Limits { rows: prompt, batch: 1 }, architecture.context());
+    let limits = Limits { rows: prompt, batch: 1 };
+    let mut binding = Binding::cached(limits, architecture.context(), caches.chunks());
     binding.bind(&[Sequence { origin: 0, length: prompt, chunks: &chunks }])?;
     for (at, token) in prefill.input::<i32>("tokens").ok_or("no tokens")?[..prompt].iter_mut().enumerate() {
         *token = (at * 37 % architecture.vocab()) as i32;

@@ -194,7 +194,8 @@ fn main() -> Result<(), Failure> {
                 input[0] = value;
             }
         }
-        let mut binding = Binding::new(limits, context);
+        let cached = if kind.cached() { caches.chunks() } else { 0 };
+        let mut binding = Binding::cached(limits, context, cached);
         let sequence = |chunks| Sequence { origin, length, chunks };
         let sequences: Vec<_> =
             chunks.iter().map(|chunks| sequence(if kind.cached() { &chunks[..] } else { &[] })).collect();

@@ -133,7 +133,7 @@ impl<'d> Runner<'d> {
         caches: Option<&CacheRooms>,
     ) -> Runner<'d> {
         let mut run = session.executable(device, kind, caches, LIMITS).unwrap();
-        let binding = Binding::new(LIMITS, CONTEXT);
+        let binding = Binding::cached(LIMITS, CONTEXT, caches.map_or(0, CacheRooms::chunks));
         run.refresh(&device.pool, &binding);
         // Each text's chunks, in an order that is nobody's.
         let chunks = (0..LENGTHS.len() as i32).map(|text| vec![20 - text, text, 7 + (text + 3) % 7]);

@@ -155,6 +155,23 @@ fn what_does_not_fit_is_refused_and_changes_nothing() {
 }
 
 #[test]
+fn entries_that_cannot_be_served_are_told() {
+    let device = Device::cpu(Some(1)).unwrap();
+    let mut session = random(&device, None);
+    let score = session.compiled.entries[&EntryKind::Score].clone();
+    let prefill = session.compiled.entries.insert(EntryKind::Prefill, score).unwrap();
+    let told = |session: &Session| {
+        let server = Server::new(&device, session, ServeOptions::single(20));
+        server.err().map_or_else(String::new, |error| error.to_string())
+    };
+    assert_eq!(told(&session), "entry `prefill` cannot be served: it has no root `logits`");
+    session.compiled.entries.insert(EntryKind::Prefill, prefill.clone());
+    session.compiled.entries.insert(EntryKind::Score, prefill);
+    let no_targets = "it has no input `targets`; it needs the inputs [\"tokens\", \"targets\"]";
+    assert_eq!(told(&session), format!("entry `score` cannot be served: {no_targets}"));
+}
+
+#[test]
 fn a_window_bounds_the_cache_of_a_long_text() {
     let device = Device::cpu(Some(2)).unwrap();
     let session = random(&device, Some(70));

@@ -18,6 +18,14 @@ pub enum DecodeError {
     /// An entry cannot be loaded, or was not compiled.
     #[error(transparent)]
     Session(#[from] SessionError),
+    /// An entry is not what a server can serve.
+    #[error("entry `{entry}` cannot be served: {problem}")]
+    Entry {
+        /// The entry.
+        entry: &'static str,
+        /// Which input or root is missing or has another size, and what would be right.
+        problem: String,
+    },
     /// A size of the options makes no sense.
     #[error("`{option}` is {found}; it must be {expected}")]
     Option {

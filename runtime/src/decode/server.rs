@@ -109,7 +109,8 @@ impl<'s> Server<'s> {
     /// Loads the entries that the session has, and takes all memory.
     ///
     /// # Errors
-    /// When an option is 0 or absurd, or memory is short.
+    /// When an option is 0 or absurd, an entry lacks an input or a root that is
+    /// needed, or memory is short.
     pub fn new(
         device: &'s Device,
         session: &'s Session,
@@ -130,8 +131,10 @@ impl<'s> Server<'s> {
             if !session.compiled.entries.contains_key(&kind) {
                 return Ok(None);
             }
-            let run = session.executable(device, kind, Some(&caches), limits)?;
-            Ok(Some(Loaded { run, binding: Binding::new(limits, session.context) }))
+            let mut run = session.executable(device, kind, Some(&caches), limits)?;
+            check_entry(kind, &mut run, vocabulary)?;
+            let chunks = if kind.cached() { chunks } else { 0 };
+            Ok(Some(Loaded { run, binding: Binding::cached(limits, session.context, chunks) }))
         };
         let (rows, batch) = (options.rows, options.batch);
         let score_rows = rows.max(session.context);
@@ -430,6 +433,35 @@ impl<'s> Server<'s> {
             }
         }
         Ok(())
+    }
+}
+
+/// Refuses an entry without the inputs and roots that serving fills and reads.
+fn check_entry(kind: EntryKind, run: &mut Executable, vocabulary: usize) -> Result<(), DecodeError> {
+    let Limits { rows, batch } = run.limits();
+    let (inputs, root, width, root_rows): (&[&str], _, _, _) = match kind {
+        EntryKind::Score => (&["tokens", "targets"], "log_prob", 1, rows),
+        // That it needs no word of which row is last is for the program to say.
+        _ => (&["tokens"], "logits", vocabulary, batch),
+    };
+    let wrong = |problem: String| Err(DecodeError::Entry { entry: kind.name(), problem });
+    for name in inputs {
+        match run.input::<i32>(name).map(|input| input.len()) {
+            None => return wrong(format!("it has no input `{name}`; it needs the inputs {inputs:?}")),
+            Some(found) if found < rows => {
+                return wrong(format!(
+                    "input `{name}` has {found} numbers for {rows} rows; it needs one each"
+                ));
+            }
+            Some(_) => {}
+        }
+    }
+    match run.root(root).map(<[f32]>::len) {
+        None => wrong(format!("it has no root `{root}`")),
+        Some(found) if width == 0 || found < root_rows * width => {
+            wrong(format!("root `{root}` has {found} numbers; it needs {width} for each of {root_rows} rows"))
+        }
+        Some(_) => Ok(()),
     }
 }
 

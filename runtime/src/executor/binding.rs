@@ -47,6 +47,24 @@ pub enum BindingError {
         /// The longest allowed.
         context: usize,
     },
+    /// A past that is nowhere to be read.
+    #[error("sequence {sequence} begins at position {origin} and has no cache for what comes before")]
+    NoPast {
+        /// Which sequence.
+        sequence: usize,
+        /// Where it begins.
+        origin: usize,
+    },
+    /// A chunk that the cache does not have.
+    #[error("sequence {sequence} has chunk {found} of a cache of {chunks} chunks, numbered from 0 on")]
+    NoChunk {
+        /// Which sequence.
+        sequence: usize,
+        /// The chunk.
+        found: i32,
+        /// Chunks of the cache.
+        chunks: usize,
+    },
     /// A cache without room.
     #[error("sequence {sequence} needs {needed} chunks of cache, but has {given}")]
     Chunks {
@@ -64,6 +82,7 @@ pub enum BindingError {
 pub struct Binding {
     limits: Limits,
     context: usize,
+    chunks: usize,
     chunk_stride: usize,
     rows: usize,
     batch: usize,
@@ -77,13 +96,19 @@ pub struct Binding {
 }
 
 impl Binding {
-    /// Tables for runs of at most these sizes, with sequences of at most `context` positions.
+    /// Tables for runs of at most these sizes without a cache, with sequences of at most `context` positions.
     pub fn new(limits: Limits, context: usize) -> Binding {
+        Self::cached(limits, context, 0)
+    }
+
+    /// As [`Binding::new`], for runs with a cache of so many chunks, in which every sequence has its own.
+    pub fn cached(limits: Limits, context: usize, chunks: usize) -> Binding {
         let chunk_stride = context.div_ceil(CHUNK);
         let blocks = limits.rows.div_ceil(CHUNK) + limits.batch;
         Binding {
             limits,
             context,
+            chunks,
             chunk_stride,
             rows: 0,
             batch: 0,
@@ -100,8 +125,7 @@ impl Binding {
     /// Binds a run to these sequences. Allocates nothing.
     ///
     /// # Errors
-    /// When they do not fit what was planned for; the binding is then unusable
-    /// until the next call that succeeds.
+    /// When they do not fit what was planned for; the binding is then as it was.
     pub fn bind(&mut self, sequences: &[Sequence]) -> Result<(), BindingError> {
         self.bind_each(sequences.iter().copied())
     }
@@ -114,34 +138,20 @@ impl Binding {
         &mut self,
         sequences: impl Iterator<Item = Sequence<'s>> + Clone,
     ) -> Result<(), BindingError> {
-        let (rows, batch) =
-            sequences.clone().fold((0, 0), |(rows, batch), sequence| (rows + sequence.length, batch + 1));
-        if rows > self.limits.rows || batch > self.limits.batch {
-            let (most_rows, most_batch) = (self.limits.rows, self.limits.batch);
-            return Err(BindingError::TooLarge { rows, batch, most_rows, most_batch });
-        }
+        let (rows, batch) = self.check(sequences.clone())?;
         (self.rows, self.batch) = (rows, batch);
         self.block_sequence.clear();
         self.block_index.clear();
         let mut row = 0;
         for (number, sequence) in sequences.enumerate() {
-            let end = sequence.origin + sequence.length;
-            if sequence.length == 0 {
-                return Err(BindingError::Empty(number));
-            }
-            if end > self.context {
-                return Err(BindingError::TooLong { sequence: number, length: end, context: self.context });
-            }
-            let needed = end.div_ceil(CHUNK);
-            let cached = !sequence.chunks.is_empty();
-            if cached && sequence.chunks.len() < needed {
-                return Err(BindingError::Chunks { sequence: number, needed, given: sequence.chunks.len() });
-            }
             self.sequence_row[number] = row as i32;
             self.sequence_origin[number] = sequence.origin as i32;
-            for chunk in 0..needed {
-                let first =
-                    if cached { sequence.chunks[chunk] as usize * CHUNK } else { row + chunk * CHUNK };
+            for chunk in 0..(sequence.origin + sequence.length).div_ceil(CHUNK) {
+                // Without a cache, a run's own rows stand for one.
+                let first = match sequence.chunks.get(chunk) {
+                    Some(&cached) => cached as usize * CHUNK,
+                    None => row + chunk * CHUNK,
+                };
                 self.chunk_row[number * self.chunk_stride + chunk] = first as i32;
             }
             for offset in 0..sequence.length {
@@ -160,6 +170,41 @@ impl Binding {
         Ok(())
     }
 
+    /// Rows and sequences of a run, if it fits.
+    fn check<'s>(
+        &self,
+        sequences: impl Iterator<Item = Sequence<'s>>,
+    ) -> Result<(usize, usize), BindingError> {
+        let (mut rows, mut batch) = (0usize, 0);
+        for (sequence, Sequence { origin, length, chunks }) in sequences.enumerate() {
+            if length == 0 {
+                return Err(BindingError::Empty(sequence));
+            }
+            let end = origin.saturating_add(length);
+            if end > self.context {
+                return Err(BindingError::TooLong { sequence, length: end, context: self.context });
+            }
+            let needed = end.div_ceil(CHUNK);
+            let cached = self.chunks > 0 || !chunks.is_empty();
+            if !cached && origin > 0 {
+                return Err(BindingError::NoPast { sequence, origin });
+            }
+            if cached && chunks.len() < needed {
+                return Err(BindingError::Chunks { sequence, needed, given: chunks.len() });
+            }
+            let bad = |chunk: &&i32| usize::try_from(**chunk).map_or(true, |chunk| chunk >= self.chunks);
+            if let Some(&found) = chunks.iter().take(needed).find(bad) {
+                return Err(BindingError::NoChunk { sequence, found, chunks: self.chunks });
+            }
+            (rows, batch) = (rows.saturating_add(length), batch + 1);
+        }
+        if rows > self.limits.rows || batch > self.limits.batch {
+            let (most_rows, most_batch) = (self.limits.rows, self.limits.batch);
+            return Err(BindingError::TooLarge { rows, batch, most_rows, most_batch });
+        }
+        Ok((rows, batch))
+    }
+
     /// Tokens of the run.
     pub fn rows(&self) -> usize {
         self.rows
@@ -168,6 +213,11 @@ impl Binding {
     /// Sequences of the run.
     pub fn batch(&self) -> usize {
         self.batch
+    }
+
+    /// Chunks of the cache that its runs may name.
+    pub fn chunks(&self) -> usize {
+        self.chunks
     }
 
     /// Pairs of a sequence and a chunk of its tokens.
@@ -192,5 +242,53 @@ impl Binding {
             dot: std::ptr::null(),
             dot_bf16: std::ptr::null(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_does_not_fit_is_refused_and_changes_nothing() {
+        let limits = Limits { rows: 100, batch: 2 };
+        let mut binding = Binding::cached(limits, 200, 5);
+        let one = |origin, length, chunks| Sequence { origin, length, chunks };
+        binding.bind(&[one(60, 10, &[4, 0]), one(0, 3, &[2])]).unwrap();
+        let tables = |binding: &Binding| {
+            let Binding { row_position, row_cache, sequence_row, sequence_origin, .. } = binding;
+            let sequences = (sequence_row.clone(), sequence_origin.clone(), binding.chunk_row.clone());
+            let blocks = (binding.block_sequence.clone(), binding.block_index.clone());
+            (binding.rows(), binding.batch(), row_position.clone(), row_cache.clone(), sequences, blocks)
+        };
+        let before = tables(&binding);
+        assert_eq!((before.0, before.1, &before.3[8..13]), (13, 2, &[4, 5, 128, 129, 130][..]));
+        let good = one(0, 5, &[1]);
+        let bad = [
+            (one(0, 0, &[1]), BindingError::Empty(1)),
+            (one(190, 11, &[1, 2, 3, 4]), BindingError::TooLong { sequence: 1, length: 201, context: 200 }),
+            (
+                one(usize::MAX, 2, &[1]),
+                BindingError::TooLong { sequence: 1, length: usize::MAX, context: 200 },
+            ),
+            (one(0, 1, &[]), BindingError::Chunks { sequence: 1, needed: 1, given: 0 }),
+            (one(64, 1, &[1]), BindingError::Chunks { sequence: 1, needed: 2, given: 1 }),
+            (one(64, 1, &[1, 5]), BindingError::NoChunk { sequence: 1, found: 5, chunks: 5 }),
+            (one(0, 1, &[-1]), BindingError::NoChunk { sequence: 1, found: -1, chunks: 5 }),
+            (
+                one(0, 96, &[1, 2]),
+                BindingError::TooLarge { rows: 101, batch: 2, most_rows: 100, most_batch: 2 },
+            ),
+        ];
+        for (sequence, expected) in bad {
+            assert_eq!(binding.bind(&[good, sequence]), Err(expected));
+            assert!(tables(&binding) == before, "{sequence:?} changed the binding");
+        }
+        let mut uncached = Binding::new(limits, 200);
+        let refused = BindingError::NoChunk { sequence: 0, found: 1, chunks: 0 };
+        assert_eq!(uncached.bind(&[good]), Err(refused));
+        let refused = BindingError::NoPast { sequence: 0, origin: 64 };
+        assert_eq!(uncached.bind(&[one(64, 1, &[])]), Err(refused));
+        assert_eq!(uncached.bind(&[one(0, 70, &[])]), Ok(()));
     }
 }

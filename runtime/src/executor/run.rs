@@ -50,6 +50,11 @@ impl CacheRooms {
         chunks * CHUNK * buffer.layout.row_elements(panel) * buffer.dtype.bytes()
     }
 
+    /// Chunks of each room.
+    pub fn chunks(&self) -> usize {
+        self.chunks
+    }
+
     /// Bytes allocated.
     pub fn bytes(&self) -> usize {
         self.rooms.values().map(AlignedBytes::len).sum()
@@ -142,6 +147,8 @@ pub struct Executable {
     timed: bool,
     dots: [*const c_void; 2],
     limits: Limits,
+    /// Of its caches; `None` where it has none.
+    chunks: Option<usize>,
     panel: usize,
     bound: MemoryBound,
 }
@@ -263,6 +270,7 @@ impl Executable {
         let load_steps = loader.steps(&entry.load_steps).map_err(missing)?;
         let timers = loader.timers;
         let scratch_floats = bound.scratch / size_of::<f32>() / threads;
+        let cached = entry.buffers.iter().any(|buffer| matches!(buffer.role, Role::Cache { .. }));
         Ok(Executable {
             steps,
             load_steps,
@@ -277,6 +285,7 @@ impl Executable {
             timed: false,
             dots: kernels.dots(),
             limits,
+            chunks: caches.filter(|_| cached).map(CacheRooms::chunks),
             panel: entry.panel,
             bound,
         })
@@ -348,6 +357,8 @@ impl Executable {
     fn execute(&mut self, steps: &[LoadedStep], pool: &Pool, binding: &Binding) {
         let room = binding.rows() <= self.limits.rows && binding.batch() <= self.limits.batch;
         assert!(room, "the run is larger than the executable was loaded for");
+        let reached = self.chunks.is_none_or(|chunks| (1..=chunks).contains(&binding.chunks()));
+        assert!(reached, "the binding is for another cache than the executable was loaded with");
         let scratch = self.scratch_floats * size_of::<f32>() * pool.threads();
         assert!(
             scratch <= self.bound.scratch,
