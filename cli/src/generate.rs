@@ -3,7 +3,7 @@
 use crate::arguments::{DeviceArguments, WeightArguments};
 use crate::failure::{Failure, Result};
 use crate::format::{seconds, short};
-use crate::machine::open_device;
+use crate::machine::{open_device, peak_text};
 use crate::output::{print, tell};
 use crate::weights::Weights;
 use clap::Args;
@@ -12,7 +12,6 @@ use diptych_ir::EntryKind;
 use diptych_models::Registry;
 use diptych_runtime::decode::{Generation, Outcome, ServeOptions, Server, generate};
 use diptych_runtime::sampling::{Sampler, SamplingOptions};
-use diptych_runtime::session::Session;
 use std::io::Read;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -78,13 +77,11 @@ pub fn run(registry: &Registry, arguments: &Arguments) -> Result<()> {
         )));
     }
     let device = open_device(&arguments.device)?;
-    let kinds = [EntryKind::Prefill, EntryKind::Decode];
-    let mut session = Session::compile(&device, &weights.program, context, &kinds, &Default::default())?;
-    weights.fill(&mut session)?;
     let room = ServeOptions {
         rows: prompt.len().clamp(1, 512),
         ..ServeOptions::single(prompt.len() + arguments.tokens)
     };
+    let session = weights.session(&device, context, room, &[EntryKind::Prefill, EntryKind::Decode])?;
     let mut server = Server::new(&device, &session, room)?;
 
     let end: Vec<i32> = vocabulary.end_of_text().map(|id| id as i32).into_iter().collect();
@@ -115,10 +112,11 @@ pub fn run(registry: &Registry, arguments: &Arguments) -> Result<()> {
     print("\n")?;
     let time = start.elapsed().as_secs_f64();
     tell(format!(
-        "{} prompt tokens, {count} new in {}: {} tokens/s",
+        "{} prompt tokens, {count} new in {}: {} tokens/s{}",
         prompt.len(),
         seconds(time),
-        short(f64::from(count) / time)
+        short(f64::from(count) / time),
+        peak_text()
     ));
     Ok(())
 }

@@ -3,6 +3,7 @@
 
 use crate::arguments::DeviceArguments;
 use crate::failure::{Failure, Result};
+use crate::format::bytes;
 use crate::output::tell;
 use diptych_codegen::c::prelude::{LINK_FLAGS, clang_flags, prelude};
 use diptych_cost::{Machine, ProbeSource, Target, measured};
@@ -97,9 +98,46 @@ pub fn reset_peak_memory() -> bool {
     std::fs::write("/proc/self/clear_refs", "5").is_ok()
 }
 
-/// Resident memory of this process now, in bytes; `None` where the system does not tell.
-pub fn current_memory() -> Option<u64> {
-    status_bytes("VmRSS:")
+/// What a process takes beside the figures that are exact: the code of the
+/// kernels, threads' stacks, buffers of files, and what the allocator cannot use.
+const CODE_AND_STACKS: u64 = 6 << 20;
+
+/// The most that this process will have resident, from before a run until its end.
+#[derive(Clone, Copy)]
+pub struct MemoryBound {
+    /// What the run takes.
+    run: u64,
+    /// What the process has before it: programs, vocabularies, tokens mapped from disk.
+    before: u64,
+    /// The most that it had until then.
+    peak: u64,
+}
+
+impl MemoryBound {
+    /// To be asked for when all is there but what the run takes, in bytes.
+    pub fn now(run: usize) -> MemoryBound {
+        let run = run as u64 + CODE_AND_STACKS;
+        MemoryBound { run, before: status_bytes("VmRSS:").unwrap_or(0), peak: peak_memory().unwrap_or(0) }
+    }
+
+    /// In bytes.
+    pub fn total(self) -> u64 {
+        self.peak.max(self.before + self.run)
+    }
+
+    /// For people.
+    pub fn text(self) -> String {
+        format!(
+            "memory: {} for the run, at most {} with what the process has",
+            bytes(self.run as f64),
+            bytes(self.total() as f64)
+        )
+    }
+}
+
+/// The peak so far, as the end of a line on what was done; empty where the system does not tell.
+pub fn peak_text() -> String {
+    peak_memory().map_or_else(String::new, |peak| format!("; peak memory {}", bytes(peak as f64)))
 }
 
 fn status_bytes(key: &str) -> Option<u64> {

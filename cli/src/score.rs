@@ -14,7 +14,6 @@ use diptych_data::{DocumentLoss, Estimate, loss_per_byte, loss_per_token};
 use diptych_ir::EntryKind;
 use diptych_models::Registry;
 use diptych_runtime::decode::{ServeOptions, Server, Window};
-use diptych_runtime::session::Session;
 use indicatif::ProgressBar;
 use std::path::PathBuf;
 
@@ -54,10 +53,9 @@ pub fn run(registry: &Registry, arguments: &Arguments) -> Result<()> {
     let (corpus, _) = read_corpus(&arguments.text)?;
     let end = vocabulary.end_of_text()? as i32;
     let device = open_device(&arguments.device)?;
-    let mut session =
-        Session::compile(&device, &weights.program, window, &[EntryKind::Score], &Default::default())?;
-    weights.fill(&mut session)?;
-    let mut server = Server::new(&device, &session, ServeOptions::single(window))?;
+    let room = ServeOptions::single(window);
+    let session = weights.session(&device, window, room, &[EntryKind::Score])?;
+    let mut server = Server::new(&device, &session, room)?;
 
     let (mut losses, mut tokens, mut log_probs) = (Vec::new(), 0, Vec::new());
     let bar = ProgressBar::new(corpus.documents.len() as u64);

@@ -4,12 +4,12 @@
 use crate::arguments::{DeviceArguments, ModelArguments, TextArguments};
 use crate::config::{RunConfig, identity};
 use crate::failure::{Failure, Result};
-use crate::format::{bytes, seconds, short, thousands};
+use crate::format::{seconds, short, thousands};
 use crate::held_out::HeldOutSet;
-use crate::machine::{current_memory, open_device, peak_memory, reset_peak_memory};
+use crate::machine::{MemoryBound, open_device, peak_text};
 use crate::output::{claim_folder, numbered_folder, print, tell, write_file};
 use crate::progress::StepProgress;
-use crate::start::{initialize_trainer, memory_beside};
+use crate::start::initialize_trainer;
 use crate::text::{prepare_text, read_vocabulary};
 use crate::weights::{VOCABULARY_FILE, checkpoint_name, newest_checkpoint};
 use clap::Args;
@@ -150,17 +150,12 @@ pub fn run(registry: &Registry, arguments: &Arguments) -> Result<()> {
     let set =
         HeldOutSet::new(&held_out, &prepared.vocabulary, options.time, 4, config.train.evaluate_tokens)?;
 
-    let before = current_memory().unwrap_or(0);
-    let own = plan.memory_bound().total() as u64 + memory_beside(&program, &prepared);
     tell(format!(
-        "{}: {} parameters; memory: {} for the run, at most {} with the {} that the process has",
+        "{}: {} parameters; {}",
         architecture.name(),
         thousands(count_parameters(&program) as u64),
-        bytes(own as f64),
-        bytes((own + before) as f64),
-        bytes(before as f64)
+        MemoryBound::now(plan.memory_bound().total()).text()
     ));
-    reset_peak_memory();
     let mut trainer = Trainer::load(&device, plan)?;
     let folder = match (&arguments.resume, &arguments.out, &checkpoint) {
         (Some(folder), _, Some(checkpoint)) => {
@@ -192,14 +187,14 @@ pub fn run(registry: &Registry, arguments: &Arguments) -> Result<()> {
     prepared.vocabulary.save(&folder.join(VOCABULARY_FILE))?;
     tell(format!("run: {}", folder.display()));
     let done = train(&mut trainer, &config, &order, &set, &folder)?;
-    let peak = peak_memory().map_or(String::new(), |peak| format!("; peak memory {}", bytes(peak as f64)));
     print(&format!(
-        "{} steps, {} tokens in {}: {} tokens/s; held-out loss {}{peak}\n{}\n",
+        "{} steps, {} tokens in {}: {} tokens/s; held-out loss {}{}\n{}\n",
         thousands(trainer.steps_done()),
         thousands(trainer.tokens_seen()),
         seconds(done.seconds),
         short(done.tokens as f64 / done.seconds.max(1e-9)),
         done.held_out,
+        peak_text(),
         folder.join(checkpoint_name(trainer.steps_done())).display()
     ))
 }

@@ -4,12 +4,17 @@
 use crate::arguments::WeightArguments;
 use crate::config::identity;
 use crate::failure::{Failure, Result, file_failure};
+use crate::machine::MemoryBound;
+use crate::output::tell;
 use crate::text::read_vocabulary;
+use diptych_codegen::driver::compile_program;
 use diptych_data::Vocabulary;
-use diptych_ir::{Program, Symbol};
+use diptych_ir::{EntryKind, Program};
 use diptych_models::{Architecture, Registry, build, hugging_face};
 use diptych_runtime::checkpoint::{Checkpoint, Dtype};
-use diptych_runtime::session::Session;
+use diptych_runtime::decode::{ServeMemory, ServeOptions};
+use diptych_runtime::executor::{PART_ELEMENTS, parts};
+use diptych_runtime::session::{Device, Session};
 use diptych_runtime::train::{SavedModel, load_parameters};
 use std::path::{Path, PathBuf};
 
@@ -95,21 +100,46 @@ impl Weights {
         }
     }
 
-    /// Puts all parameters into a session of the program.
+    /// A session of some entries with these weights. Before it takes memory, it tells
+    /// how much that will be with a server that has such room.
     ///
     /// # Errors
-    /// When one does not fit.
-    pub fn fill(&self, session: &mut Session) -> Result<()> {
-        if let Source::Run(tensors) = &self.source {
-            let identity = identity(&*self.architecture);
-            let program = &session.compiled.program;
-            return Ok(load_parameters(&mut session.store, program, &identity, tensors.path())?);
+    /// When the program cannot be compiled, memory is short, or a parameter does not fit.
+    pub fn session(
+        &self,
+        device: &Device,
+        context: usize,
+        room: ServeOptions,
+        kinds: &[EntryKind],
+    ) -> Result<Session> {
+        let compiled = compile_program(&self.program, kinds, &Default::default(), device.options())?;
+        let memory = ServeMemory::of(device, &compiled, context, room, kinds);
+        let part = memory.parameters.min(PART_ELEMENTS * size_of::<f32>());
+        let in_file = match &self.source {
+            Source::Run(_) => part,
+            Source::HuggingFace(checkpoint) => checkpoint.largest_tensor(),
+        };
+        // Weights are read before the server takes its share.
+        let run = memory.parameters + memory.beside_parameters().max(part + in_file);
+        tell(MemoryBound::now(run).text());
+        let mut session = Session::load(device, compiled, context)?;
+        match &self.source {
+            Source::Run(tensors) => {
+                let (identity, program) = (identity(&*self.architecture), &session.compiled.program);
+                load_parameters(&mut session.store, program, &identity, tensors.path())?;
+            }
+            Source::HuggingFace(checkpoint) => {
+                let mut values = Vec::new();
+                for &name in self.program.params.keys() {
+                    for part in parts(session.store.elements(name)?) {
+                        values.resize(part.len(), 0.0);
+                        checkpoint.load_part(name.as_str(), part.start, &mut values)?;
+                        session.store.set_part(name, part.start, &values)?;
+                    }
+                }
+            }
         }
-        let names: Vec<Symbol> = self.program.params.keys().copied().collect();
-        for name in names {
-            session.store.set(name, &self.values(name.as_str())?)?;
-        }
-        Ok(())
+        Ok(session)
     }
 
     /// The vocabulary beside the weights, or the one named.

@@ -5,7 +5,7 @@ use crate::cpu::compile::{CompileError as CompilerError, Compiler, KernelCache};
 use crate::cpu::pool::{Pool, PoolError};
 use crate::executor::{
     BindingError, CacheRooms, Executable, Kernels, LoadError, OutOfMemory, ParameterError, ParameterStore,
-    load_kernels,
+    SharedMemory, load_kernels,
 };
 use diptych_codegen::c::prelude::VectorWidth;
 use diptych_codegen::driver::{CompiledProgram, compile_program};
@@ -136,8 +136,22 @@ impl Session {
         caches: Option<&CacheRooms>,
         limits: Limits,
     ) -> Result<Executable, SessionError> {
+        self.executable_in(device, kind, SharedMemory { caches, workspace: None }, limits)
+    }
+
+    /// As [`Session::executable`], in a workspace that it shares with others.
+    ///
+    /// # Errors
+    /// As said there, and when the workspace is too small.
+    pub fn executable_in(
+        &self,
+        device: &Device,
+        kind: EntryKind,
+        shared: SharedMemory<'_>,
+        limits: Limits,
+    ) -> Result<Executable, SessionError> {
         let entry = self.compiled.entries.get(&kind).ok_or(SessionError::NoEntry(kind.name()))?;
         let (kernels, store) = (&self.kernels, &self.store);
-        Ok(Executable::load(entry, kernels, store, caches, limits, device.pool.threads(), device.width)?)
+        Ok(Executable::load(entry, kernels, store, shared, limits, device.pool.threads(), device.width)?)
     }
 }

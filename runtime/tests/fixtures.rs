@@ -10,7 +10,7 @@ use diptych_models::hugging_face::Checkpoint;
 use diptych_passes::AdamWOptions;
 use diptych_runtime::cpu::compile::{Compiler, KernelCache};
 use diptych_runtime::cpu::pool::Pool;
-use diptych_runtime::executor::{Binding, Executable, ParameterStore, Sequence, load_kernels};
+use diptych_runtime::executor::{Binding, Executable, ParameterStore, Sequence, SharedMemory, load_kernels};
 use safetensors::SafeTensors;
 use std::path::{Path, PathBuf};
 
@@ -97,8 +97,16 @@ fn score_and_gradients_are_those_of_transformers() {
         binding.bind(&[sequence; 2]).unwrap();
         for kind in [EntryKind::Score, EntryKind::Train] {
             let entry = &loaded.compiled.entries[&kind];
-            let mut run =
-                Executable::load(entry, &kernels, &loaded.store, None, limits, 2, loaded.width).unwrap();
+            let mut run = Executable::load(
+                entry,
+                &kernels,
+                &loaded.store,
+                SharedMemory::default(),
+                limits,
+                2,
+                loaded.width,
+            )
+            .unwrap();
             run.input::<i32>("tokens").unwrap()[..ids.len()].copy_from_slice(&ids);
             let targets: Vec<i32> =
                 (0..ids.len()).map(|at| if at % time == time - 1 { -1 } else { ids[at + 1] }).collect();

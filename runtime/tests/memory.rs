@@ -1,11 +1,14 @@
-//! What training may not keep: logits, and anything over two long axes.
+//! What training may not keep: logits, and anything over two long axes; and that
+//! entries leave nothing to one another in the memory that they share.
 
 use diptych_codegen::driver::compile_program;
-use diptych_codegen::entry::{EntryOptions, Role};
+use diptych_codegen::entry::{EntryOptions, Limits, Role};
 use diptych_ir::EntryKind;
-use diptych_models::{Registry, build};
+use diptych_models::{Registry, build, initialize};
 use diptych_passes::AdamWOptions;
 use diptych_passes::layout::{Layout, Leading};
+use diptych_runtime::executor::{Binding, Executable, Sequence, SharedMemory, Workspace};
+use diptych_runtime::session::{Device, Session};
 
 #[test]
 fn no_logits_are_stored_in_training() {
@@ -24,5 +27,62 @@ fn no_logits_are_stored_in_training() {
                 assert!(*leading != Leading::Quadratic, "scores are stored: {stored}");
             }
         }
+    }
+}
+
+/// The bits of all parameters and states after two steps, and of the scores then, with 0xff in every byte of the
+/// workspace before each run if `spoilt`.
+fn two_steps(device: &Device, preset: &str, spoilt: bool) -> Vec<u32> {
+    let program = build(&*Registry::zoo().preset(preset).unwrap()).unwrap();
+    let kinds = [EntryKind::Train, EntryKind::Accumulate, EntryKind::Update, EntryKind::Score];
+    let mut session = Session::compile(device, &program, 64, &kinds, &AdamWOptions::default()).unwrap();
+    for name in program.params.keys() {
+        session.store.set(*name, &initialize(&program, name.as_str(), 3).unwrap()).unwrap();
+    }
+    let limits = Limits { rows: 90, batch: 2 };
+    let bound = |kind| Executable::memory_bound(&session.compiled.entries[kind], limits, 2, device.width);
+    let padded: usize = kinds.iter().map(|kind| bound(kind).padded).sum();
+    assert!(padded > 0, "{preset} has no value with padding, which this is about");
+    let workspace = Workspace::new(kinds.iter().map(bound)).unwrap();
+    let shared = SharedMemory { caches: None, workspace: Some(&workspace) };
+    let mut binding = Binding::new(limits, 64);
+    binding.bind(&[37, 53].map(|length| Sequence { origin: 0, length, chunks: &[] })).unwrap();
+    let mut runs = kinds.map(|kind| session.executable_in(device, kind, shared, limits).unwrap());
+    let mut found = Vec::new();
+    for step in 0..2 {
+        for run in &mut runs {
+            for (name, stride) in [("tokens", 31), ("targets", 17)] {
+                let ids = run.input::<i32>(name).unwrap_or_default().iter_mut().enumerate();
+                ids.for_each(|(at, id)| *id = (at * stride + step) as i32 % 97);
+            }
+            for (name, value) in [
+                ("inverse_tokens", 0.01),
+                ("learning_rate", 0.01),
+                ("bias_correction_mean", 0.1),
+                ("bias_correction_variance", 0.05),
+            ] {
+                run.input::<f32>(name).into_iter().for_each(|input| input[0] = value);
+            }
+            if spoilt {
+                workspace.fill(0xff);
+            }
+            run.refresh(&device.pool, &binding);
+            run.run(&device.pool, &binding);
+            found.extend_from_slice(run.root("log_prob").unwrap_or_default());
+        }
+    }
+    let names: Vec<_> = session.store.names().collect();
+    names.into_iter().for_each(|name| found.extend(session.store.get(name).unwrap()));
+    assert!(found.iter().all(|number| number.is_finite()), "{preset}");
+    found.into_iter().map(f32::to_bits).collect()
+}
+
+#[test]
+fn what_lies_in_a_shared_workspace_changes_no_bit() {
+    let device = Device::cpu(Some(2)).unwrap();
+    // Their sizes fill no panel.
+    for preset in ["llama-tiny", "gpt2-tiny", "mla-tiny"] {
+        let (clean, spoilt) = (two_steps(&device, preset, false), two_steps(&device, preset, true));
+        assert!(clean == spoilt, "{preset}: a run depends on what another left in the workspace");
     }
 }

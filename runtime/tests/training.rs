@@ -309,9 +309,16 @@ fn memory_is_known_before_it_is_taken() {
     assert_eq!(bound, trainer.memory_bound());
     assert_eq!(trainer.session().store.bytes(), bound.parameters + bound.states);
     assert!(trainer.session().compiled.entries.contains_key(&EntryKind::Decode));
-    let entries: usize = trainer.executables().into_iter().map(|entry| entry.bound().total()).sum();
-    let rest = bound.arenas + bound.inputs_and_roots + bound.derived + bound.scratch;
-    assert!(entries < rest && rest < 3 * entries, "{entries} of {rest}");
+    let entries = trainer.executables().map(|entry| entry.bound());
+    let [train, update] = entries;
+    let rest = bound.temporaries + bound.inputs_and_roots + bound.derived + bound.scratch;
+    let (least, most) = (train.beside(update).total(), train.total() + update.total());
+    assert!(least < rest && rest < 2 * most, "{entries:?}, {bound:?}");
+
+    // However many micro-batches there are, their entries work in one place.
+    let more = options(json!({ "accumulation": 3 }));
+    let accumulating = Plan::new(&device, &program, llama(json!({})).1, more, &[]).unwrap().memory_bound();
+    assert!(2 * accumulating.temporaries < 3 * bound.temporaries, "{accumulating:?}, {bound:?}");
 }
 
 /// The system refuses here: the limit on file sizes stands in for a full disk.

@@ -2,6 +2,7 @@
 //! tokens, serves each from the weights just trained, and reports what both
 //! cost. The parts: `plan` (how much there is time for), `train`, `serve`.
 
+mod labels;
 mod plan;
 mod serve;
 mod train;
@@ -154,8 +155,8 @@ pub fn run(registry: &Registry, arguments: &Arguments) -> Result<()> {
         machine: machine_summary,
         text,
         conditions: Conditions {
-            numerics: "same".to_owned(),
-            cache_form: "keys and values, f32".to_owned(),
+            numerics: labels::numerics(&contenders),
+            cache_form: labels::cache_form(&contenders),
             batch: bench.batch,
             time: bench.time,
             steps,

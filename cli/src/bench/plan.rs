@@ -1,15 +1,16 @@
 //! How much a bench has time for: each model is compiled and a few of its steps
 //! are timed, and the steps that fit are the same for all. It reports nothing.
 
-use super::{Bench, Contender, SEED};
+use super::{Bench, Contender, SEED, serve};
 use crate::config::identity;
 use crate::failure::Result;
 use crate::format::seconds;
+use crate::machine::MemoryBound;
 use crate::output::tell;
 use crate::report::Compile;
 use crate::start::initialize_trainer;
 use diptych_data::TrainingOrder;
-use diptych_ir::EntryKind;
+use diptych_runtime::decode::{ServeMemory, ServeOptions};
 use diptych_runtime::schedule::{ScheduleConfig, ScheduleKind};
 use diptych_runtime::train::{OptimizerOptions, Plan, TrainOptions, Trainer};
 use std::time::Instant;
@@ -57,16 +58,28 @@ pub fn options(bench: &Bench<'_>, steps: u64) -> TrainOptions {
     }
 }
 
-/// A trainer of the model at its start, with the entries that serve compiled, too.
+/// A model compiled to be trained and to serve, before it takes memory, and the
+/// most that the process will have with it.
 ///
 /// # Errors
-/// When it cannot be compiled or loaded.
-pub fn trainer<'d>(bench: &Bench<'d>, contender: &Contender, steps: u64) -> Result<Trainer<'d>> {
+/// When it cannot be compiled.
+pub fn plan(bench: &Bench<'_>, contender: &Contender, steps: u64) -> Result<(Plan, MemoryBound)> {
     let (program, identity) = (&contender.program, identity(&*contender.architecture));
-    let also = [EntryKind::Prefill, EntryKind::Decode];
-    let plan = Plan::new(bench.device, program, identity, options(bench, steps), &also)?;
+    let context = identity.context;
+    let plan = Plan::new(bench.device, program, identity, options(bench, steps), &serve::ENTRIES)?;
+    let room = ServeOptions::single(context);
+    let served = ServeMemory::of(bench.device, plan.compiled(), context, room, &serve::ENTRIES);
+    let bound = MemoryBound::now(plan.memory_bound().total() + served.beside_parameters());
+    Ok((plan, bound))
+}
+
+/// A trainer of the model at its start.
+///
+/// # Errors
+/// When it cannot be loaded.
+pub fn trainer<'d>(bench: &Bench<'d>, contender: &Contender, plan: Plan) -> Result<Trainer<'d>> {
     let mut trainer = Trainer::load(bench.device, plan)?;
-    initialize_trainer(&mut trainer, program, SEED)?;
+    initialize_trainer(&mut trainer, &contender.program, SEED)?;
     Ok(trainer)
 }
 
@@ -84,7 +97,9 @@ pub fn compile_all(
 
 fn compile(bench: &Bench<'_>, contender: &Contender, order: &TrainingOrder) -> Result<Compiled> {
     let start = Instant::now();
-    let mut trainer = trainer(bench, contender, TIMED + 1)?;
+    let (plan, bound) = plan(bench, contender, TIMED + 1)?;
+    tell(format!("{}: {}", contender.title, bound.text()));
+    let mut trainer = trainer(bench, contender, plan)?;
     let load_seconds = start.elapsed().as_secs_f64();
     let (stages, stats) = (&trainer.session().compiled.stages, &trainer.session().kernels.stats);
     let mut stages = stages.clone();

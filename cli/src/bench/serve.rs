@@ -6,12 +6,15 @@ use crate::failure::Result;
 use crate::report::{Sample, Speed};
 use diptych_cost::money::price_per_million_tokens;
 use diptych_data::StreamingDecoder;
+use diptych_ir::EntryKind;
 use diptych_runtime::decode::{Generation, ServeOptions, Server, generate};
 use diptych_runtime::sampling::{Sampler, SamplingOptions};
 use diptych_runtime::train::Trainer;
 use std::ops::ControlFlow;
 use std::time::Instant;
 
+/// What a bench serves with; held-out losses come from the trainer.
+pub const ENTRIES: [EntryKind; 2] = [EntryKind::Prefill, EntryKind::Decode];
 /// Tokens decoded at a context, at most.
 pub const DECODE_TOKENS: usize = 64;
 const LEAST_DECODED: usize = 8;
@@ -23,8 +26,6 @@ pub struct Served {
     pub prefill: Vec<Speed>,
     pub decode: Vec<Speed>,
     pub cache_bytes_per_token: usize,
-    /// Of the server's entries and caches.
-    pub memory_bound: u64,
     pub sample: Sample,
 }
 
@@ -34,13 +35,12 @@ pub struct Served {
 /// When memory is short.
 pub fn run(bench: &Bench<'_>, contender: &Contender, trainer: &Trainer<'_>) -> Result<Served> {
     let context = contender.architecture.context();
-    let mut server = Server::new(bench.device, trainer.session(), ServeOptions::single(context))?;
-    let entries: usize = server.memory().map(|(_, bound)| bound.total()).sum();
+    let options = ServeOptions::single(context);
+    let mut server = Server::with(bench.device, trainer.session(), options, &ENTRIES)?;
     let mut served = Served {
         prefill: Vec::new(),
         decode: Vec::new(),
         cache_bytes_per_token: server.cache_bytes_per_token(),
-        memory_bound: (entries + server.cache_bytes()) as u64,
         sample: sample(bench, &mut server, context)?,
     };
     let longest = bench.contexts.iter().copied().max().unwrap_or(1) + DECODE_TOKENS;

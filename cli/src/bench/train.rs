@@ -1,16 +1,15 @@
 //! One model of a bench from its first step to its last generated token, and
 //! the report of it.
 
-use super::plan::{Compiled, trainer};
+use super::plan::{Compiled, plan, trainer};
 use super::{Bench, Contender, loss, serve};
 use crate::failure::Result;
 use crate::held_out::HeldOutSet;
-use crate::machine::{current_memory, peak_memory, reset_peak_memory};
+use crate::machine::{peak_memory, reset_peak_memory};
 use crate::model_flops::forward_flops_per_token;
 use crate::output::tell;
 use crate::progress::StepProgress;
 use crate::report::{KernelTime, ModelReport, Point, loss_text};
-use crate::start::memory_beside;
 use diptych_cost::money::price_per_million_tokens;
 use diptych_cost::utilisation::model_flops_utilisation;
 use diptych_cost::{Precision, RunSizes, predict_entry};
@@ -45,9 +44,9 @@ pub fn run(
     order: &TrainingOrder,
     set: &HeldOutSet<'_>,
 ) -> Result<(ModelReport, Vec<DocumentLoss>)> {
-    let before = current_memory().unwrap_or(0);
     let told = reset_peak_memory();
-    let mut trainer = trainer(bench, contender, steps)?;
+    let (plan, bound) = plan(bench, contender, steps)?;
+    let mut trainer = trainer(bench, contender, plan)?;
     let trained = train(bench, contender, &mut trainer, steps, order)?;
     let losses = set.losses(&mut trainer)?;
     let estimate = loss_per_token(&losses);
@@ -71,10 +70,7 @@ pub fn run(
         prefill: served.prefill,
         decode: served.decode,
         cache_bytes_per_token: served.cache_bytes_per_token,
-        memory_bound: before
-            + trainer.memory_bound().total() as u64
-            + memory_beside(&contender.program, bench.prepared)
-            + served.memory_bound,
+        memory_bound: bound.total(),
         peak_memory: if told { peak_memory() } else { None },
         compile: compiled.compile,
         train_price: price

@@ -79,6 +79,17 @@ impl Buffer {
         rows * self.layout.row_elements(panel)
     }
 
+    /// Whether the last panel of its packed value is filled up. What fills it must be
+    /// zero, since sums over the value run over it, and no kernel writes it.
+    pub fn has_padding(&self, panel: usize) -> bool {
+        matches!(&self.layout, Layout::Packed { n, .. } if !product(n).is_multiple_of(panel))
+    }
+
+    /// Whether it is the root of this name.
+    pub fn is_root(&self, name: &str) -> bool {
+        matches!(self.role, Role::Root(root) if root.as_str() == name)
+    }
+
     /// Size, in bytes.
     pub fn bytes(&self, limits: Limits, panel: usize) -> usize {
         self.slots * self.slot_elements(limits, panel) * self.dtype.bytes()
@@ -225,18 +236,14 @@ pub struct CompiledEntry {
 }
 
 impl CompiledEntry {
-    /// The lifetimes of all buffers; those that are not temporary have no size.
-    ///
-    /// What fills up the last panel of a packed value must be zero, since sums
-    /// over the value run over it, and no kernel writes it: such a value shares its place with none.
+    /// The lifetimes of all buffers in an arena. Those that are not temporary have no
+    /// size there, nor those with padding: it must stay zero, while what lies in an
+    /// arena shares its place with other values, and maybe with those of other entries.
     pub fn lifetimes(&self, limits: Limits) -> Vec<Lifetime> {
         let lifetime = |buffer: &Buffer| {
-            let temporary = buffer.role == Role::Temporary;
-            let bytes = if temporary { buffer.bytes(limits, self.panel) } else { 0 };
-            let filled =
-                matches!(&buffer.layout, Layout::Packed { n, .. } if !product(n).is_multiple_of(self.panel));
-            let (first, last) = if filled { (0, usize::MAX) } else { (buffer.first, buffer.last) };
-            Lifetime { bytes, first, last }
+            let placed = buffer.role == Role::Temporary && !buffer.has_padding(self.panel);
+            let bytes = if placed { buffer.bytes(limits, self.panel) } else { 0 };
+            Lifetime { bytes, first: buffer.first, last: buffer.last }
         };
         self.buffers.iter().map(lifetime).collect()
     }

@@ -99,7 +99,9 @@ impl Tensor<'_> {
         let mut filled = vec![false; self.shape.iter().product()];
         let mut twice = false;
         for (place, _) in &self.parts {
-            place.for_each(|position| twice |= std::mem::replace(&mut filled[position], true));
+            place.for_each(0..place.elements, |position| {
+                twice |= std::mem::replace(&mut filled[position], true)
+            });
         }
         !twice && filled.into_iter().all(|filled| filled)
     }
@@ -118,7 +120,7 @@ impl View for Tensor<'_> {
         let mut data = vec![0; self.data_len()];
         for (place, values) in &self.parts {
             let mut values = values.iter();
-            place.for_each(|position| {
+            place.for_each(0..place.elements, |position| {
                 if let Some(value) = values.next() {
                     data[4 * position..4 * position + 4].copy_from_slice(&value.to_le_bytes());
                 }

@@ -88,25 +88,52 @@ impl Checkpoint {
     /// # Errors
     /// When there is no such parameter.
     pub fn load_param(&self, name: &str) -> Result<Vec<f32>> {
-        let places = self.names.places(&self.program)?;
-        let Some(place) = places.iter().find(|place| place.row.param == name) else {
-            let known: Vec<&str> = self.program.params.keys().map(|name| name.as_str()).collect();
-            return Err(ModelError::Unknown {
-                what: "parameter",
-                name: name.to_owned(),
-                known: known.join(", "),
-            });
-        };
-        let mut values = Vec::with_capacity(place.layers * place.elements);
-        for layer in 0..place.layers {
+        let place = self.names.place(&self.program, name)?;
+        let mut values = vec![0.0; place.layers * place.elements];
+        self.load_part(name, 0, &mut values)?;
+        Ok(values)
+    }
+
+    /// As [`Checkpoint::load_param`], from position `start` on: as many values as
+    /// there is room for in `values`. What was read of the file is given back to the system.
+    ///
+    /// # Errors
+    /// When there is no such parameter, or it ends before.
+    pub fn load_part(&self, name: &str, start: usize, values: &mut [f32]) -> Result<()> {
+        let place = self.names.place(&self.program, name)?;
+        let (elements, end) = (place.layers * place.elements, start.saturating_add(values.len()));
+        if end > elements {
+            let problem = format!("parameter `{name}` has {elements} elements; {end} were asked for");
+            return Err(ModelError::file(&self.files[0].path, problem));
+        }
+        let (mut at, mut values) = (start, values.iter_mut());
+        while at < end {
+            let (layer, first) = (at / place.elements, at % place.elements);
+            let part = first..place.elements.min(first + end - at);
+            at += part.len();
             let tensor = place.row.name(layer);
             let (file, info) = self.info(&tensor).ok_or_else(|| missing(&tensor, &self.files[0].path))?;
-            let (begin, end) = info.data_offsets;
-            let bytes = &file.map[file.start + begin..file.start + end];
+            let bytes = &file.map[file.start + info.data_offsets.0..file.start + info.data_offsets.1];
             let read = reader(info.dtype).ok_or_else(|| wrong_type(file, &tensor, info.dtype))?;
-            place.for_each(|position| values.push(read(bytes, position)));
+            place.for_each(part, |position| {
+                if let Some(value) = values.next() {
+                    *value = read(bytes, position);
+                }
+            });
+            file.release(info);
         }
-        Ok(values)
+        Ok(())
+    }
+
+    /// The bytes of the largest tensor, of which [`Checkpoint::load_part`] may have all in memory for a moment.
+    pub fn largest_tensor(&self) -> usize {
+        let bytes = |info: &TensorInfo| info.data_offsets.1 - info.data_offsets.0;
+        self.tensors
+            .keys()
+            .filter_map(|tensor| self.info(tensor))
+            .map(|(_, info)| bytes(info))
+            .max()
+            .unwrap_or(0)
     }
 
     fn info(&self, tensor: &str) -> Option<(&Weights, &TensorInfo)> {
@@ -200,6 +227,17 @@ fn weight_files(folder: &Path) -> Result<Vec<PathBuf>> {
 }
 
 impl Weights {
+    /// Gives back the memory of a tensor, if the system lets it; its pages are read anew when they are touched.
+    fn release(&self, info: &TensorInfo) {
+        let (begin, end) = info.data_offsets;
+        // SAFETY: the map is of a file and is only read, so that the pages hold nothing but the file's.
+        #[cfg(unix)]
+        let _ = unsafe {
+            let advice = memmap2::UncheckedAdvice::DontNeed;
+            self.map.unchecked_advise_range(advice, self.start + begin, end - begin)
+        };
+    }
+
     fn open(path: &Path) -> Result<Weights> {
         let problem = |error: std::io::Error| ModelError::file(path, error.to_string());
         let file = std::fs::File::open(path).map_err(problem)?;

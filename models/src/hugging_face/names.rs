@@ -60,6 +60,18 @@ impl NameMap {
         }
         self.tensors.iter().map(|row| Place::new(row, program)).collect()
     }
+
+    /// As [`NameMap::places`], of one parameter.
+    ///
+    /// # Errors
+    /// When there is no such parameter, or its row does not fit it.
+    pub(super) fn place<'a>(&'a self, program: &'a Program, param: &str) -> Result<Place<'a>> {
+        let row = self.tensors.iter().find(|row| row.param == param).ok_or_else(|| {
+            let known: Vec<&str> = program.params.keys().map(|name| name.as_str()).collect();
+            ModelError::Unknown { what: "parameter", name: param.to_owned(), known: known.join(", ") }
+        })?;
+        Place::new(row, program)
+    }
 }
 
 /// Where the elements of a parameter are, in the tensor of each layer.
@@ -134,16 +146,24 @@ impl<'a> Place<'a> {
     }
 
     /// Calls `visit` with the position in the tensor of each element of a
-    /// layer, in the parameter's order.
-    pub fn for_each(&self, mut visit: impl FnMut(usize)) {
-        fn walk(offsets: &[Vec<usize>], start: usize, visit: &mut dyn FnMut(usize)) {
-            match offsets {
-                [] => visit(start),
-                [last] => last.iter().for_each(|offset| visit(start + offset)),
-                [first, rest @ ..] => first.iter().for_each(|offset| walk(rest, start + offset, visit)),
+    /// layer, in the parameter's order, for the elements of a part.
+    pub fn for_each(&self, part: std::ops::Range<usize>, mut visit: impl FnMut(usize)) {
+        let Some((last, outer)) = self.offsets.split_last() else {
+            return part.for_each(|_| visit(self.start));
+        };
+        let mut at = part.start;
+        while at < part.end {
+            // A row along the last axis, or as much of it as is asked for.
+            let (mut rest, first) = (at / last.len(), at % last.len());
+            let mut start = self.start;
+            for offsets in outer.iter().rev() {
+                start += offsets[rest % offsets.len()];
+                rest /= offsets.len();
             }
+            let row = &last[first..last.len().min(first + part.end - at)];
+            row.iter().for_each(|offset| visit(start + offset));
+            at += row.len();
         }
-        walk(&self.offsets, self.start, &mut visit);
     }
 }
 

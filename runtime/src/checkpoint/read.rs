@@ -86,6 +86,22 @@ impl Checkpoint {
         Ok(TensorView { path: &self.path, name, dtype: info.dtype, shape: &info.shape, bytes })
     }
 
+    /// Gives back the memory of a tensor's contents, if the system lets it; they are read anew when they are touched.
+    pub fn release(&self, name: &str) {
+        #[cfg(unix)]
+        if let Some(info) = self.tensors.get(name) {
+            let (start, end) = info.data_offsets;
+            // SAFETY: the map is of a file and is only read, so that the pages hold nothing but the file's.
+            let _ = unsafe {
+                self.map.unchecked_advise_range(
+                    memmap2::UncheckedAdvice::DontNeed,
+                    self.data_start + start,
+                    end - start,
+                )
+            };
+        }
+    }
+
     /// The tensor `name`, which must have this dtype and shape.
     ///
     /// # Errors
@@ -145,6 +161,17 @@ impl<'a> TensorView<'a> {
         }
     }
 
+    /// Writes the elements from position `start` on into `out`, as [`TensorView::read_f32`] does.
+    ///
+    /// # Errors
+    /// It has another dtype, or ends before.
+    pub fn read_f32_part(&self, start: usize, out: &mut [f32]) -> Result<(), CheckpointError> {
+        let size = self.dtype.bitsize() / 8;
+        let bytes = self.bytes.get(start * size..(start + out.len()) * size);
+        let bytes = bytes.ok_or_else(|| self.wrong_length(start + out.len()))?;
+        TensorView { bytes, ..*self }.read_f32(out)
+    }
+
     /// Writes the elements into `out`, from BF16, F32, F16 or F64 (rounded to nearest even).
     ///
     /// # Errors
@@ -182,17 +209,21 @@ impl<'a> TensorView<'a> {
     ) -> Result<(), CheckpointError> {
         let (elements, _) = self.bytes.as_chunks::<N>();
         if elements.len() != out.len() {
-            return Err(CheckpointError::WrongShape {
-                path: self.path.to_path_buf(),
-                tensor: self.name.into(),
-                found: self.shape.to_vec(),
-                expected: vec![out.len()],
-            });
+            return Err(self.wrong_length(out.len()));
         }
         for (out, bytes) in out.iter_mut().zip(elements) {
             *out = decode(*bytes);
         }
         Ok(())
+    }
+
+    fn wrong_length(&self, expected: usize) -> CheckpointError {
+        CheckpointError::WrongShape {
+            path: self.path.to_path_buf(),
+            tensor: self.name.into(),
+            found: self.shape.to_vec(),
+            expected: vec![expected],
+        }
     }
 
     fn wrong_dtype(&self, expected: &str) -> CheckpointError {

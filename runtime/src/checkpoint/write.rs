@@ -34,7 +34,7 @@ struct Slot {
     spec: TensorSpec,
     offset: u64,
     bytes: usize,
-    written: bool,
+    written: usize,
 }
 
 impl CheckpointWriter {
@@ -78,7 +78,7 @@ impl CheckpointWriter {
             };
             let entry =
                 serde_json::json!({"dtype": spec.dtype, "shape": spec.shape, "data_offsets": [offset, end]});
-            let slot = Slot { spec: spec.clone(), offset, bytes, written: false };
+            let slot = Slot { spec: spec.clone(), offset, bytes, written: 0 };
             if slots.insert(spec.name.clone(), slot).is_some() {
                 return Err(plan(format!("two tensors are named `{}`", spec.name)));
             }
@@ -104,20 +104,36 @@ impl CheckpointWriter {
     /// # Errors
     /// It was not announced, was written before, or its bytes are not as many as announced; or the disk refused.
     pub fn write(&mut self, name: &str, bytes: &[u8]) -> Result<(), CheckpointError> {
+        if let Some(slot) = self.tensors.get(name)
+            && slot.written == 0
+            && bytes.len() != slot.bytes
+        {
+            let (dtype, shape) = (slot.spec.dtype, &slot.spec.shape);
+            return Err(CheckpointError::length(&self.path, name, dtype, shape, (0, bytes.len() as u64)));
+        }
+        self.append(name, bytes)
+    }
+
+    /// Writes the next bytes of the tensor `name`.
+    ///
+    /// # Errors
+    /// It was not announced, or has fewer bytes; or the disk refused.
+    pub fn append(&mut self, name: &str, bytes: &[u8]) -> Result<(), CheckpointError> {
         let plan = |cause: String| CheckpointError::Plan { path: self.path.clone(), cause };
         let Some(slot) = self.tensors.get_mut(name) else {
             return Err(plan(format!("tensor `{name}` was not announced")));
         };
-        if slot.written {
+        if slot.written == slot.bytes && !bytes.is_empty() {
             return Err(plan(format!("tensor `{name}` was written twice")));
         }
-        if bytes.len() != slot.bytes {
+        if bytes.len() > slot.bytes - slot.written {
             let (dtype, shape) = (slot.spec.dtype, &slot.spec.shape);
-            return Err(CheckpointError::length(&self.path, name, dtype, shape, (0, bytes.len() as u64)));
+            let end = (slot.written + bytes.len()) as u64;
+            return Err(CheckpointError::length(&self.path, name, dtype, shape, (0, end)));
         }
-        write_at(self.pending.file(), bytes, slot.offset)
+        write_at(self.pending.file(), bytes, slot.offset + slot.written as u64)
             .map_err(|source| self.pending.failure("write", source))?;
-        slot.written = true;
+        slot.written += bytes.len();
         Ok(())
     }
 
@@ -126,7 +142,8 @@ impl CheckpointWriter {
     /// # Errors
     /// An announced tensor was not written, or the disk refused.
     pub fn finish(self) -> Result<(), CheckpointError> {
-        if let Some(name) = self.tensors.iter().find(|(_, slot)| !slot.written).map(|(name, _)| name) {
+        let lacking = self.tensors.iter().find(|(_, slot)| slot.written < slot.bytes);
+        if let Some(name) = lacking.map(|(name, _)| name) {
             let cause = format!("tensor `{name}` was announced and not written");
             return Err(CheckpointError::Plan { path: self.path, cause });
         }

@@ -4,10 +4,12 @@
 
 mod chunks;
 mod generate;
+mod memory;
 mod server;
 
 pub use generate::{Generation, Outcome, generate};
-pub use server::{SequenceId, ServeOptions, Server, Window};
+pub use memory::ServeMemory;
+pub use server::{SERVING, SequenceId, ServeOptions, Server, Window};
 
 use crate::sampling::SamplingError;
 use crate::session::SessionError;

@@ -4,7 +4,8 @@
 
 use super::DecodeError;
 use super::chunks::{ChunkTable, FreeChunks};
-use crate::executor::{Binding, CacheRooms, Executable, MemoryBound, Sequence};
+use super::memory::ServeMemory;
+use crate::executor::{Binding, CacheRooms, Executable, Sequence, SharedMemory, Workspace};
 use crate::session::{Device, Session, SessionError};
 use diptych_codegen::entry::{Limits, Role};
 use diptych_codegen::tile::CHUNK;
@@ -24,6 +25,21 @@ pub struct ServeOptions {
 }
 
 impl ServeOptions {
+    /// The largest run of an entry, in a session of this context.
+    pub(super) fn limits(&self, kind: EntryKind, context: usize) -> Limits {
+        let rows = match kind {
+            EntryKind::Decode => self.batch,
+            EntryKind::Score => self.rows.max(context),
+            _ => self.rows,
+        };
+        Limits { rows, batch: self.batch }
+    }
+
+    /// Chunks of the cache.
+    pub(super) fn chunks(&self) -> usize {
+        self.cache_positions.div_ceil(CHUNK)
+    }
+
     /// One sequence at a time, as long as the context allows.
     pub fn single(context: usize) -> ServeOptions {
         ServeOptions { rows: context.min(512), batch: 1, sequences: 1, cache_positions: context }
@@ -87,8 +103,11 @@ struct Piece {
     length: usize,
 }
 
-/// Serves a session's parameters. What entries it can run is what the session
-/// was compiled with: `prefill`, `decode`, `score`.
+/// The entries that serve.
+pub const SERVING: [EntryKind; 3] = [EntryKind::Prefill, EntryKind::Decode, EntryKind::Score];
+
+/// Serves a session's parameters: `prefill`, `decode`, `score`, as the session
+/// was compiled with them.
 pub struct Server<'s> {
     device: &'s Device,
     prefill: Option<Loaded>,
@@ -103,6 +122,7 @@ pub struct Server<'s> {
     window: Option<usize>,
     logits: Vec<f32>,
     pieces: Vec<Piece>,
+    memory: ServeMemory,
 }
 
 impl<'s> Server<'s> {
@@ -116,44 +136,60 @@ impl<'s> Server<'s> {
         session: &'s Session,
         options: ServeOptions,
     ) -> Result<Server<'s>, DecodeError> {
+        Self::with(device, session, options, &SERVING)
+    }
+
+    /// As [`Server::new`], with no other entries than `kinds`.
+    ///
+    /// # Errors
+    /// As said there.
+    pub fn with(
+        device: &'s Device,
+        session: &'s Session,
+        options: ServeOptions,
+        kinds: &[EntryKind],
+    ) -> Result<Server<'s>, DecodeError> {
         options.check()?;
-        let program = &session.compiled.program;
-        let chunks = options.cache_positions.div_ceil(CHUNK);
-        let cached = [EntryKind::Decode, EntryKind::Prefill]
-            .into_iter()
-            .find_map(|kind| session.compiled.entries.get(&kind));
+        let (compiled, context) = (&session.compiled, session.context);
+        let memory = ServeMemory::of(device, compiled, context, options, kinds);
+        let chunks = options.chunks();
+        let cached = memory.cached(compiled);
         let caches = match cached {
             Some(entry) => CacheRooms::new(entry, chunks).map_err(SessionError::from)?,
             None => CacheRooms::default(),
         };
-        let vocabulary = vocabulary(program);
-        let load = |kind: EntryKind, limits: Limits| -> Result<Option<Loaded>, DecodeError> {
-            if !session.compiled.entries.contains_key(&kind) {
+        let workspace =
+            Workspace::new(memory.entries.iter().map(|entry| entry.1)).map_err(SessionError::from)?;
+        let shared = SharedMemory { caches: Some(&caches), workspace: Some(&workspace) };
+        let vocabulary = vocabulary(&compiled.program);
+        let load = |kind: EntryKind| -> Result<Option<Loaded>, DecodeError> {
+            if !memory.entries.iter().any(|entry| entry.0 == kind) {
                 return Ok(None);
             }
-            let mut run = session.executable(device, kind, Some(&caches), limits)?;
+            let limits = options.limits(kind, context);
+            let mut run = session.executable_in(device, kind, shared, limits)?;
             check_entry(kind, &mut run, vocabulary)?;
             let chunks = if kind.cached() { chunks } else { 0 };
-            Ok(Some(Loaded { run, binding: Binding::cached(limits, session.context, chunks) }))
+            Ok(Some(Loaded { run, binding: Binding::cached(limits, context, chunks) }))
         };
-        let (rows, batch) = (options.rows, options.batch);
-        let score_rows = rows.max(session.context);
         let mut server = Server {
             device,
-            prefill: load(EntryKind::Prefill, Limits { rows, batch })?,
-            decode: load(EntryKind::Decode, Limits { rows: batch, batch })?,
-            score: load(EntryKind::Score, Limits { rows: score_rows, batch })?,
-            window: cached.and_then(|entry| window(program, entry.buffers.iter().map(|buffer| &buffer.role))),
+            prefill: load(EntryKind::Prefill)?,
+            decode: load(EntryKind::Decode)?,
+            score: load(EntryKind::Score)?,
+            window: cached
+                .and_then(|entry| window(&compiled.program, entry.buffers.iter().map(|buffer| &buffer.role))),
             caches,
             free: FreeChunks::new(chunks),
             places: (0..options.sequences)
-                .map(|_| Place { table: ChunkTable::new(session.context), generation: 0, alive: false })
+                .map(|_| Place { table: ChunkTable::new(context), generation: 0, alive: false })
                 .collect(),
             options,
-            context: session.context,
+            context,
             vocabulary,
-            logits: vec![0.0; batch * vocabulary],
-            pieces: Vec::with_capacity(batch),
+            logits: vec![0.0; options.batch * vocabulary],
+            pieces: Vec::with_capacity(options.batch),
+            memory,
         };
         server.refresh();
         Ok(server)
@@ -196,14 +232,9 @@ impl<'s> Server<'s> {
         self.free.count() * CHUNK
     }
 
-    /// What each loaded entry takes of memory beside parameters and cache.
-    pub fn memory(&self) -> impl Iterator<Item = (EntryKind, MemoryBound)> + '_ {
-        let entries = [
-            (EntryKind::Prefill, &self.prefill),
-            (EntryKind::Decode, &self.decode),
-            (EntryKind::Score, &self.score),
-        ];
-        entries.into_iter().filter_map(|(kind, loaded)| Some((kind, loaded.as_ref()?.run.bound())))
+    /// What it takes of memory.
+    pub fn memory(&self) -> &ServeMemory {
+        &self.memory
     }
 
     /// The entry of a kind as it runs, for its times; `None` if the session has none.

@@ -122,6 +122,13 @@ impl Binding {
         }
     }
 
+    /// The bytes that the tables for such runs take.
+    pub fn bytes_for(limits: Limits, context: usize) -> usize {
+        let blocks = limits.rows.div_ceil(CHUNK) + limits.batch;
+        let chunks = limits.batch * context.div_ceil(CHUNK);
+        (2 * limits.rows + 2 * limits.batch + 1 + 2 * blocks + chunks) * size_of::<i32>()
+    }
+
     /// Binds a run to these sequences. Allocates nothing.
     ///
     /// # Errors

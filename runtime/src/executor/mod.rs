@@ -6,9 +6,11 @@ mod library;
 mod memory;
 mod parameters;
 mod run;
+mod workspace;
 
 pub use binding::{Binding, BindingError, Sequence};
 pub use library::{KernelFn, Kernels, load_kernels};
 pub use memory::{AlignedBytes, OutOfMemory};
-pub use parameters::{ParameterError, ParameterStore, Stored};
-pub use run::{CacheRooms, Executable, LaunchTime, LoadError, MemoryBound};
+pub use parameters::{PART_ELEMENTS, ParameterError, ParameterStore, Stored, parts};
+pub use run::{CacheRooms, Executable, LaunchTime, LoadError, SharedMemory};
+pub use workspace::{MemoryBound, Workspace};

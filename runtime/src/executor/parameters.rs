@@ -5,6 +5,11 @@ use super::memory::{AlignedBytes, OutOfMemory};
 use diptych_ir::{Axis, ParamInfo, Program, Symbol};
 use diptych_passes::layout::{Layout, Layouts, product};
 use std::collections::BTreeMap;
+use std::ops::Range;
+
+/// Elements of a value that are copied at once between memory and files: so many that nothing is lost by it, so few
+/// that nobody notices the memory.
+pub const PART_ELEMENTS: usize = 1 << 20;
 
 /// A stored parameter or state, f32.
 #[derive(Debug)]
@@ -105,15 +110,24 @@ impl ParameterStore {
     /// # Errors
     /// When there is no such value, or it has another number of elements.
     pub fn set(&mut self, name: Symbol, numbers: &[f32]) -> Result<(), ParameterError> {
-        let panel = self.panel;
-        let stored = self.values.get_mut(&name).ok_or_else(|| ParameterError::Unknown(name.to_string()))?;
-        let expected = product(&stored.order);
+        let expected = self.elements(name)?;
         if numbers.len() != expected {
             return Err(ParameterError::Length { name: name.to_string(), expected, found: numbers.len() });
         }
+        self.set_part(name, 0, numbers)
+    }
+
+    /// Sets the elements of a value from position `start` on, in the user's order.
+    ///
+    /// # Errors
+    /// When there is no such value, or it ends before.
+    pub fn set_part(&mut self, name: Symbol, start: usize, numbers: &[f32]) -> Result<(), ParameterError> {
+        let part = self.part(name, start, numbers.len())?;
+        let panel = self.panel;
+        let stored = self.values.get_mut(&name).ok_or_else(|| ParameterError::Unknown(name.to_string()))?;
         let places = Places::of(stored, panel);
         let elements = stored.bytes.as_mut_slice::<f32>();
-        places.for_each(|position, place| elements[place] = numbers[position]);
+        places.for_each(part, |position, place| elements[place] = numbers[position - start]);
         Ok(())
     }
 
@@ -122,12 +136,45 @@ impl ParameterStore {
     /// # Errors
     /// When there is no such value.
     pub fn get(&self, name: Symbol) -> Result<Vec<f32>, ParameterError> {
-        let stored = self.values.get(&name).ok_or_else(|| ParameterError::Unknown(name.to_string()))?;
-        let mut numbers = vec![0.0; product(&stored.order)];
-        let elements = stored.bytes.as_slice::<f32>();
-        Places::of(stored, self.panel).for_each(|position, place| numbers[position] = elements[place]);
+        let mut numbers = vec![0.0; self.elements(name)?];
+        self.get_part(name, 0, &mut numbers)?;
         Ok(numbers)
     }
+
+    /// The numbers of a value from position `start` on, in the user's order: as many as there is room for in `numbers`.
+    ///
+    /// # Errors
+    /// When there is no such value, or it ends before.
+    pub fn get_part(&self, name: Symbol, start: usize, numbers: &mut [f32]) -> Result<(), ParameterError> {
+        let part = self.part(name, start, numbers.len())?;
+        let stored = self.values.get(&name).ok_or_else(|| ParameterError::Unknown(name.to_string()))?;
+        let elements = stored.bytes.as_slice::<f32>();
+        Places::of(stored, self.panel)
+            .for_each(part, |position, place| numbers[position - start] = elements[place]);
+        Ok(())
+    }
+
+    /// How many numbers a value has.
+    ///
+    /// # Errors
+    /// When there is no such value.
+    pub fn elements(&self, name: Symbol) -> Result<usize, ParameterError> {
+        let stored = self.values.get(&name).ok_or_else(|| ParameterError::Unknown(name.to_string()))?;
+        Ok(product(&stored.order))
+    }
+
+    fn part(&self, name: Symbol, start: usize, length: usize) -> Result<Range<usize>, ParameterError> {
+        let (expected, end) = (self.elements(name)?, start.saturating_add(length));
+        if end > expected {
+            return Err(ParameterError::Length { name: name.to_string(), expected, found: end });
+        }
+        Ok(start..end)
+    }
+}
+
+/// The parts, of at most [`PART_ELEMENTS`], in which a value of so many elements is read or written.
+pub fn parts(elements: usize) -> impl Iterator<Item = Range<usize>> {
+    (0..elements).step_by(PART_ELEMENTS).map(move |start| start..elements.min(start + PART_ELEMENTS))
 }
 
 /// Parameters, and states if wanted, with what is known of the parameter and how they are stored.
@@ -191,10 +238,17 @@ impl Places {
         places
     }
 
-    fn for_each(&self, mut visit: impl FnMut(usize, usize)) {
+    /// Visits the positions of a part, each with its place.
+    fn for_each(&self, part: Range<usize>, mut visit: impl FnMut(usize, usize)) {
         let mut index = vec![0; self.sizes.len()];
-        let (mut linear, mut column) = (0, 0);
-        for position in 0..self.sizes.iter().product() {
+        let (mut linear, mut column, mut rest) = (0, 0, part.start);
+        for axis in (0..index.len()).rev() {
+            index[axis] = rest % self.sizes[axis];
+            rest /= self.sizes[axis];
+            linear += index[axis] * self.linear[axis];
+            column += index[axis] * self.column[axis];
+        }
+        for position in part {
             visit(position, linear + column / self.panel * self.depth * self.panel + column % self.panel);
             for axis in (0..index.len()).rev() {
                 index[axis] += 1;
@@ -208,5 +262,40 @@ impl Places {
                 index[axis] = 0;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use diptych_passes::layout::Leading;
+
+    #[test]
+    fn parts_add_up_to_the_whole() {
+        let [layer, a, b, c] =
+            [("layer", 3), ("a", 4), ("b", 5), ("c", 7)].map(|(name, size)| Axis::fixed(name, size));
+        let panel = 16;
+        for layout in [
+            Layout::Packed { k: vec![a], n: vec![c, b] },
+            Layout::Dense { leading: Leading::None, order: vec![c, a, b] },
+        ] {
+            let bytes = AlignedBytes::zeroed(3 * layout.row_elements(panel) * size_of::<f32>()).unwrap();
+            let stored = Stored { order: vec![layer, a, b, c], layers: Some(layer), layout, bytes };
+            let name = Symbol::new("w");
+            let mut store = ParameterStore { values: BTreeMap::from([(name, stored)]), panel };
+            let numbers: Vec<f32> = (0..420).map(|at| at as f32 + 1.0).collect();
+            for part in [0..1, 1..150, 150..151, 151..420] {
+                store.set_part(name, part.start, &numbers[part]).unwrap();
+            }
+            assert_eq!(store.get(name).unwrap(), numbers);
+            let mut some = [0.0; 100];
+            store.get_part(name, 277, &mut some).unwrap();
+            assert_eq!(some, numbers[277..377]);
+            let end = ParameterError::Length { name: "w".into(), expected: 420, found: 421 };
+            assert_eq!(store.get_part(name, 321, &mut some), Err(end.clone()));
+            assert_eq!(store.set_part(name, 420, &[0.0]), Err(end));
+        }
+        let lengths: Vec<usize> = parts(2 * PART_ELEMENTS + 3).map(|part| part.len()).collect();
+        assert_eq!(lengths, [PART_ELEMENTS, PART_ELEMENTS, 3]);
     }
 }

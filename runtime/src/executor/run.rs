@@ -7,6 +7,7 @@ use super::binding::Binding;
 use super::library::{KernelFn, Kernels};
 use super::memory::{AlignedBytes, OutOfMemory};
 use super::parameters::ParameterStore;
+use super::workspace::{MemoryBound, Workspace};
 use crate::cpu::pool::{Barrier, Pool};
 use diptych_codegen::c::prelude::VectorWidth;
 use diptych_codegen::c::step::StepTables;
@@ -19,6 +20,7 @@ use diptych_passes::layout::Leading;
 use diptych_passes::plan::place;
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::c_void;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
@@ -36,14 +38,24 @@ impl CacheRooms {
     /// # Errors
     /// When there is not enough memory.
     pub fn new(entry: &CompiledEntry, chunks: usize) -> Result<CacheRooms, OutOfMemory> {
-        let mut rooms = HashMap::new();
-        for buffer in &entry.buffers {
-            if let Role::Cache { region, node } = buffer.role {
-                let bytes = Self::layer_bytes(buffer, entry.panel, chunks) * buffer.slots;
-                rooms.insert((region, node), AlignedBytes::zeroed(bytes)?);
-            }
-        }
+        let rooms = Self::each(entry, chunks)
+            .map(|(place, bytes)| Ok((place, AlignedBytes::zeroed(bytes)?)))
+            .collect::<Result<_, OutOfMemory>>()?;
         Ok(CacheRooms { rooms, chunks })
+    }
+
+    /// The bytes that [`CacheRooms::new`] will take.
+    pub fn bytes_for(entry: &CompiledEntry, chunks: usize) -> usize {
+        Self::each(entry, chunks).map(|(_, bytes)| bytes).sum()
+    }
+
+    fn each(entry: &CompiledEntry, chunks: usize) -> impl Iterator<Item = ((RegionId, NodeId), usize)> + '_ {
+        entry.buffers.iter().filter_map(move |buffer| match buffer.role {
+            Role::Cache { region, node } => {
+                Some(((region, node), Self::layer_bytes(buffer, entry.panel, chunks) * buffer.slots))
+            }
+            _ => None,
+        })
     }
 
     fn layer_bytes(buffer: &Buffer, panel: usize, chunks: usize) -> usize {
@@ -66,24 +78,13 @@ impl CacheRooms {
     }
 }
 
-/// What an entry takes of memory, in bytes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct MemoryBound {
-    /// Temporary values, sharing one arena.
-    pub arena: usize,
-    /// Inputs and roots.
-    pub inputs_and_roots: usize,
-    /// Values computed from parameters at load.
-    pub derived: usize,
-    /// Scratch of all threads.
-    pub scratch: usize,
-}
-
-impl MemoryBound {
-    /// All of it.
-    pub fn total(&self) -> usize {
-        self.arena + self.inputs_and_roots + self.derived + self.scratch
-    }
+/// Memory that an entry shares with others.
+#[derive(Clone, Copy, Default)]
+pub struct SharedMemory<'a> {
+    /// The caches, if it has any; they must outlive the executable.
+    pub caches: Option<&'a CacheRooms>,
+    /// Where it works; one of its own, if `None`.
+    pub workspace: Option<&'a Arc<Workspace>>,
 }
 
 /// The time that a launch has taken, over all runs since it was last asked for.
@@ -139,8 +140,7 @@ pub struct Executable {
     named: BTreeMap<Symbol, (usize, bool)>,
     buffers: Vec<Buffer>,
     owned: HashMap<usize, AlignedBytes>,
-    _arena: AlignedBytes,
-    scratch: AlignedBytes,
+    workspace: Arc<Workspace>,
     scratch_floats: usize,
     counters: [AtomicUsize; 2],
     timers: Vec<Timer>,
@@ -192,12 +192,15 @@ impl Executable {
             let buffers = entry.buffers.iter().filter(|buffer| wanted(&buffer.role));
             buffers.map(|buffer| buffer.bytes(limits, entry.panel)).sum::<usize>()
         };
+        let padded = entry.buffers.iter().filter(|buffer| keeps_padding(buffer, entry.panel));
+        let padded = padded.map(|buffer| buffer.bytes(limits, entry.panel)).sum();
         let scratch = entry.kernels.iter().map(|kernel| kernel.scratch_floats).max().unwrap_or(0)
             + width.dot_scratch_floats();
         MemoryBound {
             arena: place(&entry.lifetimes(limits)).bytes,
             inputs_and_roots: of(|role| matches!(role, Role::Input(_) | Role::Root(_))),
             derived: of(|role| *role == Role::Derived),
+            padded,
             scratch: threads * scratch.next_multiple_of(1024) * size_of::<f32>(),
         }
     }
@@ -207,12 +210,13 @@ impl Executable {
     /// The parameters and caches must outlive the executable, and stay where they are.
     ///
     /// # Errors
-    /// When there is not enough memory, or a parameter, a cache or a kernel is missing.
+    /// When there is not enough memory, a parameter, a cache or a kernel is missing, or
+    /// the workspace is too small.
     pub fn load(
         entry: &CompiledEntry,
         kernels: &Kernels,
         parameters: &ParameterStore,
-        caches: Option<&CacheRooms>,
+        SharedMemory { caches, workspace }: SharedMemory<'_>,
         limits: Limits,
         threads: usize,
         width: VectorWidth,
@@ -220,14 +224,20 @@ impl Executable {
         let missing = |problem: String| LoadError::Missing { entry: entry.kind.name().to_owned(), problem };
         let bound = Self::memory_bound(entry, limits, threads, width);
         let layout = place(&entry.lifetimes(limits));
-        let arena = AlignedBytes::zeroed(layout.bytes)?;
+        let workspace = match workspace {
+            Some(workspace) if workspace.has_room_for(&bound) => workspace.clone(),
+            Some(_) => return Err(missing("room in the workspace".to_owned())),
+            None => Workspace::new([bound])?,
+        };
         let mut owned = HashMap::new();
         let mut named = BTreeMap::new();
         let mut bases = Vec::with_capacity(entry.buffers.len());
         for (id, buffer) in entry.buffers.iter().enumerate() {
             let base = match &buffer.role {
-                // SAFETY: the arena was taken with room for every offset.
-                Role::Temporary => unsafe { arena.as_ptr().add(layout.offsets[id]) },
+                Role::Temporary if !keeps_padding(buffer, entry.panel) => {
+                    // SAFETY: the arena was taken with room for every offset.
+                    unsafe { workspace.arena().add(layout.offsets[id]) }
+                }
                 Role::Stored(name) => {
                     let bytes = parameters.stored(*name).map_or(0, |stored| stored.bytes.len());
                     if bytes != buffer.bytes(limits, entry.panel) {
@@ -241,7 +251,7 @@ impl Executable {
                     let room = caches.and_then(|caches| caches.rooms.get(&(*region, *node)));
                     room.ok_or_else(|| missing("no room for a cache".to_owned()))?.as_ptr()
                 }
-                Role::Input(_) | Role::Root(_) | Role::Derived => {
+                Role::Input(_) | Role::Root(_) | Role::Derived | Role::Temporary => {
                     let bytes = AlignedBytes::zeroed(buffer.bytes(limits, entry.panel))?;
                     let start = bytes.as_ptr();
                     owned.insert(id, bytes);
@@ -277,8 +287,7 @@ impl Executable {
             named,
             buffers: entry.buffers.clone(),
             owned,
-            _arena: arena,
-            scratch: AlignedBytes::zeroed(bound.scratch)?,
+            workspace,
             scratch_floats,
             counters: Default::default(),
             timers,
@@ -364,6 +373,7 @@ impl Executable {
             scratch <= self.bound.scratch,
             "the pool has more threads than the executable was loaded for"
         );
+        let workspace = self.workspace.alone();
         let mut tables = binding.tables();
         [tables.dot, tables.dot_bf16] = self.dots;
         self.counters.iter().for_each(|counter| counter.store(0, Ordering::Relaxed));
@@ -371,7 +381,7 @@ impl Executable {
         let run = Run {
             tables: &tables,
             counters: &self.counters,
-            scratch: self.scratch.as_ptr(),
+            scratch: workspace.scratch(),
             scratch_bytes: self.scratch_floats * size_of::<f32>(),
             timers: &timers,
             steps,
@@ -381,6 +391,11 @@ impl Executable {
             walk.steps(run.steps, 0, 0);
         });
     }
+}
+
+/// Whether a temporary value has padding, for which it has memory of its own that begins as zero.
+fn keeps_padding(buffer: &Buffer, panel: usize) -> bool {
+    buffer.role == Role::Temporary && buffer.has_padding(panel)
 }
 
 struct Loader<'a> {

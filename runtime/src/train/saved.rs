@@ -7,7 +7,7 @@ use super::identity::{ModelIdentity, shape};
 use super::options::TrainOptions;
 use super::trainer::Trainer;
 use crate::checkpoint::{Checkpoint, CheckpointError, CheckpointWriter, Dtype, RunState, TensorSpec, keys};
-use crate::executor::ParameterStore;
+use crate::executor::{ParameterStore, parts};
 use diptych_ir::{Program, Symbol};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -124,9 +124,14 @@ fn load(
 ) -> Result<(), TrainError> {
     for &name in names {
         let tensor = file.expect(name.as_str(), Dtype::F32, &shape_of(program, name))?;
-        let mut numbers = vec![0.0; tensor.elements()];
-        tensor.read_f32(&mut numbers)?;
-        store.set(name, &numbers)?;
+        let mut numbers = Vec::new();
+        for part in parts(tensor.elements()) {
+            numbers.resize(part.len(), 0.0);
+            tensor.read_f32_part(part.start, &mut numbers)?;
+            store.set_part(name, part.start, &numbers)?;
+            // What has been read is in memory twice.
+            file.release(name.as_str());
+        }
     }
     Ok(())
 }
@@ -184,11 +189,16 @@ impl Trainer<'_> {
         };
         let specs: Vec<TensorSpec> = names.iter().map(spec).collect();
         let mut writer = CheckpointWriter::create(path, &specs, metadata)?;
+        let mut numbers = Vec::new();
         for &name in names {
-            let mut numbers = self.session.store.get(name)?;
-            // Files are little-endian; this changes nothing where the machine is.
-            numbers.iter_mut().for_each(|number| *number = f32::from_bits(number.to_bits().to_le()));
-            writer.write(name.as_str(), bytemuck::cast_slice(&numbers))?;
+            let store = &self.session.store;
+            for part in parts(store.elements(name)?) {
+                numbers.resize(part.len(), 0.0);
+                store.get_part(name, part.start, &mut numbers)?;
+                // Files are little-endian; this changes nothing where the machine is.
+                numbers.iter_mut().for_each(|number| *number = f32::from_bits(number.to_bits().to_le()));
+                writer.append(name.as_str(), bytemuck::cast_slice(&numbers))?;
+            }
         }
         Ok(writer.finish()?)
     }

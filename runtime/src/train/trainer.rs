@@ -5,9 +5,9 @@
 use super::TrainError;
 use super::identity::ModelIdentity;
 use super::options::TrainOptions;
-use crate::executor::{Binding, Executable, MemoryBound, ParameterStore, Sequence};
+use crate::executor::{Binding, Executable, MemoryBound, ParameterStore, Sequence, SharedMemory, Workspace};
 use crate::schedule::Schedule;
-use crate::session::{Device, Session};
+use crate::session::{Device, Session, SessionError};
 use diptych_codegen::driver::{CompiledProgram, compile_program};
 use diptych_codegen::entry::Limits;
 use diptych_ir::{EntryKind, Op, Program, Symbol};
@@ -32,24 +32,26 @@ pub struct TrainMemory {
     pub parameters: usize,
     /// Gradients and moments.
     pub states: usize,
-    /// Temporary values of the entries.
-    pub arenas: usize,
+    /// Temporary values of the entries, which work in one arena, as no two run at once.
+    pub temporaries: usize,
     /// Inputs and roots of the entries, and the text of a step.
     pub inputs_and_roots: usize,
     /// Values that `score` computes from parameters alone.
     pub derived: usize,
     /// Scratch of all threads.
     pub scratch: usize,
-    /// The largest parameter twice, as numbers in the user's order and as the
-    /// bytes of a file: what setting, saving and reading take for a moment.
+    /// The largest parameter as numbers in the user's order, when it is set. Later,
+    /// when it is saved or read, parts of it are copied.
     pub copies: usize,
+    /// What says which sequences a run has.
+    pub tables: usize,
 }
 
 impl TrainMemory {
     /// All of it.
     pub fn total(&self) -> usize {
-        let kept = self.parameters + self.states + self.arenas + self.inputs_and_roots;
-        kept + self.derived + self.scratch + self.copies
+        let kept = self.parameters + self.states + self.temporaries + self.inputs_and_roots;
+        kept + self.derived + self.scratch + self.copies + self.tables
     }
 }
 
@@ -96,7 +98,7 @@ impl Plan {
         kinds.extend(also.iter().filter(|kind| !kinds.contains(kind)).copied().collect::<Vec<_>>());
         let compiled = compile_program(program, &kinds, &options.optimizer.into(), device.options())?;
         let vocabulary = vocabulary(program);
-        let memory = memory_bound(device, &compiled, &options);
+        let memory = memory_bound(device, &compiled, &options, identity.context);
         Ok(Plan { compiled, identity, options, schedule, vocabulary, memory })
     }
 
@@ -137,31 +139,39 @@ fn vocabulary(program: &Program) -> usize {
     sizes.min().unwrap_or(usize::MAX)
 }
 
-fn memory_bound(device: &Device, compiled: &CompiledProgram, options: &TrainOptions) -> TrainMemory {
+fn memory_bound(
+    device: &Device,
+    compiled: &CompiledProgram,
+    options: &TrainOptions,
+    context: usize,
+) -> TrainMemory {
     let store = |states| {
         ParameterStore::bytes_for(&compiled.program, &compiled.layouts, device.width.panel(), states)
     };
     let parameters = store(false);
     let text = 2 * options.tokens_per_step() * size_of::<i32>();
-    let mut memory = TrainMemory {
+    let bounds = entry_bounds(device, compiled, options);
+    let entries = bounds.into_iter().fold(MemoryBound::default(), MemoryBound::beside);
+    TrainMemory {
         parameters,
         states: store(true) - parameters,
-        arenas: 0,
-        inputs_and_roots: text,
-        derived: 0,
-        scratch: 0,
-        copies: 2 * largest_parameter(compiled),
-    };
-    for kind in entries(options) {
-        let Some(entry) = compiled.entries.get(&kind) else { continue };
-        let MemoryBound { arena, inputs_and_roots, derived, scratch } =
-            Executable::memory_bound(entry, limits(options), device.pool.threads(), device.width);
-        memory.arenas += arena;
-        memory.inputs_and_roots += inputs_and_roots;
-        memory.derived += derived;
-        memory.scratch += scratch;
+        temporaries: entries.arena + entries.padded,
+        inputs_and_roots: text + entries.inputs_and_roots,
+        derived: entries.derived,
+        scratch: entries.scratch,
+        copies: largest_parameter(compiled),
+        // One for training and one for held-out text.
+        tables: 2 * Binding::bytes_for(limits(options), context),
     }
-    memory
+}
+
+/// What each entry of a run takes.
+fn entry_bounds(device: &Device, compiled: &CompiledProgram, options: &TrainOptions) -> Vec<MemoryBound> {
+    let bound = |kind| {
+        let entry = compiled.entries.get(&kind)?;
+        Some(Executable::memory_bound(entry, limits(options), device.pool.threads(), device.width))
+    };
+    entries(options).into_iter().filter_map(bound).collect()
 }
 
 /// Bytes of the largest parameter, all layers of a stack together.
@@ -201,7 +211,10 @@ impl<'d> Trainer<'d> {
         let Plan { compiled, identity, options, schedule, vocabulary, memory } = plan;
         let session = Session::load(device, compiled, identity.context)?;
         let limits = limits(&options);
-        let load = |kind| session.executable(device, kind, None, limits);
+        let workspace =
+            Workspace::new(entry_bounds(device, &session.compiled, &options)).map_err(SessionError::from)?;
+        let shared = SharedMemory { caches: None, workspace: Some(&workspace) };
+        let load = |kind| session.executable_in(device, kind, shared, limits);
         let (train, update, score) =
             (load(EntryKind::Train)?, load(EntryKind::Update)?, load(EntryKind::Score)?);
         let accumulate = match options.accumulation {

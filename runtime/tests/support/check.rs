@@ -14,7 +14,9 @@ use diptych_passes::differentiate::gradient_name;
 use diptych_passes::layout::Layout;
 use diptych_runtime::cpu::compile::{Compiler, KernelCache};
 use diptych_runtime::cpu::pool::Pool;
-use diptych_runtime::executor::{Binding, Executable, Kernels, ParameterStore, Sequence, load_kernels};
+use diptych_runtime::executor::{
+    Binding, Executable, Kernels, ParameterStore, Sequence, SharedMemory, load_kernels,
+};
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -232,8 +234,9 @@ impl Run<'_> {
     ) -> Result<Run<'a>, String> {
         let limits = Limits { rows: 5 * CONTEXT, batch: 5 };
         let entry = &case.compiled.entries[&kind];
-        let executable = Executable::load(entry, kernels, store, None, limits, 1, options.width)
-            .map_err(|error| error.to_string())?;
+        let executable =
+            Executable::load(entry, kernels, store, SharedMemory::default(), limits, 1, options.width)
+                .map_err(|error| error.to_string())?;
         let roots = entry.buffers.iter().filter_map(|buffer| match buffer.role {
             Role::Root(name) => Some((name, buffer.layout.clone())),
             _ => None,
