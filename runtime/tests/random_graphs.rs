@@ -1,6 +1,7 @@
 //! Random programs in native code against the reference evaluator, on ragged
 //! batches. Seeds are fixed; the example `fuzz` goes on for as long as it is told.
 
+mod compositions;
 mod support;
 
 use diptych_codegen::c::prelude::VectorWidth;

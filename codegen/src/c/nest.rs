@@ -71,6 +71,7 @@ impl Writer<'_> {
             kinds.push(match instr {
                 Instr::Int(_) | Instr::Position(_) => Kind::Int,
                 Instr::Load(Place::Strided(view)) if view.dtype == DType::I32 => Kind::Int,
+                Instr::Load(Place::Strided(view)) if view.dtype == DType::Bool => Kind::Mask,
                 Instr::LoadAt { table: Place::Strided(view), .. } if view.dtype == DType::I32 => Kind::Int,
                 Instr::Map(function, operands) => match function {
                     ScalarFn::Less | ScalarFn::LessEqual | ScalarFn::Equal => Kind::Mask,
@@ -369,7 +370,8 @@ impl Writer<'_> {
         let suffix = match dtype {
             DType::BF16 => "_bf16",
             DType::I32 => "_int",
-            _ => "",
+            DType::Bool => "_bool",
+            DType::F32 => "",
         };
         let contiguous = matches!(self.run(place, inner), Run::Contiguous | Run::Same);
         if contiguous {
@@ -382,10 +384,10 @@ impl Writer<'_> {
         } else {
             let lanes = if whole { "LANES" } else { "left" };
             let address = self.element(place, outer, inner, "(i + lane)");
-            let element = if dtype == DType::BF16 {
-                format!("float_to_bf16(v{value}[lane])")
-            } else {
-                format!("v{value}[lane]")
+            let element = match dtype {
+                DType::BF16 => format!("float_to_bf16(v{value}[lane])"),
+                DType::Bool => format!("v{value}[lane] & 1"),
+                DType::F32 | DType::I32 => format!("v{value}[lane]"),
             };
             self.line(format!("for (int64_t lane = 0; lane < {lanes}; lane++) *({address}) = {element};"));
         }
@@ -492,14 +494,16 @@ fn load(dtype: DType, address: &str, whole: bool) -> String {
     let suffix = match dtype {
         DType::BF16 => "_bf16",
         DType::I32 => "_int",
-        _ => "",
+        DType::Bool => "_bool",
+        DType::F32 => "",
     };
     if whole { format!("load{suffix}({address})") } else { format!("load_partial{suffix}({address}, left)") }
 }
 
 fn splat(dtype: DType, address: &str) -> String {
     match dtype {
-        DType::F32 | DType::Bool => format!("splat(*({address}))"),
+        DType::F32 => format!("splat(*({address}))"),
+        DType::Bool => format!("splat_int(-*({address}))"),
         DType::BF16 => format!("splat(bf16_to_float(*({address})))"),
         DType::I32 => format!("splat_int(*({address}))"),
     }
@@ -508,7 +512,8 @@ fn splat(dtype: DType, address: &str) -> String {
 fn scalar_load(dtype: DType, address: &str) -> String {
     match dtype {
         DType::BF16 => format!("bf16_to_float(*({address}))"),
-        _ => format!("*({address})"),
+        DType::Bool => format!("-*({address})"),
+        DType::F32 | DType::I32 => format!("*({address})"),
     }
 }
 

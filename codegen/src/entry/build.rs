@@ -215,13 +215,24 @@ impl Builder<'_> {
     /// Whether something reads a parameter after the step that gives its new value.
     fn is_overwritten_too_soon(&self, name: diptych_ir::Symbol, node: NodeId) -> bool {
         let graph = &self.program.main().graph;
-        let steps = &self.fused[&Program::MAIN].steps;
+        let RegionSteps { steps, in_place } = &self.fused[&Program::MAIN];
         let param = graph
             .ids()
             .into_iter()
             .find(|&id| matches!(graph.op(id), Op::Param(param) if param.name == name));
         let Some(param) = param else { return false };
-        let reads = |nodes: &[NodeId]| nodes.iter().any(|&id| graph.operands(id).contains(&param));
+        let reads = |nodes: &[NodeId]| {
+            let mut stack: Vec<NodeId> = nodes.iter().flat_map(|&id| graph.operands(id)).collect();
+            while let Some(id) = stack.pop() {
+                if id == param {
+                    return true;
+                }
+                if in_place.contains(&id) || diptych_passes::fuse::is_view(graph.op(id)) {
+                    stack.extend(graph.operands(id));
+                }
+            }
+            false
+        };
         let produced_by = match graph.op(node) {
             Op::Output(_) => graph.operands(node)[0],
             _ => node,
@@ -334,6 +345,7 @@ impl Builder<'_> {
             region,
             layouts: self.layouts,
             layout: &layout,
+            in_place: &self.fused[&region].in_place,
             history_is_rename: !self.entry.kind.cached(),
             panel: self.options.panel,
             tile_rows: self.options.tile_rows,

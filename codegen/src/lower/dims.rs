@@ -223,7 +223,7 @@ fn lies_alike(group: &Group, graph: &Graph, context: &Context) -> bool {
         }
         match graph.op(id) {
             Op::Literal(_) | Op::Index(_) => return false,
-            Op::Map(_) | Op::Cast(_) if context.is_free(graph, id) => stack.extend(graph.operands(id)),
+            Op::Map(_) | Op::Cast(_) if context.in_place.contains(&id) => stack.extend(graph.operands(id)),
             Op::Output(_) => layouts.push((context.layout)(id)),
             op if diptych_passes::fuse::is_view(op) => return false,
             _ => layouts.push((context.layout)(id)),

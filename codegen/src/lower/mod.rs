@@ -9,9 +9,10 @@ mod places;
 mod stages;
 
 use crate::tile::TileProgram;
-use diptych_ir::{DType, Graph, NodeId, Op, Program, RegionId};
+use diptych_ir::{NodeId, Program, RegionId};
 use diptych_passes::fuse::Group;
 use diptych_passes::layout::{Layout, Layouts};
+use std::collections::HashSet;
 
 /// Why a group cannot be lowered.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -33,27 +34,14 @@ pub struct Context<'a> {
     pub layouts: &'a Layouts,
     /// How each stored value of the region is laid out (without its layer axis).
     pub layout: &'a dyn Fn(NodeId) -> Layout,
+    /// What is computed wherever it is read, as fusion decided.
+    pub in_place: &'a HashSet<NodeId>,
     /// Whether `history` is a rename (no cache).
     pub history_is_rename: bool,
     /// Columns of a packed panel.
     pub panel: usize,
     /// Rows of the dot's register tile.
     pub tile_rows: usize,
-}
-
-impl Context<'_> {
-    /// Whether a node that no group lists is computed wherever it is read.
-    pub(crate) fn is_free(&self, graph: &Graph, id: NodeId) -> bool {
-        match graph.op(id) {
-            Op::Literal(_) | Op::Index(_) => true,
-            Op::Map(_) => matches!(graph.ty(id).dtype, DType::Bool | DType::I32),
-            // From f32 to f32 it is a copy that somebody asked for.
-            Op::Cast(_) => {
-                graph.ty(id).dtype == DType::F32 && graph.ty(graph.operands(id)[0]).dtype != DType::F32
-            }
-            _ => false,
-        }
-    }
 }
 
 /// What an argument of a kernel is.

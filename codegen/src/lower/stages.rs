@@ -102,7 +102,7 @@ impl<'a> Lowering<'a> {
 
     /// Whether a node is computed wherever it is read.
     pub(super) fn is_free(&self, id: NodeId) -> bool {
-        !self.group.nodes.contains(&id) && self.context.is_free(self.graph, id)
+        !self.group.nodes.contains(&id) && self.context.in_place.contains(&id)
     }
 
     /// The nodes of the group that a node reads, and whether through a view.

@@ -21,8 +21,6 @@ struct Assignment<'a> {
     work: Vec<Unit>,
     /// The unit that stores or yields each node; a streamed node has none.
     units: Units,
-    /// The values that the region is asked for.
-    wanted: HashSet<NodeId>,
 }
 
 /// The groups of one region.
@@ -35,17 +33,17 @@ pub fn region(
 ) -> Result<RegionSteps, FuseError> {
     let region = program.region(id);
     let order = region.graph.ancestors(roots);
-    let roles = Roles::of(program, id, &order, streamed, options.history_is_rename)?;
-    let wanted = roots.iter().map(|&root| roles.base(root)).collect();
+    let roles = Roles::of(program, id, &order, roots, streamed, options.history_is_rename)?;
     let mut units = Units::new(&roles, &order);
     let streams = streams::groups(&roles, &order, &mut units);
     let work = streams.into_iter().map(Unit::Group).collect();
-    let mut state = Assignment { roles, options, work, units, wanted };
+    let mut state = Assignment { roles, options, work, units };
     for &node in &order {
         if state.units.of(node).is_some() {
             state.refuse_computed_past(node)?;
         }
         if matches!(region.graph.op(node), Op::Repeat(_)) {
+            state.refuse_streamed_operands(node)?;
             let unit = state.add(Unit::Repeat(node));
             state.units.join(node, unit);
         }
@@ -72,6 +70,17 @@ impl Assignment<'_> {
         }
         let problem = "is computed for all positions so far at every step: compute it before `history`, so that it is kept";
         Err(self.roles.error(id, problem.to_owned()))
+    }
+
+    /// What a repeat is given lies in memory, which what grows with the square of the positions cannot.
+    fn refuse_streamed_operands(&self, repeat: NodeId) -> Result<(), FuseError> {
+        match self.roles.sources(repeat).into_iter().find(|&source| self.roles.is_streamed(source)) {
+            Some(source) => {
+                let problem = "is given to a repeat, but is too large to be stored: compute it in the repeat";
+                Err(self.roles.error(source, problem.to_owned()))
+            }
+            None => Ok(()),
+        }
     }
 
     fn place(&mut self, id: NodeId) -> Result<(), FuseError> {
@@ -113,8 +122,8 @@ impl Assignment<'_> {
         let unit = self.units.of(source)?;
         let Unit::Group(group) = &self.work[unit] else { return None };
         let alone = |&node: &NodeId| {
-            let wanted = self.wanted.contains(&node);
-            !wanted && graph.users(node).iter().all(|user| *user == id || group.nodes.contains(user))
+            !self.roles.is_wanted(node)
+                && graph.users(node).iter().all(|user| *user == id || group.nodes.contains(user))
         };
         (group.kind == GroupKind::Flat && group.nodes.iter().all(alone)).then_some(unit)
     }
@@ -165,6 +174,10 @@ impl Assignment<'_> {
     fn may_join(&self, id: NodeId, kind: &GroupKind, unit: usize) -> bool {
         let graph = self.roles.graph;
         let Unit::Group(group) = &self.work[unit] else { return false };
+        // What is read in place is so in every group: none computes it for itself, only to be stored.
+        if self.roles.is_free(id) || group.nodes.iter().any(|&node| self.roles.is_free(node)) {
+            return false;
+        }
         let pointwise = matches!(graph.op(id), Op::Map(_) | Op::Cast(_) | Op::Concat(_));
         match (kind, &group.kind) {
             (GroupKind::Rows(_), GroupKind::Stream(axes)) => pointwise && self.follows_stream(id, axes),
@@ -319,6 +332,7 @@ impl Assignment<'_> {
                 Unit::Repeat(node) => Step::Repeat(*node),
             });
         }
-        Ok(RegionSteps { steps })
+        let in_place = order.iter().copied().filter(|&id| self.roles.is_free(id)).collect();
+        Ok(RegionSteps { steps, in_place })
     }
 }

@@ -12,7 +12,7 @@ pub use roles::{Roles, is_view};
 
 use crate::layout::Leading;
 use diptych_ir::{Axis, NodeId, Program, Region, RegionId};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// Why a program cannot be fused.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -106,6 +106,9 @@ pub enum Step {
 pub struct RegionSteps {
     /// In an order in which every value is computed before it is used.
     pub steps: Vec<Step>,
+    /// What every group computes where it reads it: literals, positions, masks, values of another
+    /// type. What is stored of it besides has a group of its own.
+    pub in_place: HashSet<NodeId>,
 }
 
 /// What fusion is asked for.

@@ -20,10 +20,13 @@ pub struct Roles<'a> {
     leading: HashMap<NodeId, Leading>,
     huge: HashSet<Axis>,
     history_is_rename: bool,
+    /// What must be stored, even if it costs nothing to compute where it is read.
+    wanted: HashSet<NodeId>,
 }
 
 impl<'a> Roles<'a> {
-    /// Looks at every node that the region's roots depend on: `order`, operands first.
+    /// Looks at every node that the region's roots depend on: `order`, operands first. Values in
+    /// normal form are wanted by roots, repeats and caches.
     ///
     /// # Errors
     /// When a node has run-time axes that no kernel can walk.
@@ -31,6 +34,7 @@ impl<'a> Roles<'a> {
         program: &'a Program,
         id: RegionId,
         order: &[NodeId],
+        roots: &[NodeId],
         streamed: &StreamedAxes,
         history_is_rename: bool,
     ) -> Result<Roles<'a>, FuseError> {
@@ -38,7 +42,11 @@ impl<'a> Roles<'a> {
         let graph = &region.graph;
         let leading = leadings(program, id, order)?;
         let huge = streamed.within(graph, order, &leading);
-        Ok(Roles { graph, region, leading, huge, history_is_rename })
+        let mut roles = Roles { graph, region, leading, huge, history_is_rename, wanted: HashSet::new() };
+        let asking = order.iter().filter(|&&id| matches!(graph.op(id), Op::Repeat(_)) || roles.is_cache(id));
+        let wanted = asking.flat_map(|&id| graph.operands(id)).chain(roots.iter().copied());
+        roles.wanted = wanted.map(|id| roles.base(id)).collect();
+        Ok(roles)
     }
 
     /// An error at a node.
@@ -70,7 +78,8 @@ impl<'a> Roles<'a> {
     }
 
     /// Whether a value is computed wherever it is used, at no cost worth a
-    /// thought: literals, positions, masks.
+    /// thought: literals, positions, masks. This is the one rule of it: lowering
+    /// is told in [`super::RegionSteps::in_place`].
     pub fn is_free(&self, id: NodeId) -> bool {
         match self.graph.op(id) {
             Op::Literal(_) | Op::Index(_) => true,
@@ -84,6 +93,11 @@ impl<'a> Roles<'a> {
             }
             _ => false,
         }
+    }
+
+    /// Whether a root, a repeat or a cache needs a value as it is stored.
+    pub fn is_wanted(&self, id: NodeId) -> bool {
+        self.wanted.contains(&id)
     }
 
     /// Whether a node is a `history` that is read from a cache.
@@ -100,13 +114,15 @@ impl<'a> Roles<'a> {
         id
     }
 
-    /// The computed values that a node reads, through views and free nodes.
+    /// The computed values that a node reads, through views and free nodes; but a repeat reads
+    /// what is stored.
     pub fn sources(&self, id: NodeId) -> Vec<NodeId> {
+        let stored = matches!(self.graph.op(id), Op::Repeat(_)) || self.is_cache(id);
         let mut found = Vec::new();
         let mut stack = self.graph.operands(id);
         while let Some(operand) = stack.pop() {
             let base = self.base(operand);
-            if self.is_free(base) {
+            if self.is_free(base) && !stored {
                 stack.extend(self.graph.operands(base));
             } else if !found.contains(&base) {
                 found.push(base);
@@ -115,10 +131,11 @@ impl<'a> Roles<'a> {
         found
     }
 
-    /// Whether a node is computed by some group, and not given, read in place or free.
+    /// Whether a node is computed by some group, and not given or read in place alone.
     pub fn is_computed(&self, id: NodeId) -> bool {
+        let stored = self.is_wanted(id) && matches!(self.graph.op(id), Op::Map(_) | Op::Cast(_));
         !self.is_given(id)
-            && !self.is_free(id)
+            && (!self.is_free(id) || stored)
             && !is_view(self.graph.op(id))
             && !matches!(self.graph.op(id), Op::Repeat(_))
     }

@@ -15,7 +15,7 @@ use diptych_codegen::entry::{
     ArgRef, Buffer, CompiledEntry, GridCount, Launch, Limits, MOST_ARGS, PlanStep, Role, Slot,
 };
 use diptych_codegen::tile::CHUNK;
-use diptych_ir::{NodeId, RegionId, Symbol};
+use diptych_ir::{DType, NodeId, RegionId, Symbol};
 use diptych_passes::layout::Leading;
 use diptych_passes::plan::place;
 use std::collections::{BTreeMap, HashMap};
@@ -318,12 +318,17 @@ impl Executable {
         }
     }
 
-    /// The elements of a root after a run, a row one after the other.
+    /// The elements of an f32 root after a run, a row one after the other.
     pub fn root(&self, name: &str) -> Option<&[f32]> {
+        self.root_as(DType::F32, name)
+    }
+
+    /// The elements of a root of this type: f32, i32, or bytes for bool (0 or 1).
+    pub fn root_as<T: bytemuck::Pod>(&self, dtype: DType, name: &str) -> Option<&[T]> {
         match self.named.get(&Symbol::new(name)) {
-            Some(&(id, false)) => {
+            Some(&(id, false)) if self.buffers[id].dtype == dtype && size_of::<T>() == dtype.bytes() => {
                 let elements = self.buffers[id].slot_elements(self.limits, self.panel);
-                self.owned.get(&id).map(|bytes| &bytes.as_slice::<f32>()[..elements])
+                self.owned.get(&id).map(|bytes| &bytes.as_slice::<T>()[..elements])
             }
             _ => None,
         }

@@ -8,7 +8,7 @@ use diptych_codegen::c::prelude::VectorWidth;
 use diptych_codegen::driver::{CompiledProgram, compile_program};
 use diptych_codegen::entry::{EntryOptions, Limits, Role};
 use diptych_ir::evaluate::Value;
-use diptych_ir::{Axis, EntryKind, Program, Symbol};
+use diptych_ir::{Axis, DType, EntryKind, Program, Symbol};
 use diptych_passes::AdamWOptions;
 use diptych_passes::differentiate::gradient_name;
 use diptych_passes::layout::Layout;
@@ -54,14 +54,27 @@ struct Case {
 
 /// Checks the programs of these seeds.
 pub fn check(seeds: &[u64], options: Options, compiler: &Compiler, cache: &KernelCache) -> Findings {
+    let random = |&seed: &u64| {
+        let (program, traits) = program(seed);
+        (seed, program, traits)
+    };
+    check_programs(seeds.iter().map(random).collect(), options, compiler, cache)
+}
+
+/// Checks programs, each with the seed of its numbers.
+pub fn check_programs(
+    programs: Vec<(u64, Program, Traits)>,
+    options: Options,
+    compiler: &Compiler,
+    cache: &KernelCache,
+) -> Findings {
     let mut findings = Findings::default();
     let kinds: &[EntryKind] = match options.gradients {
         true => &[EntryKind::Score, EntryKind::Train],
         false => &[EntryKind::Score],
     };
     let mut cases = Vec::new();
-    for &seed in seeds {
-        let (program, traits) = program(seed);
+    for (seed, program, traits) in programs {
         let entry_options =
             EntryOptions { panel: options.width.panel(), tile_rows: options.width.tile_rows() };
         let compile = |kinds| compile_program(&program, kinds, &AdamWOptions::default(), entry_options);
@@ -264,6 +277,14 @@ impl Run<'_> {
         value.in_order(&order)
     }
 
+    /// A root of any type, as numbers.
+    fn root(&self, name: &str) -> Option<Vec<f32>> {
+        let run = &self.executable;
+        let whole = || Some(run.root_as::<i32>(DType::I32, name)?.iter().map(|&x| x as f32).collect());
+        let mask = || Some(run.root_as::<u8>(DType::Bool, name)?.iter().map(|&x| f32::from(x)).collect());
+        run.root(name).map(<[f32]>::to_vec).or_else(whole).or_else(mask)
+    }
+
     /// Runs the entry once on these texts.
     fn rows(&mut self, texts: &[&Text], pool: &Pool) -> Result<Rows, String> {
         let sequences: Vec<Sequence> =
@@ -279,7 +300,7 @@ impl Run<'_> {
             order.extend(fixed);
             let rows = texts.iter().flat_map(|text| text.inputs[&input.name].in_order(&order));
             let rows: Vec<f64> = if order.is_empty() { rows.take(1).collect() } else { rows.collect() };
-            if input.ty.dtype == diptych_ir::DType::I32 {
+            if input.ty.dtype == DType::I32 {
                 if let Some(room) = self.executable.input::<i32>(input.name.as_str()) {
                     room.iter_mut().zip(&rows).for_each(|(room, &x)| *room = x as i32);
                 }
@@ -291,7 +312,7 @@ impl Run<'_> {
         self.executable.run(pool, &self.binding);
         let mut found = Rows::new();
         for (name, layout) in &self.roots {
-            let numbers = self.executable.root(name.as_str()).ok_or("a root is missing")?;
+            let numbers = self.root(name.as_str()).ok_or("a root is missing")?;
             if layout.leading() != diptych_passes::layout::Leading::Rows {
                 continue;
             }

@@ -69,6 +69,18 @@ INLINE void store_partial_int(int32_t *p, int64_t n, vi v) {
 INLINE vf load_partial(const float *p, int64_t n) { return (vf)load_partial_int((const int32_t *)p, n); }
 INLINE void store_partial(float *p, int64_t n, vf v) { store_partial_int((int32_t *)p, n, (vi)v); }
 
+/* Masks are stored as bytes, 0 or 1. */
+INLINE vi load_partial_bool(const uint8_t *p, int64_t n) {
+    vi v = {0};
+    for (int64_t lane = 0; lane < n; lane++) v[lane] = -p[lane];
+    return v;
+}
+INLINE void store_partial_bool(uint8_t *p, int64_t n, vi v) {
+    for (int64_t lane = 0; lane < n; lane++) p[lane] = (uint8_t)(v[lane] & 1);
+}
+INLINE vi load_bool(const uint8_t *p) { return load_partial_bool(p, LANES); }
+INLINE void store_bool(uint8_t *p, vi v) { store_partial_bool(p, LANES, v); }
+
 /* base[index[lane]] for each lane. */
 INLINE vf gather(const float *base, vi index) {
     vf v;
