@@ -1,5 +1,6 @@
 //! Compositions that fusion once got wrong or refused, each through the runtime
-//! against the reference evaluator.
+//! against the reference evaluator: streams that share a score, histories of
+//! what a layer is given, values that are passed on, masks that are stored.
 
 use crate::support::check::{Options, check_programs};
 use crate::support::programs::{CONTEXT, TOKENS, Traits, elements};
@@ -34,6 +35,7 @@ fn model(name: &str, body: impl for<'m> Fn(&'m ModelBuilder, Tensor<'m>, Axis) -
 
 struct Attention<'m> {
     score: Tensor<'m>,
+    key: Tensor<'m>,
     value: Tensor<'m>,
 }
 
@@ -42,7 +44,7 @@ fn attention<'m>(m: &'m ModelBuilder, x: Tensor<'m>, embed: Axis) -> Attention<'
     let depth = m.axis("depth", 5);
     let query = m.contract(&[x, weight(m, "query", embed, depth)], embed);
     let key = m.contract(&[x, weight(m, "key", embed, depth)], embed).history();
-    Attention { score: query.dot(key, depth), value: x.history() }
+    Attention { score: query.dot(key, depth), key, value: x.history() }
 }
 
 /// Scores and gradients, on ragged batches.
@@ -98,6 +100,74 @@ fn serves(program: &Program) {
         for (found, wanted) in found.iter().zip(wanted) {
             assert!((f64::from(*found) - wanted).abs() < 5e-4, "{found} is not {wanted} after {length}");
         }
+    }
+}
+
+#[test]
+fn two_softmaxes_of_one_score() {
+    let program = model("two_softmaxes", |m, x, embed| {
+        let Attention { score, value, .. } = attention(m, x, embed);
+        let (all, near) = (score.causal(), score.window(9).causal());
+        x + all.softmax(m.past()).dot(value, m.past()) - near.softmax(m.past()).dot(value, m.past())
+    });
+    trains_and_scores(program);
+}
+
+#[test]
+fn an_unmasked_reduction_beside_a_masked_one() {
+    let program = model("unmasked", |m, x, embed| {
+        let Attention { score, value, .. } = attention(m, x, embed);
+        let seen = score.causal().softmax(m.past()).dot(value, m.past());
+        x + seen + score.tanh().dot(value, m.past()) * 0.03 + score.max_over(m.past()) * 0.1
+    });
+    trains_and_scores(program);
+}
+
+#[test]
+fn a_history_of_a_layer_s_own_input() {
+    let program = model("own_input", |m, x, embed| {
+        m.repeat("layers", 2, x, |m, x| {
+            let query = m.contract(&[x, weight(m, "query", embed, m.axis("depth", EMBED))], embed);
+            let seen = x.history();
+            let score = query.rename(m.axis("depth", EMBED), embed).dot(seen, embed).causal();
+            x * 0.5 + score.softmax(m.past()).dot(seen, m.past())
+        })
+    });
+    serves(&program);
+    trains_and_scores(program);
+}
+
+#[test]
+fn a_value_that_a_layer_passes_on_as_it_is() {
+    let program = model("passed_on", |m, x, embed| {
+        let [y, first, before] =
+            m.repeat_all("layers", 3, [x, x * 0.5, x.tanh()], |m, [x, first, before]| {
+                let y = m.contract(&[x, weight(m, "mix", embed, m.axis("mixed", EMBED))], embed);
+                let y = y.rename(m.axis("mixed", EMBED), embed).tanh();
+                [y + first - before * 0.3, first, x]
+            });
+        y + first + before
+    });
+    serves(&program);
+    trains_and_scores(program);
+}
+
+#[test]
+fn what_is_computed_over_the_past_is_refused_when_serving() {
+    let program = model("latent", |m, x, embed| {
+        let Attention { score, key, .. } = attention(m, x, embed);
+        let depth = m.axis("depth", 5);
+        let value = m.contract(&[key, weight(m, "value", depth, embed)], depth).tanh();
+        x + score.causal().softmax(m.past()).dot(value, m.past())
+    });
+    let device = Device::cpu(Some(1)).unwrap();
+    let compile =
+        |kind| Session::compile(&device, &program, CONTEXT, &[kind], &AdamWOptions::default()).map(|_| ());
+    compile(EntryKind::Score).unwrap();
+    for kind in [EntryKind::Prefill, EntryKind::Decode] {
+        let message = compile(kind).unwrap_err().to_string();
+        let wanted = "is computed for all positions so far at every step: compute it before `history`";
+        assert!(message.contains(wanted), "{message}");
     }
 }
 
