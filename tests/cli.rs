@@ -125,6 +125,19 @@ fn a_run_trains_resumes_generates_scores_and_is_refused_where_it_does_not_fit() 
     refused(path, &["train", "--config", "run.toml", "--out", "text.txt"], &["text.txt is a file"]);
     assert_eq!(std::fs::read(path.join("run/step-00000006.safetensors")).unwrap(), kept);
 
+    // Within less memory it ends with the same bits; what no choice keeps is refused, and nothing is written.
+    let told = diptych(path, &["train", "--config", "run.toml", "--out", "tight", "--memory", "1"]);
+    let told = String::from_utf8_lossy(&told.stderr).into_owned();
+    let least = told.split_once(" bytes)").and_then(|start| start.0.rsplit_once('('));
+    let least: Option<u64> = least.and_then(|digits| digits.1.parse().ok());
+    assert!(least.is_some() && !path.join("tight").exists(), "{told}");
+    refused(path, &["train", "--config", "run.toml", "--memory", "lots"], &["--memory lots", "600MiB"]);
+    // The process itself differs a little from run to run.
+    let memory = (least.unwrap_or(0) + (256 << 10)).to_string();
+    worked(path, &["train", "--config", "run.toml", "--out", "tight", "--memory", &memory]);
+    let tight = std::fs::read(path.join("tight/step-00000006.safetensors")).unwrap();
+    assert!(tight == kept, "a run within {memory} bytes ends otherwise");
+
     // A run that was interrupted ends as one that was not.
     std::fs::create_dir(path.join("half")).unwrap();
     for file in ["run.toml", "metrics.jsonl", "tokenizer.json", "step-00000003.safetensors"] {

@@ -51,6 +51,8 @@ pub struct TrainConfig {
     pub evaluate_every: u64,
     /// Held-out tokens of these losses, about.
     pub evaluate_tokens: usize,
+    /// The most memory that the process may take, such as `600MiB`; empty: as much as it needs.
+    pub memory: String,
 }
 
 impl Default for TrainConfig {
@@ -74,6 +76,7 @@ impl Default for TrainConfig {
             checkpoint_every: 100,
             evaluate_every: 100,
             evaluate_tokens: 16384,
+            memory: String::new(),
         }
     }
 }

@@ -35,6 +35,23 @@ pub fn bytes(bytes: f64) -> String {
     }
 }
 
+/// The bytes that `600MiB`, `1.5 GB` or `123456` mean; `None` where it is no such text.
+pub fn parse_bytes(text: &str) -> Option<u64> {
+    let text = text.trim();
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let number: f64 = number.parse().ok()?;
+    let letters = unit.trim().to_ascii_lowercase();
+    let (scale, base) = match letters.strip_suffix("ib").map(|scale| (scale, 1024f64)) {
+        Some(binary) => binary,
+        None => (letters.strip_suffix('b').unwrap_or(&letters), 1000.0),
+    };
+    let power = ["", "k", "m", "g", "t"].iter().position(|known| *known == scale)?;
+    // Beyond 2^53 a float no longer counts single bytes.
+    let bytes = (number * base.powi(power as i32)).round();
+    (bytes < 9e15).then_some(bytes as u64)
+}
+
 /// `1.2 ms`, `3.40 s`, `2 min 05 s`.
 pub fn seconds(seconds: f64) -> String {
     match seconds {
@@ -48,6 +65,17 @@ pub fn seconds(seconds: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sizes_are_read() {
+        let read = ["600MiB", "1.5 GB", "123456", "2k", "7 KiB", "0", "12b"].map(parse_bytes);
+        let bytes = [600 << 20, 1_500_000_000, 123_456, 2000, 7 << 10, 0, 12];
+        assert_eq!(read, bytes.map(Some));
+        assert_eq!(
+            ["", "MiB", "-1", "1 XB", "1.2.3 MB", "inf", "1e3", "99999999 TiB"].map(parse_bytes),
+            [None; 8]
+        );
+    }
 
     #[test]
     fn numbers_are_short() {

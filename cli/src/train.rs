@@ -4,19 +4,24 @@
 use crate::arguments::{DeviceArguments, ModelArguments, TextArguments};
 use crate::config::{RunConfig, identity};
 use crate::failure::{Failure, Result};
-use crate::format::{seconds, short, thousands};
+use crate::format::{bytes, parse_bytes, seconds, short, thousands};
 use crate::held_out::HeldOutSet;
-use crate::machine::{MemoryBound, open_device, peak_text};
+use crate::machine::{MemoryBound, open_device, open_machine, peak_text};
 use crate::output::{claim_folder, numbered_folder, print, tell, write_file};
 use crate::progress::StepProgress;
 use crate::start::initialize_trainer;
 use crate::text::{prepare_text, read_vocabulary};
 use crate::weights::{VOCABULARY_FILE, checkpoint_name, newest_checkpoint};
 use clap::Args;
+use diptych_codegen::driver::CompiledProgram;
+use diptych_codegen::within::Choice;
+use diptych_cost::{RunSizes, predict_entry};
 use diptych_data::{HeldOut, TrainingOrder, loss_per_token};
+use diptych_ir::{EntryKind, Program};
 use diptych_models::{Registry, build, count_parameters};
 use diptych_runtime::metrics::MetricsWriter;
-use diptych_runtime::train::{Plan, Trainer};
+use diptych_runtime::session::Device;
+use diptych_runtime::train::{ModelIdentity, Plan, TrainError, TrainOptions, Trainer};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -58,6 +63,10 @@ pub struct Arguments {
     /// Micro-batches of a step.
     #[arg(long, value_name = "N")]
     accumulation: Option<usize>,
+    /// The most memory that the process may take, such as 600MiB or 1.5GB: where it does not suffice, values that
+    /// layers keep for the backward pass are computed again instead; the results have the same bits.
+    #[arg(long, value_name = "BYTES")]
+    memory: Option<String>,
     /// The highest learning rate.
     #[arg(long, value_name = "RATE", allow_negative_numbers = true)]
     learning_rate: Option<f64>,
@@ -95,6 +104,9 @@ impl Arguments {
         if let Some(rate) = self.learning_rate {
             train.insert("learning_rate".to_owned(), Toml::Float(rate));
         }
+        if let Some(memory) = &self.memory {
+            train.insert("memory".to_owned(), Toml::String(memory.clone()));
+        }
         let mut table = Table::from_iter([("train".to_owned(), Toml::Table(train))]);
         if let Some(data) = &self.text.data {
             let data = Toml::String(data.display().to_string());
@@ -126,8 +138,6 @@ pub fn run(registry: &Registry, arguments: &Arguments) -> Result<()> {
     let options = config.train.options(architecture.context())?;
     let program = build(architecture)?;
     let device = open_device(&arguments.device)?;
-    let plan = Plan::new(&device, &program, identity(architecture), options.clone(), &[])?;
-
     let vocabulary = match (&arguments.tokenizer, &arguments.resume) {
         (Some(path), _) => Some(Arc::new(read_vocabulary(path, None)?)),
         (None, Some(folder)) => Some(Arc::new(read_vocabulary(&folder.join(VOCABULARY_FILE), None)?)),
@@ -150,6 +160,11 @@ pub fn run(registry: &Registry, arguments: &Arguments) -> Result<()> {
     let set =
         HeldOutSet::new(&held_out, &prepared.vocabulary, options.time, 4, config.train.evaluate_tokens)?;
 
+    let identity = identity(architecture);
+    let plan = match config.train.memory.as_str() {
+        "" => Plan::new(&device, &program, identity, options.clone(), &[])?,
+        memory => within(memory, &arguments.device, &device, &program, identity, &options)?,
+    };
     tell(format!(
         "{}: {} parameters; {}",
         architecture.name(),
@@ -197,6 +212,69 @@ pub fn run(registry: &Registry, arguments: &Arguments) -> Result<()> {
         peak_text(),
         folder.join(checkpoint_name(trainer.steps_done())).display()
     ))
+}
+
+/// The plan within a limit on the memory of the process, and what it gives up for that, told.
+fn within(
+    memory: &str,
+    arguments: &DeviceArguments,
+    device: &Device,
+    program: &Program,
+    identity: ModelIdentity,
+    options: &TrainOptions,
+) -> Result<Plan> {
+    let wrong = || Failure(format!("--memory {memory}: give a number of bytes, such as 600MiB or 1.5GB"));
+    let allowed = parse_bytes(memory).ok_or_else(wrong)?;
+    let (machine, _) = open_machine(arguments, device)?;
+    let beside = MemoryBound::now(0).total();
+    let sizes = RunSizes::equal(options.batch, 0, options.time);
+    let seconds_of = |compiled: &CompiledProgram| {
+        let of = |kind: EntryKind, times: usize| {
+            let entry = compiled.entries.get(&kind).filter(|_| times > 0);
+            entry.map_or(0.0, |entry| {
+                times as f64 * predict_entry(entry, &machine, device.pool.threads(), &sizes).seconds()
+            })
+        };
+        of(EntryKind::Train, 1)
+            + of(EntryKind::Accumulate, options.accumulation - 1)
+            + of(EntryKind::Update, 1)
+    };
+    let own = usize::try_from(allowed.saturating_sub(beside)).unwrap_or(usize::MAX);
+    let planned = Plan::within(device, program, identity, options.clone(), &[], own, &seconds_of);
+    let (plan, choice) = planned.map_err(|error| match error {
+        TrainError::Memory { least, .. } => {
+            let smaller = match options.batch {
+                1 => String::new(),
+                batch => format!(
+                    "; fewer sequences at a time take less: --batch {} --accumulation {}",
+                    batch.div_ceil(2),
+                    2 * options.accumulation
+                ),
+            };
+            let least = least as u64 + beside;
+            Failure(format!(
+                "--memory {memory}: the run takes at least {} ({least} bytes), whatever is computed again{smaller}",
+                bytes(least as f64)
+            ))
+        }
+        other => other.into(),
+    })?;
+    let Choice { recomputed, without, with } = choice;
+    if !recomputed.is_empty() {
+        let names: Vec<String> = recomputed
+            .iter()
+            .map(|value| value.label.map_or_else(|| value.op.name().to_owned(), |label| label.to_string()))
+            .collect();
+        tell(format!(
+            "computed again in the backward pass: {}; the run takes {} instead of {}, a step about {} instead of {}",
+            names.join(", "),
+            bytes(with.0 as f64),
+            bytes(without.0 as f64),
+            seconds(with.1),
+            seconds(without.1)
+        ));
+    }
+    Ok(plan)
 }
 
 struct Done {

@@ -7,8 +7,9 @@ use diptych_passes::algebra::{AlgebraReport, Objective, optimize_backward, optim
 use diptych_passes::fuse::StreamedAxes;
 use diptych_passes::layout::Layouts;
 use diptych_passes::normalize::{divide_after_sums, normalize};
+use diptych_passes::rematerialize::{InBody, rematerialize};
 use diptych_passes::{AdamWOptions, add_adamw, differentiate, simplify};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 /// A program with its compiled entries.
@@ -43,44 +44,83 @@ pub fn compile_program(
     optimizer: &AdamWOptions,
     options: EntryOptions,
 ) -> Result<CompiledProgram, CompileError> {
-    let mut stages: Vec<(String, f64)> = Vec::new();
+    Passed::through(program, kinds, optimizer)?.compile(kinds, options, &BTreeSet::new())
+}
+
+/// A program after the passes that rewrite it, before it is laid out and divided into kernels.
+pub(crate) struct Passed {
+    pub(crate) program: Program,
+    algebra: Vec<AlgebraReport>,
+    stages: Vec<(String, f64)>,
+}
+
+impl Passed {
+    pub(crate) fn through(
+        program: &Program,
+        kinds: &[EntryKind],
+        optimizer: &AdamWOptions,
+    ) -> Result<Passed, CompileError> {
+        let mut stages = Vec::new();
+        let mut lap = laps(&mut stages);
+        verify(program)?;
+        let (rewritten, forward) = optimize_forward(program, &objective())?;
+        let mut program = divide_after_sums(&rewritten)?;
+        let mut algebra = vec![forward];
+        lap("algebra");
+        let trains =
+            |kind: &EntryKind| matches!(kind, EntryKind::Train | EntryKind::Accumulate | EntryKind::Update);
+        if kinds.iter().any(trains) {
+            program = differentiate(&program)?;
+            lap("differentiate");
+            program = add_adamw(&program, optimizer)?;
+            lap("optimizer");
+        }
+        program = simplify(&program)?;
+        lap("simplify");
+        if kinds.iter().any(trains) {
+            let (rewritten, backward) = optimize_backward(&program, &objective())?;
+            program = rewritten;
+            algebra.push(backward);
+            lap("algebra of the backward pass");
+        }
+        drop(lap);
+        Ok(Passed { program, algebra, stages })
+    }
+
+    /// The rest of the way; backward passes compute `recomputed` again.
+    pub(crate) fn compile(
+        &self,
+        kinds: &[EntryKind],
+        options: EntryOptions,
+        recomputed: &BTreeSet<InBody>,
+    ) -> Result<CompiledProgram, CompileError> {
+        let mut stages = self.stages.clone();
+        let mut lap = laps(&mut stages);
+        // What is streamed, and in what order sums over whole weights go, decides bits: they are chosen before,
+        // and are the same whatever is computed again.
+        let layouts = Layouts::choose(&self.program);
+        lap("layout");
+        let streamed = StreamedAxes::of(&normalize(&self.program, false)?)?;
+        lap("long axes");
+        let program = rematerialize(&self.program, recomputed)?;
+        lap("recomputation");
+        verify(&program)?;
+        lap("verify");
+        let mut entries = BTreeMap::new();
+        for &kind in kinds {
+            entries.insert(kind, compile_entry(&program, kind, &layouts, &streamed, options)?);
+            lap(kind.name());
+        }
+        drop(lap);
+        Ok(CompiledProgram { program, layouts, entries, algebra: self.algebra.clone(), stages })
+    }
+}
+
+/// Notes the seconds since the last call, under a name.
+fn laps(stages: &mut Vec<(String, f64)>) -> impl FnMut(&str) {
     let mut start = Instant::now();
-    let mut lap = |name: &str| {
+    move |name| {
         stages.push((name.to_owned(), start.elapsed().as_secs_f64()));
         start = Instant::now();
-    };
-    verify(program)?;
-    let objective = objective();
-    let (rewritten, forward) = optimize_forward(program, &objective)?;
-    let mut program = divide_after_sums(&rewritten)?;
-    let mut algebra = vec![forward];
-    lap("algebra");
-    let trains =
-        |kind: &EntryKind| matches!(kind, EntryKind::Train | EntryKind::Accumulate | EntryKind::Update);
-    if kinds.iter().any(trains) {
-        program = differentiate(&program)?;
-        lap("differentiate");
-        program = add_adamw(&program, optimizer)?;
-        lap("optimizer");
     }
-    program = simplify(&program)?;
-    lap("simplify");
-    if kinds.iter().any(trains) {
-        let (rewritten, backward) = optimize_backward(&program, &objective)?;
-        program = rewritten;
-        algebra.push(backward);
-        lap("algebra of the backward pass");
-    }
-    verify(&program)?;
-    lap("verify");
-    let layouts = Layouts::choose(&program);
-    lap("layout");
-    let streamed = StreamedAxes::of(&normalize(&program, false)?)?;
-    lap("long axes");
-    let mut entries = BTreeMap::new();
-    for &kind in kinds {
-        entries.insert(kind, compile_entry(&program, kind, &layouts, &streamed, options)?);
-        lap(kind.name());
-    }
-    Ok(CompiledProgram { program, layouts, entries, algebra, stages })
 }

@@ -5,3 +5,4 @@ pub mod driver;
 pub mod entry;
 pub mod lower;
 pub mod tile;
+pub mod within;

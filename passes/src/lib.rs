@@ -7,6 +7,7 @@ pub mod layout;
 pub mod normalize;
 pub mod optimizer;
 pub mod plan;
+pub mod rematerialize;
 pub mod simplify;
 
 pub use differentiate::differentiate;

@@ -317,7 +317,7 @@ fn operands(
 
 /// Points to `new` whatever points to `old`: nodes, results and, in the main
 /// region, entries.
-fn replace_uses(program: &mut Program, region: RegionId, old: NodeId, new: NodeId) -> Result<()> {
+pub(crate) fn replace_uses(program: &mut Program, region: RegionId, old: NodeId, new: NodeId) -> Result<()> {
     let graph = &mut program.region_mut(region).graph;
     for user in graph.users(old) {
         let replaced: Vec<NodeId> = graph

@@ -11,6 +11,8 @@ mod sweep;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use loops::replace_uses;
+
 use diptych_ir::ops::{Literal, Map, Param, spread};
 use diptych_ir::{DType, Entry, EntryKind, IrError, Op, Program, Result, ScalarFn, Symbol, TensorType};
 use std::collections::{BTreeMap, HashSet};

@@ -6,6 +6,7 @@ use crate::executor::{BindingError, LoadError, OutOfMemory, ParameterError};
 use crate::schedule::ScheduleError;
 use crate::session::SessionError;
 use diptych_codegen::entry::CompileError;
+use diptych_codegen::within::WithinError;
 use std::path::PathBuf;
 
 /// Why training cannot start, go on, be saved or be resumed.
@@ -20,6 +21,14 @@ pub enum TrainError {
     /// The program cannot be compiled or loaded.
     #[error(transparent)]
     Session(#[from] SessionError),
+    /// The run does not fit into the memory that it may take.
+    #[error("the run takes at least {least} bytes, more than the {allowed} that it may")]
+    Memory {
+        /// The limit.
+        allowed: usize,
+        /// The least limit that works.
+        least: usize,
+    },
     /// A checkpoint cannot be read or written.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
@@ -102,6 +111,15 @@ pub enum TrainError {
 impl From<CompileError> for TrainError {
     fn from(error: CompileError) -> Self {
         SessionError::from(error).into()
+    }
+}
+
+impl From<WithinError> for TrainError {
+    fn from(error: WithinError) -> Self {
+        match error {
+            WithinError::Compile(error) => error.into(),
+            WithinError::TooLittle { allowed, least } => TrainError::Memory { allowed, least },
+        }
     }
 }
 

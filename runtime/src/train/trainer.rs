@@ -10,7 +10,8 @@ use crate::schedule::Schedule;
 use crate::session::{Device, Session, SessionError};
 use diptych_codegen::driver::{CompiledProgram, compile_program};
 use diptych_codegen::entry::Limits;
-use diptych_ir::{EntryKind, Op, Program, Symbol};
+use diptych_codegen::within::{Choice, Limit, compile_within};
+use diptych_ir::{Axis, EntryKind, Op, Program, Symbol};
 use serde::Serialize;
 use std::time::Instant;
 
@@ -92,11 +93,48 @@ impl Plan {
         options: TrainOptions,
         also: &[EntryKind],
     ) -> Result<Plan, TrainError> {
-        options.check(identity.context)?;
-        let schedule = Schedule::new(options.schedule.clone())?;
-        let mut kinds = entries(&options);
-        kinds.extend(also.iter().filter(|kind| !kinds.contains(kind)).copied().collect::<Vec<_>>());
+        let kinds = kinds(&options, &identity, also)?;
         let compiled = compile_program(program, &kinds, &options.optimizer.into(), device.options())?;
+        Plan::of(device, program, compiled, identity, options)
+    }
+
+    /// As [`Plan::new`], within so many bytes of [`Plan::memory_bound`]: where they do not suffice, the backward
+    /// pass computes again what layers would have kept. The results have the same bits. `seconds` predicts a step,
+    /// for what is told of the choice.
+    ///
+    /// # Errors
+    /// As [`Plan::new`], and when no choice keeps the limit: then with the least that can.
+    pub fn within(
+        device: &Device,
+        program: &Program,
+        identity: ModelIdentity,
+        options: TrainOptions,
+        also: &[EntryKind],
+        bytes: usize,
+        seconds: &dyn Fn(&CompiledProgram) -> f64,
+    ) -> Result<(Plan, Choice), TrainError> {
+        let kinds = kinds(&options, &identity, also)?;
+        let size = |axis: Axis| match (axis.fixed_size(), axis.name.as_str()) {
+            (Some(size), _) => size as f64,
+            (None, "batch") => options.batch as f64,
+            (None, _) => options.time as f64,
+        };
+        let memory =
+            |compiled: &CompiledProgram| memory_bound(device, compiled, &options, identity.context).total();
+        let limit = Limit { bytes, memory: &memory, seconds, size: &size };
+        let (compiled, choice) =
+            compile_within(program, &kinds, &options.optimizer.into(), device.options(), &limit)?;
+        Ok((Plan::of(device, program, compiled, identity, options)?, choice))
+    }
+
+    fn of(
+        device: &Device,
+        program: &Program,
+        compiled: CompiledProgram,
+        identity: ModelIdentity,
+        options: TrainOptions,
+    ) -> Result<Plan, TrainError> {
+        let schedule = Schedule::new(options.schedule.clone())?;
         let vocabulary = vocabulary(program);
         let memory = memory_bound(device, &compiled, &options, identity.context);
         Ok(Plan { compiled, identity, options, schedule, vocabulary, memory })
@@ -111,6 +149,22 @@ impl Plan {
     pub fn compiled(&self) -> &CompiledProgram {
         &self.compiled
     }
+}
+
+/// The entries that the options ask for, and others, once the options are checked.
+fn kinds(
+    options: &TrainOptions,
+    identity: &ModelIdentity,
+    also: &[EntryKind],
+) -> Result<Vec<EntryKind>, TrainError> {
+    options.check(identity.context)?;
+    let mut kinds = entries(options);
+    for kind in also {
+        if !kinds.contains(kind) {
+            kinds.push(*kind);
+        }
+    }
+    Ok(kinds)
 }
 
 /// The entries that the options ask for.

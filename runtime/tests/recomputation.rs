@@ -1,0 +1,79 @@
+//! What is computed again in the backward pass instead of being kept changes no bit, and takes less memory.
+
+use diptych_codegen::driver::CompiledProgram;
+use diptych_codegen::entry::Limits;
+use diptych_codegen::within::{Limit, WithinError, compile_within};
+use diptych_ir::{Axis, EntryKind};
+use diptych_models::{Registry, build, initialize};
+use diptych_passes::AdamWOptions;
+use diptych_passes::plan::place;
+use diptych_runtime::executor::{Binding, Sequence};
+use diptych_runtime::session::{Device, Session};
+
+const LIMITS: Limits = Limits { rows: 48, batch: 2 };
+
+fn arena(compiled: &CompiledProgram) -> usize {
+    place(&compiled.entries[&EntryKind::Train].lifetimes(LIMITS)).bytes
+}
+
+/// The bits of the loss and of every gradient after a step.
+fn gradients(device: &Device, preset: &str, compiled: CompiledProgram) -> Vec<(String, Vec<u32>)> {
+    let architecture = Registry::zoo().preset(preset).unwrap();
+    let program = build(&*architecture).unwrap();
+    let mut session = Session::load(device, compiled, architecture.context()).unwrap();
+    for name in program.params.keys() {
+        session.store.set(*name, &initialize(&program, name.as_str(), 5).unwrap()).unwrap();
+    }
+    let mut train = session.executable(device, EntryKind::Train, None, LIMITS).unwrap();
+    let mut binding = Binding::new(LIMITS, architecture.context());
+    let sequence = |length| Sequence { origin: 0, length, chunks: &[] };
+    binding.bind(&[sequence(31), sequence(17)]).unwrap();
+    let token = |at: usize| (at * at * 7 % architecture.vocab()) as i32;
+    for (name, ahead) in [("tokens", 0), ("targets", 1)] {
+        let values = train.input::<i32>(name).unwrap();
+        values.iter_mut().enumerate().for_each(|(at, value)| *value = token(at + ahead));
+    }
+    train.input::<f32>("inverse_tokens").unwrap()[0] = 1.0 / 48.0;
+    train.refresh(&device.pool, &binding);
+    train.run(&device.pool, &binding);
+    let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<u32>>();
+    let mut found = vec![("loss".to_owned(), bits(&train.root("loss").unwrap()[..1]))];
+    for name in session.store.names().filter(|name| name.as_str().starts_with("gradient.")) {
+        found.push((name.to_string(), bits(&session.store.get(name).unwrap())));
+    }
+    found
+}
+
+#[test]
+fn no_bit_changes_within_any_limit() {
+    let device = Device::cpu(Some(2)).unwrap();
+    for preset in ["gpt2-tiny", "mla-tiny"] {
+        let architecture = Registry::zoo().preset(preset).unwrap();
+        let program = build(&*architecture).unwrap();
+        let size = |axis: Axis| axis.fixed_size().unwrap_or(24) as f64;
+        let compile = |bytes: usize| {
+            let limit = Limit { bytes, memory: &arena, seconds: &|_| 0.0, size: &size };
+            let options = device.options();
+            compile_within(&program, &[EntryKind::Train], &AdamWOptions::default(), options, &limit)
+        };
+        let (everything, choice) = compile(usize::MAX).unwrap();
+        assert!(choice.recomputed.is_empty());
+        let most = arena(&everything);
+        let layouts = everything.layouts.params.clone();
+        let expected = gradients(&device, preset, everything);
+        let Err(WithinError::TooLittle { least, .. }) = compile(0) else {
+            panic!("{preset}: nothing was refused")
+        };
+        assert!(least < most, "{preset}: {least} of {most}");
+        for bytes in [(most + least) / 2, least] {
+            let (compiled, choice) = compile(bytes).unwrap();
+            assert!(arena(&compiled) <= bytes && !choice.recomputed.is_empty(), "{preset}: {bytes}");
+            // The optimiser's sums over whole weights go in the order in which they are stored.
+            assert_eq!(compiled.layouts.params, layouts, "{preset}: {bytes}");
+            let names: Vec<_> = choice.recomputed.iter().map(|value| value.label).collect();
+            for (expected, found) in expected.iter().zip(gradients(&device, preset, compiled)) {
+                assert!(*expected == found, "{preset} within {bytes}: {} differs, with {names:?}", found.0);
+            }
+        }
+    }
+}
