@@ -70,6 +70,10 @@ fn configurations_that_do_not_fit_are_told() {
         ("model.heads=5", ["`heads`", "does not divide"]),
         ("model.key_value_heads=3", ["`key_value_heads` (3)", "does not divide `heads`"]),
         ("model.layers=0", ["`layers` is 0", "at least 1"]),
+        ("model.head_dim=4611686018427387904", ["`head_dim` is 4611686018427387904", "at most 2147483647"]),
+        ("model.head_dim=131072", ["`head_dim` is 131072", "at most 65536 to be rotated"]),
+        ("model.embed=2147483646", ["would have", "elements; it can have at most"]),
+        ("train.evaluate_tokens=0", ["`evaluate_tokens` is 0", "at least 1"]),
         ("train.step=3", ["unknown field `step`", "`steps`"]),
         ("train.time=65", ["`time` is 65", "context, 64"]),
         ("train.learning_rate=-1", ["`peak` is -1", "positive"]),
@@ -166,6 +170,20 @@ fn a_run_trains_resumes_generates_scores_and_is_refused_where_it_does_not_fit() 
     assert_eq!(text, worked(path, &generate), "greedy text is always the same");
     let long = ["generate", "--checkpoint", "run", "--prompt", "Line 1", "--tokens", "64"];
     refused(path, &long, &["--tokens asks for 64", "context is 64", "ask for at most"]);
+    let most = ["generate", "--checkpoint", "run", "--tokens", "18446744073709551615"];
+    refused(path, &most, &["--tokens asks for 18446744073709551615", "context is 64"]);
+    let nothing = ["score", "--checkpoint", "run", "--data", "text.txt", "--most-tokens", "0"];
+    refused(path, &nothing, &["--most-tokens is 0", "at least 1"]);
+    for (option, value, expected) in [
+        ("--temperature", "nan", "`temperature` is NaN"),
+        ("--top-p", "1.5", "`top_p` is 1.5"),
+        ("--top-k", "0", "`top_k` is 0"),
+        ("--stop", "", "--stop is empty"),
+    ] {
+        let arguments = ["generate", "--checkpoint", "run", "--tokens", "5", option, value];
+        refused(path, &arguments, &[expected]);
+    }
+    assert_eq!(worked(path, &["generate", "--checkpoint", "run", "--tokens", "0"]), "\n");
     let cold = ["generate", "--checkpoint", "run", "--temperature", "-1"];
     refused(path, &cold, &["`temperature` is -1", "at least 0"]);
     let scored = worked(path, &["score", "--checkpoint", "run", "--data", "text.txt"]);
@@ -174,7 +192,31 @@ fn a_run_trains_resumes_generates_scores_and_is_refused_where_it_does_not_fit() 
     // Weights that are damaged, or are not there.
     std::fs::write(path.join("cut.safetensors"), &kept[..kept.len() - 100]).unwrap();
     refused(path, &["generate", "--checkpoint", "cut.safetensors"], &["cut.safetensors"]);
+    let start = u64::from_le_bytes(kept[..8].try_into().unwrap()) as usize + 8;
+    for length in [0, 7, 8, 9, start - 1, start, start + 1] {
+        std::fs::write(path.join("cut.safetensors"), &kept[..length]).unwrap();
+        refused(path, &["generate", "--checkpoint", "cut.safetensors"], &["cut.safetensors is truncated"]);
+    }
+    for header in [0, 100_000_001, 1 << 63, u64::MAX] {
+        let bytes = [&u64::to_le_bytes(header), &kept[8..]].concat();
+        std::fs::write(path.join("header.safetensors"), bytes).unwrap();
+        refused(path, &["generate", "--checkpoint", "header.safetensors"], &["is not a safetensors file"]);
+    }
+    let mut diverged = kept.clone();
+    diverged[start..].fill(0xff);
+    std::fs::copy(path.join("run/tokenizer.json"), path.join("tokenizer.json")).unwrap();
+    std::fs::write(path.join("nan.safetensors"), diverged).unwrap();
+    let generate = ["generate", "--checkpoint", "nan.safetensors", "--tokens", "5"];
+    refused(path, &generate, &["logits must be finite"]);
     refused(path, &["generate", "--checkpoint", "text.txt"], &["text.txt"]);
+
+    // Vocabularies that are damaged.
+    let vocabulary = std::fs::read(path.join("run/tokenizer.json")).unwrap();
+    for bytes in [&b""[..], b"{}", b"\xff\xfe", &vocabulary[..vocabulary.len() / 2]] {
+        std::fs::write(path.join("damaged.json"), bytes).unwrap();
+        let named = ["generate", "--checkpoint", "run", "--tokenizer", "damaged.json"];
+        refused(path, &named, &["damaged.json"]);
+    }
     std::fs::create_dir(path.join("none")).unwrap();
     refused(path, &["generate", "--checkpoint", "none"], &["no checkpoint in none", "step-NUMBER"]);
     refused(path, &["generate", "--checkpoint", "nowhere"], &["nowhere"]);
@@ -183,6 +225,16 @@ fn a_run_trains_resumes_generates_scores_and_is_refused_where_it_does_not_fit() 
     worked(path, &["export", "--checkpoint", "run", "--out", "exported"]);
     let back = ["generate", "--hugging-face", "exported", "--prompt", "Line 1", "--tokens", "5"];
     assert_eq!(worked(path, &back), text);
+}
+
+#[test]
+fn ids_beyond_the_vocabulary_are_never_chosen() {
+    let place = place();
+    let path = place.path();
+    let train = ["train", "--config", "run.toml", "--out", "run", "--steps", "1"];
+    worked(path, &[&train[..], &["--set", "model.vocab=5000"]].concat());
+    let generate = ["generate", "--checkpoint", "run", "--tokens", "50", "--temperature", "9"];
+    assert!(worked(path, &generate).len() > 50);
 }
 
 #[test]

@@ -112,6 +112,9 @@ impl TrainConfig {
             seed: self.seed,
             evaluate_every: self.evaluate_every,
         };
+        if self.evaluate_tokens == 0 {
+            return Err(Failure::new("training: `evaluate_tokens` is 0; it must be at least 1"));
+        }
         options.check(context).map_err(diptych_runtime::train::TrainError::from)?;
         Ok(options)
     }

@@ -63,12 +63,13 @@ pub fn run(registry: &Registry, arguments: &Arguments) -> Result<()> {
         top_k: arguments.top_k,
         top_p: arguments.top_p,
     };
-    let mut sampler = Sampler::new(options, vocab)?;
+    // Models often have more ids than their vocabulary has tokens; those mean nothing.
+    let mut sampler = Sampler::new(options, vocabulary.vocab_size().min(vocab))?;
     if arguments.stop.iter().any(String::is_empty) {
         return Err(Failure::new("--stop is empty; give the text that ends the output"));
     }
     let prompt = prompt_tokens(&vocabulary, &arguments.prompt)?;
-    if prompt.len() + arguments.tokens > context {
+    if prompt.len().saturating_add(arguments.tokens) > context {
         return Err(Failure(format!(
             "the prompt has {} tokens and --tokens asks for {}; the model's context is {context}: shorten the prompt, or ask for at most {} tokens",
             prompt.len(),

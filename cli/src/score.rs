@@ -50,6 +50,9 @@ pub fn run(registry: &Registry, arguments: &Arguments) -> Result<()> {
     if window == 0 || window > context {
         return Err(Failure(format!("--window is {window}; it must be 1 to the model's context, {context}")));
     }
+    if arguments.most_tokens == Some(0) {
+        return Err(Failure::new("--most-tokens is 0; it must be at least 1"));
+    }
     let (corpus, _) = read_corpus(&arguments.text)?;
     let end = vocabulary.end_of_text()? as i32;
     let device = open_device(&arguments.device)?;

@@ -37,7 +37,7 @@ pub trait Architecture: Send + Sync {
 /// # Errors
 /// The first mistake in the definition, with its line.
 pub fn build(architecture: &dyn Architecture) -> Result<Program> {
-    ModelBuilder::new(architecture.name(), architecture.context()).finish(|m| {
+    let program = ModelBuilder::new(architecture.name(), architecture.context()).finish(|m| {
         let logits = architecture.define(m);
         if let Some(ty) = logits.ty()
             && !ty.axes.iter().any(|axis| axis.fixed_size() == Some(architecture.vocab()))
@@ -47,8 +47,29 @@ pub fn build(architecture: &dyn Architecture) -> Result<Program> {
             return m.fail(architecture.name(), problem);
         }
         logits
-    })
+    })?;
+    countable(&program, architecture)?;
+    Ok(program)
 }
+
+/// Refuses parameters of more elements than anybody has memory for, so that no later product of sizes overflows.
+fn countable(program: &Program, architecture: &dyn Architecture) -> Result<()> {
+    for (name, info) in &program.params {
+        let sizes = || info.order.iter().map(|axis| axis.fixed_size().unwrap_or(1));
+        let elements = sizes().try_fold(1usize, usize::checked_mul);
+        if elements.is_none_or(|elements| elements > MOST_ELEMENTS) {
+            let problem = format!(
+                "the parameter `{name}` would have {} elements; it can have at most {MOST_ELEMENTS}",
+                sizes().map(|size| size.to_string()).collect::<Vec<_>>().join(" × ")
+            );
+            return Err(ModelError::config(architecture.name(), problem));
+        }
+    }
+    Ok(())
+}
+
+/// The most elements of a parameter: a terabyte of `f32`.
+const MOST_ELEMENTS: usize = 1 << 38;
 
 /// Makes an architecture from a configuration.
 pub type Constructor = fn(&Value) -> Result<Box<dyn Architecture>>;

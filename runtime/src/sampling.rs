@@ -103,6 +103,11 @@ impl Sampler {
         Ok(Sampler { options, vocabulary, candidates: Vec::with_capacity(vocabulary) })
     }
 
+    /// How many tokens it chooses among.
+    pub fn vocabulary(&self) -> usize {
+        self.vocabulary
+    }
+
     /// The options that this was made with.
     pub fn options(&self) -> &SamplingOptions {
         &self.options

@@ -4,10 +4,18 @@
 use crate::{ModelError, Result, Rope, RopeScaling};
 use serde_json::{Map, Value};
 
-/// Refuses sizes of 0.
+/// The most that a size may be: positions and ids have 32 bits.
+const LARGEST: usize = i32::MAX as usize;
+/// The most that an axis may have that is rotated: its frequencies are a table.
+const LARGEST_ROTARY: usize = 1 << 16;
+
+/// Refuses sizes of 0, and those that cannot be counted with.
 pub fn positive(family: &str, fields: &[(&str, usize)]) -> Result<()> {
-    match fields.iter().find(|field| field.1 == 0) {
-        Some((name, _)) => Err(ModelError::config(family, format!("`{name}` is 0; it must be at least 1"))),
+    match fields.iter().find(|field| field.1 == 0 || field.1 > LARGEST) {
+        Some((name, 0)) => Err(ModelError::config(family, format!("`{name}` is 0; it must be at least 1"))),
+        Some((name, size)) => {
+            Err(ModelError::config(family, format!("`{name}` is {size}; it must be at most {LARGEST}")))
+        }
         None => Ok(()),
     }
 }
@@ -35,6 +43,11 @@ pub fn positive_number(family: &str, name: &str, value: f64) -> Result<()> {
 /// Refuses a rotary embedding whose numbers make no sense, or whose axis is odd.
 pub fn rotary(family: &str, rope: &Rope, axis: (&str, usize)) -> Result<()> {
     if let Some(problem) = rope.problem() {
+        return Err(ModelError::config(family, problem));
+    }
+    if axis.1 > LARGEST_ROTARY {
+        let problem =
+            format!("`{}` is {}; it must be at most {LARGEST_ROTARY} to be rotated", axis.0, axis.1);
         return Err(ModelError::config(family, problem));
     }
     if axis.1 % 2 == 1 {

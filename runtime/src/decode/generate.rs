@@ -28,7 +28,7 @@ pub enum Outcome {
 }
 
 /// Generates after a prompt, and gives each new token to `on_token` as it
-/// comes. The sequence is released in the end, whatever happens.
+/// comes. A sampler of fewer tokens than the model has chooses among the first. The sequence is released in the end, whatever happens.
 ///
 /// # Errors
 /// When the prompt and the new tokens would exceed the context, before anything
@@ -63,8 +63,9 @@ fn continue_from(
     if options.most_tokens == 0 {
         return Ok(Outcome::Length);
     }
-    let mut token =
-        sampler.choose(server.prefill(&[(sequence, prompt)])?, options.seed, prompt.len() as u64)?;
+    let known = sampler.vocabulary().min(server.vocabulary());
+    let logits = server.prefill(&[(sequence, prompt)])?;
+    let mut token = sampler.choose(&logits[..known], options.seed, prompt.len() as u64)?;
     for position in prompt.len() + 1.. {
         if options.stop.contains(&(token as i32)) {
             return Ok(Outcome::Stopped);
@@ -76,7 +77,7 @@ fn continue_from(
             break;
         }
         let logits = server.decode(&[(sequence, token as i32)])?;
-        token = sampler.choose(logits, options.seed, position as u64)?;
+        token = sampler.choose(&logits[..known], options.seed, position as u64)?;
     }
     Ok(Outcome::Length)
 }
