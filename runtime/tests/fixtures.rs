@@ -1,6 +1,9 @@
 //! Native code against transformers: imported checkpoints, compiled and run,
 //! must give what transformers got (tests/fixtures/README.md).
 
+#[path = "support/saved.rs"]
+mod saved;
+
 use diptych_codegen::c::prelude::VectorWidth;
 use diptych_codegen::driver::{CompiledProgram, compile_program};
 use diptych_codegen::entry::{EntryOptions, Limits};
@@ -12,33 +15,7 @@ use diptych_runtime::cpu::compile::{Compiler, KernelCache};
 use diptych_runtime::cpu::pool::Pool;
 use diptych_runtime::executor::{Binding, Executable, ParameterStore, Sequence, SharedMemory, load_kernels};
 use safetensors::SafeTensors;
-use std::path::{Path, PathBuf};
-
-const FIXTURES: [&str; 10] = [
-    "gpt2",
-    "llama",
-    "llama3",
-    "llama_linear",
-    "mistral",
-    "qwen2",
-    "qwen3",
-    "deepseek_v3",
-    "deepseek_v3_no_q_lora",
-    "deepseek_v3_yarn",
-];
-
-fn folder(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures").join(name)
-}
-
-fn numbers(file: &SafeTensors<'_>, name: &str) -> Vec<f32> {
-    let tensor = file.tensor(name).unwrap();
-    let words = tensor.data().chunks_exact(4).map(|word| word.try_into().unwrap());
-    match tensor.dtype() {
-        safetensors::Dtype::I32 => words.map(|word| i32::from_le_bytes(word) as f32).collect(),
-        _ => words.map(f32::from_le_bytes).collect(),
-    }
-}
+use saved::{FIXTURES, folder, numbers};
 
 struct Loaded {
     compiled: CompiledProgram,

@@ -1,45 +1,14 @@
 //! Regions, barriers, claims and sampling allocate nothing: counted by an allocator of this test's own.
 
-use std::alloc::{GlobalAlloc, Layout, System};
+#[path = "support/counting.rs"]
+mod counting;
+
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use counting::allocations;
 use diptych_runtime::cpu::pool::{Pool, claim};
 use diptych_runtime::sampling::{Sampler, SamplingOptions};
-
-struct Counting;
-
-static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
-
-// SAFETY: all calls go to the system's allocator unchanged.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        unsafe { System.dealloc(pointer, layout) }
-    }
-
-    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        unsafe { System.realloc(pointer, layout, size) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
-/// How many times `work` allocates: the fewest of three runs, since the test harness has threads of its own.
-fn allocations(work: impl Fn()) -> usize {
-    let counted = (0..3).map(|_| {
-        let before = ALLOCATIONS.load(Ordering::Relaxed);
-        work();
-        ALLOCATIONS.load(Ordering::Relaxed) - before
-    });
-    counted.min().unwrap_or(0)
-}
 
 /// One test, since the count is the whole process's.
 #[test]

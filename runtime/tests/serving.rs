@@ -1,6 +1,9 @@
 //! Serving against transformers: the greedy continuation of every fixture
 //! through prefill and decode with a cache, and what a server refuses.
 
+#[path = "support/saved.rs"]
+mod saved;
+
 use diptych_ir::EntryKind;
 use diptych_models::hugging_face::Checkpoint;
 use diptych_models::{Registry, build, initialize};
@@ -9,31 +12,8 @@ use diptych_runtime::decode::{Generation, Outcome, ServeOptions, Server, Window,
 use diptych_runtime::sampling::{Sampler, SamplingOptions};
 use diptych_runtime::session::{Device, Session};
 use safetensors::SafeTensors;
+use saved::{FIXTURES, folder, numbers};
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
-
-const FIXTURES: [&str; 10] = [
-    "gpt2",
-    "llama",
-    "llama3",
-    "llama_linear",
-    "mistral",
-    "qwen2",
-    "qwen3",
-    "deepseek_v3",
-    "deepseek_v3_no_q_lora",
-    "deepseek_v3_yarn",
-];
-
-fn folder(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures").join(name)
-}
-
-fn integers(file: &SafeTensors<'_>, name: &str) -> Vec<i32> {
-    let tensor = file.tensor(name).unwrap();
-    assert_eq!(tensor.dtype(), safetensors::Dtype::I32, "{name}");
-    tensor.data().chunks_exact(4).map(|word| i32::from_le_bytes(word.try_into().unwrap())).collect()
-}
 
 fn session(device: &Device, name: &str) -> Session {
     let checkpoint = Checkpoint::open(&folder(name), &Registry::zoo()).unwrap();
@@ -55,7 +35,8 @@ fn greedy_continuations_are_those_of_transformers() {
         let mut server = Server::new(&device, &session, ServeOptions::single(session.context)).unwrap();
         let bytes = std::fs::read(folder(name).join("expected.safetensors")).unwrap();
         let expected = SafeTensors::deserialize(&bytes).unwrap();
-        let (prompt, wanted) = (integers(&expected, "prompt"), integers(&expected, "continuation"));
+        let ids = |name| numbers(&expected, name).into_iter().map(|id| id as i32).collect::<Vec<i32>>();
+        let (prompt, wanted) = (ids("prompt"), ids("continuation"));
         let greedy = SamplingOptions { temperature: 0.0, top_k: None, top_p: 1.0 };
         let mut sampler = Sampler::new(greedy, server.vocabulary()).unwrap();
         let mut found = Vec::new();

@@ -1,49 +1,15 @@
 //! After load, no step of serving allocates on the heap (and so none runs a
 //! compiler): counted by an allocator of this test's own.
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicUsize, Ordering};
+#[path = "support/counting.rs"]
+mod counting;
 
+use counting::allocations;
 use diptych_ir::EntryKind;
 use diptych_models::{Registry, build, initialize};
 use diptych_passes::AdamWOptions;
 use diptych_runtime::decode::{ServeOptions, Server, Window};
 use diptych_runtime::session::{Device, Session};
-
-struct Counting;
-
-static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
-
-// SAFETY: all calls go to the system's allocator unchanged.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        unsafe { System.dealloc(pointer, layout) }
-    }
-
-    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        unsafe { System.realloc(pointer, layout, size) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
-/// How many times `work` allocates: the fewest of three runs, since the test harness has threads of its own.
-fn allocations(mut work: impl FnMut()) -> usize {
-    let mut least = usize::MAX;
-    for _ in 0..3 {
-        let before = ALLOCATIONS.load(Ordering::Relaxed);
-        work();
-        least = least.min(ALLOCATIONS.load(Ordering::Relaxed) - before);
-    }
-    least
-}
 
 /// One test, since the count is the whole process's.
 #[test]
