@@ -334,3 +334,33 @@ fn a_bench_writes_a_table_data_and_a_page() {
     assert!(std::fs::read_to_string(path.join("found/report.html")).unwrap().contains("<svg"));
     refused(path, &bench, &["found exists", "--force"]);
 }
+
+#[test]
+fn architectures_are_compared_where_they_do_not_fit() {
+    let place = place();
+    let path = place.path();
+    let flags = ["--target", "h100", "--batch", "1,8", "--context", "512"];
+    let with = |more: &[&str]| {
+        let mut all = vec!["compare", "llama-3-405b"];
+        all.extend(flags);
+        all.extend(more);
+        all.into_iter().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let run = |more: &[&str]| {
+        let arguments = with(more);
+        worked(path, &arguments.iter().map(String::as_str).collect::<Vec<_>>())
+    };
+    let table = run(&[]);
+    assert!(table.contains("405,853,388,800") && table.contains("decode, 8 × 512"), "{table}");
+    let json: serde_json::Value = serde_json::from_str(&run(&["--json", "--out", "compared"])).unwrap();
+    assert_eq!(json["models"][0]["parameters"].as_f64(), Some(405_853_388_800.0));
+    assert!(std::fs::read_to_string(path.join("compared/compare.html")).unwrap().contains("<svg"));
+    refused(path, &["compare", "llama-3-8b", "--out", "compared"], &["compared", "--force"]);
+    refused(path, &["compare", "llama-4"], &["no preset `llama-4`", "llama-3-8b"]);
+    refused(path, &["compare", "llama-3-8b", "--target", "h10"], &["no target `h10`", "h100-sxm"]);
+    refused(path, &["compare", "llama-3-8b", "--batch", "1,0"], &["--batch", "at least 1"]);
+    refused(path, &["compare", "absent.json"], &["cannot read", "absent.json"]);
+    let config = fixture("llama").join("config.json").display().to_string();
+    let imported = worked(path, &["compare", &config, "--context", "16", "--batch", "1"]);
+    assert!(imported.contains("prefill, 1 × 16"), "{imported}");
+}

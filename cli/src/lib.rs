@@ -3,6 +3,7 @@
 
 mod arguments;
 mod bench;
+mod compare;
 mod compile;
 mod config;
 mod convert;
@@ -51,6 +52,8 @@ enum Job {
     Score(score::Arguments),
     /// Show what an architecture is compiled to: graph, kernels, and what each costs.
     Explain(explain::Arguments),
+    /// Predict what models cost to train and to serve on machines that need not be there.
+    Compare(compare::Arguments),
     /// Write the compiled program into a folder: graph, kernel sources, plan.
     Compile(compile::Arguments),
     /// Write a checkpoint in the format of Hugging Face.
@@ -69,6 +72,7 @@ pub fn main(registry: Registry) -> ExitCode {
         Job::Generate(arguments) => generate::run(&registry, &arguments),
         Job::Score(arguments) => score::run(&registry, &arguments),
         Job::Explain(arguments) => explain::run(&registry, &arguments),
+        Job::Compare(arguments) => compare::run(&registry, &arguments),
         Job::Compile(arguments) => compile::run(&registry, &arguments),
         Job::Export(arguments) => convert::export(&registry, &arguments),
         Job::Models => models::run(&registry),

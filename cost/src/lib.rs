@@ -7,7 +7,7 @@
 //! [`target`] (machines described in files), [`roofline`] (the two put together) and [`gpu`] (the same where
 //! the machine cuts kernels its own way), [`launch`] (the work of a
 //! tile program at run-time sizes), [`entry`] (all launches of an entry, in order), then [`memory`],
-//! [`utilisation`] and [`money`] (what a user asks about).
+//! [`utilisation`], [`money`] and [`model`] (what a user asks about).
 #![warn(missing_docs)]
 
 pub mod entry;
@@ -16,6 +16,7 @@ pub mod launch;
 pub mod machine;
 pub mod measure;
 pub mod memory;
+pub mod model;
 pub mod money;
 pub mod probe;
 pub mod roofline;
@@ -27,6 +28,7 @@ pub use entry::{EntryPrediction, LaunchPrediction, predict_entry};
 pub use launch::{RunSizes, Sequence, Whole, launch_work, whole_work};
 pub use machine::{DotShare, GpuRates, Kind, Machine, MemoryLevel, Network, Precision, Price, Rates};
 pub use measure::{MeasureError, Measurement, measure, measured};
+pub use model::{JobCost, JobKind, ModelCost, TrainingMemory};
 pub use probe::{MemoryReader, ProbeError, ProbeLibrary, ProbeSource};
 pub use roofline::{Bound, Breakdown, Prediction, predict};
 pub use target::{Target, TargetError};

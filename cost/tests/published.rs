@@ -3,8 +3,108 @@
 
 mod rows;
 
+use diptych_cost::ModelCost;
+use diptych_models::{Registry, build};
+use diptych_passes::AdamWOptions;
 use rows::{Pair, median};
 use std::collections::BTreeMap;
+use std::time::Instant;
+
+/// A model of the zoo with its matrices multiplied in bf16.
+fn in_bf16(preset: &str) -> ModelCost {
+    let registry = Registry::zoo();
+    let model = registry.preset(preset).unwrap();
+    let mut config = model.describe();
+    config["dtype"] = "bf16".into();
+    let program = build(&*registry.architecture(model.name(), &config).unwrap()).unwrap();
+    ModelCost::compile(&program, &AdamWOptions::default()).unwrap()
+}
+
+/// Bytes and operations of models as others state them. Where ours differ by definition, how is said at the row.
+#[test]
+fn bytes_and_operations_of_a_token_are_those_published() {
+    let Some(folder) = rows::folder() else {
+        println!("skipped: ../shared/published is not beside the checkout");
+        return;
+    };
+    let registry = Registry::zoo();
+    let presets: BTreeMap<&str, &str> = [
+        ("Qwen3-32B", "qwen3-32b"),
+        ("Qwen-72B dense", "qwen2.5-72b"),
+        ("DSv3", "deepseek-v3"),
+        ("DeepSeek-V3 (MLA)", "deepseek-v3"),
+    ]
+    .into_iter()
+    .filter(|(_, preset)| registry.preset(preset).is_ok())
+    .collect();
+    let mut costs: BTreeMap<&str, ModelCost> = BTreeMap::new();
+    let mut operations: BTreeMap<(&str, usize), f64> = BTreeMap::new();
+    let mut compared = 0;
+    for row in rows::quoted_rows(&folder.join("b_serving/kv_flops_cost_per_token.csv")) {
+        let Some((_, &preset)) = presets.iter().find(|(model, _)| **model == row["model"]) else { continue };
+        let cost = costs.entry(preset).or_insert_with(|| in_bf16(preset));
+        let value = rows::number(&row, "value");
+        let quantity = row["quantity"].as_str();
+        let context = row["context"].parse::<usize>().unwrap_or(0);
+        if quantity.starts_with("KV cache per token, BF16") {
+            assert!((cost.cache_bytes_per_token() / (value * 1e3) - 1.0).abs() < 1e-3, "{preset}: cache");
+            compared += 1;
+        } else if quantity.starts_with("KV/state bytes read") {
+            // Published for caches of 8 bits, ours hold 16.
+            let found = cost.cache_bytes_per_token() / 2.0 * context as f64;
+            assert!((found / value - 1.0).abs() < 0.01, "{preset}: {found} is not {value} bytes");
+            compared += 1;
+        } else if quantity.ends_with("FLOPs") && quantity.starts_with(['a', 'F']) {
+            // The core and the projections of attention, and the feed-forward parts: a row each.
+            *operations.entry((preset, context)).or_default() += value;
+        } else if quantity.starts_with("training FLOPs per token") {
+            let found = cost.train_flops_per_token(4096) / 1e9;
+            println!(
+                "{preset}: {found:.0} GFLOP for a training token at 4096, published {value} (context not said)"
+            );
+        }
+    }
+    for ((preset, context), published) in operations {
+        let cost = &costs[preset];
+        // Published without the head.
+        let config = registry.preset(preset).unwrap().describe();
+        let size = |field: &str| config[field].as_f64().unwrap();
+        let found = cost.decode_flops(context) - 2.0 * size("vocab") * size("embed");
+        println!("{preset} at {context}: {found:.4e} operations of a token, published {published:.4e}");
+        assert!((found / published - 1.0).abs() < 0.02, "{preset} at {context}: {found} is not {published}");
+        compared += 1;
+    }
+    assert!(compared >= 4, "only {compared} figures were compared");
+}
+
+/// Costs of models that fit nowhere here are found quickly and in little memory: nothing is allocated in
+/// proportion to their sizes.
+#[test]
+fn large_models_cost_little_to_ask_about() {
+    let machine = rows::machine("h100-sxm");
+    for preset in ["llama-3-70b", "llama-3-405b"] {
+        let start = Instant::now();
+        let cost = in_bf16(preset);
+        for kind in diptych_cost::JobKind::ALL {
+            for (batch, context) in [(1, 8192), (64, 131072)] {
+                let job = cost.job(kind, &machine, machine.rates.threads, (batch, context), 1 << 22);
+                assert!(job.seconds.is_finite() && job.seconds > 0.0, "{preset} {kind:?}: {}", job.seconds);
+                let parts: f64 = job.bound_seconds.iter().sum();
+                assert!(
+                    (parts / job.seconds - 1.0).abs() < 1e-9,
+                    "{preset} {kind:?}: the parts do not add up"
+                );
+                assert!(job.memory_bytes > cost.weight_bytes(), "{preset} {kind:?}");
+            }
+        }
+        assert!(start.elapsed().as_secs_f64() < 10.0, "{preset} took {:?}", start.elapsed());
+    }
+    if let Ok(status) = std::fs::read_to_string("/proc/self/status") {
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap_or("0 kB");
+        let kib: f64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
+        assert!(kib < 1e6, "{peak}");
+    }
+}
 
 #[test]
 fn kernels_take_what_others_measured() {

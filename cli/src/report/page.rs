@@ -4,7 +4,8 @@
 use super::{Report, plots, table};
 use std::fmt::Write;
 
-const STYLE: &str = "
+/// The style of our pages.
+pub(crate) const STYLE: &str = "
 :root { color-scheme: light; }
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 860px; margin: 32px auto; padding: 0 20px; }
 h1 { font-size: 26px; margin-bottom: 4px; } h2 { font-size: 19px; margin-top: 36px; } h3 { font-size: 15px; }
@@ -73,12 +74,14 @@ pub fn html(report: &Report) -> Result<String, String> {
     Ok(page)
 }
 
-fn push(out: &mut String, text: std::fmt::Arguments<'_>) {
+/// Writes to the end.
+pub(crate) fn push(out: &mut String, text: std::fmt::Arguments<'_>) {
     // Writing to a string does not fail.
     let _ = out.write_fmt(text);
 }
 
-fn escape(text: &str) -> String {
+/// As text in HTML.
+pub(crate) fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 

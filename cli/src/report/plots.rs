@@ -5,8 +5,8 @@ use super::{ModelReport, Report};
 use plotters::prelude::*;
 use plotters::style::FontFamily;
 
-type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
-type Drawn = Result<(), Box<dyn std::error::Error>>;
+pub(crate) type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
+pub(crate) type Drawn = Result<(), Box<dyn std::error::Error>>;
 
 /// Told apart by people who do not see red and green as different (Okabe and Ito 2008).
 const COLORS: [RGBColor; 6] = [
@@ -17,8 +17,10 @@ const COLORS: [RGBColor; 6] = [
     RGBColor(230, 159, 0),
     RGBColor(86, 180, 233),
 ];
-const INK: RGBColor = RGBColor(60, 60, 60);
-const GRID: RGBColor = RGBColor(225, 225, 225);
+/// Of axes and text.
+pub(crate) const INK: RGBColor = RGBColor(60, 60, 60);
+/// Of lines behind.
+pub(crate) const GRID: RGBColor = RGBColor(225, 225, 225);
 
 /// Bars of the plot of kernels, the rest taken together.
 const KERNELS_SHOWN: usize = 10;
@@ -28,7 +30,11 @@ pub fn color(at: usize) -> RGBColor {
     COLORS[at % COLORS.len()]
 }
 
-fn svg(width: u32, height: u32, draw: impl FnOnce(&Area<'_>) -> Drawn) -> Result<String, String> {
+/// Draws an SVG of this size.
+///
+/// # Errors
+/// When it cannot be drawn.
+pub(crate) fn svg(width: u32, height: u32, draw: impl FnOnce(&Area<'_>) -> Drawn) -> Result<String, String> {
     let mut text = String::new();
     {
         let area = SVGBackend::with_string(&mut text, (width, height)).into_drawing_area();
@@ -38,7 +44,8 @@ fn svg(width: u32, height: u32, draw: impl FnOnce(&Area<'_>) -> Drawn) -> Result
     Ok(text)
 }
 
-fn font(size: u32) -> TextStyle<'static> {
+/// Plain text of a size.
+pub(crate) fn font(size: u32) -> TextStyle<'static> {
     (FontFamily::SansSerif, size).into_font().color(&INK)
 }
 

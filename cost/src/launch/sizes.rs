@@ -190,7 +190,8 @@ impl Sizes<'_> {
     fn visits(&self, at: At) -> Visits {
         let by_past = self.program.grid.iter().any(|&dim| self.extent(dim) == Extent::Past);
         let mut visits = Visits::default();
-        for sequence in &self.run.sequences {
+        for equal in self.run.sequences.chunk_by(|one, other| one == other) {
+            let (sequence, times) = (&equal[0], equal.len() as f64);
             let end = sequence.origin + sequence.length;
             for start in (0..sequence.length).step_by(CHUNK) {
                 // What the instance holds, and the range that it streams in chunks.
@@ -223,12 +224,12 @@ impl Sizes<'_> {
                 };
                 let (time, past) =
                     if by_past { (positions, held * count) } else { (held * count, positions) };
-                visits.count += count;
-                visits.time += time;
-                visits.past += past;
-                visits.pairs += held * positions;
-                visits.held_chunks += 1.0;
-                visits.streamed += positions;
+                visits.count += times * count;
+                visits.time += times * time;
+                visits.past += times * past;
+                visits.pairs += times * held * positions;
+                visits.held_chunks += times;
+                visits.streamed += times * positions;
                 visits.longest = visits.longest.max(positions);
             }
         }

@@ -30,6 +30,27 @@ pub fn rows(file: &Path) -> Vec<Row> {
     lines.map(|cells| names.iter().cloned().zip(cells).collect()).collect()
 }
 
+/// The rows of a table whose cells may stand in quotes.
+pub fn quoted_rows(file: &Path) -> Vec<Row> {
+    let text = std::fs::read_to_string(file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+    let mut lines = text.lines().map(cells);
+    let names = lines.next().unwrap_or_default();
+    lines.map(|cells| names.iter().cloned().zip(cells).collect()).collect()
+}
+
+fn cells(line: &str) -> Vec<String> {
+    let mut cells = vec![String::new()];
+    let mut quoted = false;
+    for letter in line.chars() {
+        match letter {
+            '"' => quoted = !quoted,
+            ',' if !quoted => cells.push(String::new()),
+            letter => cells.iter_mut().next_back().into_iter().for_each(|cell| cell.push(letter)),
+        }
+    }
+    cells
+}
+
 /// A number of a row.
 pub fn number(row: &Row, column: &str) -> f64 {
     row[column].parse().unwrap_or_else(|_| panic!("`{column}` is `{}`, no number", row[column]))
