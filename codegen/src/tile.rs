@@ -154,6 +154,8 @@ pub enum Instr {
     Float(f32),
     /// An integer literal.
     Int(i32),
+    /// A truth value.
+    Truth(bool),
     /// Position along a dimension, absolute in its axis or sequence.
     Position(DimId),
     /// A load, widened to f32 (integers stay integers).
@@ -166,6 +168,8 @@ pub enum Instr {
         id: Id,
         /// Stride of the id's axis: elements, or columns or rows of panels.
         along: Along,
+        /// Size of the id's axis. An id outside of it is taken for the nearest within.
+        size: usize,
     },
     /// A scalar function.
     Map(ScalarFn, Vec<ValueId>),
@@ -175,6 +179,19 @@ pub enum Instr {
     Round(ValueId),
     /// Stores, rounding to the place's type.
     Store(Place, ValueId),
+    /// Adds to where an element is that another load names, in the order of the nest: the adjoint of a gather.
+    AddAt {
+        /// The table, f32.
+        table: Place,
+        /// The id.
+        id: Id,
+        /// Stride of the id's axis.
+        along: Along,
+        /// Size of the id's axis. An id outside of it is taken for the nearest within.
+        size: usize,
+        /// What is added.
+        value: ValueId,
+    },
     /// Combines the values along dimensions of the nest into a tile that is
     /// set anew if `fresh`, otherwise taken from where it stands.
     Reduce {
@@ -198,6 +215,8 @@ pub enum Id {
     Stored(View),
     /// The position along a dimension.
     Position(DimId),
+    /// An integer of the nest.
+    Computed(ValueId),
 }
 
 /// Along which part of a table's layout ids point.
@@ -205,10 +224,10 @@ pub enum Id {
 pub enum Along {
     /// A strided table: elements from one id to the next.
     Stride(usize),
-    /// The n axis of a packed table.
-    PackedN,
-    /// The k axis of a packed table.
-    PackedK,
+    /// An n axis of a packed table: columns from one id to the next.
+    PackedN(usize),
+    /// A k axis of a packed table: rows of a panel from one id to the next.
+    PackedK(usize),
 }
 
 /// A loop nest over dimensions, the last vectorised.
@@ -242,15 +261,6 @@ pub struct Dot {
     pub accumulate: bool,
 }
 
-/// How a scatter's sum starts.
-#[derive(Clone, PartialEq, Debug)]
-pub enum ScatterStart {
-    /// At zero.
-    Zero,
-    /// At another value, stored as the table is.
-    From(usize),
-}
-
 /// One statement of a program.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Stmt {
@@ -277,23 +287,6 @@ pub enum Stmt {
         place: Place,
         /// The number.
         value: f32,
-    },
-    /// Adds rows to a table at ids.
-    Scatter {
-        /// The table, with the dimensions of its other axes.
-        table: Place,
-        /// How it starts.
-        start: ScatterStart,
-        /// What says to which row of the table each goes.
-        ids: Id,
-        /// The rows.
-        values: View,
-        /// Along what part of the table's layout ids point, and how many there are.
-        along: (Along, usize),
-        /// The instance's block of the table's other axis.
-        dim: DimId,
-        /// The dimension of the rows.
-        row: DimId,
     },
     /// The body once for each block of the streamed dimension.
     Stream {

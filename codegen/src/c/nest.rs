@@ -71,8 +71,13 @@ impl Writer<'_> {
             kinds.push(match instr {
                 Instr::Int(_) | Instr::Position(_) => Kind::Int,
                 Instr::Load(Place::Strided(view)) if view.dtype == DType::I32 => Kind::Int,
-                Instr::Load(Place::Strided(view)) if view.dtype == DType::Bool => Kind::Mask,
                 Instr::LoadAt { table: Place::Strided(view), .. } if view.dtype == DType::I32 => Kind::Int,
+                Instr::Truth(_) => Kind::Mask,
+                Instr::Load(place) | Instr::LoadAt { table: place, .. }
+                    if Self::dtype(place) == DType::Bool =>
+                {
+                    Kind::Mask
+                }
                 Instr::Map(function, operands) => match function {
                     ScalarFn::Less | ScalarFn::LessEqual | ScalarFn::Equal => Kind::Mask,
                     ScalarFn::And | ScalarFn::Or | ScalarFn::Not => Kind::Mask,
@@ -162,7 +167,10 @@ impl Writer<'_> {
             (Place::Strided(view), _) => self.address(view, &index),
             (Place::Packed(view), along) => {
                 let (k, n) = self.packed_positions(view, &index);
-                let (k, n) = if along == Along::PackedN { (k, id.to_owned()) } else { (id.to_owned(), n) };
+                let (k, n) = match along {
+                    Along::PackedN(stride) => (k, format!("{n} + {id} * {stride}")),
+                    Along::PackedK(stride) | Along::Stride(stride) => (format!("{k} + {id} * {stride}"), n),
+                };
                 format!("{} + packed_offset({n}, {k}, {})", self.program.args[view.arg].name, view.depth)
             }
         }
@@ -176,8 +184,9 @@ impl Writer<'_> {
             hoisted[id] = true;
             match instr {
                 Instr::Float(value) => self.line(format!("const vf v{id} = splat({});", float(*value))),
-                Instr::Int(value) if kinds[id] == Kind::Int => {
-                    self.line(format!("const vi v{id} = splat_int({value});"))
+                Instr::Int(value) => self.line(format!("const vi v{id} = splat_int({value});")),
+                Instr::Truth(value) => {
+                    self.line(format!("const vi v{id} = splat_int({});", -i32::from(*value)))
                 }
                 Instr::Position(dim) if Some(*dim) != inner => {
                     let position =
@@ -199,10 +208,10 @@ impl Writer<'_> {
                         self.line(format!("const {} *p{id} = {address};", c_type(Self::dtype(place))));
                     }
                 }
-                Instr::LoadAt { id: ids, .. } => {
+                Instr::LoadAt { id: ids, size, .. } | Instr::AddAt { id: ids, size, .. } => {
                     hoisted[id] = false;
                     if !varies(ids, inner) {
-                        let text = self.id_text(ids, outer, inner, "0");
+                        let text = self.id_text(ids, *size, outer, inner, "0");
                         self.line(format!("const int64_t id_{id} = {text};"));
                     }
                 }
@@ -245,10 +254,7 @@ impl Writer<'_> {
                 continue;
             }
             match instr {
-                Instr::Float(_) | Instr::Int(_) => {
-                    let Instr::Int(value) = instr else { continue };
-                    self.line(format!("const vi v{id} = splat_int({value});"));
-                }
+                Instr::Float(_) | Instr::Int(_) | Instr::Truth(_) => {}
                 Instr::Position(dim) => {
                     let text = match self.program.dims[*dim].extent {
                         Extent::Rows { .. } => {
@@ -282,8 +288,8 @@ impl Writer<'_> {
                         self.lane_load(id, kinds[id], Self::dtype(place), &address, lanes, "");
                     }
                 },
-                Instr::LoadAt { table, id: ids, along } => {
-                    self.load_at(id, kinds[id], (table, ids, *along), outer, inner, whole)
+                Instr::LoadAt { table, id: ids, along, size } => {
+                    self.load_at(id, kinds[id], (table, ids, *along, *size), outer, inner, whole)
                 }
                 Instr::Map(function, operands) => {
                     let text = match function {
@@ -301,6 +307,9 @@ impl Writer<'_> {
                 }
                 Instr::Round(value) => self.line(format!("const vf v{id} = round_bf16(v{value});")),
                 Instr::Store(place, value) => self.store(place, *value, outer, inner, whole),
+                Instr::AddAt { table, id: ids, along, size, value } => {
+                    self.add_at(id, *value, (table, ids, *along, *size), outer, inner, whole)
+                }
                 Instr::Reduce { kind, value, over, into, .. } => {
                     self.reduce(id, (*kind, *value), over, into, outer, inner, whole);
                 }
@@ -316,24 +325,26 @@ impl Writer<'_> {
         ));
     }
 
-    /// The C expression of an id.
-    fn id_text(&self, id: &Id, outer: &[DimId], inner: Option<DimId>, at: &str) -> String {
-        match id {
+    /// The C expression of an id along an axis of this size.
+    fn id_text(&self, id: &Id, size: usize, outer: &[DimId], inner: Option<DimId>, at: &str) -> String {
+        let text = match id {
             Id::Stored(view) => {
                 format!("*({})", self.element(&Place::Strided(view.clone()), outer, inner, at))
             }
+            Id::Computed(value) => format!("v{value}[lane]"),
             Id::Position(dim) if Some(*dim) == inner => self.position_text(*dim, at, true),
             Id::Position(dim) => {
                 self.position_text(*dim, &format!("i_{}", self.name(*dim)), outer.contains(dim))
             }
-        }
+        };
+        format!("most(0, least({text}, {}))", size - 1)
     }
 
     fn load_at(
         &mut self,
         id: usize,
         kind: Kind,
-        (table, ids, along): (&Place, &Id, Along),
+        (table, ids, along, size): (&Place, &Id, Along, usize),
         outer: &[DimId],
         inner: Option<DimId>,
         whole: bool,
@@ -341,7 +352,7 @@ impl Writer<'_> {
         let lanes = if whole { "LANES" } else { "left" };
         let dtype = Self::dtype(table);
         if varies(ids, inner) {
-            let text = self.id_text(ids, outer, inner, "(i + lane)");
+            let text = self.id_text(ids, size, outer, inner, "(i + lane)");
             let address = self.element_at(table, "row", along, outer, inner, "(i + lane)");
             return self.lane_load(
                 id,
@@ -361,6 +372,43 @@ impl Writer<'_> {
             _ => {
                 let address = self.element_at(table, &row, along, outer, inner, "(i + lane)");
                 self.lane_load(id, kind, dtype, &address, lanes, "");
+            }
+        }
+    }
+
+    fn add_at(
+        &mut self,
+        id: usize,
+        value: usize,
+        (table, ids, along, size): (&Place, &Id, Along, usize),
+        outer: &[DimId],
+        inner: Option<DimId>,
+        whole: bool,
+    ) {
+        let lanes = if whole { "LANES" } else { "left" };
+        if varies(ids, inner) {
+            let text = self.id_text(ids, size, outer, inner, "(i + lane)");
+            let address = self.element_at(table, "row", along, outer, inner, "(i + lane)");
+            self.line(format!(
+                "for (int64_t lane = 0; lane < {lanes}; lane++) {{ const int64_t row = {text}; *({address}) += v{value}[lane]; }}"
+            ));
+            return;
+        }
+        let row = format!("id_{id}");
+        match (table, inner) {
+            (Place::Strided(view), Some(inner)) if view.stride(inner) == 1 => {
+                let address = self.element_at(table, &row, along, outer, Some(inner), "i");
+                let sum = format!("{} + v{value}", load(DType::F32, &address, whole));
+                match whole {
+                    true => self.line(format!("store({address}, {sum});")),
+                    false => self.line(format!("store_partial({address}, left, {sum});")),
+                }
+            }
+            _ => {
+                let address = self.element_at(table, &row, along, outer, inner, "(i + lane)");
+                self.line(format!(
+                    "for (int64_t lane = 0; lane < {lanes}; lane++) *({address}) += v{value}[lane];"
+                ));
             }
         }
     }
@@ -461,12 +509,13 @@ impl Writer<'_> {
     }
 }
 
-/// Whether an id varies along the vectorised dimension.
+/// Whether an id may vary along the vectorised dimension.
 fn varies(id: &Id, inner: Option<DimId>) -> bool {
-    inner.is_some_and(|inner| match id {
-        Id::Stored(view) => view.stride(inner) != 0,
-        Id::Position(dim) => *dim == inner,
-    })
+    match id {
+        Id::Stored(view) => inner.is_some_and(|inner| view.stride(inner) != 0),
+        Id::Position(dim) => inner == Some(*dim),
+        Id::Computed(_) => true,
+    }
 }
 
 fn vector(kind: Kind) -> &'static str {

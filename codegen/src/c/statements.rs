@@ -1,10 +1,7 @@
-//! Statements other than nests: dots, transposes, fills, scatters and the
-//! stream. It knows nothing of pointwise code.
+//! Statements other than nests: dots, transposes, fills and the stream. It knows nothing of pointwise code.
 
 use super::writer::{Writer, float, rows_of};
-use crate::tile::{
-    Along, Base, DimId, Dot, Extent, Id, PackedView, Place, ScatterStart, Stmt, StreamBounds, View,
-};
+use crate::tile::{Base, DimId, Dot, Extent, PackedView, Place, Stmt, StreamBounds, View};
 use diptych_ir::DType;
 
 /// No loop walks a dimension: the start of the instance's range is meant.
@@ -19,9 +16,6 @@ impl Writer<'_> {
             Stmt::Dot(dot) => self.dot(dot),
             Stmt::Transpose { rows, columns, from, to } => self.transpose(rows, columns, from, to),
             Stmt::Fill { dims, place, value } => self.fill(dims, place, *value),
-            Stmt::Scatter { table, start, ids, values, along, dim, row } => {
-                self.scatter(table, start, (ids, values), *along, *dim, *row);
-            }
             Stmt::Stream { dim, bounds, body } => self.stream(*dim, *bounds, body),
         }
     }
@@ -202,73 +196,5 @@ impl Writer<'_> {
                 self.close();
             }
         }
-    }
-
-    fn scatter(
-        &mut self,
-        table: &Place,
-        start: &ScatterStart,
-        (ids, values): (&Id, &View),
-        (along, count): (Along, usize),
-        dim: DimId,
-        row: DimId,
-    ) {
-        let (base, stride, id_offset, offset_at): (String, String, String, String) = match (table, along) {
-            (Place::Strided(view), Along::Stride(stride)) => (
-                self.address(view, &|_| None),
-                view.stride(dim).to_string(),
-                format!("id * {stride}"),
-                format!("every * {stride}"),
-            ),
-            (Place::Packed(view), _) => {
-                let (k, n) = self.packed_positions(view, &at_start);
-                let base = self.program.args[view.arg].name.clone();
-                let offset = |id: &str| match along {
-                    Along::PackedN => format!("packed_offset({id}, {k}, {})", view.depth),
-                    _ => format!("packed_offset({n}, {id}, {})", view.depth),
-                };
-                (base, "PANEL".to_owned(), offset("id"), offset("every"))
-            }
-            _ => return,
-        };
-        let (name, width) = (self.name(dim).to_owned(), self.count(dim));
-        // Along the panels the other axis is strided by a panel's width; along k it lies within panels.
-        let element = |offset: &str| match (table, along) {
-            (Place::Packed(view), Along::PackedK) => {
-                format!(
-                    "{base} + packed_offset({name}_start + i, {}, {})",
-                    if offset == id_offset { "id" } else { "every" },
-                    view.depth
-                )
-            }
-            _ => format!("{base} + {offset} + i * {stride}"),
-        };
-        self.open(format!("for (int64_t every = 0; every < {count}; every++) {{"));
-        let begin = match start {
-            ScatterStart::Zero => "0.0f".to_owned(),
-            ScatterStart::From(arg) => {
-                let other = self.program.args[*arg].name.clone();
-                format!("{other}[({}) - {base}]", element(&offset_at))
-            }
-        };
-        self.line(format!("for (int64_t i = 0; i < {width}; i++) *({}) = {begin};", element(&offset_at)));
-        self.close();
-        let row_name = self.name(row).to_owned();
-        self.line(format!("const int64_t {row_name}_start = 0;"));
-        self.open(format!("for (int64_t i_{row_name} = 0; i_{row_name} < step->rows; i_{row_name}++) {{"));
-        let index = |each: DimId| (each == row).then(|| format!("i_{row_name}"));
-        let id = match ids {
-            Id::Stored(view) => format!("*({})", self.address(view, &index)),
-            Id::Position(_) => format!("step->row_position[i_{row_name}]"),
-        };
-        let source = self.address(values, &index);
-        let value_stride = values.stride(dim);
-        self.line(format!("const int64_t id = {id};"));
-        self.line(format!("const float *values = {source};"));
-        self.line(format!(
-            "for (int64_t i = 0; i < {width}; i++) *({}) += values[i * {value_stride}];",
-            element(&id_offset)
-        ));
-        self.close();
     }
 }

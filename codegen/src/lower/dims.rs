@@ -149,22 +149,7 @@ pub fn choose(group: &Group, context: &Context) -> Result<Dims, LowerError> {
             dims.stream = Some(row);
             gradient_blocks(&mut dims, group, &contractions, graph, context);
         }
-        GroupKind::Scatter => {
-            let row = dims.add("row", Extent::Rows { leading: Leading::Rows, block: usize::MAX });
-            dims.row = Some(row);
-            let put = group.nodes.iter().find_map(|&id| match graph.op(id) {
-                Op::PutAdd(put) => Some((id, put.axis)),
-                _ => None,
-            });
-            if let Some((id, axis)) = put {
-                let others = context.layouts.ordered(graph.axes(id).without(&[axis]).iter().copied());
-                if let [axis] = others[..]
-                    && let Some(size) = axis.fixed_size()
-                {
-                    dims.divide(axis, Extent::Blocks { size, block: choose_block(size, 1, 32, 1) });
-                }
-            }
-        }
+        GroupKind::Scatter => scatter_blocks(&mut dims, group, graph, context)?,
         GroupKind::Stream(axes) => {
             let long = |axis: StreamAxis| matches!(axis, StreamAxis::Time | StreamAxis::Past);
             if long(axes.along) {
@@ -366,7 +351,7 @@ fn gradient_blocks(
         for (axes, least, align) in [row_blocks, (columns, GRADIENT_COLUMNS, context.panel)] {
             if let [axis, rest @ ..] = &axes[..]
                 && let Some(size) = axis.fixed_size()
-                && unmoved_operands(group, graph, *axis)
+                && unmoved(group, graph, *axis)
             {
                 let block = choose_block(size, product(rest), least, align);
                 if block < size {
@@ -374,16 +359,51 @@ fn gradient_blocks(
                 }
             }
         }
-    } else if let Some((axis, size)) = first_shared_output_axis(group, graph, context) {
+    } else if let Some((axis, size)) = first_shared_axis(group, graph, context) {
         dims.divide(axis, Extent::Blocks { size, block: choose_block(size, 1, 32, 1) });
     }
 }
 
-fn unmoved_operands(group: &Group, graph: &Graph, axis: Axis) -> bool {
-    unmoved(group, graph, axis)
-}
-
-/// The first axis that every node with fixed axes has, in a sum over rows.
-fn first_shared_output_axis(group: &Group, graph: &Graph, context: &Context) -> Option<(Axis, usize)> {
-    first_shared_axis(group, graph, context)
+/// Divides the adjoint of a gather by the rows of its table, or by the first
+/// further axis: rows that are added to one element are added by one instance.
+fn scatter_blocks(
+    dims: &mut Dims,
+    group: &Group,
+    graph: &Graph,
+    context: &Context,
+) -> Result<(), LowerError> {
+    for &id in &group.nodes {
+        let Op::PutAdd(put) = graph.op(id) else { continue };
+        let error = |problem: String| LowerError {
+            node: format!("{}: {}", graph.op(id).name(), graph.ty(id)),
+            problem,
+        };
+        let own = leading(graph.axes(id)).map_err(error)?;
+        let mut added = own;
+        for operand in graph.operands(id) {
+            match leading(graph.axes(operand)).map_err(error)? {
+                Leading::None => {}
+                other if added == Leading::None || added == other => added = other,
+                _ => return Err(error("adds rows of tokens to rows of sequences".to_owned())),
+            }
+        }
+        if added != Leading::None {
+            let block = if own == Leading::None { STREAMED_ROWS } else { POINTWISE_ROWS };
+            let row = dims.add("row", Extent::Rows { leading: added, block });
+            dims.row = Some(row);
+            match own {
+                Leading::None => dims.stream = Some(row),
+                _ => dims.grid.push(row),
+            }
+        }
+        let further = context.layouts.ordered(graph.axes(id).without(&[put.axis]).iter().copied());
+        let further: Vec<Axis> = further.into_iter().filter(|axis| axis.fixed_size().is_some()).collect();
+        if let [axis, rest @ ..] = &further[..]
+            && let Some(size) = axis.fixed_size()
+        {
+            let block = choose_block(size, product(rest), 32, 1);
+            dims.divide(*axis, Extent::Blocks { size, block });
+        }
+    }
+    Ok(())
 }

@@ -167,7 +167,7 @@ impl Lowering<'_> {
     }
 
     /// The result's dimensions, as they lie where it is written.
-    fn result_order(&self, c: &Place, dims: &[DimId]) -> Vec<DimId> {
+    pub(super) fn result_order(&self, c: &Place, dims: &[DimId]) -> Vec<DimId> {
         match c {
             Place::Strided(_) => dims.to_vec(),
             Place::Packed(view) => {
@@ -225,7 +225,7 @@ impl Lowering<'_> {
                 }
                 let rows_contiguous = k.last().is_some_and(|&dim| view.stride(dim) == 1);
                 if rows_contiguous && batch.is_empty() && as_one {
-                    return self.transposed(schedule, id, place.clone(), k, n, stage);
+                    return self.transposed(schedule, id, place.clone(), (k, n), after, stage);
                 }
             }
             Place::Packed(view) => {
@@ -233,7 +233,7 @@ impl Lowering<'_> {
                     return Ok(place);
                 }
                 if batch.is_empty() && self.panels_run(view, n, k) {
-                    return self.transposed(schedule, id, place.clone(), k, n, stage);
+                    return self.transposed(schedule, id, place.clone(), (k, n), after, stage);
                 }
             }
         }
@@ -273,13 +273,13 @@ impl Lowering<'_> {
         schedule: &mut Schedule,
         id: NodeId,
         from: Place,
-        rows: &[DimId],
-        columns: &[DimId],
+        (rows, columns): (&[DimId], &[DimId]),
+        after: bool,
         stage: usize,
     ) -> Result<Place, LowerError> {
         let dims = [rows, columns].concat();
         let to = self.new_tile(&format!("{}_transposed", self.name(id)), dims.clone());
-        let phase = self.copy_phase(id, &dims, false);
+        let phase = self.copy_phase(id, &dims, after);
         let stmt = Stmt::Transpose { rows: rows.to_vec(), columns: columns.to_vec(), from, to: to.clone() };
         schedule.push(phase, stage, Order::First, stmt);
         Ok(Place::Strided(to))

@@ -3,14 +3,10 @@
 //! running maximum.
 
 use super::stages::{Class, Fold, Lowering, Phase};
-use super::{LowerError, Lowered, Source};
-use crate::tile::{
-    Along, DimId, Id, Instr, Nest, Place, RowMap, ScatterStart, Stmt, StreamBounds, TileProgram, ValueId,
-    View,
-};
+use super::{LowerError, Lowered};
+use crate::tile::{DimId, Instr, Nest, Place, Stmt, StreamBounds, TileProgram, ValueId, View};
 use diptych_ir::ops::Literal;
 use diptych_ir::{DType, NodeId, Op, ReduceKind, ScalarFn};
-use diptych_passes::layout::{Leading, symbol};
 use std::collections::{BTreeMap, HashMap};
 
 /// A nest being built.
@@ -180,64 +176,6 @@ impl Lowering<'_> {
         }
     }
 
-    fn compute_take(
-        &mut self,
-        nest: &mut NestBuilder,
-        id: NodeId,
-        axis: diptych_ir::Axis,
-        operands: &[NodeId],
-    ) -> Result<ValueId, LowerError> {
-        let ids = operands[1];
-        if symbol(axis).is_some() {
-            if self.group_leading() != Leading::Batch || self.leading(operands[0]) != Leading::Rows {
-                return Err(self.error(
-                    id,
-                    "takes along a run-time axis: only one token of each sequence can be taken".into(),
-                ));
-            }
-            let arg = self.arg(Source::Value(ids), DType::I32, false);
-            let Place::Strided(mut view) = self.place(operands[0], false)? else {
-                return Err(self.error(id, "takes tokens of a packed value".into()));
-            };
-            view.rows = RowMap::Chosen(arg);
-            return Ok(nest.push(Instr::Load(Place::Strided(view))));
-        }
-        let which = self.id(id, ids)?;
-        let dim = self.dims.of(axis);
-        let (table, along) = match self.place(operands[0], false)? {
-            Place::Strided(mut view) => {
-                let stride = dim.map_or(0, |dim| view.stride(dim));
-                view.strides.retain(|entry| Some(entry.0) != dim);
-                (Place::Strided(view), Along::Stride(stride))
-            }
-            Place::Packed(mut view) => {
-                let along = if view.n.iter().any(|entry| Some(entry.0) == dim) {
-                    Along::PackedN
-                } else {
-                    Along::PackedK
-                };
-                view.n.retain(|entry| Some(entry.0) != dim);
-                view.k.retain(|entry| Some(entry.0) != dim);
-                (Place::Packed(view), along)
-            }
-        };
-        Ok(nest.push(Instr::LoadAt { table, id: which, along }))
-    }
-
-    /// What says which row of a table a node means.
-    fn id(&mut self, node: NodeId, ids: NodeId) -> Result<Id, LowerError> {
-        if let Op::Index(index) = self.graph.op(ids) {
-            let dim = self.dims.of(index.axis);
-            return dim
-                .map(Id::Position)
-                .ok_or_else(|| self.error(node, "has ids that are not walked".into()));
-        }
-        match self.place(ids, false)? {
-            Place::Strided(view) => Ok(Id::Stored(view)),
-            Place::Packed(_) => Err(self.error(node, "has packed ids".into())),
-        }
-    }
-
     fn emit_pointwise(&mut self, schedule: &mut Schedule, id: NodeId) -> Result<(), LowerError> {
         let computed = self.computed[&id].clone();
         let nest = schedule.nest(computed.phase, computed.stage, &computed.dims);
@@ -349,30 +287,6 @@ impl Lowering<'_> {
             fresh: in_registers && !accumulates,
         });
         self.emit_store(schedule, id)
-    }
-
-    fn emit_scatter(&mut self, schedule: &mut Schedule, id: NodeId) -> Result<(), LowerError> {
-        let Op::PutAdd(put) = self.graph.op(id).clone() else { return Ok(()) };
-        let [ids, values] = self.graph.operands(id)[..] else { return Ok(()) };
-        let (Some(&dim), Some(row)) = (self.dims.grid.first(), self.dims.row) else {
-            return Err(self.error(id, "needs a table of two axes, and one row a token".into()));
-        };
-        let ids = self.id(id, ids)?;
-        let Place::Strided(values) = self.place(values, false)? else {
-            return Err(self.error(id, "adds packed values".into()));
-        };
-        let count = put.axis.fixed_size().unwrap_or(1);
-        let axis = self.dims.of(put.axis);
-        let table = self.stored(id, true)?;
-        let along = match &table {
-            Place::Strided(view) => Along::Stride(axis.map_or(0, |axis| view.stride(axis))),
-            Place::Packed(view) if view.n.iter().any(|entry| Some(entry.0) == axis) => Along::PackedN,
-            Place::Packed(_) => Along::PackedK,
-        };
-        let stmt =
-            Stmt::Scatter { table, start: ScatterStart::Zero, ids, values, along: (along, count), dim, row };
-        schedule.push(Phase::Before, 0, Order::Last, stmt);
-        Ok(())
     }
 
     fn fold_starts(&self, fold: &Fold) -> Vec<Stmt> {
@@ -514,7 +428,7 @@ fn scalar(literal: &Literal) -> Instr {
     let value = literal.as_scalar().unwrap_or(0.0);
     match literal.dtype {
         DType::I32 => Instr::Int(value as i32),
-        DType::Bool => Instr::Int(if value != 0.0 { -1 } else { 0 }),
+        DType::Bool => Instr::Truth(value != 0.0),
         DType::F32 | DType::BF16 => Instr::Float(value as f32),
     }
 }

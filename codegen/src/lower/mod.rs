@@ -7,6 +7,7 @@ mod dots;
 mod emit;
 mod places;
 mod stages;
+mod tables;
 
 use crate::tile::TileProgram;
 use diptych_ir::{NodeId, Program, RegionId};

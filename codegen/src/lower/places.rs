@@ -209,6 +209,10 @@ impl Lowering<'_> {
                     rows: RowMap::InOrder,
                 }))
             }
+            // Loads widen.
+            (Op::Cast(_), Some(x)) if self.is_free(id) && self.graph.ty(x).dtype == DType::BF16 => {
+                self.place(x, after_stream)
+            }
             (Op::Rename(rename), Some(x)) => {
                 let place = self.place(x, after_stream)?;
                 self.renamed(place, rename.from, rename.to)

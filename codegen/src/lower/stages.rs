@@ -151,8 +151,10 @@ impl<'a> Lowering<'a> {
                 op => return Err(self.error(id, format!("no kernel computes {}", op.name()))),
             };
             let dims = self.node_dims(id);
-            let walked =
-                if matches!(class, Class::Reduce | Class::Dot) { self.walked(id) } else { dims.clone() };
+            let walked = match class {
+                Class::Reduce | Class::Dot | Class::Scatter => self.walked(id),
+                Class::Pointwise | Class::Concat => dims.clone(),
+            };
             let streams = |dims: &[DimId]| self.dims.stream.is_some_and(|stream| dims.contains(&stream));
             let over_stream = streams(&walked) && !streams(&dims);
             let reads = self.reads(id);

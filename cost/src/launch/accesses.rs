@@ -36,8 +36,8 @@ pub(super) struct Accesses<'a> {
 /// its own.
 fn bytes_of_row_element(along: Along, element_bytes: f64) -> f64 {
     match along {
-        Along::PackedN => element_bytes.max(LINE_BYTES),
-        Along::PackedK | Along::Stride(_) => element_bytes,
+        Along::PackedN(_) => element_bytes.max(LINE_BYTES),
+        Along::PackedK(_) | Along::Stride(_) => element_bytes,
     }
 }
 
@@ -63,11 +63,12 @@ impl<'a> Accesses<'a> {
             match instr {
                 Instr::Load(place) => self.walked(place, &nest.dims, Direction::Read, at),
                 Instr::Store(place, _) => self.walked(place, &nest.dims, Direction::Write, at),
-                Instr::LoadAt { table, id, along } => {
+                Instr::LoadAt { table, id, along, .. } => {
                     // A row for each id: as many as there are ids.
                     let mut of_id: Vec<DimId> = match id {
                         Id::Stored(view) => varying(&Place::Strided(view.clone())),
                         Id::Position(dim) => vec![*dim],
+                        Id::Computed(_) => nest.dims.clone(),
                     };
                     if let Id::Stored(view) = id {
                         self.walked(&Place::Strided(view.clone()), &nest.dims, Direction::Read, at);
@@ -83,6 +84,14 @@ impl<'a> Accesses<'a> {
                             self.add_moved(arg, false, usize::MAX, of_id, at, moved);
                         }
                         None => self.near_read += 4.0 * self.sizes.points(&of_id, at),
+                    }
+                }
+                Instr::AddAt { table, id, along, .. } => {
+                    if let Id::Stored(view) = id {
+                        self.walked(&Place::Strided(view.clone()), &nest.dims, Direction::Read, at);
+                    }
+                    if let Some(arg) = argument(table) {
+                        self.rows_of(arg, *along, self.sizes.points(&nest.dims, at));
                     }
                 }
                 Instr::Reduce { over, .. } => {
@@ -192,26 +201,11 @@ impl<'a> Accesses<'a> {
         self.found.push(Access { arg, write, offset, dims, at, element_bytes, bytes, again: 0.0, footprint });
     }
 
-    /// So many elements of an argument, each once.
-    pub(super) fn whole(&mut self, arg: usize, elements: f64, direction: Direction) {
+    /// So many elements of rows of a table, which was written once before, are updated in any order.
+    fn rows_of(&mut self, arg: usize, along: Along, elements: f64) {
         let element_bytes = self.sizes.program.args[arg].dtype.bytes() as f64;
-        let bytes = elements * element_bytes;
-        self.found.push(Access {
-            arg,
-            write: direction != Direction::Read,
-            offset: 0,
-            dims: self.sizes.program.grid.clone(),
-            at: At::INSTANCE,
-            element_bytes,
-            bytes,
-            again: 0.0,
-            footprint: bytes,
-        });
-    }
-
-    /// So many elements of rows of a table, of so many bytes in all, are updated in any order.
-    pub(super) fn rows_of(&mut self, arg: usize, along: Along, elements: f64, table_bytes: f64) {
-        let element_bytes = self.sizes.program.args[arg].dtype.bytes() as f64;
+        let of_table = self.found.iter().filter(|access| access.arg == arg && access.write);
+        let table_bytes = of_table.map(|access| access.bytes).fold(0.0, f64::max);
         self.scattered.push(Traffic {
             bytes: elements * bytes_of_row_element(along, element_bytes),
             footprint_bytes: 0.0,

@@ -115,21 +115,6 @@ impl<'a> Counter<'a> {
                 };
                 self.accesses.place(place, &dims, Direction::Write, at);
             }
-            Stmt::Scatter { table, start, values, along, dim, row, .. } => {
-                let width = sizes.points(&[*dim], at);
-                let every = along.1 as f64 * width;
-                let rows = sizes.points(&[*row, *dim], at);
-                self.operations.arithmetic(rows, rows);
-                if let tile::ScatterStart::From(arg) = start {
-                    self.accesses.whole(*arg, every, Direction::Read);
-                }
-                if let Some(arg) = accesses::argument(table) {
-                    self.accesses.whole(arg, every, Direction::Write);
-                    let table_bytes = every * sizes.program.args[arg].dtype.bytes() as f64;
-                    self.accesses.rows_of(arg, along.0, rows, table_bytes);
-                }
-                self.accesses.place(&Place::Strided(values.clone()), &[*row, *dim], Direction::Read, at);
-            }
             Stmt::Stream { dim, bounds, body } => self.statements(body, At { stream: Some((*dim, *bounds)) }),
         }
     }

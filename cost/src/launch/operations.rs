@@ -36,12 +36,6 @@ impl Operations {
         Operations { whole: true, ..Operations::new(1) }
     }
 
-    /// Additions or the like: of values, and as issued.
-    pub(super) fn arithmetic(&mut self, scalar: f64, issued: f64) {
-        self.scalar.arithmetic += scalar;
-        self.issued.arithmetic += issued;
-    }
-
     /// A copy with rows and columns exchanged, by squares of vectors: each vector goes through as many shuffles
     /// as a lane number has bits, one a clock where two additions are.
     pub(super) fn transpose(&mut self, elements: f64) {
@@ -101,13 +95,13 @@ fn masks(nest: &Nest) -> Vec<bool> {
 /// Whether an instruction gives each lane something of its own.
 fn varies_along(instr: &Instr, inner: DimId, varies: &[bool]) -> bool {
     match instr {
-        Instr::Float(_) | Instr::Int(_) => false,
+        Instr::Float(_) | Instr::Int(_) | Instr::Truth(_) => false,
         Instr::Position(dim) => *dim == inner,
         Instr::Load(place) => stride(place, inner) > 0,
         Instr::LoadAt { table, id, .. } => stride(table, inner) > 0 || id_varies(id, inner),
         Instr::Map(_, operands) => operands.iter().any(|&operand| varies[operand]),
         Instr::ToFloat(value) | Instr::Round(value) => varies[*value],
-        Instr::Store(..) | Instr::Reduce { .. } => true,
+        Instr::Store(..) | Instr::AddAt { .. } | Instr::Reduce { .. } => true,
     }
 }
 
@@ -115,6 +109,7 @@ fn id_varies(id: &Id, inner: DimId) -> bool {
     match id {
         Id::Stored(view) => view.stride(inner) > 0,
         Id::Position(dim) => *dim == inner,
+        Id::Computed(_) => true,
     }
 }
 
@@ -132,7 +127,9 @@ fn stride(place: &Place, dim: DimId) -> usize {
 fn by_lanes(instr: &Instr, inner: DimId) -> bool {
     match instr {
         Instr::Load(place) | Instr::Store(place, _) => stride(place, inner) > 1,
-        Instr::LoadAt { table, id, .. } => id_varies(id, inner) || stride(table, inner) > 1,
+        Instr::LoadAt { table, id, .. } | Instr::AddAt { table, id, .. } => {
+            id_varies(id, inner) || stride(table, inner) > 1
+        }
         Instr::Reduce { over, into: View { .. }, .. } if over.contains(&inner) => false,
         Instr::Reduce { into, .. } => into.stride(inner) > 1,
         _ => false,
@@ -143,10 +140,15 @@ fn by_lanes(instr: &Instr, inner: DimId) -> bool {
 fn of(instr: &Instr) -> ScalarOps {
     let arithmetic = |arithmetic: f64| ScalarOps { arithmetic, ..ScalarOps::default() };
     match instr {
-        Instr::Float(_) | Instr::Int(_) | Instr::Load(_) | Instr::LoadAt { .. } | Instr::Store(..) => {
-            ScalarOps::default()
+        Instr::Float(_)
+        | Instr::Int(_)
+        | Instr::Truth(_)
+        | Instr::Load(_)
+        | Instr::LoadAt { .. }
+        | Instr::Store(..) => ScalarOps::default(),
+        Instr::Position(_) | Instr::ToFloat(_) | Instr::AddAt { .. } | Instr::Reduce { .. } => {
+            arithmetic(1.0)
         }
-        Instr::Position(_) | Instr::ToFloat(_) | Instr::Reduce { .. } => arithmetic(1.0),
         // Add half of the last place kept, by its parity, unless it is not a number.
         Instr::Round(_) => arithmetic(5.0),
         Instr::Map(function, _) => of_function(*function),

@@ -54,16 +54,16 @@ struct Case {
 
 /// Checks the programs of these seeds.
 pub fn check(seeds: &[u64], options: Options, compiler: &Compiler, cache: &KernelCache) -> Findings {
-    let random = |&seed: &u64| {
+    let of_seed = |&seed: &u64| {
         let (program, traits) = program(seed);
         (seed, program, traits)
     };
-    check_programs(seeds.iter().map(random).collect(), options, compiler, cache)
+    check_programs(seeds.iter().map(of_seed), options, compiler, cache)
 }
 
-/// Checks programs, each with the seed of its numbers.
+/// Checks programs, each with a seed for its parameters and texts.
 pub fn check_programs(
-    programs: Vec<(u64, Program, Traits)>,
+    programs: impl IntoIterator<Item = (u64, Program, Traits)>,
     options: Options,
     compiler: &Compiler,
     cache: &KernelCache,

@@ -221,7 +221,7 @@ pub fn program(seed: u64) -> (Program, Traits) {
         let x = random.axis(100);
         random.keep(m.input("x", DType::F32, [m.batch(), m.time(), x]));
         let rows = random.axis_of(TOKENS);
-        // Gradients of tables of more than two axes are refused: few programs have them.
+        // Most tables have two axes, as in models.
         let columns = if random.numbers.once_in(12) { random.some_axes(64) } else { vec![random.axis(64)] };
         let table = random.param(&[&[rows][..], &columns].concat(), 1.0);
         random.keep(table.take(m.tokens(), rows));
