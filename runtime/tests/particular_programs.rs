@@ -7,7 +7,7 @@ use diptych_codegen::c::prelude::VectorWidth;
 use diptych_ir::{Axis, DType, Initializer, Program};
 use diptych_models::{ModelBuilder, Tensor};
 use diptych_runtime::cpu::compile::{Compiler, KernelCache};
-use support::check::{Findings, Options, check_programs};
+use support::check::{Findings, Options, check, check_programs};
 use support::programs::{CONTEXT, TOKENS, Traits};
 
 /// What a builder has, with the axes and values that the programs share.
@@ -139,4 +139,12 @@ fn truth_values_are_one_and_zero() {
             base.x * weight
         }),
     ]);
+}
+
+/// Gradients that are the same for every token: found by random search.
+#[test]
+fn gradients_may_leave_out_time() {
+    let options = Options { width: VectorWidth::detect(), budget: 3e5, gradients: true };
+    let seeds = [205, 321, 337, 359];
+    none_differ(check(&seeds, options, &Compiler::find().unwrap(), &KernelCache::standard()), &[]);
 }

@@ -44,7 +44,7 @@ pub use top_k::TopK;
 
 use crate::evaluate::{Context, Value};
 use crate::text::Reader;
-use crate::{Axes, Axis, DType, Graph, NodeId, Result, TensorType};
+use crate::{Axes, Axis, DType, Graph, IrError, NodeId, Result, Size, TensorType};
 
 /// Everything the compiler knows of an op.
 pub trait Operator {
@@ -202,9 +202,11 @@ pub(crate) fn sum_to(graph: &mut Graph, gradient: NodeId, result: &Axes, operand
         let count = graph.add(Literal::scalar(DType::F32, fixed as f64), &[])?;
         sum = graph.add(Map(ScalarFn::Mul), &[sum, count])?;
     }
-    for &axis in left_out.iter().filter(|axis| axis.fixed_size().is_none()) {
-        let each = ones(graph, axis)?;
-        let count = graph.add(Reduce { kind: ReduceKind::Sum, over: vec![axis] }, &[each])?;
+    let run_time: Vec<Axis> = left_out.iter().copied().filter(|axis| axis.fixed_size().is_none()).collect();
+    if !run_time.is_empty() {
+        let each = run_time_ones(graph, &run_time, result)?;
+        let over = graph.ordered(run_time);
+        let count = graph.add(Reduce { kind: ReduceKind::Sum, over }, &[each])?;
         sum = graph.add(Map(ScalarFn::Mul), &[sum, count])?;
     }
     Ok(sum)
@@ -217,24 +219,48 @@ pub(crate) fn sum_to(graph: &mut Graph, gradient: NodeId, result: &Axes, operand
 /// When the gradient has another axis of the same name.
 pub fn spread(graph: &mut Graph, gradient: NodeId, axes: &[Axis]) -> Result<NodeId> {
     let mut spread = gradient;
-    for &axis in axes {
-        if !graph.axes(spread).contains(axis) {
-            let ones = ones(graph, axis)?;
+    let held = graph.axes(gradient).clone();
+    let left_out = || axes.iter().copied().filter(|axis| !held.contains(*axis));
+    let run_time: Vec<Axis> = left_out().filter(|axis| axis.fixed_size().is_none()).collect();
+    if !run_time.is_empty() {
+        let ones = run_time_ones(graph, &run_time, axes)?;
+        spread = graph.add(Map(ScalarFn::Mul), &[spread, ones])?;
+    }
+    for axis in left_out() {
+        if let Some(size) = axis.fixed_size() {
+            let ones = graph.add(Literal::table(DType::F32, axis, &vec![1.0; size])?, &[])?;
             spread = graph.add(Map(ScalarFn::Mul), &[spread, ones])?;
         }
     }
     Ok(spread)
 }
 
-/// Adds ones along an axis. A size that is not known yet has no table: there a
-/// position is compared with itself.
-fn ones(graph: &mut Graph, axis: Axis) -> Result<NodeId> {
-    if let Some(size) = axis.fixed_size() {
-        return graph.add(Literal::table(DType::F32, axis, &vec![1.0; size])?, &[]);
+/// The symbol of the axis of sequences. How far another run-time axis goes depends on the sequence.
+const SEQUENCES: &str = "batch";
+
+/// Adds ones over run-time axes, of those that a value has. Their sizes are not
+/// known yet, so that there is no table: a position is compared with itself. A
+/// position is one of a sequence: together, the axes have as many points as
+/// all sequences have positions, and not as many as if all were of one length.
+fn run_time_ones(graph: &mut Graph, axes: &[Axis], of: &[Axis]) -> Result<NodeId> {
+    let is_of_sequences = |axis: Axis| axis.size == Size::Symbolic(SEQUENCES.into());
+    let sequences = of.iter().copied().find(|&axis| is_of_sequences(axis));
+    let (whole, along): (Vec<Axis>, Vec<Axis>) = axes.iter().partition(|&&axis| is_of_sequences(axis));
+    let indices: Vec<Index> = match along[..] {
+        [] => whole.into_iter().map(|axis| Index { axis, origin: None }).collect(),
+        _ => along.into_iter().map(|axis| Index { axis, origin: sequences }).collect(),
+    };
+    let mut everywhere: Option<NodeId> = None;
+    for index in indices {
+        let index = graph.add(index, &[])?;
+        let same = graph.add(Map(ScalarFn::Equal), &[index, index])?;
+        everywhere = Some(match everywhere {
+            Some(before) => graph.add(Map(ScalarFn::And), &[before, same])?,
+            None => same,
+        });
     }
-    let index = graph.add(Index { axis, origin: None }, &[])?;
-    let same = graph.add(Map(ScalarFn::Equal), &[index, index])?;
-    graph.add(Cast(DType::F32), &[same])
+    let everywhere = everywhere.ok_or_else(|| IrError::Invalid("ones over no axes were asked for".into()))?;
+    graph.add(Cast(DType::F32), &[everywhere])
 }
 
 /// The number of elements of a type.
