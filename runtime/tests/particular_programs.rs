@@ -148,3 +148,34 @@ fn gradients_may_leave_out_time() {
     let seeds = [205, 321, 337, 359];
     none_differ(check(&seeds, options, &Compiler::find().unwrap(), &KernelCache::standard()), &[]);
 }
+
+/// Weights of no to three axes, in panels or not, of layers and of their own, of which hardly any fills its
+/// panels: what fills them up counts in no norm, and stays zero.
+#[test]
+fn optimiser_steps_of_odd_weights_at_every_width() {
+    let odd = || {
+        program("odd weights", |base| {
+            let Base { m, embed, vocab, x } = base;
+            let (hidden, head, depth) = (m.axis("hidden", 45), m.axis("a", 3), m.axis("b", 7));
+            let table = base.param("table", &[vocab, embed]);
+            let x = m.repeat("layers", 2, x + table.take(m.tokens(), vocab), |m, x| {
+                let param = |name: &str, axes: &[Axis], decay: bool| {
+                    m.param(name, axes.to_vec(), Initializer::Uniform { bound: 0.3 }, decay)
+                };
+                let wide = m.contract(&[x, param("up", &[hidden, embed], true)], embed).tanh();
+                let heads = m.contract(&[x, param("heads", &[embed, head, depth], true)], embed);
+                let x = x + m.contract(&[wide, param("down", &[hidden, embed], true)], hidden);
+                let back = param("back", &[head, depth, embed], true);
+                (x + m.contract(&[heads, back], [head, depth])) * param("scale", &[embed], false)
+            });
+            let single = m.axis("single", 1);
+            let one = m.contract(&[x, base.param("one_column", &[embed, single])], embed);
+            x * one.sum(single) + base.param("shift", &[])
+        })
+    };
+    for width in VectorWidth::ALL.into_iter().filter(|width| width.is_supported()) {
+        let options = Options { width, budget: 1e5, gradients: true };
+        let found = check_programs([odd()], options, &Compiler::find().unwrap(), &KernelCache::standard());
+        none_differ(found, &[]);
+    }
+}

@@ -4,6 +4,7 @@
 
 use super::programs::{CONTEXT, Traits, program};
 use super::reference::{Text, parameters, texts, values};
+use super::update::padding_is_zero;
 use diptych_codegen::c::prelude::VectorWidth;
 use diptych_codegen::driver::{CompiledProgram, compile_program};
 use diptych_codegen::entry::{EntryOptions, Limits, Role};
@@ -41,15 +42,16 @@ pub struct Options {
     pub width: VectorWidth,
     /// Evaluator's steps to spend on each program and entry.
     pub budget: f64,
-    /// Whether gradients are checked too.
+    /// Whether gradients and the optimiser's step are checked too.
     pub gradients: bool,
 }
 
-struct Case {
-    seed: u64,
+/// A program on its way.
+pub struct Case {
+    pub(super) seed: u64,
     traits: Traits,
     program: Program,
-    compiled: CompiledProgram,
+    pub(super) compiled: CompiledProgram,
 }
 
 /// Checks the programs of these seeds.
@@ -70,7 +72,7 @@ pub fn check_programs(
 ) -> Findings {
     let mut findings = Findings::default();
     let kinds: &[EntryKind] = match options.gradients {
-        true => &[EntryKind::Score, EntryKind::Train],
+        true => &[EntryKind::Score, EntryKind::Train, EntryKind::Update],
         false => &[EntryKind::Score],
     };
     let mut cases = Vec::new();
@@ -126,6 +128,7 @@ impl Case {
         self.check_score(&numbers, &store, kernels, pool, options)?;
         if self.compiled.entries.contains_key(&EntryKind::Train) {
             self.check_train(&numbers, &store, kernels, pool, options)?;
+            self.check_update(&mut store, kernels, pool, options)?;
         }
         Ok(())
     }
@@ -197,6 +200,7 @@ impl Case {
             }
         }
         run.rows(&texts.iter().collect::<Vec<_>>(), pool)?;
+        padding_is_zero(store, options.width.panel()).map_err(|problem| format!("train: {problem}"))?;
         let largest = wanted.values().flatten().fold(0.0_f64, |most, x| most.max(x.abs()));
         for (name, wanted) in wanted {
             let found = store.get(gradient_name(name)).map_err(|error| error.to_string())?;
@@ -212,7 +216,11 @@ impl Case {
     }
 }
 
-fn compare(place: &str, found: &[f32], wanted: &[f64], tolerance: f64, floor: f64) -> Result<(), String> {
+/// Whether numbers are those that are wanted, up to `tolerance` of the largest of them or of `floor`.
+///
+/// # Errors
+/// Which is not.
+pub fn compare(place: &str, found: &[f32], wanted: &[f64], tolerance: f64, floor: f64) -> Result<(), String> {
     if found.len() != wanted.len() {
         return Err(format!("{place}: {} numbers instead of {}", found.len(), wanted.len()));
     }

@@ -7,3 +7,4 @@ pub mod check;
 pub mod numbers;
 pub mod programs;
 pub mod reference;
+pub mod update;
