@@ -2,6 +2,7 @@
 //! buffer. A value that a region yields is written straight to where it goes.
 
 use super::layouts::ValueLayouts;
+use super::overwriting::is_overwritten_too_soon;
 use super::together::join;
 use super::{ArgRef, Buffer, BufferId, CompiledEntry, GridCount, Launch, PlanStep, Role, Slot};
 use crate::c;
@@ -101,38 +102,44 @@ pub fn compile_entry(
     })
 }
 
-struct Builder<'a> {
-    program: &'a Program,
+pub(super) struct Builder<'a> {
+    pub(super) program: &'a Program,
     entry: &'a Entry,
     layouts: &'a Layouts,
     values: &'a ValueLayouts<'a>,
     fused: &'a HashMap<RegionId, RegionSteps>,
     options: EntryOptions,
     training: bool,
-    buffers: Vec<Buffer>,
+    pub(super) buffers: Vec<Buffer>,
     kernels: Vec<TileProgram>,
     texts: Vec<c::KernelText>,
-    time: usize,
+    pub(super) time: usize,
     /// Values that depend on parameters alone.
     derived: HashSet<(RegionId, NodeId)>,
     derived_places: HashMap<(RegionId, NodeId), ArgRef>,
 }
 
 /// A region on its way: where its values are, and where its results go.
-struct Scope {
-    region: RegionId,
-    places: HashMap<NodeId, ArgRef>,
-    targets: HashMap<NodeId, ArgRef>,
+pub(super) struct Scope {
+    pub(super) region: RegionId,
+    pub(super) places: HashMap<NodeId, ArgRef>,
+    pub(super) targets: HashMap<NodeId, ArgRef>,
     /// Layers, within a repeat.
-    layers: Option<usize>,
+    pub(super) layers: Option<usize>,
 }
 
 impl Builder<'_> {
-    fn error(&self, problem: impl Into<String>) -> CompileError {
+    pub(super) fn error(&self, problem: impl Into<String>) -> CompileError {
         CompileError::Plan { entry: self.entry.kind.name().to_owned(), problem: problem.into() }
     }
 
-    fn add_buffer(&mut self, role: Role, region: RegionId, node: NodeId, slots: usize) -> BufferId {
+    pub(super) fn add_buffer(
+        &mut self,
+        role: Role,
+        region: RegionId,
+        node: NodeId,
+        slots: usize,
+    ) -> BufferId {
         let layout = self.values.get(region, node);
         let dtype = self.program.region(region).graph.ty(node).dtype;
         self.buffers.push(Buffer { role, dtype, layout, slots, first: usize::MAX, last: 0 });
@@ -155,7 +162,7 @@ impl Builder<'_> {
         fixed(self.program.region(region).graph.axes(node)) / stored
     }
 
-    fn touch(&mut self, place: ArgRef) {
+    pub(super) fn touch(&mut self, place: ArgRef) {
         let time = self.time;
         let buffer = &mut self.buffers[place.buffer];
         buffer.first = buffer.first.min(time);
@@ -192,7 +199,9 @@ impl Builder<'_> {
             let slots = self.slots(main, node);
             let stored =
                 ArgRef { buffer: self.role_buffer(Role::Stored(name), main, node, slots), slot: Slot::First };
-            if self.is_overwritten_too_soon(name, node) || scope.targets.contains_key(&node) {
+            if is_overwritten_too_soon(self.program, &self.fused[&main].steps, name, node)
+                || scope.targets.contains_key(&node)
+            {
                 let buffer = self.add_buffer(Role::Temporary, main, node, slots);
                 let place = *scope.targets.entry(node).or_insert(ArgRef { buffer, slot: Slot::First });
                 copies.push(PlanStep::Copy { from: place, to: stored });
@@ -212,53 +221,11 @@ impl Builder<'_> {
         Ok((steps, load_steps))
     }
 
-    /// Whether something reads a parameter after the step that gives its new value.
-    fn is_overwritten_too_soon(&self, name: diptych_ir::Symbol, node: NodeId) -> bool {
-        let graph = &self.program.main().graph;
-        let RegionSteps { steps, in_place } = &self.fused[&Program::MAIN];
-        let param = graph
-            .ids()
-            .into_iter()
-            .find(|&id| matches!(graph.op(id), Op::Param(param) if param.name == name));
-        let Some(param) = param else { return false };
-        let reads = |nodes: &[NodeId]| {
-            let mut stack: Vec<NodeId> = nodes.iter().flat_map(|&id| graph.operands(id)).collect();
-            while let Some(id) = stack.pop() {
-                if id == param {
-                    return true;
-                }
-                if in_place.contains(&id) || diptych_passes::fuse::is_view(graph.op(id)) {
-                    stack.extend(graph.operands(id));
-                }
-            }
-            false
-        };
-        let produced_by = match graph.op(node) {
-            Op::Output(_) => graph.operands(node)[0],
-            _ => node,
-        };
-        let mut written = None;
-        for (index, step) in steps.iter().enumerate() {
-            let (nodes, elementwise) = match step {
-                Step::Group(group) => (group.nodes.clone(), group.kind == GroupKind::Flat),
-                Step::Repeat(repeat) => (vec![*repeat], false),
-            };
-            if nodes.contains(&produced_by) {
-                written = Some((index, elementwise));
-            }
-            if reads(&nodes) {
-                match written {
-                    Some((at, _)) if index > at => return true,
-                    Some((at, false)) if index == at => return true,
-                    _ => {}
-                }
-            }
-        }
-        false
-    }
-
     /// The steps of a region: those of each run, and those done once at load.
-    fn region(&mut self, scope: &mut Scope) -> Result<(Vec<PlanStep>, Vec<PlanStep>), CompileError> {
+    pub(super) fn region(
+        &mut self,
+        scope: &mut Scope,
+    ) -> Result<(Vec<PlanStep>, Vec<PlanStep>), CompileError> {
         let (mut steps, mut load_steps) = (Vec::new(), Vec::new());
         let fused = self.fused;
         for step in &fused[&scope.region].steps {
@@ -320,7 +287,7 @@ impl Builder<'_> {
     }
 
     /// Where a value is; leaves of the main region get their buffers here.
-    fn place(&mut self, scope: &mut Scope, id: NodeId) -> Option<ArgRef> {
+    pub(super) fn place(&mut self, scope: &mut Scope, id: NodeId) -> Option<ArgRef> {
         if let Some(&place) = scope.places.get(&id) {
             return Some(place);
         }
@@ -472,152 +439,10 @@ impl Builder<'_> {
         for byte in c::write(&program, name).text.bytes() {
             hash = (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
         }
-        let mut text = c::write(&program, &format!("{name}_{:08x}", hash >> 32));
+        let mut text = c::write(&program, &format!("{name}_{hash:016x}"));
         text.scratch_floats = program.scratch_floats();
         self.kernels.push(program);
         self.texts.push(text);
         self.kernels.len() - 1
-    }
-
-    fn repeat(
-        &mut self,
-        scope: &mut Scope,
-        node: NodeId,
-        steps: &mut Vec<PlanStep>,
-        load_steps: &mut Vec<PlanStep>,
-    ) -> Result<(), CompileError> {
-        let program = self.program;
-        let graph = &program.region(scope.region).graph;
-        let Op::Repeat(repeat) = graph.op(node).clone() else { return Ok(()) };
-        if scope.layers.is_some() {
-            return Err(self.error("a repeat within a repeat"));
-        }
-        let layers =
-            repeat.layers.fixed_size().ok_or_else(|| self.error("the number of layers must be fixed"))?;
-        let body = program.region(repeat.body);
-        let operands = graph.operands(node);
-        let outputs: HashMap<usize, NodeId> = graph
-            .users(node)
-            .into_iter()
-            .filter_map(|user| match graph.op(user) {
-                Op::Output(output) => Some((output.index, user)),
-                _ => None,
-            })
-            .collect();
-        let mut inner = Scope {
-            region: repeat.body,
-            places: HashMap::new(),
-            targets: HashMap::new(),
-            layers: Some(layers),
-        };
-        let mut outer: Vec<ArgRef> = Vec::new();
-        let mut entering: Vec<PlanStep> = Vec::new();
-        let mut first_in_body: Vec<PlanStep> = Vec::new();
-
-        // What each layer yields, stacked.
-        let mut stacks: HashMap<NodeId, BufferId> = HashMap::new();
-        for position in repeat.carried..repeat.results.len() {
-            let result = body.results[position];
-            let carried = body.arguments[..repeat.carried].contains(&result) && !repeat.reverse;
-            let target = outputs.get(&position).and_then(|output| scope.targets.get(output).copied());
-            let place = match target {
-                Some(target) if !carried => target,
-                _ => {
-                    let slots = layers + usize::from(carried);
-                    ArgRef {
-                        buffer: self.add_buffer(Role::Temporary, repeat.body, result, slots),
-                        slot: Slot::First,
-                    }
-                }
-            };
-            let of_layer = ArgRef { buffer: place.buffer, slot: Slot::Layer };
-            outer.push(place);
-            if let Some(&output) = outputs.get(&position) {
-                scope.places.insert(output, place);
-            }
-            if carried {
-                stacks.insert(result, place.buffer);
-            } else if let Some(argument) = body.arguments.iter().position(|&argument| argument == result) {
-                let from = self.argument_place(scope, &repeat, &operands, argument)?;
-                first_in_body.push(PlanStep::Copy { from, to: of_layer });
-            } else {
-                inner.targets.insert(result, of_layer);
-            }
-        }
-        for (position, &argument) in body.arguments.iter().enumerate() {
-            if position >= repeat.carried {
-                let place = self.argument_place(scope, &repeat, &operands, position)?;
-                outer.push(place);
-                inner.places.insert(argument, place);
-                continue;
-            }
-            let (buffer, before, after, end) = match stacks.get(&argument) {
-                Some(&buffer) => (buffer, Slot::Before, Slot::After, Slot::Final(layers)),
-                None => {
-                    let buffer = self.add_buffer(Role::Temporary, repeat.body, argument, 2);
-                    (buffer, Slot::BeforeInTurn, Slot::AfterInTurn, Slot::FinalInTurn(layers))
-                }
-            };
-            let operand = operands[position];
-            let from = self
-                .place(scope, operand)
-                .ok_or_else(|| self.error("a repeat is given a value that is not stored"))?;
-            let start = ArgRef { buffer, slot: Slot::First };
-            entering.push(PlanStep::Copy { from, to: start });
-            outer.extend([from, start]);
-            inner.places.insert(argument, ArgRef { buffer, slot: before });
-            let result = body.results[position];
-            if inner.targets.contains_key(&result) || body.arguments.contains(&result) {
-                return Err(self.error("a layer passes on a value that it does not compute itself"));
-            }
-            inner.targets.insert(result, ArgRef { buffer, slot: after });
-            if let Some(&output) = outputs.get(&position) {
-                scope.places.insert(output, ArgRef { buffer, slot: end });
-            }
-        }
-        for &place in &outer {
-            self.touch(place);
-        }
-        let (mut run, load) = self.region(&mut inner)?;
-        self.time += 1;
-        for &place in &outer {
-            self.touch(place);
-        }
-        first_in_body.append(&mut run);
-        steps.extend(entering);
-        steps.push(PlanStep::Repeat { layers, reverse: repeat.reverse, body: first_in_body });
-        if !load.is_empty() {
-            load_steps.push(PlanStep::Repeat { layers, reverse: false, body: load });
-        }
-        for (position, &output) in outputs.iter().filter(|(position, _)| **position < repeat.carried) {
-            if let (Some(&target), Some(&from)) = (scope.targets.get(&output), scope.places.get(&output)) {
-                debug_assert!(*position < repeat.carried);
-                self.touch(target);
-                steps.push(PlanStep::Copy { from, to: target });
-            }
-        }
-        Ok(())
-    }
-
-    /// Where a stacked or invariant argument of a repeat is, seen from its body.
-    fn argument_place(
-        &mut self,
-        scope: &mut Scope,
-        repeat: &diptych_ir::ops::Repeat,
-        operands: &[NodeId],
-        position: usize,
-    ) -> Result<ArgRef, CompileError> {
-        let operand = operands[position];
-        let place = self
-            .place(scope, operand)
-            .ok_or_else(|| self.error("a repeat is given a value that is not stored"))?;
-        if position < repeat.carried || position >= repeat.carried + repeat.stacked {
-            return Ok(place);
-        }
-        let slots = self.buffers[place.buffer].slots;
-        if repeat.layers.fixed_size().is_none_or(|layers| slots < layers) || place.slot != Slot::First {
-            return Err(self.error("a stacked value does not lie layer by layer"));
-        }
-        Ok(ArgRef { buffer: place.buffer, slot: Slot::Layer })
     }
 }

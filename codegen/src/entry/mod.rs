@@ -3,6 +3,8 @@
 
 mod build;
 mod layouts;
+mod overwriting;
+mod repeats;
 mod together;
 
 pub use build::{CompileError, EntryOptions, compile_entry};
