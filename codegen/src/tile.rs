@@ -158,6 +158,14 @@ pub enum Instr {
     Truth(bool),
     /// Position along a dimension, absolute in its axis or sequence.
     Position(DimId),
+    /// Absolute position of the row of each sequence that an argument (i32 a
+    /// sequence, counted from the sequence's first new token) names.
+    PositionOf {
+        /// The dimension of sequences.
+        dim: DimId,
+        /// The argument.
+        chosen: usize,
+    },
     /// A load, widened to f32 (integers stay integers).
     Load(Place),
     /// A load at a position that another load gives: a gather of a row.
@@ -308,7 +316,7 @@ pub struct StreamBounds {
     pub window: Option<usize>,
 }
 
-/// A scratch tile of a thread, f32.
+/// A scratch tile of a thread, of elements of four bytes: f32, or i32 where views of it say so.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Tile {
     /// A name for the reader.

@@ -10,8 +10,9 @@ use diptych_ir::{
     Axes, Axis, Bounds, DType, Entry, EntryKind, Graph, Initializer, NodeId, Op, ParamInfo, Program,
     ScalarFn, TensorType,
 };
-use diptych_passes::fuse::{Group, GroupKind};
+use diptych_passes::fuse::{Group, GroupKind, StreamedAxes};
 use diptych_passes::layout::{Layouts, Leading};
+use std::collections::HashSet;
 
 fn ty(dtype: DType, axes: &[Axis]) -> TensorType {
     TensorType::new(dtype, Axes::new(axes.iter().copied()).expect("distinct names"))
@@ -43,6 +44,7 @@ fn lowered(program: &Program, kind: GroupKind, nodes: &[NodeId], outputs: &[Node
         layouts: &layouts,
         layout: &layout,
         history_is_rename: true,
+        in_place: &HashSet::new(),
         panel: 16,
         tile_rows: 4,
     };
@@ -105,7 +107,9 @@ fn updating(axes: &[Axis], build: impl FnOnce(&mut Graph, [NodeId; 2]) -> [NodeI
     program.entries.push(Entry { kind: EntryKind::Update, roots: Vec::new(), updates });
     let layouts = Layouts::choose(&program);
     let options = EntryOptions { panel: 16, tile_rows: 4 };
-    compile_entry(&program, EntryKind::Update, &layouts, options).unwrap_or_else(|error| panic!("{error}"))
+    let streamed = StreamedAxes::of(&program).unwrap_or_else(|error| panic!("{error}"));
+    compile_entry(&program, EntryKind::Update, &layouts, &streamed, options)
+        .unwrap_or_else(|error| panic!("{error}"))
 }
 
 fn number(graph: &mut Graph, value: f64) -> NodeId {

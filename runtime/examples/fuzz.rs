@@ -3,7 +3,8 @@
 //! `cargo run --release -p diptych-runtime --example fuzz -- --seconds 600`.
 //! `--from SEED` starts there, `--seed SEED` looks at one program and prints
 //! it, `--width avx512|avx2|portable` sets the vectors, `--budget STEPS` the
-//! evaluator's work for each program, `--forward` leaves gradients out.
+//! evaluator's work for each program, `--forward` leaves gradients out,
+//! `--no-serving` prefill and decoding.
 
 #[path = "../tests/support/mod.rs"]
 mod support;
@@ -29,13 +30,20 @@ struct Arguments {
 }
 
 fn arguments() -> Result<Arguments, String> {
-    let options = Options { width: VectorWidth::detect(), budget: 3e6, gradients: true };
+    let options = Options { width: VectorWidth::detect(), budget: 3e6, gradients: true, serving: true };
     let mut parsed = Arguments { seconds: 60.0, from: 1000, one: None, options };
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
-        if argument == "--forward" {
-            parsed.options.gradients = false;
-            continue;
+        match argument.as_str() {
+            "--forward" => {
+                parsed.options.gradients = false;
+                continue;
+            }
+            "--no-serving" => {
+                parsed.options.serving = false;
+                continue;
+            }
+            _ => {}
         }
         let value = arguments.next().ok_or(format!("{argument} needs a value"))?;
         let wrong = |_| format!("{argument} takes a number, not `{value}`");
@@ -98,7 +106,7 @@ fn main() -> ExitCode {
     };
     let cache = KernelCache::at(std::env::temp_dir().join("diptych-fuzz"));
     let start = Instant::now();
-    let (mut agreed, mut refused, mut wrong) = (0, 0, 0);
+    let (mut agreed, mut refused, mut unserved, mut wrong) = (0, 0, 0, 0);
     let mut first = one.unwrap_or(from);
     loop {
         let count = if one.is_some() { 1 } else { TOGETHER };
@@ -110,17 +118,25 @@ fn main() -> ExitCode {
         for (seed, problem) in &findings.refused {
             println!("seed {seed} was refused: {problem}");
         }
+        if one.is_some() {
+            for (seed, problem) in &findings.unserved {
+                println!("seed {seed} is not served: {problem}");
+            }
+        }
         for (seed, problem) in &findings.wrong {
             println!("seed {seed} is WRONG: {problem}");
         }
         agreed += findings.agreed;
         refused += findings.refused.len();
+        unserved += findings.unserved.len();
         wrong += findings.wrong.len();
         first += count;
         if one.is_some() || start.elapsed() > Duration::from_secs_f64(seconds) {
             break;
         }
     }
-    println!("seeds {from}..{first}: {agreed} agree, {refused} refused, {wrong} wrong");
+    println!(
+        "seeds {from}..{first}: {agreed} agree, {refused} refused, {unserved} not served, {wrong} wrong"
+    );
     if wrong == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

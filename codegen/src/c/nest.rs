@@ -69,7 +69,7 @@ impl Writer<'_> {
         let mut kinds: Vec<Kind> = Vec::with_capacity(nest.body.len());
         for instr in &nest.body {
             kinds.push(match instr {
-                Instr::Int(_) | Instr::Position(_) => Kind::Int,
+                Instr::Int(_) | Instr::Position(_) | Instr::PositionOf { .. } => Kind::Int,
                 Instr::Load(Place::Strided(view)) if view.dtype == DType::I32 => Kind::Int,
                 Instr::LoadAt { table: Place::Strided(view), .. } if view.dtype == DType::I32 => Kind::Int,
                 Instr::Truth(_) => Kind::Mask,
@@ -193,6 +193,10 @@ impl Writer<'_> {
                         self.position_text(*dim, &format!("i_{}", self.name(*dim)), outer.contains(dim));
                     self.line(format!("const vi v{id} = splat_int((int32_t)({position}));"));
                 }
+                Instr::PositionOf { dim, chosen } if Some(*dim) != inner => {
+                    let position = self.position_of(*dim, *chosen, &format!("i_{}", self.name(*dim)));
+                    self.line(format!("const vi v{id} = splat_int({position});"));
+                }
                 Instr::Load(place) if matches!(self.run(place, inner), Run::Same) => {
                     let address = self.element(place, outer, inner, "0");
                     self.line(format!(
@@ -239,6 +243,13 @@ impl Writer<'_> {
         }
     }
 
+    /// The absolute position of the row that an argument names, of a sequence.
+    fn position_of(&self, dim: DimId, chosen: usize, index: &str) -> String {
+        let sequence = format!("{}_start + {index}", self.name(dim));
+        let chosen = &self.program.args[chosen].name;
+        format!("step->row_position[step->sequence_row[{sequence}] + {chosen}[{sequence}]]")
+    }
+
     fn body(
         &mut self,
         nest: &Nest,
@@ -270,6 +281,13 @@ impl Writer<'_> {
                         }
                     };
                     self.line(format!("const vi v{id} = {text};"));
+                }
+                Instr::PositionOf { dim, chosen } => {
+                    let position = self.position_of(*dim, *chosen, "(i + lane)");
+                    self.line(format!("vi v{id} = {{0}};"));
+                    self.line(format!(
+                        "for (int64_t lane = 0; lane < {lanes}; lane++) v{id}[lane] = {position};"
+                    ));
                 }
                 Instr::Load(place) => match (self.run(place, inner), place) {
                     (Run::Contiguous, _) => {

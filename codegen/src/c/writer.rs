@@ -265,6 +265,9 @@ impl Writer<'_> {
     pub(super) fn address(&self, view: &View, index: &dyn Fn(DimId) -> Option<String>) -> String {
         let tile = matches!(view.base, Base::Tile(_));
         let mut text = self.base(view.base);
+        if tile && view.dtype == DType::I32 {
+            text = format!("(int32_t *){text}");
+        }
         if view.offset > 0 {
             let _ = write!(text, " + {}", view.offset);
         }

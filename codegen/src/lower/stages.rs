@@ -5,7 +5,7 @@
 use super::dims::{self, Dims};
 use super::{Context, LowerError, Source};
 use crate::tile::{Arg, DimId, Tile, View};
-use diptych_ir::{Axis, Graph, NodeId, Op, ReduceKind};
+use diptych_ir::{Axis, DType, Graph, NodeId, Op, ReduceKind};
 use diptych_passes::fuse::{Group, is_view};
 use std::collections::{HashMap, HashSet};
 
@@ -218,6 +218,9 @@ impl<'a> Lowering<'a> {
             let folded = self.fold.as_ref().is_some_and(|fold| fold.maximum == id || fold.sums.contains(&id));
             let dims = if class == Class::Dot && needed { self.dot_tile_dims(id) } else { dims };
             let tile = needed.then(|| self.new_tile(&name, dims.clone()));
+            let integers = self.graph.ty(id).dtype == DType::I32;
+            let tile =
+                tile.map(|tile| View { dtype: if integers { DType::I32 } else { tile.dtype }, ..tile });
             let chunk = folded.then(|| self.new_tile(&format!("{name}_chunk"), dims));
             if let Some(computed) = self.computed.get_mut(&id) {
                 computed.direct = direct;

@@ -26,6 +26,9 @@ impl Lowering<'_> {
                 ));
             }
             let arg = self.arg(Source::Value(ids), DType::I32, false);
+            if let (Op::Index(_), Some(dim)) = (self.graph.op(table), self.dims.row) {
+                return Ok(nest.push(Instr::PositionOf { dim, chosen: arg }));
+            }
             let Place::Strided(mut view) = self.place(table, false)? else {
                 return Err(self.error(id, "takes tokens of a packed value".into()));
             };

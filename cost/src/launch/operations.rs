@@ -96,7 +96,7 @@ fn masks(nest: &Nest) -> Vec<bool> {
 fn varies_along(instr: &Instr, inner: DimId, varies: &[bool]) -> bool {
     match instr {
         Instr::Float(_) | Instr::Int(_) | Instr::Truth(_) => false,
-        Instr::Position(dim) => *dim == inner,
+        Instr::Position(dim) | Instr::PositionOf { dim, .. } => *dim == inner,
         Instr::Load(place) => stride(place, inner) > 0,
         Instr::LoadAt { table, id, .. } => stride(table, inner) > 0 || id_varies(id, inner),
         Instr::Map(_, operands) => operands.iter().any(|&operand| varies[operand]),
@@ -146,9 +146,11 @@ fn of(instr: &Instr) -> ScalarOps {
         | Instr::Load(_)
         | Instr::LoadAt { .. }
         | Instr::Store(..) => ScalarOps::default(),
-        Instr::Position(_) | Instr::ToFloat(_) | Instr::AddAt { .. } | Instr::Reduce { .. } => {
-            arithmetic(1.0)
-        }
+        Instr::Position(_)
+        | Instr::PositionOf { .. }
+        | Instr::ToFloat(_)
+        | Instr::AddAt { .. }
+        | Instr::Reduce { .. } => arithmetic(1.0),
         // Add half of the last place kept, by its parity, unless it is not a number.
         Instr::Round(_) => arithmetic(5.0),
         Instr::Map(function, _) => of_function(*function),

@@ -72,14 +72,15 @@ impl Variation {
                 for instr in &nest.body {
                     match instr {
                         Instr::Load(place) | Instr::Store(place, _) => self.place(place, found),
-                        Instr::LoadAt { table, id, .. } => {
+                        Instr::LoadAt { table, id, .. } | Instr::AddAt { table, id, .. } => {
                             self.place(table, found);
                             self.id(id, found);
                         }
-                        Instr::Position(dim) => self.dim(*dim, found),
+                        Instr::Position(dim) | Instr::PositionOf { dim, .. } => self.dim(*dim, found),
                         Instr::Reduce { .. }
                         | Instr::Float(_)
                         | Instr::Int(_)
+                        | Instr::Truth(_)
                         | Instr::Map(..)
                         | Instr::ToFloat(_)
                         | Instr::Round(_) => {}
@@ -97,13 +98,6 @@ impl Variation {
                 self.place(from, found);
             }
             Stmt::Fill { place, .. } => self.argument(place, found),
-            Stmt::Scatter { table, ids, values, dim, row, .. } => {
-                self.place(table, found);
-                self.view(values, found);
-                self.id(ids, found);
-                self.dim(*dim, found);
-                self.dim(*row, found);
-            }
             Stmt::Stream { body, .. } => body.iter().for_each(|stmt| self.collect(stmt, found)),
         }
     }
@@ -118,6 +112,7 @@ impl Variation {
         match id {
             Id::Stored(view) => self.view(view, found),
             Id::Position(dim) => self.dim(*dim, found),
+            Id::Computed(_) => {}
         }
     }
 
@@ -185,6 +180,6 @@ fn written(stmt: &Stmt) -> Vec<usize> {
             .collect(),
         Stmt::Dot(dot) => of_place(&dot.c).into_iter().collect(),
         Stmt::Transpose { to, .. } => tile(to).into_iter().collect(),
-        Stmt::Fill { .. } | Stmt::Scatter { .. } | Stmt::Stream { .. } => Vec::new(),
+        Stmt::Fill { .. } | Stmt::Stream { .. } => Vec::new(),
     }
 }

@@ -382,6 +382,7 @@ fn attention(random: &mut Random<'_>) {
     let all = score;
     let window = random.numbers.pick(&[1, 3, 31, 64, 65, 100]);
     let mask = random.numbers.below(4);
+    random.causal &= mask > 0;
     score = match mask {
         0 => score,
         1 => score.window(window).causal(),

@@ -2,22 +2,20 @@
 //! compiler, each run on ragged batches, in which a sequence must have the same
 //! bits as alone. It does not say how programs come about.
 
-use super::programs::{CONTEXT, Traits, program};
+use super::programs::{Traits, program};
 use super::reference::{Text, parameters, texts, values};
+use super::run::{Piece, Rows, Run, same_bits};
+use super::serving::add_probes;
 use super::update::padding_is_zero;
 use diptych_codegen::c::prelude::VectorWidth;
 use diptych_codegen::driver::{CompiledProgram, compile_program};
-use diptych_codegen::entry::{EntryOptions, Limits, Role};
-use diptych_ir::evaluate::Value;
-use diptych_ir::{Axis, DType, EntryKind, Program, Symbol};
+use diptych_codegen::entry::EntryOptions;
+use diptych_ir::{EntryKind, Program, Symbol};
 use diptych_passes::AdamWOptions;
 use diptych_passes::differentiate::gradient_name;
-use diptych_passes::layout::Layout;
 use diptych_runtime::cpu::compile::{Compiler, KernelCache};
 use diptych_runtime::cpu::pool::Pool;
-use diptych_runtime::executor::{
-    Binding, Executable, Kernels, ParameterStore, Sequence, SharedMemory, load_kernels,
-};
+use diptych_runtime::executor::{Kernels, ParameterStore, load_kernels};
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -31,6 +29,8 @@ pub struct Findings {
     pub kernels: usize,
     /// Seeds whose program the compiler refused, and what it said.
     pub refused: Vec<(u64, String)>,
+    /// Seeds whose program the compiler refuses to serve only, and what it said.
+    pub unserved: Vec<(u64, String)>,
     /// Seeds whose program computes something else, and what.
     pub wrong: Vec<(u64, String)>,
 }
@@ -44,13 +44,15 @@ pub struct Options {
     pub budget: f64,
     /// Whether gradients and the optimiser's step are checked too.
     pub gradients: bool,
+    /// Whether prefill and decoding are checked too.
+    pub serving: bool,
 }
 
 /// A program on its way.
 pub struct Case {
     pub(super) seed: u64,
-    traits: Traits,
-    program: Program,
+    pub(super) traits: Traits,
+    pub(super) program: Program,
     pub(super) compiled: CompiledProgram,
 }
 
@@ -71,21 +73,35 @@ pub fn check_programs(
     cache: &KernelCache,
 ) -> Findings {
     let mut findings = Findings::default();
-    let kinds: &[EntryKind] = match options.gradients {
-        true => &[EntryKind::Score, EntryKind::Train, EntryKind::Update],
-        false => &[EntryKind::Score],
-    };
+    let mut kinds = vec![EntryKind::Score];
+    if options.gradients {
+        kinds.extend([EntryKind::Train, EntryKind::Update]);
+    }
     let mut cases = Vec::new();
-    for (seed, program, traits) in programs {
+    for (seed, mut program, traits) in programs {
+        if options.serving {
+            add_probes(&mut program);
+        }
         let entry_options =
             EntryOptions { panel: options.width.panel(), tile_rows: options.width.tile_rows() };
-        let compile = |kinds| compile_program(&program, kinds, &AdamWOptions::default(), entry_options);
+        let compile =
+            |kinds: &[EntryKind]| compile_program(&program, kinds, &AdamWOptions::default(), entry_options);
         // If the gradients are refused, the forward pass is looked at all the same.
-        let compiled = compile(kinds).or_else(|error| {
+        let compiled = compile(&kinds).or_else(|error| {
             findings.refused.push((seed, error.to_string()));
             compile(&[EntryKind::Score])
         });
-        if let Ok(compiled) = compiled {
+        let served = compiled.and_then(|compiled| {
+            if !options.serving {
+                return Ok(compiled);
+            }
+            let trained: Vec<EntryKind> = compiled.entries.keys().copied().collect();
+            compile(&[&trained[..], &[EntryKind::Prefill, EntryKind::Decode]].concat()).or_else(|error| {
+                findings.unserved.push((seed, error.to_string()));
+                Ok(compiled)
+            })
+        });
+        if let Ok(compiled) = served {
             cases.push(Case { seed, traits, program, compiled });
         }
     }
@@ -112,8 +128,11 @@ pub fn check_programs(
     findings
 }
 
-/// The rows of each root in a run, by root and sequence.
-type Rows = BTreeMap<Symbol, Vec<Vec<f32>>>;
+/// What was found for texts, scored together.
+pub struct Scored {
+    pub(super) texts: Vec<Text>,
+    pub(super) rows: Rows,
+}
 
 impl Case {
     fn check(&self, kernels: &Kernels, pool: &Pool, options: Options) -> Result<(), String> {
@@ -125,7 +144,10 @@ impl Case {
             let numbers: Vec<f32> = numbers.iter().map(|&number| number as f32).collect();
             store.set(name, &numbers).map_err(|error| error.to_string())?;
         }
-        self.check_score(&numbers, &store, kernels, pool, options)?;
+        let found = self.check_score(&numbers, &store, kernels, pool, options)?;
+        if self.compiled.entries.contains_key(&EntryKind::Decode) {
+            self.check_serving(&found, &numbers, &store, kernels, pool, options)?;
+        }
         if self.compiled.entries.contains_key(&EntryKind::Train) {
             self.check_train(&numbers, &store, kernels, pool, options)?;
             self.check_update(&mut store, kernels, pool, options)?;
@@ -133,10 +155,11 @@ impl Case {
         Ok(())
     }
 
-    fn tolerance(&self) -> f64 {
+    pub(super) fn tolerance(&self) -> f64 {
         if self.traits.low_precision { 0.06 } else { 5e-4 }
     }
 
+    /// Scores texts, and gives back what each text has.
     fn check_score(
         &self,
         numbers: &BTreeMap<Symbol, Vec<f64>>,
@@ -144,12 +167,12 @@ impl Case {
         kernels: &Kernels,
         pool: &Pool,
         options: Options,
-    ) -> Result<(), String> {
+    ) -> Result<Scored, String> {
         let texts = texts(&self.program, EntryKind::Score, self.seed, options.budget);
-        let mut run = Run::new(self, EntryKind::Score, store, kernels, options)?;
+        let mut run = Run::new(self, EntryKind::Score, (store, None), kernels, pool, options)?;
         let wanted: Vec<_> =
             texts.iter().map(|text| values(&self.program, EntryKind::Score, numbers, text)).collect();
-        let all: Vec<&Text> = texts.iter().collect();
+        let all: Vec<Piece> = texts.iter().map(Piece::whole).collect();
         let together = run.rows(&all, pool)?;
         for (&name, rows) in &together {
             for (rows, (wanted, text)) in rows.iter().zip(wanted.iter().zip(&texts)) {
@@ -158,15 +181,14 @@ impl Case {
                 compare(&place, rows, &wanted, self.tolerance(), 0.0)?;
             }
         }
-        let backwards: Vec<&Text> = texts.iter().rev().collect();
-        let mixes = [backwards].into_iter().chain(texts.iter().map(|text| vec![text]));
+        let backwards: Vec<Piece> = texts.iter().rev().map(Piece::whole).collect();
+        let mixes = [backwards].into_iter().chain(texts.iter().map(|text| vec![Piece::whole(text)]));
         for mix in mixes {
             let found = run.rows(&mix, pool)?;
             for (name, rows) in found {
-                for (rows, text) in rows.iter().zip(&mix) {
+                for (rows, Piece { text, .. }) in rows.iter().zip(&mix) {
                     let at = texts.iter().position(|other| std::ptr::eq(other, *text)).expect("a text");
-                    let same = rows.iter().zip(&together[&name][at]).all(|(a, b)| a.to_bits() == b.to_bits());
-                    if !same {
+                    if !same_bits(rows, &together[&name][at]) {
                         let length = text.length;
                         return Err(format!(
                             "score: the bits of {name} of {length} positions depend on the batch"
@@ -175,7 +197,7 @@ impl Case {
                 }
             }
         }
-        Ok(())
+        Ok(Scored { texts, rows: together })
     }
 
     fn check_train(
@@ -188,7 +210,7 @@ impl Case {
     ) -> Result<(), String> {
         let graph = &self.compiled.program;
         let texts = texts(graph, EntryKind::Train, self.seed + 1, options.budget);
-        let mut run = Run::new(self, EntryKind::Train, store, kernels, options)?;
+        let mut run = Run::new(self, EntryKind::Train, (store, None), kernels, pool, options)?;
         let mut wanted: BTreeMap<Symbol, Vec<f64>> = BTreeMap::new();
         for text in &texts {
             let found = values(graph, EntryKind::Train, numbers, text);
@@ -199,7 +221,7 @@ impl Case {
                 sum.iter_mut().zip(value).for_each(|(sum, x)| *sum += x);
             }
         }
-        run.rows(&texts.iter().collect::<Vec<_>>(), pool)?;
+        run.rows(&texts.iter().map(Piece::whole).collect::<Vec<_>>(), pool)?;
         padding_is_zero(store, options.width.panel()).map_err(|problem| format!("train: {problem}"))?;
         let largest = wanted.values().flatten().fold(0.0_f64, |most, x| most.max(x.abs()));
         for (name, wanted) in wanted {
@@ -233,105 +255,4 @@ pub fn compare(place: &str, found: &[f32], wanted: &[f64], tolerance: f64, floor
         }
     }
     Ok(())
-}
-
-/// An entry that is run on texts.
-struct Run<'a> {
-    case: &'a Case,
-    executable: Executable,
-    binding: Binding,
-    roots: Vec<(Symbol, Layout)>,
-    kind: EntryKind,
-    panel: usize,
-}
-
-impl Run<'_> {
-    fn new<'a>(
-        case: &'a Case,
-        kind: EntryKind,
-        store: &ParameterStore,
-        kernels: &Kernels,
-        options: Options,
-    ) -> Result<Run<'a>, String> {
-        let limits = Limits { rows: 5 * CONTEXT, batch: 5 };
-        let entry = &case.compiled.entries[&kind];
-        let executable =
-            Executable::load(entry, kernels, store, SharedMemory::default(), limits, 1, options.width)
-                .map_err(|error| error.to_string())?;
-        let roots = entry.buffers.iter().filter_map(|buffer| match buffer.role {
-            Role::Root(name) => Some((name, buffer.layout.clone())),
-            _ => None,
-        });
-        let (binding, panel) = (Binding::new(limits, CONTEXT), options.width.panel());
-        Ok(Run { case, executable, binding, roots: roots.collect(), kind, panel })
-    }
-
-    /// The fixed axes of an input or root, as a row of it lies.
-    fn order(&self, axes: &[Axis]) -> Vec<Axis> {
-        let fixed = axes.iter().copied().filter(|axis| axis.fixed_size().is_some());
-        self.case.compiled.layouts.ordered(fixed)
-    }
-
-    /// A value of one sequence, as its rows lie.
-    fn in_rows(&self, name: Symbol, value: &Value) -> Vec<f64> {
-        let node =
-            self.case.program.entry(self.kind).and_then(|entry| entry.root(name.as_str())).expect("a root");
-        let axes: Vec<Axis> = self.case.program.main().graph.axes(node).to_vec();
-        let mut order: Vec<Axis> = ["batch", "time"]
-            .iter()
-            .filter_map(|name| axes.iter().copied().find(|axis| axis.name.as_str() == *name))
-            .collect();
-        order.extend(self.order(&axes));
-        value.in_order(&order)
-    }
-
-    /// A root of any type, as numbers.
-    fn root(&self, name: &str) -> Option<Vec<f32>> {
-        let run = &self.executable;
-        let whole = || Some(run.root_as::<i32>(DType::I32, name)?.iter().map(|&x| x as f32).collect());
-        let mask = || Some(run.root_as::<u8>(DType::Bool, name)?.iter().map(|&x| f32::from(x)).collect());
-        run.root(name).map(<[f32]>::to_vec).or_else(whole).or_else(mask)
-    }
-
-    /// Runs the entry once on these texts.
-    fn rows(&mut self, texts: &[&Text], pool: &Pool) -> Result<Rows, String> {
-        let sequences: Vec<Sequence> =
-            texts.iter().map(|text| Sequence { origin: 0, length: text.length, chunks: &[] }).collect();
-        self.binding.bind(&sequences).map_err(|error| error.to_string())?;
-        let graph = &self.case.program.main().graph;
-        for id in graph.ids() {
-            let diptych_ir::Op::Input(input) = graph.op(id) else { continue };
-            let axes = input.ty.axes.to_vec();
-            let fixed = self.order(&axes);
-            let mut order: Vec<Axis> =
-                ["batch", "time"].iter().filter_map(|name| input.ty.axes.get((*name).into())).collect();
-            order.extend(fixed);
-            let rows = texts.iter().flat_map(|text| text.inputs[&input.name].in_order(&order));
-            let rows: Vec<f64> = if order.is_empty() { rows.take(1).collect() } else { rows.collect() };
-            if input.ty.dtype == DType::I32 {
-                if let Some(room) = self.executable.input::<i32>(input.name.as_str()) {
-                    room.iter_mut().zip(&rows).for_each(|(room, &x)| *room = x as i32);
-                }
-            } else if let Some(room) = self.executable.input::<f32>(input.name.as_str()) {
-                room.iter_mut().zip(&rows).for_each(|(room, &x)| *room = x as f32);
-            }
-        }
-        self.executable.refresh(pool, &self.binding);
-        self.executable.run(pool, &self.binding);
-        let mut found = Rows::new();
-        for (name, layout) in &self.roots {
-            let numbers = self.root(name.as_str()).ok_or("a root is missing")?;
-            if layout.leading() != diptych_passes::layout::Leading::Rows {
-                continue;
-            }
-            let width = layout.row_elements(self.panel);
-            let mut start = 0;
-            for text in texts {
-                let end = start + text.length * width;
-                found.entry(*name).or_default().push(numbers[start..end].to_vec());
-                start = end;
-            }
-        }
-        Ok(found)
-    }
 }

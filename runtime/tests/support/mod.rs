@@ -7,4 +7,6 @@ pub mod check;
 pub mod numbers;
 pub mod programs;
 pub mod reference;
+pub mod run;
+pub mod serving;
 pub mod update;

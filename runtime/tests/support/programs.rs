@@ -28,6 +28,8 @@ pub struct Random<'m> {
     unused: Vec<usize>,
     /// Whether matrices may be rounded.
     pub low_precision: bool,
+    /// Whether no position sees a later one.
+    pub causal: bool,
     names: usize,
     axes: usize,
 }
@@ -179,6 +181,7 @@ impl<'m> Random<'m> {
             pool: Vec::new(),
             unused: Vec::new(),
             low_precision,
+            causal: self.causal,
             names: self.names,
             axes: self.axes,
         };
@@ -195,7 +198,7 @@ impl<'m> Random<'m> {
             let shift = inner.param(&axes, 0.5);
             x * 0.5 + y + shift
         });
-        (self.names, self.axes) = (inner.names, inner.axes);
+        (self.names, self.axes, self.causal) = (inner.names, inner.axes, inner.causal);
         self.numbers = inner.numbers;
         self.keep(y);
     }
@@ -206,6 +209,8 @@ impl<'m> Random<'m> {
 pub struct Traits {
     /// Whether values are rounded to bf16 on the way: comparisons are then coarser.
     pub low_precision: bool,
+    /// Whether no position sees a later one: a text may then be run in pieces.
+    pub causal: bool,
 }
 
 /// The program of a seed, with the entries of a model, of which `Score` has
@@ -215,9 +220,18 @@ pub fn program(seed: u64) -> (Program, Traits) {
     let low_precision = numbers.once_in(4);
     let builder = ModelBuilder::new(&format!("random_{seed}"), CONTEXT);
     let mut extra = numbers.clone();
+    let mut causal = true;
     let program = builder.finish(|m| {
-        let mut random =
-            Random { m, numbers, pool: Vec::new(), unused: Vec::new(), low_precision, names: 0, axes: 0 };
+        let mut random = Random {
+            m,
+            numbers,
+            pool: Vec::new(),
+            unused: Vec::new(),
+            low_precision,
+            causal: true,
+            names: 0,
+            axes: 0,
+        };
         let x = random.axis(100);
         random.keep(m.input("x", DType::F32, [m.batch(), m.time(), x]));
         let rows = random.axis_of(TOKENS);
@@ -237,11 +251,12 @@ pub fn program(seed: u64) -> (Program, Traits) {
         let classes = random.numbers.pick(&[TOKENS, TOKENS, 31, 100, 272, 300]);
         let vocab = random.axis_of(classes);
         let weight = random.param(&[vocab, embed], 1.7 / (elements(&[embed]) as f64).sqrt());
+        causal = random.causal;
         m.contract(&[x, weight], embed)
     });
     let mut program = program.unwrap_or_else(|error| panic!("seed {seed}: {error}"));
     add_roots(&mut program, &mut extra);
-    (program, Traits { low_precision })
+    (program, Traits { low_precision, causal })
 }
 
 /// Makes a few values that have a row for each token roots of `Score`.
