@@ -49,7 +49,7 @@ fn wrong_files_are_refused_by_file_and_key() {
     assert!(typed.contains("threads = \"many\"") && typed.contains("expected usize"), "{typed}");
     let share = refusal(|text| text.replace("share_of_peak = 0.803", "share_of_peak = 1.2"));
     assert!(share.contains("`rates.dot_shares[0].share_of_peak` is 1.2; it must be above 0"), "{share}");
-    let memory = refusal(|text| text.replace("share_of_memory_rate = 0.847", "share_of_memory_rate = 0"));
+    let memory = refusal(|text| text.replace("share_of_memory_rate = 0.872", "share_of_memory_rate = 0"));
     assert!(memory.contains("`rates.gpu.share_of_memory_rate` is 0; it must be above 0"), "{memory}");
     let currency = refusal(|text| text.replace("\"USD\"", "\"dollars\""));
     assert!(currency.contains("`price.currency`") && currency.contains("USD"), "{currency}");

@@ -114,14 +114,14 @@ fn kernels_take_what_others_measured() {
     };
     let machines: BTreeMap<&'static str, _> =
         ["a100-80gb-sxm", "h100-sxm"].into_iter().map(|name| (name, rows::machine(name))).collect();
-    let mut pairs = rows::products(&folder, &machines);
-    pairs.extend(rows::attentions(&folder, &machines));
-    let mut groups: BTreeMap<(&str, &str), Vec<&Pair>> = BTreeMap::new();
-    for pair in pairs.iter().filter(|pair| !pair.fitted) {
-        let kind = if pair.kind == "GEMM" { "GEMM" } else { "attention" };
-        groups.entry((kind, pair.target)).or_default().push(pair);
-        if pair.source == "aiconfigurator" {
-            groups.entry((pair.kind, pair.target)).or_default().push(pair);
+    let cases = [rows::products(&folder), rows::attentions(&folder)].concat();
+    let mut groups: BTreeMap<(&str, &str), Vec<Pair<'_>>> = BTreeMap::new();
+    for case in cases.iter().filter(|case| !case.fitted) {
+        let pair = case.beside(&machines[case.target]);
+        let kind = if case.kind == "GEMM" { "GEMM" } else { "attention" };
+        groups.entry((kind, case.target)).or_default().push(pair);
+        if case.source == "aiconfigurator" {
+            groups.entry((case.kind, case.target)).or_default().push(pair);
         }
     }
     assert_eq!(groups.len(), 8, "rows of a kind are missing: {:?}", groups.keys());

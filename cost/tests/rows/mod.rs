@@ -9,8 +9,9 @@ use diptych_cost::{Machine, RunSizes, Target, predict_entry};
 use diptych_ir::{DType, Entry, EntryKind, NodeId, Op, Program};
 use diptych_models::{ModelBuilder, Rope, Tensor};
 use diptych_passes::AdamWOptions;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 /// Where the published rows lie, beside the checkout; `None` where they are not.
 pub fn folder() -> Option<PathBuf> {
@@ -56,9 +57,9 @@ pub fn number(row: &Row, column: &str) -> f64 {
     row[column].parse().unwrap_or_else(|_| panic!("`{column}` is `{}`, no number", row[column]))
 }
 
-/// A measured kernel and what is predicted for it.
+/// A measured kernel, compiled.
 #[derive(Clone, Debug)]
-pub struct Pair {
+pub struct Case {
     /// `GEMM`, `attention of a prompt`, `attention of a token`.
     pub kind: &'static str,
     /// The table.
@@ -71,16 +72,40 @@ pub struct Pair {
     pub fitted: bool,
     /// Seconds.
     pub measured: f64,
-    /// Seconds.
-    pub predicted: f64,
     /// Seconds that the bytes of the row take at the vendor's peak: nothing that reads them all takes less.
     pub least: f64,
+    entry: Rc<CompiledEntry>,
+    run: RunSizes,
 }
 
-impl Pair {
+impl Case {
+    /// With what a machine is predicted to take.
+    pub fn beside(&self, machine: &Machine) -> Pair<'_> {
+        Pair {
+            case: self,
+            predicted: predict_entry(&self.entry, machine, machine.rates.threads, &self.run).seconds(),
+        }
+    }
+}
+
+/// A measured kernel and what is predicted for it.
+#[derive(Clone, Copy, Debug)]
+pub struct Pair<'a> {
+    /// What was measured.
+    pub case: &'a Case,
+    /// Seconds.
+    pub predicted: f64,
+}
+
+impl Pair<'_> {
+    /// predicted / measured.
+    pub fn ratio(&self) -> f64 {
+        self.predicted / self.case.measured
+    }
+
     /// |predicted / measured - 1|.
     pub fn error(&self) -> f64 {
-        (self.predicted / self.measured - 1.0).abs()
+        (self.ratio() - 1.0).abs()
     }
 }
 
@@ -162,18 +187,27 @@ fn peak_bytes_per_second(target: &str) -> f64 {
 }
 
 /// All published products in bf16, of aiconfigurator and of Vidur.
-pub fn products(folder: &Path, machines: &BTreeMap<&'static str, Machine>) -> Vec<Pair> {
-    let mut compiled: HashMap<(usize, usize), CompiledEntry> = HashMap::new();
-    let mut pairs = Vec::new();
+pub fn products(folder: &Path) -> Vec<Case> {
+    let mut compiled: HashMap<(usize, usize), Rc<CompiledEntry>> = HashMap::new();
+    let mut cases = Vec::new();
     let mut add = |source, target: &'static str, (m, n, k): (f64, f64, f64), measured: f64, fitted| {
-        let entry =
-            compiled.entry((n as usize, k as usize)).or_insert_with(|| product(n as usize, k as usize));
-        let machine = &machines[target];
+        let entry = compiled
+            .entry((n as usize, k as usize))
+            .or_insert_with(|| Rc::new(product(n as usize, k as usize)));
         let run = RunSizes::equal(1, 0, m as usize);
-        let predicted = predict_entry(entry, machine, machine.rates.threads, &run).seconds();
         let least = 2.0 * (m * k + k * n + m * n) / peak_bytes_per_second(target);
         let shape = format!("{m} x {n} x {k}");
-        pairs.push(Pair { kind: "GEMM", source, target, shape, fitted, measured, predicted, least });
+        cases.push(Case {
+            kind: "GEMM",
+            source,
+            target,
+            shape,
+            fitted,
+            measured,
+            least,
+            entry: entry.clone(),
+            run,
+        });
     };
     for row in rows(&folder.join("b_kernels/aiconfigurator_gemm.csv")) {
         let system = SYSTEMS.iter().find(|system| system.0 == row["system"]);
@@ -204,13 +238,13 @@ pub fn products(folder: &Path, machines: &BTreeMap<&'static str, Machine>) -> Ve
             }
         }
     }
-    pairs
+    cases
 }
 
 /// All published attention in bf16, of aiconfigurator (an engine's operator) and of Vidur (the kernel alone).
-pub fn attentions(folder: &Path, machines: &BTreeMap<&'static str, Machine>) -> Vec<Pair> {
-    let mut compiled: HashMap<(EntryKind, usize, usize), CompiledEntry> = HashMap::new();
-    let mut pairs = Vec::new();
+pub fn attentions(folder: &Path) -> Vec<Case> {
+    let mut compiled: HashMap<(EntryKind, usize, usize), Rc<CompiledEntry>> = HashMap::new();
+    let mut cases = Vec::new();
     for row in rows(&folder.join("b_kernels/aiconfigurator_attention.csv")) {
         let system = SYSTEMS.iter().find(|system| system.0 == row["system"]);
         let narrow = row["attn_dtype"] == "bfloat16" && row["kv_dtype"] == "bfloat16";
@@ -223,17 +257,18 @@ pub fn attentions(folder: &Path, machines: &BTreeMap<&'static str, Machine>) -> 
             false => (EntryKind::Decode, RunSizes::equal(batch as usize, past as usize - 1, 1)),
         };
         let key = (kind, heads as usize, kv as usize);
-        let entry = compiled.entry(key).or_insert_with(|| attention(kind, key.1, key.2, dim as usize));
-        let machine = &machines[target];
+        let entry =
+            compiled.entry(key).or_insert_with(|| Rc::new(attention(kind, key.1, key.2, dim as usize)));
         let tokens = if prompt { length } else { 1.0 };
-        pairs.push(Pair {
+        cases.push(Case {
             kind: if prompt { "attention of a prompt" } else { "attention of a token" },
             source: "aiconfigurator",
             target,
             shape: format!("batch {batch}, {heads}/{kv} heads, {tokens} after {}", past - tokens),
             fitted: fitted_attention(batch, heads),
             measured: number(&row, "latency_ms") * 1e-3,
-            predicted: predict_entry(entry, machine, machine.rates.threads, &run).seconds(),
+            entry: entry.clone(),
+            run,
             least: batch * dim * 2.0 * (2.0 * kv * past + 2.0 * heads * tokens)
                 / peak_bytes_per_second(target),
         });
@@ -256,22 +291,22 @@ pub fn attentions(folder: &Path, machines: &BTreeMap<&'static str, Machine>) -> 
         // Times are rounded to a microsecond.
         let Some(ms) = row[column].parse::<f64>().ok().filter(|&ms| ms >= 0.005) else { continue };
         let key = (kind, (heads / tp) as usize, (kv / tp) as usize);
-        let entry = compiled.entry(key).or_insert_with(|| attention(kind, key.1, key.2, 128));
+        let entry = compiled.entry(key).or_insert_with(|| Rc::new(attention(kind, key.1, key.2, 128)));
         let target = "a100-80gb-sxm";
-        let machine = &machines[target];
         let run = RunSizes::equal(batch as usize, past as usize, tokens as usize);
         let all = past + tokens;
-        pairs.push(Pair {
+        cases.push(Case {
             kind: if prompt { "attention of a prompt" } else { "attention of a token" },
             source: "Vidur",
             target,
             shape: format!("batch {batch}, {}/{} heads, {tokens} after {past}", key.1, key.2),
             fitted: false,
             measured: ms * 1e-3,
-            predicted: predict_entry(entry, machine, machine.rates.threads, &run).seconds(),
+            entry: entry.clone(),
+            run,
             least: batch * 256.0 * (2.0 * key.2 as f64 * all + 2.0 * key.1 as f64 * tokens)
                 / peak_bytes_per_second(target),
         });
     }
-    pairs
+    cases
 }
