@@ -313,7 +313,7 @@ fn a_bench_writes_a_table_data_and_a_page() {
         "held-out loss, nats/token",
         "decode at 1,984, tokens/s",
         "key-value cache, bytes/token",
-        "numerics: same",
+        "numerics: same bits in training and serving, weights f32; cache: head_dim × kv_head, f32;",
     ] {
         assert!(table.contains(row), "{row}: {table}");
     }
@@ -327,8 +327,9 @@ fn a_bench_writes_a_table_data_and_a_page() {
         let points = model["curve"].as_array().unwrap();
         assert_eq!(points.len(), 3);
         assert!(points[2]["loss"].as_f64() < points[0]["loss"].as_f64(), "{points:?}");
-        let (peak, bound) = (model["peak_memory"].as_u64(), model["memory_bound"].as_u64());
-        assert!(peak.is_none() || peak <= bound, "{peak:?} is more than {bound:?}");
+        let (peak, bound) = (model["peak_memory"].as_f64(), model["memory_bound"].as_f64().unwrap());
+        // The text is small here, and so is what the run itself takes.
+        assert!(peak.is_none_or(|peak| (0.7..=1.0).contains(&(peak / bound))), "{peak:?} of {bound}");
         assert!(model["decode"][0]["tokens_per_second"].as_f64() > Some(0.0));
     }
     assert!(std::fs::read_to_string(path.join("found/report.html")).unwrap().contains("<svg"));

@@ -8,6 +8,7 @@ use crate::output::tell;
 use diptych_codegen::c::prelude::{LINK_FLAGS, clang_flags, prelude};
 use diptych_cost::{Machine, ProbeSource, Target, measured};
 use diptych_runtime::cpu::compile::{CompilerKind, default_folder};
+use diptych_runtime::executor::give_back_freed;
 use diptych_runtime::session::Device;
 use serde::{Deserialize, Serialize};
 
@@ -95,6 +96,7 @@ pub fn peak_memory() -> Option<u64> {
 
 /// Starts a new measurement of peak memory, where the system allows it; returns whether it does.
 pub fn reset_peak_memory() -> bool {
+    give_back_freed();
     std::fs::write("/proc/self/clear_refs", "5").is_ok()
 }
 
@@ -117,6 +119,8 @@ impl MemoryBound {
     /// To be asked for when all is there but what the run takes, in bytes.
     pub fn now(run: usize) -> MemoryBound {
         let run = run as u64 + CODE_AND_STACKS;
+        // Freed memory that is kept would count twice, once now and once when the run takes it.
+        give_back_freed();
         MemoryBound { run, before: status_bytes("VmRSS:").unwrap_or(0), peak: peak_memory().unwrap_or(0) }
     }
 

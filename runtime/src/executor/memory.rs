@@ -15,6 +15,16 @@ pub struct AlignedBytes {
 unsafe impl Send for AlignedBytes {}
 unsafe impl Sync for AlignedBytes {}
 
+/// Gives memory that was freed back to the system, where its allocator can be told to: what a process has
+/// resident is then what it uses.
+pub fn give_back_freed() {
+    // SAFETY: a plain call, which leaves all memory in use as it is.
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// There is not enough memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{bytes} bytes of memory are needed at once, and are not to be had")]

@@ -10,7 +10,7 @@ mod workspace;
 
 pub use binding::{Binding, BindingError, Sequence};
 pub use library::{KernelFn, Kernels, load_kernels};
-pub use memory::{AlignedBytes, OutOfMemory};
+pub use memory::{AlignedBytes, OutOfMemory, give_back_freed};
 pub use parameters::{PART_ELEMENTS, ParameterError, ParameterStore, Stored, parts};
 pub use run::{CacheRooms, Executable, LaunchTime, LoadError, SharedMemory};
 pub use workspace::{MemoryBound, Workspace};
