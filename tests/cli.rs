@@ -137,7 +137,7 @@ fn a_run_trains_resumes_generates_scores_and_is_refused_where_it_does_not_fit() 
     assert!(least.is_some() && !path.join("tight").exists(), "{told}");
     refused(path, &["train", "--config", "run.toml", "--memory", "lots"], &["--memory lots", "600MiB"]);
     // The process itself differs a little from run to run.
-    let memory = (least.unwrap_or(0) + (256 << 10)).to_string();
+    let memory = (least.unwrap_or(0) + (1 << 20)).to_string();
     worked(path, &["train", "--config", "run.toml", "--out", "tight", "--memory", &memory]);
     let tight = std::fs::read(path.join("tight/step-00000006.safetensors")).unwrap();
     assert!(tight == kept, "a run within {memory} bytes ends otherwise");
