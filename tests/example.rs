@@ -1,9 +1,15 @@
-//! The example's architecture, which no crate of ours knows, trains and serves.
+//! The examples' architectures, which no crate of ours knows, train and serve.
 
 #[allow(dead_code)] // Its `main` is the example's own business.
 #[path = "../examples/parallel_block.rs"]
 mod parallel_block;
 
+#[allow(dead_code)]
+#[path = "../examples/local_global.rs"]
+mod local_global;
+
+use diptych::codegen::driver::compile_program;
+use diptych::codegen::entry::EntryOptions;
 use diptych::ir::EntryKind;
 use diptych::models::initialize;
 use diptych::runtime::decode::{Generation, Outcome, ServeOptions, Server, generate};
@@ -11,18 +17,47 @@ use diptych::runtime::sampling::{Sampler, SamplingOptions};
 use diptych::runtime::schedule::{ScheduleConfig, ScheduleKind};
 use diptych::runtime::session::Device;
 use diptych::runtime::train::{ModelIdentity, OptimizerOptions, Plan, TrainOptions, Trainer};
-use diptych::{Registry, build};
-use serde_json::json;
+use diptych::{Family, Registry, build};
+use serde_json::{Value, json};
 use std::ops::ControlFlow;
 
 #[test]
-fn an_architecture_from_outside_trains_and_serves() {
-    let mut registry = Registry::zoo();
-    registry.register(parallel_block::family());
+fn a_parallel_block_trains_and_serves() {
     let config = json!({ "vocab": 64, "context": 64, "layers": 2, "embed": 32, "heads": 2, "hidden": 48 });
-    let model = registry.architecture("parallel", &config).unwrap();
+    trains_and_serves(parallel_block::family(), config);
+}
+
+fn local_global(local_layers: usize) -> Value {
+    json!({ "vocab": 64, "context": 64, "rounds": 2, "local_layers": local_layers, "window": 8, "embed": 32,
+        "heads": 2, "key_value_heads": 1, "head_dim": 16, "hidden": 48 })
+}
+
+#[test]
+fn layers_of_two_kinds_train_and_serve() {
+    trains_and_serves(local_global::family(), local_global(2));
+}
+
+#[test]
+fn layers_of_a_kind_share_their_kernels() {
+    let mut registry = Registry::zoo();
+    registry.register(local_global::family());
+    let kernels = |local_layers| {
+        let model = registry.architecture("local-global", &local_global(local_layers)).unwrap();
+        let kinds = [EntryKind::Score, EntryKind::Prefill, EntryKind::Decode];
+        let (optimizer, options) = (Default::default(), EntryOptions { panel: 32, tile_rows: 12 });
+        let compiled = compile_program(&build(&*model).unwrap(), &kinds, &optimizer, options).unwrap();
+        kinds.map(|kind| compiled.entries[&kind].kernels.len())
+    };
+    assert_eq!(kernels(2), kernels(5));
+}
+
+fn trains_and_serves(family: Family, config: Value) {
+    let mut registry = Registry::zoo();
+    let name = family.name.clone();
+    registry.register(family);
+    let model = registry.architecture(&name, &config).unwrap();
     let program = build(&*model).unwrap();
-    let identity = ModelIdentity { family: "parallel".into(), config, context: 64 };
+    let identity = ModelIdentity { family: name, config, context: 64 };
     let schedule = ScheduleConfig {
         kind: ScheduleKind::Constant,
         peak: 1e-2,

@@ -360,6 +360,24 @@ pub struct TileProgram {
 }
 
 impl TileProgram {
+    /// Whether another program does the same to its arguments, whatever things are called.
+    pub fn does_the_same_as(&self, other: &TileProgram) -> bool {
+        let alike = |a: &Arg, b: &Arg| (a.dtype, a.written) == (b.dtype, b.written);
+        self.grid == other.grid
+            && self.dims.len() == other.dims.len()
+            && self.dims.iter().zip(&other.dims).all(|(a, b)| a.extent == b.extent)
+            && self.args.len() == other.args.len()
+            && self.args.iter().zip(&other.args).all(|(a, b)| alike(a, b))
+            && self.tiles.len() == other.tiles.len()
+            && self
+                .tiles
+                .iter()
+                .zip(&other.tiles)
+                .all(|(a, b)| (&a.dims, a.elements) == (&b.dims, b.elements))
+            && self.tables == other.tables
+            && self.body == other.body
+    }
+
     /// Floats of scratch that the tiles take, each aligned to a cache line.
     pub fn scratch_floats(&self) -> usize {
         self.tiles.iter().map(|tile| tile.elements.next_multiple_of(16)).sum()

@@ -430,8 +430,9 @@ impl Builder<'_> {
         place
     }
 
+    /// The kernel of a program; equal layers that are written out share theirs.
     fn kernel(&mut self, program: TileProgram) -> usize {
-        if let Some(known) = self.kernels.iter().position(|kernel| *kernel == program) {
+        if let Some(known) = self.kernels.iter().position(|kernel| kernel.does_the_same_as(&program)) {
             return known;
         }
         let name = &program.name;
