@@ -6,6 +6,10 @@
 use diptych_ir::{DType, ReduceKind, ScalarFn};
 use diptych_passes::layout::Leading;
 
+/// Pairs of a row and an id are multiplied in blocks of at most this many. It is one number for all
+/// kernels, so that they share the table of blocks.
+pub const PAIRS: usize = 144;
+
 /// Positions of a sequence are walked in chunks of this many, by absolute
 /// position: attention folds them in this order in every entry, and caches are
 /// stored in them.
@@ -46,6 +50,27 @@ pub enum Extent {
     Time,
     /// A chunk of one sequence's positions so far.
     Past,
+    /// A block of the pairs of a run-time row and one of its ids, sorted by id: all of a block have the
+    /// same. The first two arguments are the order of the pairs and where each id's begin.
+    Pairs {
+        /// Which rows.
+        leading: Leading,
+        /// Ids of a row.
+        each: usize,
+        /// The axis that ids point along: an instance has one position.
+        along: DimId,
+        /// Pairs of a block.
+        block: usize,
+    },
+    /// A fixed axis of the ids: its position follows from the pair.
+    Choice {
+        /// The dimension of the pairs.
+        pair: DimId,
+        /// Size of the axis.
+        size: usize,
+        /// Ids of a row from one position to the next.
+        stride: usize,
+    },
     /// A block of a value without run-time axes, in the order of memory.
     Flat {
         /// Elements of a block.
@@ -58,8 +83,12 @@ impl Extent {
     pub fn most(self) -> usize {
         match self {
             Extent::Whole(size) => size,
-            Extent::Blocks { block, .. } | Extent::Rows { block, .. } | Extent::Flat { block } => block,
+            Extent::Blocks { block, .. }
+            | Extent::Rows { block, .. }
+            | Extent::Pairs { block, .. }
+            | Extent::Flat { block } => block,
             Extent::Time | Extent::Past => CHUNK,
+            Extent::Choice { .. } => 1,
         }
     }
 
@@ -68,6 +97,7 @@ impl Extent {
         match self {
             Extent::Whole(size) => Some(size),
             Extent::Blocks { size, block } if size % block == 0 => Some(block),
+            Extent::Choice { .. } => Some(1),
             _ => None,
         }
     }
@@ -295,6 +325,35 @@ pub enum Stmt {
         place: Place,
         /// The number.
         value: f32,
+    },
+    /// Finds the positions of the largest elements along a dimension: largest first, the lower position
+    /// first among equals, what is not a number last.
+    TopK {
+        /// The dimensions of the rows that are searched, walked one by one.
+        rows: Vec<DimId>,
+        /// The searched dimension.
+        along: DimId,
+        /// The dimension of the ranks.
+        ranks: DimId,
+        /// Where the elements are.
+        from: View,
+        /// Where positions go, i32.
+        to: View,
+    },
+    /// Sorts pairs of a row and one of its ids by id, by row and position among equals.
+    Group {
+        /// The ids.
+        ids: View,
+        /// Which rows.
+        leading: Leading,
+        /// The run-time rows and the fixed dimensions of the ids, slowest first.
+        dims: Vec<DimId>,
+        /// How many ids there are.
+        count: usize,
+        /// The argument for the order of the pairs, i32 each.
+        order: usize,
+        /// The argument for each id's first pair, and the end; then each id's first block, and the end.
+        starts: usize,
     },
     /// The body once for each block of the streamed dimension.
     Stream {

@@ -137,13 +137,15 @@ impl Layouts {
                     matches!(leading(region.graph.axes(operand)), Ok(Leading::Rows | Leading::Batch))
                 });
                 for &operand in operands.iter().filter(|_| with_rows && operands.len() == 2) {
+                    let (operand, chosen) = chosen_weight(region, &operands, operand);
                     let source = through_casts(region, operand);
                     let Some(&name) = names.get(&(RegionId(index as u32), source)) else { continue };
                     let axes = region.graph.axes(operand);
-                    let k: Vec<Axis> =
-                        contract.over.iter().copied().filter(|axis| axes.contains(*axis)).collect();
+                    // A matrix that ids choose is a run of rows in each panel.
+                    let summed = contract.over.iter().copied().filter(|axis| axes.contains(*axis));
+                    let k: Vec<Axis> = chosen.into_iter().chain(summed).collect();
                     let n = layouts.ordered(axes.without(&k).iter().copied());
-                    if !k.is_empty() && !n.is_empty() && axes.len() > 1 {
+                    if k.len() > usize::from(chosen.is_some()) && !n.is_empty() && axes.len() > 1 {
                         layouts.params.entry(name).or_insert(Layout::Packed { k, n });
                     }
                 }
@@ -209,6 +211,22 @@ pub fn parameter_names(program: &Program) -> HashMap<(RegionId, NodeId), Symbol>
         }
     }
     names
+}
+
+/// The table of an operand that takes weights for rows, with the axis of the ids; else the operand itself.
+fn chosen_weight(
+    region: &diptych_ir::Region,
+    operands: &[NodeId],
+    operand: NodeId,
+) -> (NodeId, Option<Axis>) {
+    let graph = &region.graph;
+    let with_rows = |id: NodeId| matches!(leading(graph.axes(id)), Ok(Leading::Rows | Leading::Batch));
+    match graph.op(operand) {
+        Op::Take(take) if operands.iter().all(|&operand| with_rows(operand)) => {
+            (graph.operands(operand)[0], Some(take.axis))
+        }
+        _ => (operand, None),
+    }
 }
 
 fn through_casts(region: &diptych_ir::Region, mut id: NodeId) -> NodeId {

@@ -3,6 +3,8 @@
 //! result of a region becomes a value that some kernel computes. Divisions
 //! move out of sums where that makes them fewer.
 
+mod grouped;
+
 use crate::fuse::is_view;
 use diptych_ir::ops::{Cast, Contract, Map, Reduce};
 use diptych_ir::{Axis, Graph, NodeId, Op, Program, ReduceKind, Region, Result, ScalarFn, Size};
@@ -47,6 +49,7 @@ pub fn normalize(program: &Program, cached: bool) -> Result<Program> {
                 Op::Contract(contract) => normal_form(graph, id, &contract)?,
                 Op::Map(Map(ScalarFn::Detach)) => Some(graph.operands(id)[0]),
                 Op::Reduce(reduce) => sum_in_turn(graph, id, &reduce)?,
+                Op::PutAdd(put) => grouped::put_add(graph, id, &put)?,
                 _ => None,
             };
             let form = match form.map(|form| (form, graph.op(form).clone())) {
@@ -228,6 +231,9 @@ fn weight(axes: &[Axis]) -> f64 {
 fn normal_form(graph: &mut Graph, id: NodeId, contract: &Contract) -> Result<Option<NodeId>> {
     let mut factors = graph.operands(id);
     let mut changed = false;
+    if let Some(form) = grouped::contraction(graph, id, contract)? {
+        return Ok((form != id).then_some(form));
+    }
     // An axis that one factor alone has and that is summed is summed there.
     for position in 0..factors.len() {
         let others = |axis: Axis| {
@@ -293,8 +299,10 @@ fn is_matrix_product(graph: &Graph, [left, right]: [NodeId; 2], over: &[Axis]) -
 }
 
 fn pair_product(graph: &mut Graph, pair: [NodeId; 2], over: Vec<Axis>) -> Result<NodeId> {
-    if is_matrix_product(graph, pair, &over) {
-        return graph.add(Contract { over }, &pair);
+    if is_matrix_product(graph, pair, &over) || grouped::takes_weights(graph, pair, &over) {
+        let contract = Contract { over };
+        let product = graph.add(contract.clone(), &pair)?;
+        return Ok(grouped::contraction(graph, product, &contract)?.unwrap_or(product));
     }
     let product = graph.add(Map(ScalarFn::Mul), &pair)?;
     if over.is_empty() { Ok(product) } else { graph.add(Reduce { kind: ReduceKind::Sum, over }, &[product]) }

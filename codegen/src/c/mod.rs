@@ -4,6 +4,7 @@
 
 mod nest;
 pub mod prelude;
+mod routing;
 mod statements;
 pub mod step;
 mod writer;

@@ -3,7 +3,7 @@
 //! an element do not depend on where it stands.
 
 use super::writer::{Writer, c_type, float};
-use crate::tile::{Along, DimId, Extent, Id, Instr, Nest, Place, RowMap, View};
+use crate::tile::{Along, Base, DimId, Extent, Id, Instr, Nest, Place, RowMap, View};
 use diptych_ir::{DType, ReduceKind, ScalarFn};
 
 /// What a vector variable holds.
@@ -98,6 +98,7 @@ impl Writer<'_> {
     fn run(&self, place: &Place, inner: Option<DimId>) -> Run {
         let Some(inner) = inner else { return Run::Same };
         match place {
+            Place::Strided(view) if self.follows_pair(view, inner) => Run::Lanes,
             Place::Strided(view) => {
                 let mapped = view.rows != RowMap::InOrder
                     && matches!(self.program.dims[inner].extent, Extent::Rows { .. } | Extent::Time);
@@ -123,6 +124,26 @@ impl Writer<'_> {
                     _ => Run::Lanes,
                 }
             }
+        }
+    }
+
+    /// Whether a view's elements are found by the pair that the vectorised dimension walks.
+    fn follows_pair(&self, view: &View, inner: DimId) -> bool {
+        let dims = &self.program.dims;
+        !matches!(view.base, Base::Tile(_))
+            && view.strides.iter().any(|&(dim, stride)| match dims[dim].extent {
+                Extent::Pairs { .. } => dim == inner && stride > 0,
+                Extent::Choice { pair, .. } => pair == inner && stride > 0,
+                _ => false,
+            })
+    }
+
+    /// Whether a position follows from the pair that the vectorised dimension walks.
+    fn is_choice_of(&self, dim: DimId, inner: Option<DimId>) -> bool {
+        match self.program.dims[dim].extent {
+            Extent::Pairs { .. } => Some(dim) == inner,
+            Extent::Choice { pair, .. } => Some(pair) == inner,
+            _ => false,
         }
     }
 
@@ -188,7 +209,7 @@ impl Writer<'_> {
                 Instr::Truth(value) => {
                     self.line(format!("const vi v{id} = splat_int({});", -i32::from(*value)))
                 }
-                Instr::Position(dim) if Some(*dim) != inner => {
+                Instr::Position(dim) if Some(*dim) != inner && !self.is_choice_of(*dim, inner) => {
                     let position =
                         self.position_text(*dim, &format!("i_{}", self.name(*dim)), outer.contains(dim));
                     self.line(format!("const vi v{id} = splat_int((int32_t)({position}));"));
@@ -233,13 +254,25 @@ impl Writer<'_> {
 
     /// The absolute position along a dimension.
     fn position_text(&self, dim: DimId, index: &str, walked: bool) -> String {
+        match self.program.dims[dim].extent {
+            Extent::Pairs { .. } => {
+                let index = if walked { index } else { "0" };
+                return format!("step->row_position[{}]", self.row_of_pair(dim, index));
+            }
+            Extent::Choice { pair, size, stride } => {
+                let name = self.name(pair);
+                let index = if walked { index.to_owned() } else { format!("i_{name}") };
+                return format!("{name}_ids[{index}] / {stride} % {size}");
+            }
+            _ => {}
+        }
         let index = if walked { format!(" + {index}") } else { String::new() };
         match self.program.dims[dim].extent {
             Extent::Rows { .. } => format!("step->row_position[{}_start{index}]", self.name(dim)),
             Extent::Time => format!("time_position{index}"),
             Extent::Past => format!("past_position{index}"),
             Extent::Whole(_) => format!("0{index}"),
-            Extent::Blocks { .. } | Extent::Flat { .. } => format!("{}_start{index}", self.name(dim)),
+            _ => format!("{}_start{index}", self.name(dim)),
         }
     }
 
@@ -266,6 +299,13 @@ impl Writer<'_> {
             }
             match instr {
                 Instr::Float(_) | Instr::Int(_) | Instr::Truth(_) => {}
+                Instr::Position(dim) if self.is_choice_of(*dim, inner) => {
+                    let text = self.position_text(*dim, "(i + lane)", true);
+                    self.line(format!("vi v{id} = {{0}};"));
+                    self.line(format!(
+                        "for (int64_t lane = 0; lane < {lanes}; lane++) v{id}[lane] = {text};"
+                    ));
+                }
                 Instr::Position(dim) => {
                     let text = match self.program.dims[*dim].extent {
                         Extent::Rows { .. } => {
@@ -383,7 +423,9 @@ impl Writer<'_> {
         }
         let row = format!("id_{id}");
         match (table, inner) {
-            (Place::Strided(view), Some(inner)) if view.stride(inner) == 1 => {
+            (Place::Strided(view), Some(inner))
+                if view.stride(inner) == 1 && !self.follows_pair(view, inner) =>
+            {
                 let address = self.element_at(table, &row, along, outer, Some(inner), "i");
                 self.line(format!("const {} v{id} = {};", vector(kind), load(dtype, &address, whole)));
             }

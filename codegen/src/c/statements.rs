@@ -16,6 +16,10 @@ impl Writer<'_> {
             Stmt::Dot(dot) => self.dot(dot),
             Stmt::Transpose { rows, columns, from, to } => self.transpose(rows, columns, from, to),
             Stmt::Fill { dims, place, value } => self.fill(dims, place, *value),
+            Stmt::TopK { rows, along, ranks, from, to } => self.top_k(rows, (*along, *ranks), from, to),
+            Stmt::Group { ids, leading, dims, count, order, starts } => {
+                self.group(ids, *leading, dims, *count, (*order, *starts));
+            }
             Stmt::Stream { dim, bounds, body } => self.stream(*dim, *bounds, body),
         }
     }
@@ -35,6 +39,17 @@ impl Writer<'_> {
                     "for (int64_t {name}_start = 0; {name}_start < {size}; {name}_start += {block}) {{"
                 ));
                 self.line(format!("const int64_t {name}_count = least({block}, {size} - {name}_start);"));
+            }
+            Extent::Pairs { along, block, .. } => {
+                let id = format!("{}_start", self.name(along));
+                let [order, starts] = [0, 1].map(|arg| self.program.args[arg].name.clone());
+                self.open(format!(
+                    "for (int64_t {name}_first = {starts}[{id}]; {name}_first < {starts}[{id} + 1]; {name}_first += {block}) {{"
+                ));
+                self.line(format!(
+                    "const int64_t {name}_count = least({block}, {starts}[{id} + 1] - {name}_first);"
+                ));
+                self.line(format!("const int32_t *{name}_ids = {order} + {name}_first;"));
             }
             Extent::Past => {
                 let first = match bounds.window {
@@ -61,7 +76,7 @@ impl Writer<'_> {
                 self.open("for (int64_t chunk = first_chunk; chunk < end_chunk; chunk++) {");
                 self.time_range("chunk");
             }
-            Extent::Whole(_) | Extent::Flat { .. } => self.open("{"),
+            Extent::Whole(_) | Extent::Flat { .. } | Extent::Choice { .. } => self.open("{"),
         }
         for stmt in body {
             self.statement(stmt);

@@ -120,6 +120,8 @@ impl Writer<'_> {
             Extent::Blocks { size, block } => format!("{} ({size} in blocks of {block})", dim.name),
             Extent::Rows { block, .. } => format!("{}s in blocks of {block}", dim.name),
             Extent::Flat { block } => format!("{}s in blocks of {block}", dim.name),
+            Extent::Pairs { block, .. } => format!("{}s sorted by id, in blocks of {block}", dim.name),
+            Extent::Choice { size, .. } => format!("{} ({size})", dim.name),
             Extent::Time | Extent::Past => format!("chunks of {} of each sequence", dim.name),
             Extent::Whole(size) => format!("{} ({size})", dim.name),
         }
@@ -177,7 +179,8 @@ impl Writer<'_> {
                         self.line("instance /= step->blocks;");
                     }
                 }
-                Extent::Whole(_) => {}
+                Extent::Pairs { along, block, .. } => self.pair_block(&name, along, block),
+                Extent::Whole(_) | Extent::Choice { .. } => {}
             }
         }
         for dim in self.program.dims.clone() {
@@ -200,6 +203,43 @@ impl Writer<'_> {
                     _ => {}
                 }
             }
+        }
+    }
+
+    /// The block of pairs that an instance has, and the id that they share. There are at most as many
+    /// blocks as instances; to the others nothing is left.
+    fn pair_block(&mut self, name: &str, along: DimId, block: usize) {
+        let (id, ids) = (self.name(along).to_owned(), self.positions(along));
+        let [order, starts] = [0, 1].map(|arg| self.program.args[arg].name.clone());
+        self.line(format!("const int32_t *first_block = {starts} + {ids} + 1;"));
+        self.line(format!("if (instance >= first_block[{ids}]) return;"));
+        self.line(format!("int64_t {id}_start = 0;"));
+        self.line(format!(
+            "for (int64_t end = {ids}; {id}_start + 1 < end;) {{ const int64_t middle = ({id}_start + end) / 2; if (first_block[middle] <= instance) {id}_start = middle; else end = middle; }}"
+        ));
+        self.line(format!(
+            "const int64_t {name}_first = {starts}[{id}_start] + (instance - first_block[{id}_start]) * {block};"
+        ));
+        self.line(format!(
+            "const int64_t {name}_count = least({block}, {starts}[{id}_start + 1] - {name}_first);"
+        ));
+        self.line(format!("const int32_t *{name}_ids = {order} + {name}_first;"));
+    }
+
+    /// All positions of a fixed axis.
+    pub(super) fn positions(&self, dim: DimId) -> usize {
+        match self.program.dims[dim].extent {
+            Extent::Blocks { size, .. } => size,
+            extent => extent.most(),
+        }
+    }
+
+    /// The run-time row of a pair.
+    pub(super) fn row_of_pair(&self, dim: DimId, index: &str) -> String {
+        match self.program.dims[dim].extent {
+            Extent::Pairs { each: 1, .. } => format!("(int64_t){}_ids[{index}]", self.name(dim)),
+            Extent::Pairs { each, .. } => format!("(int64_t)({}_ids[{index}] / {each})", self.name(dim)),
+            _ => index.to_owned(),
         }
     }
 
@@ -237,6 +277,7 @@ impl Writer<'_> {
     pub(super) fn start(&self, dim: DimId) -> Option<String> {
         match self.program.dims[dim].extent {
             Extent::Whole(_) => None,
+            Extent::Pairs { .. } | Extent::Choice { .. } => None,
             _ => Some(format!("{}_start", self.name(dim))),
         }
     }
@@ -253,6 +294,17 @@ impl Writer<'_> {
     /// The position of a dimension in an array: absolute in memory, relative in
     /// a tile; `index` gives the loop's own part, if a loop walks it.
     fn position(&self, dim: DimId, tile: bool, index: &dyn Fn(DimId) -> Option<String>) -> Option<String> {
+        match self.program.dims[dim].extent {
+            Extent::Pairs { .. } if tile => return index(dim),
+            Extent::Pairs { .. } => {
+                return Some(self.row_of_pair(dim, &index(dim).unwrap_or_else(|| "0".to_owned())));
+            }
+            Extent::Choice { pair, size, stride } => {
+                let index = index(pair).unwrap_or_else(|| "0".to_owned());
+                return Some(format!("(int64_t)({}_ids[{index}] / {stride} % {size})", self.name(pair)));
+            }
+            _ => {}
+        }
         let start = if tile { None } else { self.start(dim) };
         match (start, index(dim)) {
             (Some(start), Some(index)) => Some(format!("({start} + {index})")),

@@ -6,7 +6,7 @@ use super::overwriting::is_overwritten_too_soon;
 use super::together::join;
 use super::{ArgRef, Buffer, BufferId, CompiledEntry, GridCount, Launch, PlanStep, Role, Slot};
 use crate::c;
-use crate::lower::{Context, LowerError, Source, lower};
+use crate::lower::{Context, LowerError, Lowered, Source, lower, lower_grouping};
 use crate::tile::{Dim, Extent, TileProgram};
 use diptych_ir::{Entry, EntryKind, IrError, NodeId, Op, Program, ReduceKind, RegionId, ScalarFn};
 use diptych_passes::fuse::{FuseError, FuseOptions, Group, GroupKind, RegionSteps, Step, StreamedAxes, fuse};
@@ -126,6 +126,8 @@ pub(super) struct Scope {
     pub(super) targets: HashMap<NodeId, ArgRef>,
     /// Layers, within a repeat.
     pub(super) layers: Option<usize>,
+    /// The order of the pairs of rows and ids, and where each id's begin: by ids and how many there are.
+    pub(super) groupings: HashMap<(NodeId, usize), [ArgRef; 2]>,
 }
 
 impl Builder<'_> {
@@ -171,7 +173,13 @@ impl Builder<'_> {
 
     fn main(&mut self) -> Result<(Vec<PlanStep>, Vec<PlanStep>), CompileError> {
         let main = Program::MAIN;
-        let mut scope = Scope { region: main, places: HashMap::new(), targets: HashMap::new(), layers: None };
+        let mut scope = Scope {
+            region: main,
+            places: HashMap::new(),
+            targets: HashMap::new(),
+            layers: None,
+            groupings: HashMap::new(),
+        };
         let mut copies = Vec::new();
         for (name, node) in self.entry.roots.clone() {
             let graph = &self.program.main().graph;
@@ -233,12 +241,9 @@ impl Builder<'_> {
             match step {
                 Step::Group(group) => {
                     let at_load = self.is_derived(scope, group);
-                    let launch = self.group(scope, group, at_load)?;
-                    if at_load {
-                        load_steps.push(PlanStep::Launch(launch))
-                    } else {
-                        steps.push(PlanStep::Launch(launch))
-                    }
+                    let launches = self.group(scope, group, at_load)?;
+                    let launches = launches.into_iter().map(PlanStep::Launch);
+                    if at_load { load_steps.extend(launches) } else { steps.extend(launches) }
                 }
                 Step::Repeat(node) => self.repeat(scope, *node, &mut steps, &mut load_steps)?,
             }
@@ -303,7 +308,13 @@ impl Builder<'_> {
         Some(place)
     }
 
-    fn group(&mut self, scope: &mut Scope, group: &Group, at_load: bool) -> Result<Launch, CompileError> {
+    /// The launch of a group, after that of what it needs besides: the grouping of its rows.
+    fn group(
+        &mut self,
+        scope: &mut Scope,
+        group: &Group,
+        at_load: bool,
+    ) -> Result<Vec<Launch>, CompileError> {
         let region = scope.region;
         let values = self.values;
         let layout = |id: NodeId| values.get(region, id);
@@ -318,9 +329,78 @@ impl Builder<'_> {
             tile_rows: self.options.tile_rows,
         };
         let lowered = lower(group, &context)?;
+        let mut launches = Vec::new();
+        if let Some(&Source::Order(ids, count)) = lowered.args.first()
+            && !scope.groupings.contains_key(&(ids, count))
+        {
+            let grouping = lower_grouping(ids, count, &context)?;
+            self.add_grouping_buffers(scope, ids, count);
+            let args = self.arguments(scope, &grouping, at_load)?;
+            let kernel = self.kernel(grouping.program);
+            let (nodes, time) = (Vec::new(), self.time);
+            launches.push(Launch { kernel, args, flat: 0, grid: Vec::new(), region, nodes, time });
+        }
+        let args = self.arguments(scope, &lowered, at_load)?;
+        // What does not lie alike was lowered to a walk axis by axis.
+        let walks_flat = |dim: &Dim| matches!(dim.extent, Extent::Flat { .. });
+        let flat = match lowered.program.dims.iter().any(walks_flat) {
+            true => {
+                self.check_flat(region, group, &args)?;
+                let wide = group.nodes.iter().flat_map(|&id| {
+                    let graph = &self.program.region(region).graph;
+                    graph.operands(id).into_iter().chain([id])
+                });
+                let graph = &self.program.region(region).graph;
+                let wide: Vec<NodeId> = wide.filter(|&id| !graph.axes(id).is_empty()).collect();
+                wide.first().map_or(1, |&id| {
+                    self.slots(region, id) * self.values.get(region, id).row_elements(self.options.panel)
+                })
+            }
+            false => 0,
+        };
+        let program = &lowered.program;
+        let grid = program.grid.iter().map(|&dim| GridCount::of(program, dim, flat)).collect();
+        let kernel = self.kernel(lowered.program);
+        launches.push(Launch {
+            kernel,
+            args,
+            flat,
+            grid,
+            region,
+            nodes: group.nodes.clone(),
+            time: self.time,
+        });
+        Ok(launches)
+    }
+
+    /// Buffers for the grouping of rows by ids: a number a pair; two for each id, and two ends.
+    fn add_grouping_buffers(&mut self, scope: &mut Scope, ids: NodeId, count: usize) {
+        let layout = self.layouts.dense(self.program.region(scope.region).graph.ty(ids));
+        let starts = Layout::Dense {
+            leading: Leading::None,
+            order: vec![diptych_ir::Axis::fixed("starts", 2 * (count + 1))],
+        };
+        let [order, starts] = [layout, starts].map(|layout| {
+            let (role, dtype) = (Role::Temporary, diptych_ir::DType::I32);
+            self.buffers.push(Buffer { role, dtype, layout, slots: 1, first: usize::MAX, last: 0 });
+            ArgRef { buffer: self.buffers.len() - 1, slot: Slot::First }
+        });
+        scope.groupings.insert((ids, count), [order, starts]);
+    }
+
+    /// Where the arguments of a kernel are; what it computes gets a place.
+    fn arguments(
+        &mut self,
+        scope: &mut Scope,
+        lowered: &Lowered,
+        at_load: bool,
+    ) -> Result<Vec<ArgRef>, CompileError> {
+        let region = scope.region;
         let mut args = Vec::with_capacity(lowered.args.len());
         for (source, arg) in lowered.args.iter().zip(&lowered.program.args) {
             let place = match *source {
+                Source::Order(ids, count) => scope.groupings[&(ids, count)][0],
+                Source::Starts(ids, count) => scope.groupings[&(ids, count)][1],
                 Source::Cache(node) => {
                     let slots = scope.layers.unwrap_or(1);
                     let buffer = self.role_buffer(Role::Cache { region, node }, region, node, slots);
@@ -351,31 +431,7 @@ impl Builder<'_> {
                 args.len()
             )));
         }
-        // What does not lie alike was lowered to a walk axis by axis.
-        let walks_flat = |dim: &Dim| matches!(dim.extent, Extent::Flat { .. });
-        let flat = match lowered.program.dims.iter().any(walks_flat) {
-            true => {
-                self.check_flat(region, group, &args)?;
-                let wide = group.nodes.iter().flat_map(|&id| {
-                    let graph = &self.program.region(region).graph;
-                    graph.operands(id).into_iter().chain([id])
-                });
-                let graph = &self.program.region(region).graph;
-                let wide: Vec<NodeId> = wide.filter(|&id| !graph.axes(id).is_empty()).collect();
-                wide.first().map_or(1, |&id| {
-                    self.slots(region, id) * self.values.get(region, id).row_elements(self.options.panel)
-                })
-            }
-            false => 0,
-        };
-        let grid = lowered
-            .program
-            .grid
-            .iter()
-            .map(|&dim| GridCount::of(lowered.program.dims[dim].extent, flat))
-            .collect();
-        let kernel = self.kernel(lowered.program);
-        Ok(Launch { kernel, args, flat, grid, region, nodes: group.nodes.clone(), time: self.time })
+        Ok(args)
     }
 
     /// A flat kernel walks memory: what it reads must be stored alike, and a

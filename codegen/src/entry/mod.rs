@@ -10,7 +10,7 @@ mod together;
 pub use build::{CompileError, EntryOptions, compile_entry};
 
 use crate::c::KernelText;
-use crate::tile::{Extent, TileProgram};
+use crate::tile::{DimId, Extent, TileProgram};
 use diptych_ir::{DType, EntryKind, NodeId, RegionId, Symbol};
 use diptych_passes::layout::{Layout, Leading, product};
 use diptych_passes::plan::Lifetime;
@@ -158,17 +158,48 @@ pub enum GridCount {
     },
     /// Pairs of a sequence and a chunk of its tokens.
     Chunks,
+    /// At most as many as blocks of pairs of a row and an id: each id's begin anew.
+    Pairs {
+        /// Which rows.
+        leading: Leading,
+        /// Ids of a row.
+        each: usize,
+        /// How many ids there are.
+        ids: usize,
+        /// Pairs of a block.
+        block: usize,
+    },
 }
 
 impl GridCount {
-    /// The count that an extent gives; `flat` is the length of a flat value.
-    pub fn of(extent: Extent, flat: usize) -> GridCount {
-        match extent {
+    /// The number of instances, given how many rows there are of a kind, and pairs of a sequence and a chunk.
+    pub fn instances(self, rows: impl Fn(Leading) -> usize, chunks: usize) -> usize {
+        match self {
+            GridCount::Fixed(count) => count,
+            GridCount::Rows { leading, block } => rows(leading).div_ceil(block),
+            GridCount::Chunks => chunks,
+            GridCount::Pairs { leading, each, ids, block } => {
+                let pairs = rows(leading) * each;
+                pairs / block + ids.min(pairs)
+            }
+        }
+    }
+
+    /// The count that a dimension gives; `flat` is the length of a flat value.
+    pub fn of(program: &TileProgram, dim: DimId, flat: usize) -> GridCount {
+        match program.dims[dim].extent {
+            Extent::Pairs { leading, each, along, block } => {
+                let ids = match program.dims[along].extent {
+                    Extent::Blocks { size, .. } => size,
+                    other => other.most(),
+                };
+                GridCount::Pairs { leading, each, ids, block }
+            }
             Extent::Blocks { size, block } => GridCount::Fixed(size.div_ceil(block)),
             Extent::Rows { leading, block } => GridCount::Rows { leading, block },
             Extent::Flat { block } => GridCount::Fixed(flat.div_ceil(block)),
             Extent::Time | Extent::Past => GridCount::Chunks,
-            Extent::Whole(_) => GridCount::Fixed(1),
+            Extent::Whole(_) | Extent::Choice { .. } => GridCount::Fixed(1),
         }
     }
 }

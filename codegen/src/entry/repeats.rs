@@ -38,6 +38,7 @@ impl Builder<'_> {
             places: HashMap::new(),
             targets: HashMap::new(),
             layers: Some(layers),
+            groupings: HashMap::new(),
         };
         let mut outer: Vec<ArgRef> = Vec::new();
         let mut entering: Vec<PlanStep> = Vec::new();

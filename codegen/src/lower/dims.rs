@@ -3,9 +3,9 @@
 //! and the kind of group alone, never on what a run binds.
 
 use super::{Context, LowerError};
-use crate::tile::{Dim, DimId, Extent};
+use crate::tile::{Dim, DimId, Extent, PAIRS};
 use diptych_ir::{Axis, Graph, NodeId, Op, ReduceKind, Size};
-use diptych_passes::fuse::{Group, GroupKind, StreamAxis};
+use diptych_passes::fuse::{Group, GroupKind, Grouping, StreamAxis};
 use diptych_passes::layout::{Layout, Leading, leading, product, symbol};
 use std::collections::HashMap;
 
@@ -75,6 +75,25 @@ impl Dims {
         let dim = self.of(axis)?;
         self.list[dim].extent = extent;
         Some(dim)
+    }
+
+    /// The dimensions of grouped rows: the pairs of one position along the ids' axis, at which an instance
+    /// is, and the ids' own axes, of which each pair has one position.
+    fn pairs(&mut self, grouping: &Grouping, block: usize, context: &Context) -> Option<DimId> {
+        let size = grouping.axis.fixed_size()?;
+        let along = self.set(grouping.axis, Extent::Blocks { size, block: 1 })?;
+        let each = grouping.ids_of_row();
+        let pair = self.add("pair", Extent::Pairs { leading: grouping.leading, each, along, block });
+        self.row = Some(pair);
+        self.single.push(along);
+        let mut stride = each;
+        for axis in context.layouts.ordered(grouping.choices.iter().copied()) {
+            let size = axis.fixed_size()?;
+            stride /= size;
+            let choice = self.set(axis, Extent::Choice { pair, size, stride });
+            self.single.extend(choice);
+        }
+        Some(pair)
     }
 
     /// Divides a fixed axis among instances.
@@ -148,6 +167,21 @@ pub fn choose(group: &Group, context: &Context) -> Result<Dims, LowerError> {
             dims.row = Some(row);
             dims.stream = Some(row);
             gradient_blocks(&mut dims, group, &contractions, graph, context);
+        }
+        GroupKind::Grouped(grouping) => {
+            let pair = dims.pairs(grouping, PAIRS, context);
+            dims.grid.extend(pair);
+            if let Some((axis, extent)) = column_blocks(group, &contractions, graph, context) {
+                dims.divide(axis, extent);
+            }
+        }
+        GroupKind::OverGrouped(grouping) => {
+            dims.stream = dims.pairs(grouping, STREAMED_ROWS, context);
+            let along = dims.of(grouping.axis);
+            dims.grid.extend(along);
+            let gradients: Vec<NodeId> =
+                group.nodes.iter().copied().filter(|&id| matches!(graph.op(id), Op::PutAdd(_))).collect();
+            gradient_blocks(&mut dims, group, &gradients, graph, context);
         }
         GroupKind::Scatter => scatter_blocks(&mut dims, group, graph, context)?,
         GroupKind::Stream(axes) => {
@@ -255,6 +289,7 @@ fn unmoved(group: &Group, graph: &Graph, axis: Axis) -> bool {
         Op::Merge(merge) => merge.into == axis || merge.axes.contains(&axis),
         Op::Rename(rename) => rename.from == axis || rename.to == axis,
         Op::Take(take) => take.axis == axis,
+        Op::TopK(top) => top.axis == axis || top.into == axis,
         _ => false,
     };
     group.nodes.iter().all(|&id| {
@@ -281,7 +316,7 @@ fn column_blocks(
     context: &Context,
 ) -> Option<(Axis, Extent)> {
     let columns = |id: NodeId| {
-        let operands = graph.operands(id);
+        let operands = super::grouped::factors(graph, id);
         let weight =
             operands.into_iter().find(|&operand| leading(graph.axes(operand)) == Ok(Leading::None))?;
         Some(
@@ -338,7 +373,7 @@ fn gradient_blocks(
         let (rows, columns) = match (context.layout)(id) {
             Layout::Packed { k, n } => (k, n),
             Layout::Dense { order, .. } => {
-                let operands = graph.operands(id);
+                let operands = super::grouped::factors(graph, id);
                 let last = order.last().copied();
                 let right = operands
                     .into_iter()
@@ -348,7 +383,9 @@ fn gradient_blocks(
             }
         };
         let row_blocks = (rows, context.tile_rows * 12, 1);
-        for (axes, least, align) in [row_blocks, (columns, GRADIENT_COLUMNS, context.panel)] {
+        for (mut axes, least, align) in [row_blocks, (columns, GRADIENT_COLUMNS, context.panel)] {
+            // Of chosen weights an instance has one already.
+            axes.retain(|&axis| dims.of(axis).is_none_or(|dim| !dims.single.contains(&dim)));
             if let [axis, rest @ ..] = &axes[..]
                 && let Some(size) = axis.fixed_size()
                 && unmoved(group, graph, *axis)

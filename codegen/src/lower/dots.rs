@@ -103,7 +103,7 @@ impl Lowering<'_> {
     /// part. The columns are those of the operand that has the last dimension
     /// of the result. Dimensions of one position are left out.
     fn sides(&mut self, id: NodeId, order: &[DimId]) -> Sides {
-        let operands = self.graph.operands(id);
+        let operands = super::grouped::factors(self.graph, id);
         let (left, right) = (operands[0], operands[1]);
         let last = order.last().copied();
         let (left_dims, right_dims) = (self.node_dims(left), self.node_dims(right));
@@ -129,6 +129,8 @@ impl Lowering<'_> {
                     k.push(dim);
                 }
             }
+        } else {
+            k.extend(self.dims.row);
         }
         Sides { rows_of, columns_of, batch, m, n, k }
     }
@@ -142,6 +144,9 @@ impl Lowering<'_> {
             return Ok(false);
         }
         let c = self.stored(id, true)?;
+        if self.is_scattered(&c) {
+            return Ok(false);
+        }
         let order = self.result_order(&c, &self.computed[&id].dims);
         let Sides { batch, m, n, .. } = self.sides(id, &order);
         Ok(match &c {
@@ -200,6 +205,7 @@ impl Lowering<'_> {
         let place = self.place(id, after)?;
         if let Place::Strided(view) = &place
             && view.dtype == DType::F32
+            && !self.is_scattered(&place)
             && self.runs_as_one(view, m)
             && self.runs_as_one(view, k)
         {
@@ -218,6 +224,7 @@ impl Lowering<'_> {
     ) -> Result<Place, LowerError> {
         let place = self.place(id, after)?;
         match &place {
+            Place::Strided(_) if self.is_scattered(&place) => {}
             Place::Strided(view) => {
                 let as_one = self.runs_as_one(view, n) && self.runs_as_one(view, k);
                 if as_one && is_contiguous(view, n) {

@@ -78,6 +78,7 @@ impl Lowering<'_> {
                 Class::Reduce => self.emit_reduce(&mut schedule, id)?,
                 Class::Dot => self.emit_dot(&mut schedule, id)?,
                 Class::Scatter => self.emit_scatter(&mut schedule, id)?,
+                Class::TopK => self.emit_top_k(&mut schedule, id)?,
             }
         }
         let mut body = schedule.take_phase(Phase::Before);

@@ -5,6 +5,7 @@
 mod dims;
 mod dots;
 mod emit;
+mod grouped;
 mod places;
 mod stages;
 mod tables;
@@ -52,6 +53,10 @@ pub enum Source {
     Value(NodeId),
     /// The cache of a `history` node.
     Cache(NodeId),
+    /// The pairs of a row and one of its ids, sorted by id: their order. The ids and how many there may be.
+    Order(NodeId, usize),
+    /// Where each id's pairs and blocks begin.
+    Starts(NodeId, usize),
 }
 
 /// A lowered group.
@@ -62,6 +67,8 @@ pub struct Lowered {
     /// What each argument is.
     pub args: Vec<Source>,
 }
+
+pub use grouped::lower_grouping;
 
 /// Lowers a group.
 ///

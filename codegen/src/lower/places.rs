@@ -58,14 +58,20 @@ impl Lowering<'_> {
     /// The argument for a source, added if it is new.
     pub fn arg(&mut self, source: Source, dtype: DType, write: bool) -> usize {
         let position = self.sources.iter().position(|known| *known == source).unwrap_or_else(|| {
-            let (Source::Value(id) | Source::Cache(id)) = source;
+            let (Source::Value(id) | Source::Cache(id) | Source::Order(id, _) | Source::Starts(id, _)) =
+                source;
             let name = match self.dims.flat {
                 // The same work on other values is to be the same text.
                 Some(_) => format!("x{}", self.sources.len()),
                 None => {
                     let label = self.graph.node(id).label.map(|label| label.to_string());
                     let label = label.unwrap_or_else(|| self.graph.op(id).name().to_owned());
-                    format!("{}_{}", super::dims::identifier(&label), id.index())
+                    let part = match source {
+                        Source::Order(..) => "order_",
+                        Source::Starts(..) => "starts_",
+                        _ => "",
+                    };
+                    format!("{}_{part}{}", super::dims::identifier(&label), id.index())
                 }
             };
             self.sources.push(source);
@@ -182,7 +188,10 @@ impl Lowering<'_> {
     }
 
     fn walks_tokens(&self, row: DimId) -> bool {
-        matches!(self.dims.list[row].extent, Extent::Rows { leading: Leading::Rows, .. })
+        matches!(
+            self.dims.list[row].extent,
+            Extent::Rows { leading: Leading::Rows, .. } | Extent::Pairs { leading: Leading::Rows, .. }
+        )
     }
 
     /// Where the value of an operand lies for a reader, seen through views.
@@ -295,6 +304,7 @@ impl Lowering<'_> {
     pub fn group_leading(&self) -> Leading {
         match &self.group.kind {
             GroupKind::Rows(leading) | GroupKind::OverRows(leading) => *leading,
+            GroupKind::Grouped(grouping) | GroupKind::OverGrouped(grouping) => grouping.leading,
             _ => Leading::None,
         }
     }

@@ -33,6 +33,8 @@ pub enum Class {
     Dot,
     /// By a scatter.
     Scatter,
+    /// By a search for the largest.
+    TopK,
 }
 
 /// What is known of a node of the group.
@@ -82,7 +84,7 @@ pub struct Lowering<'a> {
 impl<'a> Lowering<'a> {
     /// Chooses dimensions.
     pub fn new(group: &'a Group, context: &'a Context<'a>) -> Result<Lowering<'a>, LowerError> {
-        Ok(Lowering {
+        let mut lowering = Lowering {
             group,
             context,
             graph: &context.program.region(context.region).graph,
@@ -93,7 +95,9 @@ impl<'a> Lowering<'a> {
             tables: Vec::new(),
             computed: HashMap::new(),
             fold: None,
-        })
+        };
+        lowering.add_grouping_args();
+        Ok(lowering)
     }
 
     pub(super) fn error(&self, id: NodeId, problem: String) -> LowerError {
@@ -147,13 +151,15 @@ impl<'a> Lowering<'a> {
                 Op::Concat(_) => Class::Concat,
                 Op::Reduce(_) => Class::Reduce,
                 Op::Contract(_) => Class::Dot,
+                Op::PutAdd(_) if self.sums_pairs() => Class::Dot,
                 Op::PutAdd(_) => Class::Scatter,
+                Op::TopK(_) => Class::TopK,
                 op => return Err(self.error(id, format!("no kernel computes {}", op.name()))),
             };
             let dims = self.node_dims(id);
             let walked = match class {
                 Class::Reduce | Class::Dot | Class::Scatter => self.walked(id),
-                Class::Pointwise | Class::Concat => dims.clone(),
+                Class::Pointwise | Class::Concat | Class::TopK => dims.clone(),
             };
             let streams = |dims: &[DimId]| self.dims.stream.is_some_and(|stream| dims.contains(&stream));
             let over_stream = streams(&walked) && !streams(&dims);
@@ -211,7 +217,7 @@ impl<'a> Lowering<'a> {
             let needed = match class {
                 Class::Pointwise | Class::Concat => tiled.contains(&id) || cached,
                 Class::Reduce | Class::Dot => !direct,
-                Class::Scatter => false,
+                Class::Scatter | Class::TopK => false,
             };
             let dims = self.computed[&id].dims.clone();
             let name = self.name(id);

@@ -127,8 +127,9 @@ impl<'a> Accesses<'a> {
     /// The dimensions along which a statement over `dims` sees different elements of a place.
     fn seen(&self, place: &Place, dims: &[DimId], at: At) -> Vec<DimId> {
         let loops = self.sizes.loops(at);
+        let by_pairs = |dim: DimId| self.sizes.pairs_along(dim).is_some_and(|pair| loops.contains(&pair));
         let mut seen = varying(place);
-        seen.retain(|dim| dims.contains(dim) || loops.contains(dim));
+        seen.retain(|&dim| dims.contains(&dim) || loops.contains(&dim) || by_pairs(dim));
         seen
     }
 
@@ -154,9 +155,15 @@ impl<'a> Accesses<'a> {
                     Place::Strided(view) => view.offset,
                     Place::Packed(_) => 0,
                 };
+                // Rows that several pairs name are read for each, but are there once.
+                let chooses = varying(place).iter().any(|&dim| self.sizes.is_choice(dim));
+                let different: f64 = match chooses {
+                    true => 1.0,
+                    false => seen.iter().map(|&dim| self.sizes.different_rows(dim)).product(),
+                };
                 for write in [false, true] {
                     if if write { writes } else { reads } {
-                        self.add(arg, write, offset, seen.clone(), at);
+                        self.add(arg, write, offset, seen.clone(), at, different);
                     }
                 }
                 if let Place::Strided(view) = place
@@ -170,9 +177,13 @@ impl<'a> Accesses<'a> {
         }
     }
 
-    fn add(&mut self, arg: usize, write: bool, offset: usize, dims: Vec<DimId>, at: At) {
+    /// The elements of an argument along these dimensions, of which only a part are different ones.
+    pub(super) fn add(&mut self, arg: usize, write: bool, offset: usize, dims: Vec<DimId>, at: At, different: f64) {
         let element_bytes = self.sizes.program.args[arg].dtype.bytes() as f64;
         self.add_moved(arg, write, offset, dims, at, element_bytes);
+        if let (Some(last), true) = (self.found.last_mut(), different < 1.0) {
+            last.footprint = last.footprint.min(last.bytes * different);
+        }
     }
 
     /// As [`Accesses::add`], with so many bytes moved for each element.

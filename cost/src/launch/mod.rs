@@ -115,6 +115,22 @@ impl<'a> Counter<'a> {
                 };
                 self.accesses.place(place, &dims, Direction::Write, at);
             }
+            Stmt::TopK { rows, along, ranks, from, to } => {
+                let searched = [&rows[..], &[*along]].concat();
+                let chosen = [&rows[..], &[*ranks]].concat();
+                // Two comparisons for each element and rank, one element at a time.
+                let compared = 2.0 * sizes.points(&[&searched[..], &[*ranks]].concat(), at);
+                self.operations.by_element(compared);
+                self.accesses.place(&Place::Strided(from.clone()), &searched, Direction::Read, at);
+                self.accesses.place(&Place::Strided(to.clone()), &chosen, Direction::Write, at);
+            }
+            Stmt::Group { ids, dims, count, order, .. } => {
+                let pairs = sizes.points(dims, at);
+                self.operations.by_element(8.0 * (pairs + *count as f64));
+                self.accesses.place(&Place::Strided(ids.clone()), dims, Direction::Read, at);
+                // What is kept for each id is small beside it.
+                self.accesses.add(*order, true, 0, dims.clone(), at, 1.0);
+            }
             Stmt::Stream { dim, bounds, body } => self.statements(body, At { stream: Some((*dim, *bounds)) }),
         }
     }

@@ -36,6 +36,12 @@ impl Operations {
         Operations { whole: true, ..Operations::new(1) }
     }
 
+    /// Operations that are done one element at a time, each in the time of a vector.
+    pub(super) fn by_element(&mut self, operations: f64) {
+        self.scalar.arithmetic += operations;
+        self.issued.arithmetic += operations * self.lanes;
+    }
+
     /// A copy with rows and columns exchanged, by squares of vectors: each vector goes through as many shuffles
     /// as a lane number has bits, one a clock where two additions are.
     pub(super) fn transpose(&mut self, elements: f64) {

@@ -87,8 +87,10 @@ impl Sizes<'_> {
     pub(super) fn total(&self, dim: DimId) -> f64 {
         let total = match self.extent(dim) {
             Extent::Whole(size) | Extent::Blocks { size, .. } => size,
-            Extent::Rows { leading: Leading::Batch, .. } => self.run.batch(),
-            Extent::Rows { .. } | Extent::Time => self.run.rows(),
+            Extent::Choice { .. } => 1,
+            Extent::Pairs { leading, each, .. } => self.rows(leading) * each,
+            Extent::Rows { leading, .. } => self.rows(leading),
+            Extent::Time => self.run.rows(),
             Extent::Flat { .. } => self.launch.flat,
             Extent::Past => self.run.sequences.iter().map(|sequence| sequence.origin + sequence.length).sum(),
         };
@@ -98,12 +100,48 @@ impl Sizes<'_> {
     /// Blocks of a dimension; of a sequence's, those of all sequences.
     pub(super) fn blocks(&self, dim: DimId) -> f64 {
         match self.extent(dim) {
-            Extent::Whole(_) => 1.0,
+            Extent::Whole(_) | Extent::Choice { .. } => 1.0,
             Extent::Time | Extent::Past => self.visits(At::INSTANCE).count,
+            // The last block of each id is half full, if there are more pairs than fit in one.
+            Extent::Pairs { block, .. } => {
+                let used = self.used_ids(dim);
+                used.max(self.total(dim) / block as f64 + used / 2.0)
+            }
             Extent::Blocks { block, .. } | Extent::Rows { block, .. } | Extent::Flat { block } => {
                 (self.total(dim) / block as f64).ceil()
             }
         }
+    }
+
+    fn rows(&self, leading: Leading) -> usize {
+        if leading == Leading::Batch { self.run.batch() } else { self.run.rows() }
+    }
+
+    /// How many different ids the pairs of a dimension are expected to have, if each row chooses its own
+    /// at random: of E ids, of which a row has k, n rows have E (1 - (1 - k/E)^n).
+    fn used_ids(&self, pair: DimId) -> f64 {
+        let Extent::Pairs { leading, each, along, .. } = self.extent(pair) else { return 1.0 };
+        let ids = self.total(along);
+        let missed = (1.0 - each as f64 / ids).max(0.0).powf(self.rows(leading) as f64);
+        ids * (1.0 - missed)
+    }
+
+    /// The dimension of the pairs that have one position each along a dimension.
+    pub(super) fn pairs_along(&self, along: DimId) -> Option<DimId> {
+        (0..self.program.dims.len())
+            .find(|&dim| matches!(self.extent(dim), Extent::Pairs { along: theirs, .. } if theirs == along))
+    }
+
+    /// Which part of the rows that pairs of a dimension name are different ones: a row has several ids.
+    pub(super) fn different_rows(&self, dim: DimId) -> f64 {
+        match self.extent(dim) {
+            Extent::Pairs { each, .. } => 1.0 / each as f64,
+            _ => 1.0,
+        }
+    }
+
+    pub(super) fn is_choice(&self, dim: DimId) -> bool {
+        matches!(self.extent(dim), Extent::Choice { .. })
     }
 
     /// Instances of the launch.
@@ -122,6 +160,11 @@ impl Sizes<'_> {
             Some((stream, _)) if stream == dim && self.is_sequence(dim) => {
                 self.visits(at).count / self.visits(At::INSTANCE).count
             }
+            // Blocks of one id's pairs.
+            Some((stream, _)) if stream == dim && matches!(self.extent(dim), Extent::Pairs { .. }) => {
+                let Extent::Pairs { along, .. } = self.extent(dim) else { return 1.0 };
+                (self.blocks(dim) / self.total(along)).max(1.0)
+            }
             _ => self.blocks(dim),
         }
     }
@@ -132,14 +175,17 @@ impl Sizes<'_> {
     pub(super) fn points(&self, dims: &[DimId], at: At) -> f64 {
         let loops = self.loops(at);
         let mut points = 1.0;
-        for &dim in loops.iter().filter(|&&dim| !self.is_sequence(dim)) {
+        // Pairs of all ids are counted by the pairs.
+        let by_pairs = |dim: DimId| self.pairs_along(dim).is_some_and(|pair| loops.contains(&pair));
+        for &dim in loops.iter().filter(|&&dim| !self.is_sequence(dim) && !by_pairs(dim)) {
             points *= match (dims.contains(&dim), &*self.differs.borrow()) {
                 (true, _) => self.total(dim),
                 (false, Some(differs)) if !differs.contains(&dim) => 1.0,
                 (false, _) => self.blocks(dim),
             };
         }
-        for &dim in dims.iter().filter(|&&dim| !self.is_sequence(dim) && !loops.contains(&dim)) {
+        let within = |dim: DimId| !loops.contains(&dim) && !by_pairs(dim);
+        for &dim in dims.iter().filter(|&&dim| !self.is_sequence(dim) && within(dim)) {
             points *= self.total(dim);
         }
         if loops.iter().any(|&dim| self.is_sequence(dim)) {
@@ -171,6 +217,10 @@ impl Sizes<'_> {
                 });
                 seen.sum::<usize>() as f64
             }
+            (Extent::Blocks { .. }, _) => match self.pairs_along(dim) {
+                Some(pair) if !self.program.grid.contains(&dim) => self.used_ids(pair),
+                _ => self.total(dim),
+            },
             _ => self.total(dim),
         }
     }

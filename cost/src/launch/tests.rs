@@ -119,6 +119,32 @@ fn decoding_reads_every_parameter() {
 }
 
 #[test]
+fn decoding_reads_the_experts_that_are_used() {
+    let config = json!({
+        "vocab": 256, "context": 512, "layers": 3, "embed": 96, "heads": 4, "key_value_heads": 2,
+        "experts": 64, "chosen": 8, "expert_hidden": 64, "tied": true,
+    });
+    let architecture = Registry::zoo().architecture("moe", &config).unwrap();
+    let program = diptych_models::build(&*architecture).unwrap();
+    let compiled =
+        compile_program(&program, &[EntryKind::Decode], &AdamWOptions::default(), OPTIONS).unwrap();
+    let decode = &compiled.entries[&EntryKind::Decode];
+    let expert = (3 * 3 * 96 * 64 * 4) as f64;
+    let layer = 2 * 96 * 96 + 2 * 96 * 48 + 96 * 64;
+    let others = 4.0 * (3 * layer + 256 * 96) as f64;
+    let found = work(decode, &RunSizes::equal(1, 50, 1)).footprint_bytes();
+    assert!(found >= 8.0 * expert + others, "{found} bytes");
+    assert!(found <= 1.1 * (8.0 * expert + others), "{found} bytes for {expert} an expert and {others}");
+    // Of many tokens each chooses its own; in the end all experts are read, once.
+    let many = work(decode, &RunSizes::equal(200, 50, 1)).footprint_bytes();
+    let more = many - found;
+    assert!((56.0 * expert..75.0 * expert).contains(&more), "{more} bytes more, {expert} an expert");
+    // The work is that of the chosen, whatever they are.
+    let flops = |batch| dot_flops(&work(decode, &RunSizes::equal(batch, 0, 1)));
+    close(flops(40), 40.0 * flops(1), 1e-9);
+}
+
+#[test]
 fn work_is_linear_in_layers_and_in_sequences() {
     let kinds = [EntryKind::Train, EntryKind::Decode, EntryKind::Update];
     let programs = [2, 4, 6].map(|layers| compiled(layers, &kinds));

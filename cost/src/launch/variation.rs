@@ -98,6 +98,11 @@ impl Variation {
                 self.place(from, found);
             }
             Stmt::Fill { place, .. } => self.argument(place, found),
+            Stmt::TopK { rows, from, .. } => {
+                rows.iter().for_each(|&dim| self.dim(dim, found));
+                self.view(from, found);
+            }
+            Stmt::Group { .. } => {}
             Stmt::Stream { body, .. } => body.iter().for_each(|stmt| self.collect(stmt, found)),
         }
     }
@@ -180,6 +185,9 @@ fn written(stmt: &Stmt) -> Vec<usize> {
             .collect(),
         Stmt::Dot(dot) => of_place(&dot.c).into_iter().collect(),
         Stmt::Transpose { to, .. } => tile(to).into_iter().collect(),
-        Stmt::Fill { .. } | Stmt::Stream { .. } => Vec::new(),
+        Stmt::Fill { .. }
+        | Stmt::TopK { .. }
+        | Stmt::Group { .. }
+        | Stmt::Stream { .. } => Vec::new(),
     }
 }

@@ -188,7 +188,7 @@ fn mark(body: &[Stmt], program: &TileProgram, narrow: &[bool], found: &mut [Opti
                 write(found, &Place::Strided(to.clone()), is_narrow(from, program, narrow));
             }
             Stmt::Stream { body, .. } => mark(body, program, narrow, found),
-            Stmt::Fill { .. } => {}
+            Stmt::Fill { .. } | Stmt::TopK { .. } | Stmt::Group { .. } => {}
         }
     }
 }

@@ -1,6 +1,6 @@
 //! `take` and `put_add`: a gather along an axis, and its adjoint.
 
-use super::{Linearity, Op, Operator};
+use super::{Linearity, Map, Op, Operator, ScalarFn};
 use crate::evaluate::{Context, Value, for_each_index};
 use crate::text::{self, Reader};
 use crate::{Axis, DType, Graph, IrError, NodeId, Result, TensorType};
@@ -13,8 +13,9 @@ pub struct Take {
     pub axis: Axis,
 }
 
-/// `put_add(ids, values)`: zeros over `axis` and the axes of the values that
-/// are not in `over`, to which each value is added at its id.
+/// `put_add(ids, values…)`: zeros over `axis` and the axes of the values that
+/// are not in `over`, to which each value (the product of the operands, where
+/// there are several) is added at its id.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct PutAdd {
     /// The axis that ids point along.
@@ -89,13 +90,16 @@ impl Operator for PutAdd {
     }
 
     fn infer(&self, operands: &[&TensorType]) -> Result<TensorType> {
-        let [ids, values] = operands else {
+        let (Some(ids), values @ [first, ..]) = (operands.first(), operands.get(1..).unwrap_or_default())
+        else {
             return Err(IrError::of(
                 "put_add",
                 format!("takes ids and values, but was given {} operands", operands.len()),
             ));
         };
-        if ids.dtype != DType::I32 || !values.dtype.is_float() {
+        let wrong = values.iter().find(|values| !values.dtype.is_float());
+        if ids.dtype != DType::I32 || wrong.is_some() {
+            let values = wrong.unwrap_or(first);
             return Err(IrError::of(
                 "put_add",
                 format!("takes i32 ids and float values, not {ids} and {values}"),
@@ -114,25 +118,39 @@ impl Operator for PutAdd {
     fn evaluate(&self, operands: &[&Value], ty: &TensorType, context: &Context) -> Result<Value> {
         check_ids("put_add", operands[0], self.axis, context)?;
         let mut result = Value::build(context.shape(&ty.axes)?, |_| 0.0);
-        let mut axes = operands[0].axes.clone();
-        axes.extend(operands[1].axes.iter().filter(|axis| !operands[0].axes.contains(axis)));
+        let mut axes = Vec::new();
+        for operand in operands {
+            axes.extend(
+                operand.axes.iter().filter(|axis| !axes.contains(*axis)).copied().collect::<Vec<_>>(),
+            );
+        }
         for_each_index(&axes, &mut Default::default(), &mut |index| {
             let target = index.with(self.axis.name, operands[0].at(index) as usize);
             let offset = result.offset(&target);
-            result.data[offset] += operands[1].at(index);
+            result.data[offset] += operands[1..].iter().map(|values| values.at(index)).product::<f64>();
         });
         Ok(result)
     }
 
     fn gradient(&self, graph: &mut Graph, node: NodeId, cotangent: NodeId) -> Result<Vec<Option<NodeId>>> {
-        let [ids, values] = graph.operands(node)[..] else { return Ok(Vec::new()) };
+        let operands = graph.operands(node);
+        let ids = operands[0];
         let part = match graph.axes(cotangent).contains(self.axis) {
             true => graph.add(Take { axis: self.axis }, &[cotangent, ids])?,
             false => cotangent,
         };
-        let wanted = graph.axes(values).clone();
-        let all = super::map::union("put_add", &[graph.ty(ids), graph.ty(values)])?;
-        Ok(vec![None, Some(super::sum_to(graph, part, &all, &wanted)?)])
+        let types: Vec<&TensorType> = operands.iter().map(|&operand| graph.ty(operand)).collect();
+        let all = super::map::union("put_add", &types)?;
+        let mut gradients = vec![None];
+        for position in 1..operands.len() {
+            let mut product = part;
+            for (_, &other) in operands.iter().enumerate().skip(1).filter(|(other, _)| *other != position) {
+                product = graph.add(Map(ScalarFn::Mul), &[product, other])?;
+            }
+            let wanted = graph.axes(operands[position]).clone();
+            gradients.push(Some(super::sum_to(graph, product, &all, &wanted)?));
+        }
+        Ok(gradients)
     }
 
     fn linearity(&self) -> Linearity {
@@ -140,7 +158,9 @@ impl Operator for PutAdd {
     }
 
     fn flops(&self, operands: &[&TensorType], _: &TensorType, size: &dyn Fn(Axis) -> f64) -> f64 {
-        operands.get(1).map_or(0.0, |ty| super::elements(ty, size))
+        let axes = super::map::union("put_add", operands).unwrap_or_default();
+        let points: f64 = axes.iter().map(|&axis| size(axis)).product();
+        points * operands.len().saturating_sub(1) as f64
     }
 
     fn attributes(&self) -> String {

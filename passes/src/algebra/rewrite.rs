@@ -1,7 +1,7 @@
 //! Finds where a rule fits and puts its right side there. Matching looks for
 //! operands of a contraction in any order; types are checked on what is added.
 
-use super::language::{EGraph, Shape, add};
+use super::language::{EGraph, ENode, Shape, add};
 use super::pattern::{Over, Payload, Term};
 use super::rules::{Compiled, Condition};
 use diptych_ir::ops::{Contract, Literal, Map, Reduce, Rename, Slice};
@@ -25,6 +25,17 @@ pub(super) type Bindings = Vec<Option<Bound>>;
 /// what is compiled depend on how busy the machine is.
 pub(super) struct Budget {
     pub steps: usize,
+}
+
+/// Whether a node multiplies with weights that ids choose. Such a contraction is computed where the weights
+/// lie, and never in another order: no rule looks into it.
+fn takes_weights(egraph: &EGraph, node: &ENode) -> bool {
+    let fixed = |id: Id| egraph[id].data.ty.axes.iter().all(|axis| axis.fixed_size().is_some());
+    let chosen = |node: &ENode| match (&node.op, &node.operands[..]) {
+        (Op::Take(_), &[table, ids]) => fixed(table) && !fixed(ids) && egraph[table].data.ty.axes.len() > 2,
+        _ => false,
+    };
+    matches!(node.op, Op::Contract(_)) && node.operands.iter().any(|&id| egraph[id].nodes.iter().any(chosen))
 }
 
 /// All places in a class where the left side of a rule stands and its
@@ -67,7 +78,8 @@ impl Search<'_> {
             Term::Number(number) if egraph[class].data.constant == Some(*number) => then(bindings),
             Term::Node { shape, payload, operands, rests } => {
                 let rest = rests.first().copied();
-                for node in egraph[class].nodes.iter().filter(|node| Shape::of(&node.op) == *shape) {
+                let fits = |node: &&ENode| Shape::of(&node.op) == *shape && !takes_weights(egraph, node);
+                for node in egraph[class].nodes.iter().filter(fits) {
                     let over = match &node.op {
                         Op::Contract(contract) => Some(&contract.over),
                         Op::Reduce(reduce) => Some(&reduce.over),

@@ -38,6 +38,8 @@ pub(super) fn saves(graph: &Graph, id: NodeId, pairs: &[(Axis, Axis)]) -> bool {
     match graph.op(id) {
         // Many operations for each element: never twice.
         Op::Contract(_) | Op::PutAdd(_) => true,
+        // What was chosen: a few integers a row, after a search.
+        Op::TopK(_) => true,
         // Row statistics, the detached maximum of a softmax too: a pass over
         // all that is reduced, for one number.
         Op::Reduce(_) => true,

@@ -2,6 +2,7 @@
 //! then the rest, each joining the last group that it fits. It decides no
 //! block sizes.
 
+use super::gathered::{gathered, grouped_gradient};
 use super::roles::Roles;
 use super::units::Units;
 use super::{FuseError, FuseOptions, Group, GroupKind, RegionSteps, Step, StreamedAxes, streams};
@@ -132,6 +133,12 @@ impl Assignment<'_> {
     fn kind(&self, id: NodeId) -> Result<GroupKind, FuseError> {
         let graph = self.roles.graph;
         let rows = self.roles.leading(id);
+        if let Some(found) = gathered(graph, id) {
+            return Ok(GroupKind::Grouped(found.grouping));
+        }
+        if let Some(grouping) = grouped_gradient(graph, id) {
+            return Ok(GroupKind::OverGrouped(grouping));
+        }
         if let Op::PutAdd(_) = graph.op(id) {
             return Ok(GroupKind::Scatter);
         }
@@ -157,8 +164,10 @@ impl Assignment<'_> {
                 _ => {}
             }
         }
-        let is_contraction =
-            matches!(graph.op(id), Op::Contract(_) | Op::Reduce(_) | Op::Concat(_) | Op::Take(_));
+        let is_contraction = matches!(
+            graph.op(id),
+            Op::Contract(_) | Op::Reduce(_) | Op::Concat(_) | Op::Take(_) | Op::TopK(_)
+        );
         let alike = || {
             graph
                 .operands(id)
@@ -184,7 +193,12 @@ impl Assignment<'_> {
             (GroupKind::Rows(rows), GroupKind::Rows(theirs)) if rows == theirs => match graph.op(id) {
                 Op::Contract(_) => *rows != Leading::None && self.contraction_joins(id, group),
                 Op::Reduce(_) => self.options.many_rows || !self.after_contraction(id, group),
+                // A choice is read from where it is stored, by what comes after its group.
+                Op::TopK(_) => {
+                    *rows != Leading::None && (self.options.many_rows || !self.after_contraction(id, group))
+                }
                 Op::Take(_) => false,
+                _ if self.reads_choice(id, group) => false,
                 _ => *rows != Leading::None || graph.axes(id).is_empty(),
             },
             (GroupKind::Flat, GroupKind::Flat) => {
@@ -193,8 +207,15 @@ impl Assignment<'_> {
             (GroupKind::OverRows(rows), GroupKind::OverRows(theirs)) => {
                 rows == theirs && self.sums_alike(id, group)
             }
-            (GroupKind::Flat | GroupKind::Rows(Leading::None), GroupKind::OverRows(_)) => {
-                pointwise && group.nodes.iter().all(|&node| graph.axes(node) == graph.axes(id))
+            (
+                GroupKind::Flat | GroupKind::Rows(Leading::None),
+                GroupKind::OverRows(_) | GroupKind::OverGrouped(_),
+            ) => pointwise && group.nodes.iter().all(|&node| graph.axes(node) == graph.axes(id)),
+            (GroupKind::Grouped(grouping), GroupKind::Grouped(theirs)) => {
+                grouping == theirs && self.contraction_joins(id, group)
+            }
+            (GroupKind::Rows(rows), GroupKind::Grouped(grouping)) => {
+                *rows == grouping.leading && self.follows_pairs(id, grouping)
             }
             _ => false,
         }
@@ -210,6 +231,23 @@ impl Assignment<'_> {
             Fixed(axis) => self.roles.graph.axes(id).contains(axis),
         };
         has && axes.each.iter().all(|&axis| self.roles.graph.axes(id).contains(axis))
+    }
+
+    /// A pointwise node on what chosen weights give: it must be one value a pair, and not one that
+    /// is only summed over the pairs of a row, since those are in different instances.
+    fn follows_pairs(&self, id: NodeId, grouping: &super::Grouping) -> bool {
+        let graph = self.roles.graph;
+        let summed = |user: NodeId| matches!(graph.op(user), Op::Reduce(reduce) if grouping.choices.iter().any(|axis| reduce.over.contains(axis)));
+        let users = graph.users(id);
+        matches!(graph.op(id), Op::Map(_) | Op::Cast(_))
+            && graph.axes(id).contains_all(&grouping.choices)
+            && (self.roles.is_wanted(id) || users.is_empty() || !users.into_iter().all(summed))
+    }
+
+    /// Whether a node reads what a `top_k` of the group has chosen.
+    fn reads_choice(&self, id: NodeId, group: &Group) -> bool {
+        let chosen = |source: &NodeId| matches!(self.roles.graph.op(*source), Op::TopK(_));
+        self.roles.sources(id).iter().any(|source| chosen(source) && group.nodes.contains(source))
     }
 
     /// Whether a node depends on a contraction of the group.
@@ -263,6 +301,9 @@ impl Assignment<'_> {
 
     /// The operand with run-time rows.
     fn left(&self, id: NodeId) -> NodeId {
+        if let Some(found) = gathered(self.roles.graph, id) {
+            return found.rows;
+        }
         let operands = self.roles.graph.operands(id);
         operands
             .iter()
@@ -273,9 +314,13 @@ impl Assignment<'_> {
 
     fn column_axis(&self, id: NodeId) -> Option<diptych_ir::Axis> {
         let graph = self.roles.graph;
+        let found = gathered(graph, id);
+        let of_weight = |axis: &diptych_ir::Axis| {
+            found.as_ref().is_none_or(|found| graph.axes(found.table).contains(*axis))
+        };
         let fixed = graph.axes(id).iter().copied().filter(|axis| axis.fixed_size().is_some());
         let left = graph.axes(self.left(id));
-        graph.ordered(fixed.filter(|axis| !left.contains(*axis))).first().copied()
+        graph.ordered(fixed.filter(|axis| !left.contains(*axis) && of_weight(axis))).first().copied()
     }
 
     /// Outputs, and the order of the units.
@@ -301,7 +346,10 @@ impl Assignment<'_> {
             group.nodes.dedup();
             for &node in &group.nodes {
                 let elsewhere = read.get(&node).is_some_and(|units| units.iter().any(|&unit| unit != index));
-                let stored = if self.roles.is_streamed(node) {
+                let chosen = matches!(self.roles.graph.op(node), Op::TopK(_));
+                let stored = if chosen {
+                    true
+                } else if self.roles.is_streamed(node) {
                     roots.contains(&node) && stored_stream.insert(node)
                 } else {
                     roots.contains(&node) || elsewhere

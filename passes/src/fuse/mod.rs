@@ -2,11 +2,13 @@
 //! what they stream; it writes no code and knows no device.
 
 mod assign;
+mod gathered;
 mod huge;
 mod roles;
 mod streams;
 mod units;
 
+pub use gathered::{Gathered, Grouping, gathered, grouped_gradient, grouping};
 pub use huge::StreamedAxes;
 pub use roles::{Roles, is_view};
 
@@ -53,6 +55,11 @@ pub enum GroupKind {
     Stream(StreamAxes),
     /// The adjoint of a gather: rows added to a table.
     Scatter,
+    /// Contractions with weights that ids choose: blocks of the pairs of a row
+    /// and one of its ids, sorted by id, with what follows pair by pair.
+    Grouped(Grouping),
+    /// The gradient of such weights: sums over the pairs of each id.
+    OverGrouped(Grouping),
 }
 
 /// What a streaming group walks and what its instances are.

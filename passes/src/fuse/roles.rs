@@ -2,6 +2,7 @@
 //! stored, or a computation of its own. It groups nothing.
 
 use super::FuseError;
+use super::gathered::{gathered, is_gathered};
 use super::huge::{StreamedAxes, leadings};
 use crate::layout::Leading;
 use diptych_ir::{Axis, DType, Graph, NodeId, Op, Program, Region, RegionId};
@@ -114,12 +115,20 @@ impl<'a> Roles<'a> {
         id
     }
 
+    /// The operands of a node; of chosen weights, their table and the ids.
+    fn operands(&self, id: NodeId) -> Vec<NodeId> {
+        match gathered(self.graph, id) {
+            Some(found) => vec![found.rows, found.table, found.grouping.ids],
+            None => self.graph.operands(id),
+        }
+    }
+
     /// The computed values that a node reads, through views and free nodes; but a repeat reads
     /// what is stored.
     pub fn sources(&self, id: NodeId) -> Vec<NodeId> {
         let stored = matches!(self.graph.op(id), Op::Repeat(_)) || self.is_cache(id);
         let mut found = Vec::new();
-        let mut stack = self.graph.operands(id);
+        let mut stack = self.operands(id);
         while let Some(operand) = stack.pop() {
             let base = self.base(operand);
             if self.is_free(base) && !stored {
@@ -138,5 +147,6 @@ impl<'a> Roles<'a> {
             && (!self.is_free(id) || stored)
             && !is_view(self.graph.op(id))
             && !matches!(self.graph.op(id), Op::Repeat(_))
+            && !is_gathered(self.graph, id)
     }
 }

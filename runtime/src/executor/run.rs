@@ -520,12 +520,8 @@ impl Walk<'_> {
     }
 
     fn instances(&self, grid: &[GridCount]) -> usize {
-        let count = |count: &GridCount| match *count {
-            GridCount::Fixed(count) => count,
-            GridCount::Rows { leading, block } => self.rows(leading).div_ceil(block),
-            GridCount::Chunks => self.run.tables.blocks as usize,
-        };
-        grid.iter().map(count).product()
+        let chunks = self.run.tables.blocks as usize;
+        grid.iter().map(|count| count.instances(|leading| self.rows(leading), chunks)).product()
     }
 
     /// Runs launches that need nothing of one another, and waits for the last of them.
