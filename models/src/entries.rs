@@ -85,6 +85,7 @@ fn position_by_position(op: &Op, time: Axis, batch: Axis) -> bool {
         Op::Contract(contract) => free(&contract.over),
         Op::Reduce(reduce) => free(&reduce.over),
         Op::Take(take) => free(&[take.axis]),
+        Op::TopK(top) => free(&[top.axis]),
         Op::Rename(rename) => free(&[rename.from, rename.to]),
         // Their axes are of fixed size, and a sequence axis is not.
         Op::Split(_) | Op::Merge(_) | Op::Slice(_) | Op::Concat(_) => true,

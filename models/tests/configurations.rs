@@ -38,7 +38,11 @@ fn fields_that_do_not_fit_are_named() {
     assert!(with("llama-tiny", "norm_epsilon", json!(0.0)).contains("`norm_epsilon` is 0"));
     assert!(with("gpt2-tiny", "heads", json!(5)).contains("`heads` (5) does not divide `embed` (24)"));
     assert!(with("mla-tiny", "rotary_dim", json!(3)).contains("`rotary_dim` is 3; it must be even"));
-    for name in ["gpt2-tiny", "llama-tiny", "mla-tiny"] {
+    assert!(with("moe-tiny", "chosen", json!(6)).contains("`chosen` is 6, but the number of experts in"));
+    assert!(with("moe-tiny", "groups", json!(2)).contains("does not divide `experts`"));
+    assert!(with("moe-latent-tiny", "dense_layers", json!(3)).contains("give at most that"));
+    assert!(with("moe-latent-tiny", "window", json!(8)).contains("is an option of grouped queries"));
+    for name in ["gpt2-tiny", "llama-tiny", "mla-tiny", "moe-tiny"] {
         assert!(with(name, "layres", json!(2)).contains("unknown field `layres`, expected one of `vocab`"));
         assert!(with(name, "vocab", Value::Null).contains("missing field `vocab`"));
         assert!(
@@ -48,7 +52,7 @@ fn fields_that_do_not_fit_are_named() {
     let rope = json!({ "theta": 10000.0, "scaling": { "kind": "linear", "factor": 0.5 } });
     assert!(with("llama-tiny", "rope", rope).contains("`rope.scaling.factor` is 0.5; it must be at least 1"));
     let unknown = Registry::zoo().architecture("lama", &json!({})).err().unwrap().to_string();
-    assert_eq!(unknown, "no family `lama`; there are: gpt2, llama, mla");
+    assert_eq!(unknown, "no family `lama`; there are: gpt2, llama, mla, moe");
 }
 
 fn fixture(name: &str) -> PathBuf {
@@ -94,10 +98,9 @@ fn hugging_face_configurations_that_ask_for_more_are_refused() {
         changed("llama", "rope_parameters", rope).contains("`rope_type` is `longrope`; supported: default")
     );
     assert!(changed("qwen2", "use_sliding_window", json!(true)).contains("`use_sliding_window` is true"));
-    assert!(
-        changed("deepseek_v3", "first_k_dense_replace", json!(1))
-            .contains("must be at least `num_hidden_layers`")
-    );
+    let scoring = changed("deepseek_v3_experts", "scoring_func", json!("softmax"));
+    assert!(scoring.contains("`scoring_func` is \"softmax\"; supported: \"sigmoid\""), "{scoring}");
+    assert!(changed("qwen3_moe", "mlp_only_layers", json!([0])).contains("`mlp_only_layers` is [0]"));
     assert!(
         changed("gpt2", "model_type", json!("bert")).contains("no model_type `bert`; there are: gpt2, llama")
     );

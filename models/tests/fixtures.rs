@@ -90,6 +90,9 @@ agrees! {
     deepseek_v3 "deepseek_v3",
     deepseek_v3_no_q_lora "deepseek_v3_no_q_lora",
     deepseek_v3_yarn "deepseek_v3_yarn",
+    deepseek_v3_experts "deepseek_v3_experts",
+    mixtral "mixtral",
+    qwen3_moe "qwen3_moe",
 }
 
 /// Every tensor of a checkpoint by name, with type, shape and bytes.
@@ -109,7 +112,8 @@ fn tensors(path: &Path) -> Vec<(String, Vec<usize>, Vec<u8>)> {
 fn what_is_exported_is_what_was_imported() {
     let names = ["gpt2", "llama", "llama3", "llama_linear", "mistral", "qwen2", "qwen3"];
     let latent = ["deepseek_v3", "deepseek_v3_no_q_lora", "deepseek_v3_yarn"];
-    for name in names.into_iter().chain(latent) {
+    let routed = ["mixtral", "qwen3_moe", "deepseek_v3_experts"];
+    for name in names.into_iter().chain(latent).chain(routed) {
         let checkpoint = Checkpoint::open(&folder(name), &Registry::zoo()).unwrap();
         let target = tempfile::tempdir().unwrap();
         export(target.path(), checkpoint.architecture(), |param| checkpoint.load_param(param)).unwrap();

@@ -138,7 +138,7 @@ impl ModelBuilder {
 }
 
 /// What keeps `x` from being mapped from one list of axes to another.
-fn misfit(name: &str, x: Tensor<'_>, from: &[Axis], to: &[Axis]) -> Option<String> {
+pub(super) fn misfit(name: &str, x: Tensor<'_>, from: &[Axis], to: &[Axis]) -> Option<String> {
     let ty = x.ty()?;
     if let Some(axis) = from.iter().find(|axis| !ty.axes.contains(**axis)) {
         return Some(format!("`{name}` works along {axis}, but its input is {ty}"));

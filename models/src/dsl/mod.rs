@@ -3,6 +3,7 @@
 
 mod attention;
 mod builder;
+mod experts;
 mod layers;
 mod repeat;
 mod rotary;

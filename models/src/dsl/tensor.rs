@@ -3,7 +3,7 @@
 
 use super::builder::AxisList;
 use crate::ModelBuilder;
-use diptych_ir::ops::{Cast, Concat, Contract, Map, Merge, Reduce, Rename, Slice, Split, Take};
+use diptych_ir::ops::{Cast, Concat, Contract, Map, Merge, Reduce, Rename, Slice, Split, Take, TopK};
 use diptych_ir::{Axis, DType, NodeId, ReduceKind, ScalarFn, Span, Symbol, TensorType};
 
 /// A value of the model under construction. Pointwise operations work on the
@@ -277,6 +277,15 @@ impl<'m> Tensor<'m> {
     #[track_caller]
     pub fn take(self, ids: Tensor<'m>, axis: Axis) -> Tensor<'m> {
         self.builder.add(Take { axis }, &[self, ids])
+    }
+
+    /// Where the largest elements along `axis` are, as many as `into` has: i32
+    /// positions, largest first, the lower position first among equals. No
+    /// gradient flows through them; [`Tensor::take`] fetches the elements.
+    #[track_caller]
+    pub fn top_k(self, axis: Axis, into: Axis) -> Tensor<'m> {
+        self.builder.declare(into);
+        self.builder.add(TopK { axis, into }, &[self])
     }
 }
 

@@ -34,21 +34,21 @@ pub fn export(
     let mut params = Vec::new();
     for place in &places {
         let values = values(&place.row.param)?;
-        if values.len() != place.layers * place.elements {
+        if values.len() != place.tensors * place.elements {
             let (name, given) = (&place.row.param, values.len());
             let problem =
-                format!("`{name}` has {} values, but {given} were given", place.layers * place.elements);
+                format!("`{name}` has {} values, but {given} were given", place.tensors * place.elements);
             return Err(ModelError::config(architecture.name(), problem));
         }
         params.push(values);
     }
     let mut tensors: BTreeMap<String, Tensor<'_>> = BTreeMap::new();
     for (place, values) in places.iter().zip(&params) {
-        for (layer, values) in values.chunks_exact(place.elements).enumerate() {
+        for (number, values) in values.chunks_exact(place.elements).enumerate() {
             let shape = &place.shape;
-            let tensor = tensors.entry(place.row.name(layer)).or_insert(Tensor { shape, parts: Vec::new() });
+            let tensor = tensors.entry(place.name(number)).or_insert(Tensor { shape, parts: Vec::new() });
             if tensor.shape != shape {
-                let name = place.row.name(layer);
+                let name = place.name(number);
                 let problem = format!("rows give `{name}` the shapes {:?} and {shape:?}", tensor.shape);
                 return Err(ModelError::config(architecture.name(), problem));
             }

@@ -89,7 +89,7 @@ impl Checkpoint {
     /// When there is no such parameter.
     pub fn load_param(&self, name: &str) -> Result<Vec<f32>> {
         let place = self.names.place(&self.program, name)?;
-        let mut values = vec![0.0; place.layers * place.elements];
+        let mut values = vec![0.0; place.tensors * place.elements];
         self.load_part(name, 0, &mut values)?;
         Ok(values)
     }
@@ -101,17 +101,17 @@ impl Checkpoint {
     /// When there is no such parameter, or it ends before.
     pub fn load_part(&self, name: &str, start: usize, values: &mut [f32]) -> Result<()> {
         let place = self.names.place(&self.program, name)?;
-        let (elements, end) = (place.layers * place.elements, start.saturating_add(values.len()));
+        let (elements, end) = (place.tensors * place.elements, start.saturating_add(values.len()));
         if end > elements {
             let problem = format!("parameter `{name}` has {elements} elements; {end} were asked for");
             return Err(ModelError::file(&self.files[0].path, problem));
         }
         let (mut at, mut values) = (start, values.iter_mut());
         while at < end {
-            let (layer, first) = (at / place.elements, at % place.elements);
+            let (number, first) = (at / place.elements, at % place.elements);
             let part = first..place.elements.min(first + end - at);
             at += part.len();
-            let tensor = place.row.name(layer);
+            let tensor = place.name(number);
             let (file, info) = self.info(&tensor).ok_or_else(|| missing(&tensor, &self.files[0].path))?;
             let bytes = &file.map[file.start + info.data_offsets.0..file.start + info.data_offsets.1];
             let read = reader(info.dtype).ok_or_else(|| wrong_type(file, &tensor, info.dtype))?;
@@ -148,8 +148,8 @@ impl Checkpoint {
     fn check(&self, folder: &Path) -> Result<()> {
         let mut known = std::collections::BTreeSet::new();
         for place in self.names.places(&self.program)? {
-            for layer in 0..place.layers {
-                let tensor = place.row.name(layer);
+            for number in 0..place.tensors {
+                let tensor = place.name(number);
                 let (file, info) = self.info(&tensor).ok_or_else(|| missing(&tensor, folder))?;
                 if info.shape != place.shape {
                     let problem = format!(

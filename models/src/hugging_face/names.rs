@@ -21,12 +21,14 @@ pub struct NameMap {
 /// One parameter's place in a checkpoint.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TensorMap {
-    /// The tensor's name, with `{layer}` for the number of the layer.
+    /// The tensor's name, with `{layer}` for the number of the layer (`{layer+K}` where the stack begins
+    /// after K others), and `{AXIS}` where there is a tensor for each position along the parameter's
+    /// first axis.
     pub tensor: String,
     /// The parameter's full name.
     pub param: String,
     /// The tensor's dimensions, in order, with commas between: each one or more
-    /// of the parameter's axes (without that of layers), the first slowest. An
+    /// of the parameter's axes (without those in its name), the first slowest. An
     /// axis that fills only a part of a fused tensor is written
     /// `axis@start/total` (`_@start/total` where the part is one wide and the
     /// parameter has no axis for it). An axis whose two halves are interleaved
@@ -37,13 +39,6 @@ pub struct TensorMap {
 /// A row of a table: tensor, parameter, dimensions.
 pub fn tensor(tensor: &str, param: &str, dims: impl Into<String>) -> TensorMap {
     TensorMap { tensor: tensor.to_owned(), param: param.to_owned(), dims: dims.into() }
-}
-
-impl TensorMap {
-    /// The tensor's name in a layer.
-    pub(super) fn name(&self, layer: usize) -> String {
-        self.tensor.replace("{layer}", &layer.to_string())
-    }
 }
 
 impl NameMap {
@@ -77,12 +72,15 @@ impl NameMap {
 /// Where the elements of a parameter are, in the tensor of each layer.
 pub(super) struct Place<'a> {
     pub row: &'a TensorMap,
-    /// How many layers it has a tensor for; one if it belongs to no stack.
-    pub layers: usize,
-    /// Shape of the tensor.
+    /// How many tensors it has: one for each layer of its stack, and for each position of an axis that
+    /// the tensor's name has.
+    pub tensors: usize,
+    /// Shape of a tensor.
     pub shape: Vec<usize>,
-    /// Elements of the parameter in a layer.
+    /// Elements of the parameter in a tensor.
     pub elements: usize,
+    /// The axis in the tensor's name.
+    named: Option<Axis>,
     start: usize,
     /// For each axis in declared order, how far each position along it is
     /// from the first, in elements of the tensor.
@@ -106,10 +104,13 @@ impl<'a> Place<'a> {
         };
         let info = program.params.get(&Symbol::new(&row.param));
         let info = info.ok_or_else(|| wrong("no such parameter".into()))?;
-        if info.layers.is_some() != row.tensor.contains("{layer}") {
+        if info.layers.is_some() != row.tensor.contains("{layer") {
             return Err(wrong("`{layer}` stands in the names of stacked parameters, and only there".into()));
         }
-        let own: Vec<Axis> = info.order.iter().copied().filter(|&axis| Some(axis) != info.layers).collect();
+        let mut own: Vec<Axis> =
+            info.order.iter().copied().filter(|&axis| Some(axis) != info.layers).collect();
+        let named = own.first().copied().filter(|axis| row.tensor.contains(&format!("{{{}}}", axis.name)));
+        own.retain(|&axis| Some(axis) != named);
         let dims = row
             .dims
             .split(',')
@@ -140,9 +141,23 @@ impl<'a> Place<'a> {
             return Err(wrong(format!("the axis {} of the parameter is missing", own[missing])));
         }
         let size = |axis: &Axis| axis.fixed_size().unwrap_or(1);
-        let layers = info.layers.as_ref().map_or(1, size);
+        let tensors = info.layers.iter().chain(&named).map(size).product();
         let elements = own.iter().map(size).product();
-        Ok(Place { row, layers, shape, elements, start, offsets })
+        Ok(Place { row, tensors, shape, elements, named, start, offsets })
+    }
+
+    /// The name of one of its tensors: those of a layer follow one another.
+    pub fn name(&self, number: usize) -> String {
+        let each = self.named.and_then(|axis| axis.fixed_size()).unwrap_or(1);
+        let (layer, position) = (number / each, number % each);
+        let name = match self.named {
+            Some(axis) => self.row.tensor.replace(&format!("{{{}}}", axis.name), &position.to_string()),
+            None => self.row.tensor.clone(),
+        };
+        let Some((before, rest)) = name.split_once("{layer") else { return name };
+        let Some((offset, after)) = rest.split_once('}') else { return name };
+        let offset: usize = offset.trim_start_matches('+').parse().unwrap_or(0);
+        format!("{before}{}{after}", layer + offset)
     }
 
     /// Calls `visit` with the position in the tensor of each element of a

@@ -1,20 +1,16 @@
 //! Multi-head latent attention as DeepSeek has it (DeepSeek-V2, 2024, section
-//! 2.1), with dense SwiGLU blocks. It is written naively: keys and values are
-//! compressed, expanded for each head, and kept expanded.
+//! 2.1), with dense SwiGLU blocks; with experts it is in the family `moe`.
 
+use super::attention::{Latent, LatentSizes};
 use super::config::{Fields, positive, positive_number, rope_parameters, rotary};
 use crate::architecture::{Precision, parse_config};
 use crate::hugging_face::{NameMap, tensor};
-use crate::{Architecture, Family, ModelBuilder, ModelError, Result, Rope, Tensor};
+use crate::{Architecture, Family, ModelBuilder, Result, Rope, Tensor};
 use diptych_ir::Initializer;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 const FAMILY: &str = "mla";
-
-/// What the norms of the latents add to the mean square, whatever
-/// `norm_epsilon` is (the default of DeepSeek's RMSNorm).
-const LATENT_NORM_EPSILON: f64 = 1e-6;
 
 /// The configuration of a model with latent attention.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -103,6 +99,19 @@ impl Mla {
     }
 }
 
+impl Mla {
+    fn sizes(&self) -> LatentSizes {
+        LatentSizes {
+            heads: self.heads,
+            query_latent: self.query_latent,
+            latent: self.latent,
+            content: self.content_dim,
+            rotary: self.rotary_dim,
+            value: self.value_dim,
+        }
+    }
+}
+
 impl Architecture for Mla {
     fn name(&self) -> &str {
         FAMILY
@@ -123,46 +132,15 @@ impl Architecture for Mla {
     fn define<'m>(&self, m: &'m ModelBuilder) -> Tensor<'m> {
         m.compute_in(self.dtype.dtype());
         m.initialize_with(Initializer::Normal { standard_deviation: self.standard_deviation });
-        let past = m.past();
         let vocab = m.axis("vocab", self.vocab);
         let embed = m.axis("embed", self.embed);
-        let query_latent = self.query_latent.map(|size| m.axis("query_latent", size));
-        let latent = m.axis("latent", self.latent);
-        let kv_head = m.axis("kv_head", self.heads);
-        let group = m.axis("group", 1);
-        let content = m.axis("content", self.content_dim);
-        let rotary = m.axis("rotary", self.rotary_dim);
-        let head_dim = m.axis("head_dim", self.content_dim + self.rotary_dim);
-        let value = m.axis("value", self.value_dim);
+        let attention = Latent::new(m, embed, self.sizes(), &self.rope);
         let hidden = m.axis("hidden", self.hidden);
         let epsilon = self.norm_epsilon;
-        let width = (self.content_dim + self.rotary_dim) as f64;
-        let scale = width.powf(-0.5) * self.rope.score_factor();
 
         let table = m.embedding("embedding", vocab, embed);
-        let rope = m.rotary_table(rotary, &self.rope);
         let x = m.repeat("layers", self.layers, table.take(m.tokens(), vocab), |m, x| {
-            let h = m.rms_norm("attention_norm", x, embed, epsilon);
-            let (source, from) = match query_latent {
-                Some(latent) => {
-                    let compressed = m.linear("q_compress", h, embed, latent);
-                    (m.rms_norm("q_latent_norm", compressed, latent, LATENT_NORM_EPSILON), latent)
-                }
-                None => (h, embed),
-            };
-            let q_content = m.linear("q_content", source, from, [kv_head, group, content]);
-            let q_rotary = m.linear("q_rotary", source, from, [kv_head, group, rotary]).rotary(rotary, &rope);
-            let q = m.concat(&[(q_content, content), (q_rotary, rotary)], head_dim);
-
-            let compressed = m.linear("kv_compress", h, embed, latent);
-            let compressed = m.rms_norm("kv_latent_norm", compressed, latent, LATENT_NORM_EPSILON);
-            let k_content = m.linear("k_content", compressed, latent, [kv_head, content]);
-            let k_rotary = m.linear("k_rotary", h, embed, rotary).rotary(rotary, &rope);
-            let k = m.concat(&[(k_content, content), (k_rotary, rotary)], head_dim).history();
-            let v = m.linear("v", compressed, latent, [kv_head, value]).history();
-
-            let seen = (q.dot(k, head_dim) * scale).causal().softmax(past).dot(v, past);
-            let x = x + m.linear("o", seen, [kv_head, group, value], embed);
+            let x = x + attention.of(m, m.rms_norm("attention_norm", x, embed, epsilon));
             let h = m.rms_norm("mlp_norm", x, embed, epsilon);
             let gate = m.linear("gate", h, embed, hidden).silu();
             x + m.linear("down", gate * m.linear("up", h, embed, hidden), hidden, embed)
@@ -186,33 +164,13 @@ impl Architecture for Mla {
             let name = format!("model.layers.{{layer}}.{name}.weight");
             tensors.push(tensor(&name, &format!("layers.{param}"), dims));
         };
-        let (content, rotary, value) = (self.content_dim, self.rotary_dim, self.value_dim);
-        let (source, from) = match self.query_latent {
-            Some(_) => {
-                layer("self_attn.q_a_proj", "q_compress", "query_latent, embed".into());
-                layer("self_attn.q_a_layernorm", "q_latent_norm", "query_latent".into());
-                ("self_attn.q_b_proj", "query_latent")
-            }
-            None => ("self_attn.q_proj", "embed"),
-        };
-        // DeepSeek stores the rotated elements of a pair beside each other.
-        let width = content + rotary;
-        layer(source, "q_content", format!("kv_head group content@0/{width}, {from}"));
-        layer(source, "q_rotary", format!("kv_head group rotary~@{content}/{width}, {from}"));
-        let width = self.latent + rotary;
-        let compress = "self_attn.kv_a_proj_with_mqa";
-        layer(compress, "kv_compress", format!("latent@0/{width}, embed"));
-        layer(compress, "k_rotary", format!("rotary~@{}/{width}, embed", self.latent));
-        layer("self_attn.kv_a_layernorm", "kv_latent_norm", "latent".into());
-        let width = content + value;
-        layer("self_attn.kv_b_proj", "k_content", format!("kv_head content@0/{width}, latent"));
-        layer("self_attn.kv_b_proj", "v", format!("kv_head value@{content}/{width}, latent"));
-        layer("self_attn.o_proj", "o", "embed, kv_head group value".into());
         layer("input_layernorm", "attention_norm", "embed".into());
         layer("post_attention_layernorm", "mlp_norm", "embed".into());
         layer("mlp.gate_proj", "gate", "hidden, embed".into());
         layer("mlp.up_proj", "up", "hidden, embed".into());
         layer("mlp.down_proj", "down", "embed, hidden".into());
+        tensors.extend(Latent::rows("model.layers.{layer}", "layers", self.sizes()));
+        let (content, rotary, value) = (self.content_dim, self.rotary_dim, self.value_dim);
         let config = json!({
             "architectures": ["DeepseekV3ForCausalLM"],
             "model_type": "deepseek_v3",
@@ -274,11 +232,7 @@ fn parse_hugging_face(config: &Value) -> Result<Box<dyn Architecture>> {
     let layers: usize = fields.required("num_hidden_layers")?;
     let dense: usize = fields.required("first_k_dense_replace")?;
     if dense < layers {
-        let problem = format!(
-            "`first_k_dense_replace` is {dense}, so layers from there on have experts, which this family lacks; \
-             it must be at least `num_hidden_layers` ({layers})"
-        );
-        return Err(ModelError::config(model_type, problem));
+        return super::moe::parse_hugging_face(config);
     }
     let heads: usize = fields.required("num_attention_heads")?;
     fields.one_of("num_key_value_heads", &[json!(heads)])?;

@@ -4,7 +4,7 @@ use safetensors::SafeTensors;
 use std::path::{Path, PathBuf};
 
 /// The models that transformers ran.
-pub const FIXTURES: [&str; 10] = [
+pub const FIXTURES: [&str; 13] = [
     "gpt2",
     "llama",
     "llama3",
@@ -15,6 +15,9 @@ pub const FIXTURES: [&str; 10] = [
     "deepseek_v3",
     "deepseek_v3_no_q_lora",
     "deepseek_v3_yarn",
+    "deepseek_v3_experts",
+    "mixtral",
+    "qwen3_moe",
 ];
 
 /// Where a model and what transformers got are.
