@@ -10,11 +10,12 @@ use diptych_codegen::driver::{CompiledProgram, compile_program};
 use diptych_codegen::entry::{
     ArgRef, Buffer, BufferId, CompileError, CompiledEntry, EntryOptions, Launch, Limits, PlanStep, Role,
 };
-use diptych_ir::{EntryKind, Program, TensorType};
+use diptych_ir::{EntryKind, Op, ParamInfo, Program, RegionId, Symbol, TensorType};
 use diptych_passes::AdamWOptions;
-use diptych_passes::layout::Leading;
+use diptych_passes::fuse::gathered;
+use diptych_passes::layout::{Leading, parameter_names};
 use diptych_passes::plan::place;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The blocks that tile programs are lowered with; what is counted for a GPU does not depend on them.
 const OPTIONS: EntryOptions = EntryOptions { panel: 32, tile_rows: 12 };
@@ -115,7 +116,11 @@ impl ModelCost {
 
     /// Numbers that take part in computing one token: all but those of experts that it was not sent to.
     pub fn active_parameters(&self) -> f64 {
-        self.parameters()
+        let shares = chosen_shares(&self.compiled.program);
+        let active = |(name, info): (&Symbol, &ParamInfo)| {
+            elements(&info.ty) * shares.get(name).copied().unwrap_or(1.0)
+        };
+        self.compiled.program.params.iter().map(active).sum()
     }
 
     /// Bytes that each position adds to the caches of all layers, windows not taken into account.
@@ -308,4 +313,24 @@ fn contraction_flops(entry: &CompiledEntry, steps: &[PlanStep], run: &RunSizes) 
         flops += times * whole.contractions.iter().map(|each| each.flops).sum::<f64>();
     });
     flops
+}
+
+/// Of each parameter that rows choose matrices of, the part that a row chooses.
+fn chosen_shares(program: &Program) -> BTreeMap<Symbol, f64> {
+    let names = parameter_names(program);
+    let mut shares = BTreeMap::new();
+    for (index, region) in program.regions.iter().enumerate() {
+        let graph = &region.graph;
+        for found in graph.ids().into_iter().filter_map(|id| gathered(graph, id)) {
+            let mut table = found.table;
+            while let Op::Cast(_) = graph.op(table) {
+                table = graph.operands(table)[0];
+            }
+            let (chosen, all) = (found.grouping.ids_of_row(), found.grouping.axis.fixed_size());
+            if let (Some(&name), Some(all)) = (names.get(&(RegionId(index as u32), table)), all) {
+                shares.insert(name, (chosen as f64 / all as f64).min(1.0));
+            }
+        }
+    }
+    shares
 }

@@ -178,7 +178,15 @@ impl<'a> Accesses<'a> {
     }
 
     /// The elements of an argument along these dimensions, of which only a part are different ones.
-    pub(super) fn add(&mut self, arg: usize, write: bool, offset: usize, dims: Vec<DimId>, at: At, different: f64) {
+    pub(super) fn add(
+        &mut self,
+        arg: usize,
+        write: bool,
+        offset: usize,
+        dims: Vec<DimId>,
+        at: At,
+        different: f64,
+    ) {
         let element_bytes = self.sizes.program.args[arg].dtype.bytes() as f64;
         self.add_moved(arg, write, offset, dims, at, element_bytes);
         if let (Some(last), true) = (self.found.last_mut(), different < 1.0) {

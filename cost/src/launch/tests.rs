@@ -135,10 +135,9 @@ fn decoding_reads_the_experts_that_are_used() {
     let found = work(decode, &RunSizes::equal(1, 50, 1)).footprint_bytes();
     assert!(found >= 8.0 * expert + others, "{found} bytes");
     assert!(found <= 1.1 * (8.0 * expert + others), "{found} bytes for {expert} an expert and {others}");
-    // Of many tokens each chooses its own; in the end all experts are read, once.
-    let many = work(decode, &RunSizes::equal(200, 50, 1)).footprint_bytes();
-    let more = many - found;
-    assert!((56.0 * expert..75.0 * expert).contains(&more), "{more} bytes more, {expert} an expert");
+    // Of many tokens each chooses its own: in the end all experts are read.
+    let many = work(decode, &RunSizes::equal(200, 0, 1)).footprint_bytes();
+    assert!(many >= 64.0 * expert + others, "{many} bytes, {expert} an expert");
     // The work is that of the chosen, whatever they are.
     let flops = |batch| dot_flops(&work(decode, &RunSizes::equal(batch, 0, 1)));
     close(flops(40), 40.0 * flops(1), 1e-9);

@@ -185,9 +185,6 @@ fn written(stmt: &Stmt) -> Vec<usize> {
             .collect(),
         Stmt::Dot(dot) => of_place(&dot.c).into_iter().collect(),
         Stmt::Transpose { to, .. } => tile(to).into_iter().collect(),
-        Stmt::Fill { .. }
-        | Stmt::TopK { .. }
-        | Stmt::Group { .. }
-        | Stmt::Stream { .. } => Vec::new(),
+        Stmt::Fill { .. } | Stmt::TopK { .. } | Stmt::Group { .. } | Stmt::Stream { .. } => Vec::new(),
     }
 }

@@ -8,6 +8,7 @@ pub(super) use hugging_face::parse as parse_hugging_face;
 
 use super::attention::{GroupedQuery, Latent, LatentSizes};
 use super::config::{divides, positive, positive_number, rotary};
+use super::published::presets;
 use crate::architecture::{Precision, parse_config};
 use crate::hugging_face::NameMap;
 use crate::{Architecture, Family, ModelBuilder, ModelError, Result, Rope, Tensor};
@@ -418,7 +419,7 @@ pub(crate) fn family() -> Family {
     Family {
         name: FAMILY.to_owned(),
         parse,
-        presets: vec![
+        presets: [
             (
                 "moe-tiny".to_owned(),
                 json!({
@@ -444,7 +445,10 @@ pub(crate) fn family() -> Family {
                     "experts": 16, "chosen": 4, "expert_hidden": 192, "tied": true,
                 }),
             ),
-        ],
+        ]
+        .into_iter()
+        .chain(presets(FAMILY))
+        .collect(),
         // A `deepseek_v3` with experts comes here by way of the family `mla`.
         model_types: ["mixtral", "qwen3_moe"].map(str::to_owned).to_vec(),
         parse_hugging_face,
