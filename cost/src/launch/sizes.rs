@@ -104,7 +104,7 @@ impl Sizes<'_> {
             Extent::Time | Extent::Past => self.visits(At::INSTANCE).count,
             // The last block of each id is half full, if there are more pairs than fit in one.
             Extent::Pairs { block, .. } => {
-                let used = self.used_ids(dim);
+                let used = self.used_ids(dim).unwrap_or(1.0);
                 used.max(self.total(dim) / block as f64 + used / 2.0)
             }
             Extent::Blocks { block, .. } | Extent::Rows { block, .. } | Extent::Flat { block } => {
@@ -119,11 +119,12 @@ impl Sizes<'_> {
 
     /// How many different ids the pairs of a dimension are expected to have, if each row chooses its own
     /// at random: of E ids, of which a row has k, n rows have E (1 - (1 - k/E)^n).
-    fn used_ids(&self, pair: DimId) -> f64 {
-        let Extent::Pairs { leading, each, along, .. } = self.extent(pair) else { return 1.0 };
+    /// None for a dimension that is not of pairs.
+    pub(super) fn used_ids(&self, pair: DimId) -> Option<f64> {
+        let Extent::Pairs { leading, each, along, .. } = self.extent(pair) else { return None };
         let ids = self.total(along);
         let missed = (1.0 - each as f64 / ids).max(0.0).powf(self.rows(leading) as f64);
-        ids * (1.0 - missed)
+        Some(ids * (1.0 - missed))
     }
 
     /// The dimension of the pairs that have one position each along a dimension.
@@ -218,7 +219,9 @@ impl Sizes<'_> {
                 seen.sum::<usize>() as f64
             }
             (Extent::Blocks { .. }, _) => match self.pairs_along(dim) {
-                Some(pair) if !self.program.grid.contains(&dim) => self.used_ids(pair),
+                Some(pair) if !self.program.grid.contains(&dim) => {
+                    self.used_ids(pair).unwrap_or_else(|| self.total(dim))
+                }
                 _ => self.total(dim),
             },
             _ => self.total(dim),

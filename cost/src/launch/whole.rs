@@ -67,6 +67,10 @@ pub struct Whole {
 
 /// The work of one launch of `program` in a run of these sizes, undivided.
 pub fn whole_work(program: &TileProgram, launch: &Launch, run: &RunSizes) -> Whole {
+    // What stores nothing is left out by whoever writes the kernel.
+    if !program.args.iter().any(|arg| arg.written) {
+        return Whole::default();
+    }
     let sizes = Sizes { program, launch, run, differs: RefCell::new(None) };
     // Panels are a matter of the CPU's vectors: one column wide, none is filled up.
     let mut counter = Counter {
@@ -103,6 +107,11 @@ pub fn whole_work(program: &TileProgram, launch: &Launch, run: &RunSizes) -> Who
                 (false, true, _) => contraction.columns *= blocks,
                 _ => contraction.batch *= blocks,
             }
+        }
+        // Rows that chose the same weights are multiplied together: a product for each weight that is used.
+        if let Some(used) = dot.m.iter().find_map(|&dim| sizes.used_ids(dim)) {
+            contraction.batch *= used;
+            contraction.rows /= used;
         }
         whole.contractions.push(contraction);
         if let (true, Some((dim, _))) = (streams, at.stream) {
