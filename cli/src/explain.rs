@@ -211,6 +211,7 @@ fn argument(entry: &CompiledEntry, arg: ArgRef) -> String {
         Role::Stored(name) | Role::Input(name) | Role::Root(name) => name.to_string(),
         Role::Derived => format!("derived {}", arg.buffer),
         Role::Cache { node, .. } => format!("cache {}", node.index()),
+        Role::State { node, index, .. } => format!("state {}.{index}", node.index()),
         Role::Temporary => format!("value {}", arg.buffer),
     }
 }

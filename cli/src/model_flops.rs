@@ -35,6 +35,8 @@ fn region_flops(program: &Program, region: RegionId, roots: &[NodeId], context: 
                 });
                 2.0 * sizes.product::<f64>()
             }
+            // A step is done once for each token.
+            Op::Scan(scan) => region_flops(program, scan.body, &program.region(scan.body).results, context),
             Op::Repeat(repeat) => {
                 let layers = repeat.layers.fixed_size().unwrap_or(1) as f64;
                 layers * region_flops(program, repeat.body, &program.region(repeat.body).results, context)

@@ -71,6 +71,10 @@ pub enum Extent {
         /// Ids of a row from one position to the next.
         stride: usize,
     },
+    /// The sequence whose positions an instance walks.
+    Sequence,
+    /// The position at hand of that sequence, within steps.
+    Position,
     /// A block of a value without run-time axes, in the order of memory.
     Flat {
         /// Elements of a block.
@@ -89,6 +93,7 @@ impl Extent {
             | Extent::Flat { block } => block,
             Extent::Time | Extent::Past => CHUNK,
             Extent::Choice { .. } => 1,
+            Extent::Sequence | Extent::Position => 1,
         }
     }
 
@@ -125,6 +130,10 @@ pub enum RowMap {
     /// The row of each sequence's token that an argument (i32 a sequence,
     /// counted from the sequence's first new token) names.
     Chosen(usize),
+    /// The place of each sequence's state.
+    State,
+    /// The row of the states that are kept at the position at hand, or the last before it.
+    Checkpoint,
 }
 
 /// Strided elements: `base[offset + sum over dims of position * stride]`.
@@ -355,6 +364,24 @@ pub enum Stmt {
         /// The argument for each id's first pair, and the end; then each id's first block, and the end.
         starts: usize,
     },
+    /// The body once for each position of the instance's sequence, or block of positions.
+    Steps {
+        /// The dimension of the position.
+        dim: DimId,
+        /// In which order.
+        walk: Walk,
+        /// What is done.
+        body: Vec<Stmt>,
+    },
+    /// One of two lists of statements.
+    When {
+        /// What says which.
+        condition: Condition,
+        /// What is done where it holds.
+        yes: Vec<Stmt>,
+        /// What is done where it does not.
+        no: Vec<Stmt>,
+    },
     /// The body once for each block of the streamed dimension.
     Stream {
         /// The dimension.
@@ -364,6 +391,30 @@ pub enum Stmt {
         /// What is done.
         body: Vec<Stmt>,
     },
+}
+
+/// In which order positions of a sequence are walked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Walk {
+    /// From the first new one to the last.
+    Forward,
+    /// From the last to the first.
+    Backward,
+    /// In blocks between kept states, the last block first; the position at hand is a block's first.
+    Blocks,
+    /// Those of the block at hand but the last of them, in order.
+    Replay,
+    /// Those of the block at hand, the last first.
+    BlockBackward,
+}
+
+/// What a statement depends on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Condition {
+    /// The sequence has no past.
+    AtOrigin,
+    /// States are kept at the position at hand.
+    AtCheckpoint,
 }
 
 /// What a mask says of which pairs of positions count.

@@ -9,7 +9,7 @@ use diptych_cost::{MemoryReader, ProbeLibrary, ProbeSource};
 use diptych_ir::EntryKind;
 use diptych_models::{Registry, build, initialize};
 use diptych_passes::AdamWOptions;
-use diptych_runtime::executor::{Binding, CacheRooms, Sequence};
+use diptych_runtime::executor::{Binding, CacheRooms, CacheSize, Sequence};
 use diptych_runtime::session::{Device, Session};
 use std::time::Instant;
 
@@ -39,14 +39,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     let chunks: Vec<i32> = (0..(prompt + tokens).div_ceil(64) as i32).collect();
     let entry = &session.compiled.entries[&EntryKind::Decode];
-    let caches = CacheRooms::new(entry, chunks.len())?;
+    let caches = CacheRooms::new(entry, CacheSize { chunks: chunks.len(), sequences: 1 })?;
     let mut prefill =
         session.executable(&device, EntryKind::Prefill, Some(&caches), Limits { rows: prompt, batch: 1 })?;
     let mut decode =
         session.executable(&device, EntryKind::Decode, Some(&caches), Limits { rows: 1, batch: 1 })?;
     let limits = Limits { rows: prompt, batch: 1 };
-    let mut binding = Binding::cached(limits, architecture.context(), caches.chunks());
-    binding.bind(&[Sequence { origin: 0, length: prompt, chunks: &chunks }])?;
+    let mut binding = Binding::cached(limits, architecture.context(), caches.size());
+    binding.bind(&[Sequence { origin: 0, length: prompt, chunks: &chunks, state: 0 }])?;
     for (at, token) in prefill.input::<i32>("tokens").ok_or("no tokens")?[..prompt].iter_mut().enumerate() {
         *token = (at * 37 % architecture.vocab()) as i32;
     }
@@ -61,8 +61,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let library = ProbeLibrary::compile(&source)?;
     let reader = MemoryReader::new(&library, device.pool.threads(), session.store.bytes() as f64)?;
 
-    let at = |position: usize| Sequence { origin: position, length: 1, chunks: &chunks };
-    let mut binding = Binding::new(Limits { rows: 1, batch: 1 }, architecture.context());
+    let at = |position: usize| Sequence { origin: position, length: 1, chunks: &chunks, state: 0 };
+    let mut binding = Binding::cached(Limits { rows: 1, batch: 1 }, architecture.context(), caches.size());
     binding.bind(&[at(prompt)])?;
     decode.refresh(&device.pool, &binding);
     decode.set_timed(profile);

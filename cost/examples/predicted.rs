@@ -11,7 +11,7 @@ use diptych_cost::{Bound, EntryPrediction, Machine, ProbeSource, RunSizes, Targe
 use diptych_ir::EntryKind;
 use diptych_models::{Registry, build, initialize};
 use diptych_passes::AdamWOptions;
-use diptych_runtime::executor::{Binding, CacheRooms, Executable, Sequence};
+use diptych_runtime::executor::{Binding, CacheRooms, CacheSize, Executable, Sequence};
 use diptych_runtime::session::{Device, Session};
 use std::time::Instant;
 
@@ -168,7 +168,10 @@ fn main() -> Result<(), Failure> {
     let stride = (length.max(past + 1)).div_ceil(64);
     let chunks: Vec<Vec<i32>> =
         (0..batch).map(|sequence| (0..stride).map(|at| (sequence * stride + at) as i32).collect()).collect();
-    let caches = CacheRooms::new(&session.compiled.entries[&EntryKind::Decode], batch * stride)?;
+    let caches = CacheRooms::new(
+        &session.compiled.entries[&EntryKind::Decode],
+        CacheSize { chunks: batch * stride, sequences: batch },
+    )?;
     let mut rows = Vec::new();
     let mut errors = Vec::new();
     for kind in kinds {
@@ -194,11 +197,11 @@ fn main() -> Result<(), Failure> {
                 input[0] = value;
             }
         }
-        let cached = if kind.cached() { caches.chunks() } else { 0 };
+        let cached = if kind.cached() { caches.size() } else { CacheSize::default() };
         let mut binding = Binding::cached(limits, context, cached);
-        let sequence = |chunks| Sequence { origin, length, chunks };
-        let sequences: Vec<_> =
-            chunks.iter().map(|chunks| sequence(if kind.cached() { &chunks[..] } else { &[] })).collect();
+        let sequence = |(state, chunks)| Sequence { origin, length, chunks, state };
+        let chunks = chunks.iter().map(|chunks| if kind.cached() { &chunks[..] } else { &[] });
+        let sequences: Vec<_> = chunks.enumerate().map(sequence).collect();
         binding.bind(&sequences)?;
         let best = time(&mut run, &device, &binding, rounds);
         let sizes = RunSizes::equal(batch, origin, length);

@@ -78,7 +78,7 @@ impl Runner {
         }
         let limits = Limits { rows: sizes.tokens, batch: 1 };
         let mut binding = Binding::new(limits, sizes.tokens);
-        binding.bind(&[Sequence { origin: 0, length: sizes.tokens, chunks: &[] }])?;
+        binding.bind(&[Sequence { origin: 0, length: sizes.tokens, chunks: &[], state: 0 }])?;
         let mut runs = Vec::new();
         for kind in kinds {
             let mut run = session.executable(device, kind, None, limits)?;

@@ -242,7 +242,10 @@ impl ModelCost {
     fn job_memory(&self, kind: JobKind, batch: usize, context: usize) -> f64 {
         let serving = |entry: EntryKind, rows: usize| {
             let entry = &self.compiled.entries[&entry];
-            let caches = entry.buffers.iter().filter(|buffer| matches!(buffer.role, Role::Cache { .. }));
+            let caches = entry
+                .buffers
+                .iter()
+                .filter(|buffer| matches!(buffer.role, Role::Cache { .. } | Role::State { .. }));
             let cache: f64 = caches
                 .map(|buffer| match buffer.layout.leading() {
                     Leading::Past => row_bytes(buffer) * (batch * context) as f64,

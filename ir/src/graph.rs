@@ -145,6 +145,20 @@ impl Graph {
         users
     }
 
+    /// Says of a scan that its last `kept` results are states for replays.
+    pub fn set_kept_states(&mut self, id: NodeId, kept: usize) {
+        if let Op::Scan(scan) = &mut self.nodes[id].op {
+            scan.kept = kept;
+        }
+    }
+
+    /// Says of a scan how the states that it reads can be had again.
+    pub fn set_replay(&mut self, id: NodeId, replay: crate::ops::Replay) {
+        if let Op::Scan(scan) = &mut self.nodes[id].op {
+            scan.replay = Some(replay);
+        }
+    }
+
     /// Replaces a node's operands. The types must stay what they were.
     ///
     /// # Errors

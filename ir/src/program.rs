@@ -51,6 +51,13 @@ pub enum Initializer {
         /// Largest magnitude.
         bound: f64,
     },
+    /// Uniform between two numbers.
+    Between {
+        /// The smaller.
+        least: f64,
+        /// The larger.
+        most: f64,
+    },
 }
 
 /// What is known of a parameter beside its type.

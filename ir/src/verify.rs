@@ -1,7 +1,7 @@
 //! The verifier: what a well-formed program is. It runs between any two
 //! passes in tests and debug builds, and mends nothing.
 
-use crate::ops::loop_results;
+use crate::ops::{Scan, loop_results};
 use crate::{
     Axis, Entry, Initializer, IrError, NodeId, Op, ParamInfo, Program, Region, Result, Size, Symbol,
     TensorType,
@@ -79,6 +79,12 @@ fn verify_param(info: &ParamInfo) -> Result<(), String> {
     }
     match info.initializer {
         Initializer::Constant(_) => Ok(()),
+        Initializer::Between { least, most } => {
+            match least.is_finite() && most.is_finite() && least <= most {
+                true => Ok(()),
+                false => Err(format!("it starts between {least} and {most}, which is no range")),
+            }
+        }
         Initializer::Normal { standard_deviation: width } | Initializer::Uniform { bound: width } => {
             let sound = width.is_finite() && width >= 0.0;
             if sound { Ok(()) } else { Err(format!("a spread of {width} is not a finite number from 0 on")) }
@@ -207,6 +213,9 @@ fn verify_node(program: &Program, region: &Region, id: NodeId) -> Result<(), Str
             ));
         }
     }
+    if let Op::Scan(scan) = op {
+        verify_replay(program, scan, operands.len())?;
+    }
     match op {
         Op::Argument(_) if std::ptr::eq(region, program.main()) => {
             Err("the main region takes no argument: entries bind inputs".into())
@@ -220,6 +229,26 @@ fn verify_node(program: &Program, region: &Region, id: NodeId) -> Result<(), Str
             None => Err(format!("`{}` is neither a parameter nor a state", param.name)),
         },
         _ => Ok(()),
+    }
+}
+
+/// Checks that what a scan keeps is there, and that a replay is given what its body takes.
+fn verify_replay(program: &Program, scan: &Scan, operands: usize) -> Result<(), String> {
+    if scan.kept > scan.results.len() - scan.carried.min(scan.results.len()) {
+        let yielded = scan.results.len() - scan.carried;
+        return Err(format!("the scan keeps {} of the {yielded} values that it yields", scan.kept));
+    }
+    let Some(replay) = &scan.replay else { return Ok(()) };
+    let Some(body) = program.regions.get(replay.body.0 as usize) else {
+        return Err(format!("the scan replays region {}, which is not there", replay.body.0));
+    };
+    let (takes, given) = (body.arguments.len(), replay.operands.len());
+    if takes != given || replay.carried > takes || replay.carried > body.results.len() {
+        return Err(format!("the scan replays `{}`, which takes {takes} arguments, with {given}", body.name));
+    }
+    match replay.operands.iter().flatten().find(|&&operand| operand >= operands) {
+        Some(operand) => Err(format!("the scan replays from operand {operand} of {operands}")),
+        None => Ok(()),
     }
 }
 

@@ -29,6 +29,9 @@ pub fn initialize(program: &Program, name: &str, seed: u64) -> Result<Vec<f32>> 
             Initializer::Uniform { bound } => values.extend(
                 (0..elements).map(|element| ((2.0 * stream.unit(element as u64) - 1.0) * bound) as f32),
             ),
+            Initializer::Between { least, most } => values.extend(
+                (0..elements).map(|element| (least + (most - least) * stream.unit(element as u64)) as f32),
+            ),
             Initializer::Normal { standard_deviation } => {
                 let pairs = (0..elements.div_ceil(2)).flat_map(|pair| stream.normal_pair(pair as u64));
                 values.extend(pairs.take(elements).map(|normal| (normal * standard_deviation) as f32));

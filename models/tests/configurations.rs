@@ -42,7 +42,7 @@ fn fields_that_do_not_fit_are_named() {
     assert!(with("moe-tiny", "groups", json!(2)).contains("does not divide `experts`"));
     assert!(with("moe-latent-tiny", "dense_layers", json!(3)).contains("give at most that"));
     assert!(with("moe-latent-tiny", "window", json!(8)).contains("is an option of grouped queries"));
-    for name in ["gpt2-tiny", "llama-tiny", "mla-tiny", "moe-tiny"] {
+    for name in ["gpt2-tiny", "llama-tiny", "mla-tiny", "moe-tiny", "hybrid-tiny", "mamba2-tiny"] {
         assert!(with(name, "layres", json!(2)).contains("unknown field `layres`, expected one of `vocab`"));
         assert!(with(name, "vocab", Value::Null).contains("missing field `vocab`"));
         assert!(
@@ -52,7 +52,7 @@ fn fields_that_do_not_fit_are_named() {
     let rope = json!({ "theta": 10000.0, "scaling": { "kind": "linear", "factor": 0.5 } });
     assert!(with("llama-tiny", "rope", rope).contains("`rope.scaling.factor` is 0.5; it must be at least 1"));
     let unknown = Registry::zoo().architecture("lama", &json!({})).err().unwrap().to_string();
-    assert_eq!(unknown, "no family `lama`; there are: gpt2, llama, mla, moe");
+    assert_eq!(unknown, "no family `lama`; there are: gpt2, hybrid, llama, mla, moe");
 }
 
 fn fixture(name: &str) -> PathBuf {
@@ -102,7 +102,8 @@ fn hugging_face_configurations_that_ask_for_more_are_refused() {
     assert!(scoring.contains("`scoring_func` is \"softmax\"; supported: \"sigmoid\""), "{scoring}");
     assert!(changed("qwen3_moe", "mlp_only_layers", json!([0])).contains("`mlp_only_layers` is [0]"));
     assert!(
-        changed("gpt2", "model_type", json!("bert")).contains("no model_type `bert`; there are: gpt2, llama")
+        changed("gpt2", "model_type", json!("bert"))
+            .contains("no model_type `bert`; there are: gpt2, mamba2, llama")
     );
 }
 

@@ -75,7 +75,7 @@ fn what_is_made_in_a_block_stays_there() {
         });
         x + inner
     });
-    assert!(message.contains("made in a repeat that has ended"), "{message}");
+    assert!(message.contains("made in a repeat or scan that has ended"), "{message}");
     assert_eq!(line, line!() - 3);
 }
 
@@ -151,4 +151,50 @@ fn a_model_returns_logits_and_uses_its_parameters() {
         m.tokens()
     });
     assert_eq!(integers, "compute_in: models compute in f32 or bf16, not i32");
+}
+
+#[test]
+fn a_recurrence_carries_what_it_takes() {
+    fn input(m: &ModelBuilder) -> (Tensor<'_>, diptych_ir::Axis) {
+        let (vocab, embed) = (m.axis("vocab", 8), m.axis("embed", 4));
+        (m.embedding("table", vocab, embed).take(m.tokens(), vocab), embed)
+    }
+    let (message, line) = mistake(|m| {
+        let (x, embed) = input(m);
+        let start = m.zeros([m.batch(), embed]);
+        let [y] = m.scan("state", [start], |_, [state]| ([(state + x).sum(embed)], [state]));
+        y
+    });
+    assert_eq!(
+        message,
+        "scan: value 0 is carried: given as f32[batch, embed=4], it cannot come back as f32[batch]"
+    );
+    assert_eq!(line, line!() - 7);
+    let (message, line) = mistake(|m| {
+        let (x, _) = input(m);
+        let [y] = m.scan("state", [x], |_, [state]| ([state], [state]));
+        y
+    });
+    assert!(message.contains("`state` starts from f32[batch, embed=4, time]"), "{message}");
+    assert_eq!(line, line!() - 4);
+    let (message, line) = mistake(|m| {
+        let (x, embed) = input(m);
+        let [y] = m.scan("state", [m.zeros([m.batch(), embed])], |m, [state]| {
+            let weight = m.param("weight", embed, Initializer::Constant(1.0), false);
+            ([state * weight + x], [state])
+        });
+        y
+    });
+    assert_eq!(message, "param: `weight` is declared in the step of a scan; declare it around the scan");
+    assert_eq!(line, line!() - 6);
+    let (message, _) = mistake(|m| {
+        let (x, embed) = input(m);
+        let mut inner = x;
+        let [y] = m.scan("state", [m.zeros([m.batch(), embed])], |_, [state]| {
+            inner = state + x;
+            ([inner], [state])
+        });
+        y + inner
+    });
+    assert!(message.contains("made in a repeat or scan that has ended"), "{message}");
 }

@@ -73,7 +73,7 @@ fn program(preset: &str, change: serde_json::Value) -> Program {
 
 #[test]
 fn bf16_differs_from_f32_by_rounding_alone() {
-    for name in ["gpt2-tiny", "llama-tiny", "mla-tiny", "moe-tiny"] {
+    for name in ["gpt2-tiny", "llama-tiny", "mla-tiny", "moe-tiny", "hybrid-tiny", "mamba2-tiny"] {
         let [single, half] = ["f32", "bf16"].map(|dtype| program(name, json!({ "dtype": dtype })));
         let context = context(&single, 2, 5);
         let [exact, rounded] =

@@ -87,6 +87,7 @@ agrees! {
     mistral "mistral",
     qwen2 "qwen2",
     qwen3 "qwen3",
+    mamba2 "mamba2",
     deepseek_v3 "deepseek_v3",
     deepseek_v3_no_q_lora "deepseek_v3_no_q_lora",
     deepseek_v3_yarn "deepseek_v3_yarn",
@@ -110,7 +111,7 @@ fn tensors(path: &Path) -> Vec<(String, Vec<usize>, Vec<u8>)> {
 
 #[test]
 fn what_is_exported_is_what_was_imported() {
-    let names = ["gpt2", "llama", "llama3", "llama_linear", "mistral", "qwen2", "qwen3"];
+    let names = ["gpt2", "llama", "llama3", "llama_linear", "mistral", "qwen2", "qwen3", "mamba2"];
     let latent = ["deepseek_v3", "deepseek_v3_no_q_lora", "deepseek_v3_yarn"];
     let routed = ["mixtral", "qwen3_moe", "deepseek_v3_experts"];
     for name in names.into_iter().chain(latent).chain(routed) {

@@ -19,9 +19,15 @@ pub enum Leading {
     Batch,
     /// One row a position so far: `batch` and `past`.
     Past,
+    /// One row for each [`CHECKPOINT`] tokens of a sequence: the states of a
+    /// recurrence, of which those between are computed again.
+    Checkpoints,
     /// Pairs of positions: `batch`, `time` and `past`. Never stored.
     Quadratic,
 }
+
+/// The states of a recurrence are kept at positions that are multiples of this.
+pub const CHECKPOINT: usize = 16;
 
 /// The symbols that a run binds.
 pub fn symbol(axis: Axis) -> Option<&'static str> {
@@ -205,6 +211,16 @@ pub fn parameter_names(program: &Program) -> HashMap<(RegionId, NodeId), Symbol>
                         }
                     }
                     waiting.push(repeat.body);
+                }
+                Op::Scan(scan) => {
+                    let body = program.region(scan.body);
+                    let ports = graph.operands(id).into_iter().zip(&body.arguments);
+                    for (operand, &argument) in ports.skip(scan.carried + scan.sequenced) {
+                        if let Some(&name) = names.get(&(region_id, operand)) {
+                            names.insert((scan.body, argument), name);
+                        }
+                    }
+                    waiting.push(scan.body);
                 }
                 _ => {}
             }

@@ -122,18 +122,37 @@ fn carried_forward(program: &Program, index: usize) -> usize {
     own.map(|repeat| repeat.carried).min().unwrap_or(0)
 }
 
+/// The results of a region that are states which a scan of it keeps for replays.
+fn kept_states(program: &Program, index: usize) -> std::ops::Range<usize> {
+    let scans = program.regions.iter().flat_map(|region| {
+        region.graph.ids().into_iter().filter_map(|id| match region.graph.op(id) {
+            Op::Scan(scan) if scan.body.0 as usize == index => Some(scan.kept),
+            _ => None,
+        })
+    });
+    let results = program.regions[index].results.len();
+    results - scans.min().unwrap_or(0).min(results)..results
+}
+
+/// Whether a node is a result of a scan, which the scan's kernel stores where it is wanted.
+fn is_of_scan(graph: &Graph, id: NodeId) -> bool {
+    matches!(graph.op(id), Op::Output(_)) && matches!(graph.op(graph.operands(id)[0]), Op::Scan(_))
+}
+
 /// Results that no kernel computes, or that are results twice, are copied; but
 /// see `carried_forward`.
 fn copy_results(program: &mut Program, index: usize) -> Result<()> {
     let mut seen = HashSet::new();
     let carried = carried_forward(program, index);
-    for position in 0..program.regions[index].results.len() {
+    let kept = kept_states(program, index);
+    for position in (0..program.regions[index].results.len()).filter(|position| !kept.contains(position)) {
         let region = &mut program.regions[index];
         let id = region.results[position];
         let argument =
             position >= carried && region.arguments.iter().take(carried).any(|&argument| argument == id);
         let fresh = seen.insert(id);
-        if fresh && (is_computed(&region.graph, id) || argument && index > 0) {
+        let stored = is_computed(&region.graph, id) || is_of_scan(&region.graph, id);
+        if fresh && (stored || argument && index > 0) {
             continue;
         }
         region.results[position] = copy(&mut region.graph, id)?;
@@ -153,15 +172,21 @@ fn copy_results(program: &mut Program, index: usize) -> Result<()> {
     Ok(())
 }
 
-/// Operands of repeats must be values as they are stored.
+/// Operands of loops must be values as they are stored.
 fn copy_repeat_operands(region: &mut Region) -> Result<()> {
     for id in region.graph.topological_order() {
-        if !matches!(region.graph.op(id), Op::Repeat(_)) {
-            continue;
-        }
+        let carried = match region.graph.op(id) {
+            Op::Repeat(_) => 0,
+            Op::Scan(scan) => scan.carried,
+            _ => continue,
+        };
         let mut operands = region.graph.operands(id);
-        for operand in &mut operands {
+        for (position, operand) in operands.iter_mut().enumerate() {
             let graph = &mut region.graph;
+            // What a recurrence starts from need not be stored if it is one number.
+            if position < carried && crate::fuse::constant(graph, *operand).is_some() {
+                continue;
+            }
             let view = is_view(graph.op(*operand)) && !matches!(graph.op(*operand), Op::Output(_));
             if view || matches!(graph.op(*operand), Op::Literal(_) | Op::Index(_)) {
                 *operand = copy(graph, *operand)?;

@@ -38,7 +38,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let bound = session.store.bytes() + train.bound().total() + update.bound().total();
     eprintln!("memory bound {} MiB: {:?}", bound >> 20, train.bound());
     let mut binding = Binding::new(limits, architecture.context());
-    binding.bind(&vec![Sequence { origin: 0, length: time, chunks: &[] }; batch])?;
+    binding.bind(&vec![Sequence { origin: 0, length: time, chunks: &[], state: 0 }; batch])?;
     let vocab = architecture.vocab() as u64;
     let tokens: Vec<i32> = (0..=batch * time)
         .map(|at| (diptych_runtime::sampling::random_bits(7, at as u64) % vocab) as i32)

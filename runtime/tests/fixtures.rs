@@ -73,7 +73,7 @@ fn score_and_gradients_are_those_of_transformers() {
         let (batch, time) = (2, 24);
         let limits = Limits { rows: 64, batch: 4 };
         let mut binding = Binding::new(limits, loaded.checkpoint.architecture().context());
-        let sequence = Sequence { origin: 0, length: time, chunks: &[] };
+        let sequence = Sequence { origin: 0, length: time, chunks: &[], state: 0 };
         binding.bind(&[sequence; 2]).unwrap();
         for kind in [EntryKind::Score, EntryKind::Train] {
             let entry = &loaded.compiled.entries[&kind];

@@ -46,7 +46,7 @@ fn two_steps(device: &Device, preset: &str, spoilt: bool) -> Vec<u32> {
     let workspace = Workspace::new(kinds.iter().map(bound)).unwrap();
     let shared = SharedMemory { caches: None, workspace: Some(&workspace) };
     let mut binding = Binding::new(limits, 64);
-    binding.bind(&[37, 53].map(|length| Sequence { origin: 0, length, chunks: &[] })).unwrap();
+    binding.bind(&[37, 53].map(|length| Sequence { origin: 0, length, chunks: &[], state: 0 })).unwrap();
     let mut runs = kinds.map(|kind| session.executable_in(device, kind, shared, limits).unwrap());
     let mut found = Vec::new();
     for step in 0..2 {

@@ -1,12 +1,15 @@
-//! Random programs in native code against the reference evaluator, on ragged
+//! Random programs, and recurrences, in native code against the reference evaluator, on ragged
 //! batches. Seeds are fixed; the example `fuzz` goes on for as long as it is told.
 
 mod compositions;
+#[path = "support/recurrences.rs"]
+mod recurrences;
 mod support;
 
 use diptych_codegen::c::prelude::VectorWidth;
 use diptych_runtime::cpu::compile::{Compiler, KernelCache};
-use support::check::{Findings, Options, check};
+use support::check::{Findings, Options, check, check_programs};
+use support::programs::Traits;
 
 fn agree(seeds: impl IntoIterator<Item = u64>, options: Options) {
     let seeds: Vec<u64> = seeds.into_iter().collect();
@@ -54,4 +57,30 @@ fn every_vector_width_computes_what_the_evaluator_does() {
     for width in VectorWidth::ALL.into_iter().filter(|width| width.is_supported()) {
         agree(100..104, Options { width, budget: 2e5, gradients: true, serving: true });
     }
+}
+
+fn recurrences_agree(options: Options) {
+    let (written, random) = (recurrences::all(), 16);
+    let count = written.len() as u64;
+    let programs = written.into_iter().chain((0..random).map(recurrences::random));
+    let cases = programs
+        .enumerate()
+        .map(|(at, program)| (at as u64, program, Traits { low_precision: false, causal: true }));
+    let (compiler, cache) = (Compiler::find().unwrap(), KernelCache::standard());
+    let Findings { refused, wrong, .. } = check_programs(cases, options, &compiler, &cache);
+    assert!(wrong.is_empty(), "{wrong:?}");
+    assert!(refused.iter().all(|row| row.0 >= count), "{refused:?}");
+    assert!(refused.len() * 8 <= random as usize, "{refused:?}");
+}
+
+#[test]
+fn recurrences_score_as_the_evaluator_does() {
+    for width in VectorWidth::ALL.into_iter().filter(|width| width.is_supported()) {
+        recurrences_agree(Options { width, budget: 3e5, gradients: false, serving: true });
+    }
+}
+
+#[test]
+fn recurrences_have_the_gradients_of_the_evaluator() {
+    recurrences_agree(Options { width: VectorWidth::detect(), budget: 3e5, gradients: true, serving: false });
 }

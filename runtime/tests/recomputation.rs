@@ -26,7 +26,7 @@ fn gradients(device: &Device, preset: &str, compiled: CompiledProgram) -> Vec<(S
     }
     let mut train = session.executable(device, EntryKind::Train, None, LIMITS).unwrap();
     let mut binding = Binding::new(LIMITS, architecture.context());
-    let sequence = |length| Sequence { origin: 0, length, chunks: &[] };
+    let sequence = |length| Sequence { origin: 0, length, chunks: &[], state: 0 };
     binding.bind(&[sequence(31), sequence(17)]).unwrap();
     let token = |at: usize| (at * at * 7 % architecture.vocab()) as i32;
     for (name, ahead) in [("tokens", 0), ("targets", 1)] {

@@ -11,7 +11,7 @@ use diptych_passes::AdamWOptions;
 use diptych_passes::differentiate::gradient_name;
 use diptych_runtime::cpu::compile::KernelCache;
 use diptych_runtime::decode::{ServeOptions, Server, Window};
-use diptych_runtime::executor::{Binding, CacheRooms, Executable, Sequence};
+use diptych_runtime::executor::{Binding, CacheRooms, CacheSize, Executable, Sequence};
 use diptych_runtime::session::{Device, Session};
 use serde_json::{Value as Json, json};
 
@@ -35,6 +35,9 @@ fn variants() -> Vec<(&'static str, &'static str, Json)> {
         ("mla", "mla-tiny", json!({})),
         ("moe", "moe-tiny", json!({})),
         ("moe_latent", "moe-latent-tiny", json!({})),
+        ("hybrid", "hybrid-tiny", json!({})),
+        ("gated_linear", "gated-linear-tiny", json!({})),
+        ("mamba2", "mamba2-tiny", json!({})),
         // The logits are streamed, and never stored where only their log-probability is asked for.
         ("large_vocabulary", "llama-tiny", json!({ "vocab": 613 })),
     ]
@@ -135,7 +138,7 @@ impl<'d> Runner<'d> {
         caches: Option<&CacheRooms>,
     ) -> Runner<'d> {
         let mut run = session.executable(device, kind, caches, LIMITS).unwrap();
-        let binding = Binding::cached(LIMITS, CONTEXT, caches.map_or(0, CacheRooms::chunks));
+        let binding = Binding::cached(LIMITS, CONTEXT, caches.map_or(CacheSize::default(), CacheRooms::size));
         run.refresh(&device.pool, &binding);
         // Each text's chunks, in an order that is nobody's.
         let chunks = (0..LENGTHS.len() as i32).map(|text| vec![20 - text, text, 7 + (text + 3) % 7]);
@@ -154,6 +157,7 @@ impl<'d> Runner<'d> {
                 origin: piece.start,
                 length: piece.length,
                 chunks: &self.chunks[piece.text],
+                state: piece.text,
             })
             .collect();
         self.binding.bind(&sequences).unwrap();
@@ -221,7 +225,8 @@ fn all_entries_agree(case: &str, devices: [&Device; 2], program: &Program, toler
     let probes = with_probes(program);
     let served = session(devices[1], program, &[Train, Score, Prefill, Decode]);
     let probed = session(devices[1], &probes, &[Prefill, Decode]);
-    let caches = CacheRooms::new(&probed.compiled.entries[&Decode], 21).unwrap();
+    let caches =
+        CacheRooms::new(&probed.compiled.entries[&Decode], CacheSize { chunks: 21, sequences: 7 }).unwrap();
     let vocab = program.main().graph.axes(logits(program)).iter().find_map(|axis| axis.fixed_size()).unwrap();
     let texts = Texts::new(vocab);
     let mut log_probs = empty(1);

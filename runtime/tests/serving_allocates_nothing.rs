@@ -5,7 +5,7 @@
 mod counting;
 
 use counting::allocations;
-use diptych_ir::EntryKind;
+use diptych_ir::{EntryKind, Program};
 use diptych_models::{Registry, build, initialize};
 use diptych_passes::AdamWOptions;
 use diptych_runtime::decode::{ServeOptions, Server, Window};
@@ -17,14 +17,19 @@ fn prompts_and_batches_of_any_size_allocate_nothing() {
     assert!(allocations(|| drop(std::hint::black_box(vec![1u8; 10]))) > 0, "the counter must count");
 
     let registry = Registry::zoo();
-    let mut config = registry.preset("llama-tiny").unwrap().describe();
-    config["context"] = 1100.into();
-    let program = build(&*registry.architecture("llama", &config).unwrap()).unwrap();
+    for (family, preset) in [("llama", "llama-tiny"), ("hybrid", "hybrid-tiny")] {
+        let mut config = registry.preset(preset).unwrap().describe();
+        config["context"] = 1100.into();
+        serves_without_allocation(&build(&*registry.architecture(family, &config).unwrap()).unwrap());
+    }
+}
+
+fn serves_without_allocation(program: &Program) {
     let device = Device::cpu(Some(2)).unwrap();
     let kinds = [EntryKind::Score, EntryKind::Prefill, EntryKind::Decode];
-    let mut session = Session::compile(&device, &program, 1100, &kinds, &AdamWOptions::default()).unwrap();
+    let mut session = Session::compile(&device, program, 1100, &kinds, &AdamWOptions::default()).unwrap();
     for name in program.params.keys() {
-        session.store.set(*name, &initialize(&program, name.as_str(), 3).unwrap()).unwrap();
+        session.store.set(*name, &initialize(program, name.as_str(), 3).unwrap()).unwrap();
     }
     // Prompts of 1000 tokens run in pieces.
     let options = ServeOptions { rows: 300, batch: 7, sequences: 7, cache_positions: 7 * 1100 };

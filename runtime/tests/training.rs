@@ -60,10 +60,17 @@ fn device(threads: usize) -> Device {
 }
 
 fn trainer<'d>(device: &'d Device, change: Value) -> Trainer<'d> {
+    trainer_of(device, ("llama", "llama-tiny"), change)
+}
+
+/// Families whose steps differ in kind: attention alone, and with recurrences.
+const FAMILIES: [(&str, &str); 2] = [("llama", "llama-tiny"), ("hybrid", "hybrid-tiny")];
+
+fn trainer_of<'d>(device: &'d Device, (family, preset): (&str, &str), change: Value) -> Trainer<'d> {
     // One at a time, so that the first fills the cache of kernels for all others.
     static ONE: Mutex<()> = Mutex::new(());
     let _one = ONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    let (program, identity) = llama(json!({}));
+    let (program, identity) = model(family, preset, json!({}));
     let mut trainer = Trainer::new(device, &program, identity, options(change)).unwrap();
     trainer.initialize(|name| initialize(&program, name, 3).unwrap()).unwrap();
     trainer
@@ -126,16 +133,18 @@ fn a_text_is_learned_by_heart() {
 
 #[test]
 fn threads_change_no_bit() {
-    let run = |threads| {
+    let run = |family, threads| {
         let device = device(threads);
-        let mut trainer = trainer(&device, json!({ "accumulation": 2 }));
+        let mut trainer = trainer_of(&device, family, json!({ "accumulation": 2 }));
         let reports: Vec<[u64; 2]> = (0..4)
             .map(|_| trainer.step(text).unwrap())
             .map(|report| [report.loss.to_bits(), report.gradient_norm.to_bits()])
             .collect();
         (reports, bits(&trainer))
     };
-    assert_eq!(run(1), run(2));
+    for family in FAMILIES {
+        assert_eq!(run(family, 1), run(family, 2), "{family:?}");
+    }
 }
 
 #[test]
@@ -157,10 +166,14 @@ fn two_micro_batches_are_one_of_twice_the_size() {
 
 #[test]
 fn an_interrupted_run_ends_in_the_same_bits() {
+    FAMILIES.into_iter().for_each(interrupted);
+}
+
+fn interrupted(family: (&str, &str)) {
     let folder = tempfile::tempdir().unwrap();
     let device = device(2);
     let (whole, cut) = (folder.path().join("whole"), folder.path().join("cut"));
-    let mut trainer = trainer(&device, json!({ "accumulation": 2 }));
+    let mut trainer = trainer_of(&device, family, json!({ "accumulation": 2 }));
     let start = numbers(&trainer);
     let losses: Vec<f64> = (0..6).map(|_| trainer.step(text).unwrap().loss).collect();
     trainer.save(&whole).unwrap();
@@ -179,7 +192,7 @@ fn an_interrupted_run_ends_in_the_same_bits() {
         assert!(std::fs::read(&cut).unwrap() == std::fs::read(&whole).unwrap(), "cut after {interruption}");
     }
     let saved = SavedModel::read(&cut).unwrap();
-    assert_eq!((saved.family.as_str(), &saved.training), ("llama", &Some(trainer.options().clone())));
+    assert_eq!((saved.family.as_str(), &saved.training), (family.0, &Some(trainer.options().clone())));
 }
 
 #[test]
@@ -388,9 +401,9 @@ static ALLOCATOR: Counting = Counting;
 
 #[test]
 fn a_step_allocates_nothing() {
-    for threads in [1, 2] {
+    for (threads, family) in [(1, FAMILIES[0]), (2, FAMILIES[0]), (2, FAMILIES[1])] {
         let device = device(threads);
-        let mut trainer = trainer(&device, json!({ "accumulation": 2 }));
+        let mut trainer = trainer_of(&device, family, json!({ "accumulation": 2 }));
         let count = |counted| device.pool.run(&|_, _| COUNTED.set(counted));
         trainer.step(text).unwrap();
         count(true);

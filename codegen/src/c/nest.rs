@@ -271,6 +271,8 @@ impl Writer<'_> {
             Extent::Rows { .. } => format!("step->row_position[{}_start{index}]", self.name(dim)),
             Extent::Time => format!("time_position{index}"),
             Extent::Past => format!("past_position{index}"),
+            Extent::Sequence => "sequence_start".to_owned(),
+            Extent::Position => format!("(origin + {}_start - first_row)", self.name(dim)),
             Extent::Whole(_) => format!("0{index}"),
             _ => format!("{}_start{index}", self.name(dim)),
         }

@@ -1,8 +1,9 @@
 //! Statements other than nests: dots, transposes, fills and the stream. It knows nothing of pointwise code.
 
 use super::writer::{Writer, float, rows_of};
-use crate::tile::{Base, DimId, Dot, Extent, PackedView, Place, Stmt, StreamBounds, View};
+use crate::tile::{Base, Condition, DimId, Dot, Extent, PackedView, Place, Stmt, StreamBounds, View, Walk};
 use diptych_ir::DType;
+use diptych_passes::layout::CHECKPOINT;
 
 /// No loop walks a dimension: the start of the instance's range is meant.
 fn at_start(_: DimId) -> Option<String> {
@@ -21,6 +22,54 @@ impl Writer<'_> {
                 self.group(ids, *leading, dims, *count, (*order, *starts));
             }
             Stmt::Stream { dim, bounds, body } => self.stream(*dim, *bounds, body),
+            Stmt::Steps { dim, walk, body } => self.steps(*dim, *walk, body),
+            Stmt::When { condition, yes, no } => self.when(*condition, yes, no),
+        }
+    }
+
+    fn steps(&mut self, dim: DimId, walk: Walk, body: &[Stmt]) {
+        let at = format!("{}_start", self.name(dim));
+        let (up, down) = (
+            |first: &str, end: &str| format!("for (int64_t {at} = {first}; {at} < {end}; {at}++) {{"),
+            |first: &str, end: &str| format!("for (int64_t {at} = {end} - 1; {at} >= {first}; {at}--) {{"),
+        );
+        let (first, end) = ("first_row", "first_row + length");
+        match walk {
+            Walk::Forward => self.open(up(first, end)),
+            Walk::Backward => self.open(down(first, end)),
+            Walk::Replay => self.open(up("block_first", "block_end - 1")),
+            Walk::BlockBackward => self.open(down("block_first", "block_end")),
+            Walk::Blocks => {
+                self.open(format!(
+                    "for (int64_t block = (length - 1) / {CHECKPOINT}; block >= 0; block--) {{"
+                ));
+                self.line(format!("const int64_t block_first = first_row + block * {CHECKPOINT};"));
+                self.line(format!("const int64_t block_end = least(block_first + {CHECKPOINT}, {end});"));
+                self.line(format!("const int64_t {at} = block_first;"));
+            }
+        }
+        for stmt in body {
+            self.statement(stmt);
+        }
+        self.close();
+    }
+
+    fn when(&mut self, condition: Condition, yes: &[Stmt], no: &[Stmt]) {
+        let holds = match condition {
+            Condition::AtOrigin => "origin == 0".to_owned(),
+            Condition::AtCheckpoint => format!("(position_start - first_row) % {CHECKPOINT} == 0"),
+        };
+        self.open(format!("if ({holds}) {{"));
+        for stmt in yes {
+            self.statement(stmt);
+        }
+        self.close();
+        if !no.is_empty() {
+            self.open("else {");
+            for stmt in no {
+                self.statement(stmt);
+            }
+            self.close();
         }
     }
 
@@ -76,7 +125,11 @@ impl Writer<'_> {
                 self.open("for (int64_t chunk = first_chunk; chunk < end_chunk; chunk++) {");
                 self.time_range("chunk");
             }
-            Extent::Whole(_) | Extent::Flat { .. } | Extent::Choice { .. } => self.open("{"),
+            Extent::Whole(_)
+            | Extent::Flat { .. }
+            | Extent::Choice { .. }
+            | Extent::Sequence
+            | Extent::Position => self.open("{"),
         }
         for stmt in body {
             self.statement(stmt);

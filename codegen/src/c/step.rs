@@ -30,6 +30,8 @@ pub struct StepTables {
     pub block_index: *const i32,
     /// First row of each chunk of each sequence's positions so far.
     pub chunk_row: *const i32,
+    /// Place of each sequence's state of recurrences.
+    pub sequence_state: *const i32,
     /// The function `diptych_dot`, compiled once for all kernels.
     pub dot: *const c_void,
     /// The function `diptych_dot_bf16`.
@@ -44,7 +46,7 @@ struct step {
     const int32_t *row_position, *row_cache;
     const int32_t *sequence_row, *sequence_origin;
     const int32_t *block_sequence, *block_index;
-    const int32_t *chunk_row;
+    const int32_t *chunk_row, *sequence_state;
     void (*dot)(int64_t m, int64_t n, int64_t k, const float *a, int64_t a_m, int64_t a_k, const float *b,
                 int64_t b_panel, int64_t b_k, int b_padded, float *c, int64_t c_m, int64_t c_panel, int c_padded,
                 int accumulate, float *scratch);

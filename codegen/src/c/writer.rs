@@ -6,7 +6,7 @@ use super::prelude::kernel_prelude;
 use super::step::STEP_TEXT;
 use crate::tile::{Base, DimId, Extent, PackedView, RowMap, Stmt, TileProgram, View};
 use diptych_ir::DType;
-use diptych_passes::layout::Leading;
+use diptych_passes::layout::{CHECKPOINT, Leading};
 use std::fmt::Write;
 
 /// A kernel as C text.
@@ -123,6 +123,7 @@ impl Writer<'_> {
             Extent::Pairs { block, .. } => format!("{}s sorted by id, in blocks of {block}", dim.name),
             Extent::Choice { size, .. } => format!("{} ({size})", dim.name),
             Extent::Time | Extent::Past => format!("chunks of {} of each sequence", dim.name),
+            Extent::Sequence | Extent::Position => format!("{}s", dim.name),
             Extent::Whole(size) => format!("{} ({size})", dim.name),
         }
     }
@@ -180,7 +181,19 @@ impl Writer<'_> {
                     }
                 }
                 Extent::Pairs { along, block, .. } => self.pair_block(&name, along, block),
-                Extent::Whole(_) | Extent::Choice { .. } => {}
+                Extent::Sequence => {
+                    self.line(format!("const int64_t {name}_start = {};", place("step->batch".to_owned())));
+                    if !first {
+                        self.line("instance /= step->batch;");
+                    }
+                    self.line(format!("const int64_t first_row = step->sequence_row[{name}_start];"));
+                    self.line(format!(
+                        "const int64_t length = step->sequence_row[{name}_start + 1] - first_row;"
+                    ));
+                    self.line(format!("const int64_t origin = step->sequence_origin[{name}_start];"));
+                    self.line("(void)origin;");
+                }
+                Extent::Whole(_) | Extent::Choice { .. } | Extent::Position => {}
             }
         }
         for dim in self.program.dims.clone() {
@@ -305,7 +318,12 @@ impl Writer<'_> {
             }
             _ => {}
         }
-        let start = if tile { None } else { self.start(dim) };
+        let extent = self.program.dims[dim].extent;
+        let start = match (tile, extent) {
+            (true, Extent::Position) => Some(format!("({}_start - block_first)", self.name(dim))),
+            (true, _) => None,
+            (false, _) => self.start(dim),
+        };
         match (start, index(dim)) {
             (Some(start), Some(index)) => Some(format!("({start} + {index})")),
             (Some(start), None) => Some(start),
@@ -328,8 +346,20 @@ impl Writer<'_> {
             if stride == 0 {
                 continue;
             }
-            if matches!(self.program.dims[dim].extent, Extent::Rows { .. } | Extent::Time) {
+            let extent = self.program.dims[dim].extent;
+            let mapped = matches!(
+                (extent, view.rows),
+                (Extent::Rows { .. } | Extent::Time, _)
+                    | (Extent::Sequence, RowMap::State)
+                    | (Extent::Position, RowMap::Checkpoint)
+            );
+            if mapped {
                 position = match view.rows {
+                    RowMap::State => format!("(int64_t)step->sequence_state[{position}]"),
+                    // Sequences of any lengths have rows of their own, in order.
+                    RowMap::Checkpoint => format!(
+                        "(first_row / {CHECKPOINT} + sequence_start + ({position} - first_row) / {CHECKPOINT})"
+                    ),
                     RowMap::InOrder => position,
                     RowMap::Cache => format!("(int64_t)step->row_cache[{position}]"),
                     RowMap::Chosen(arg) => {
@@ -380,7 +410,8 @@ pub(super) fn rows_of(leading: Leading) -> &'static str {
 fn uses_dot(stmt: &Stmt) -> bool {
     match stmt {
         Stmt::Dot(_) => true,
-        Stmt::Stream { body, .. } => body.iter().any(uses_dot),
+        Stmt::Stream { body, .. } | Stmt::Steps { body, .. } => body.iter().any(uses_dot),
+        Stmt::When { yes, no, .. } => yes.iter().chain(no).any(uses_dot),
         _ => false,
     }
 }

@@ -154,6 +154,20 @@ impl Builder<'_> {
         known.unwrap_or_else(|| self.add_buffer(role, region, node, slots))
     }
 
+    /// The buffer of the states of a value that a scan carries.
+    fn state_buffer(&mut self, region: RegionId, node: NodeId, index: usize, slots: usize) -> BufferId {
+        let role = Role::State { region, node, index };
+        if let Some(known) = self.buffers.iter().position(|buffer| buffer.role == role) {
+            return known;
+        }
+        let (dtype, layout) = match self.program.region(region).graph.op(node) {
+            Op::Scan(scan) => (scan.results[index].dtype, self.layouts.dense(&scan.results[index])),
+            _ => (diptych_ir::DType::F32, self.values.get(region, node)),
+        };
+        self.buffers.push(Buffer { role, dtype, layout, slots, first: usize::MAX, last: 0 });
+        self.buffers.len() - 1
+    }
+
     /// How many values of the layout a node's value is: layers of a stack.
     fn slots(&self, region: RegionId, node: NodeId) -> usize {
         let fixed = |axes: &[diptych_ir::Axis]| product(axes).max(1);
@@ -186,7 +200,7 @@ impl Builder<'_> {
             let stacked = match graph.op(node) {
                 Op::Output(output) => match graph.op(graph.operands(node)[0]) {
                     Op::Repeat(repeat) => output.index >= repeat.carried,
-                    _ => true,
+                    _ => false,
                 },
                 _ => false,
             };
@@ -255,7 +269,7 @@ impl Builder<'_> {
 
     /// Whether a group depends on parameters alone, and is to be computed at load.
     fn is_derived(&mut self, scope: &Scope, group: &Group) -> bool {
-        if self.training {
+        if self.training || group.kind == GroupKind::Scan {
             return false;
         }
         let graph = &self.program.region(scope.region).graph;
@@ -404,6 +418,11 @@ impl Builder<'_> {
                 Source::Cache(node) => {
                     let slots = scope.layers.unwrap_or(1);
                     let buffer = self.role_buffer(Role::Cache { region, node }, region, node, slots);
+                    ArgRef { buffer, slot: if scope.layers.is_some() { Slot::Layer } else { Slot::First } }
+                }
+                Source::State { scan, index } => {
+                    let slots = scope.layers.unwrap_or(1);
+                    let buffer = self.state_buffer(region, scan, index, slots);
                     ArgRef { buffer, slot: if scope.layers.is_some() { Slot::Layer } else { Slot::First } }
                 }
                 Source::Value(id) => match self.place(scope, id) {

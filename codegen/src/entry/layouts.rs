@@ -2,8 +2,8 @@
 //! gradients and new parameters as the parameters they go with, everything
 //! else row-major.
 
-use diptych_ir::{NodeId, Op, Program, RegionId, Symbol};
-use diptych_passes::layout::{Layout, Layouts, parameter_names};
+use diptych_ir::{NodeId, Op, Program, Region, RegionId, Symbol};
+use diptych_passes::layout::{Layout, Layouts, Leading, parameter_names};
 use std::collections::HashMap;
 
 /// Layouts of the values that are not row-major.
@@ -29,6 +29,9 @@ impl<'a> ValueLayouts<'a> {
             }
         }
         for (index, region) in program.regions.iter().enumerate() {
+            values.keep_states(RegionId(index as u32), region);
+        }
+        for (index, region) in program.regions.iter().enumerate() {
             let id = RegionId(index as u32);
             for node in region.graph.topological_order() {
                 if values.special.contains_key(&(id, node))
@@ -50,6 +53,20 @@ impl<'a> ValueLayouts<'a> {
             }
         }
         values
+    }
+
+    /// States that a scan keeps for replays are stored at some positions only.
+    fn keep_states(&mut self, id: RegionId, region: &Region) {
+        for node in region.graph.ids() {
+            let Op::Output(output) = region.graph.op(node) else { continue };
+            if let Op::Scan(scan) = region.graph.op(region.graph.operands(node)[0])
+                && output.index + scan.kept >= scan.results.len()
+                && let Layout::Dense { order, .. } = self.layouts.dense(region.graph.ty(node))
+            {
+                let layout = Layout::Dense { leading: Leading::Checkpoints, order };
+                self.special.insert((id, node), layout);
+            }
+        }
     }
 
     fn assign(&mut self, region: RegionId, node: NodeId, layout: &Layout) {

@@ -12,7 +12,7 @@ pub use build::{CompileError, EntryOptions, compile_entry};
 use crate::c::KernelText;
 use crate::tile::{DimId, Extent, TileProgram};
 use diptych_ir::{DType, EntryKind, NodeId, RegionId, Symbol};
-use diptych_passes::layout::{Layout, Leading, product};
+use diptych_passes::layout::{CHECKPOINT, Layout, Leading, product};
 use diptych_passes::plan::Lifetime;
 
 /// The most arguments of a kernel.
@@ -38,6 +38,15 @@ pub enum Role {
         region: RegionId,
         /// The `history`.
         node: NodeId,
+    },
+    /// The state of each sequence, of a value that a scan carries.
+    State {
+        /// The region of the scan.
+        region: RegionId,
+        /// The scan.
+        node: NodeId,
+        /// Which of the carried values.
+        index: usize,
     },
     /// Alive within a run only.
     Temporary,
@@ -76,6 +85,7 @@ impl Buffer {
             Leading::None => 1,
             Leading::Rows | Leading::Past => limits.rows,
             Leading::Batch => limits.batch,
+            Leading::Checkpoints => limits.rows / CHECKPOINT + limits.batch,
             Leading::Quadratic => 0,
         };
         rows * self.layout.row_elements(panel)
@@ -199,7 +209,8 @@ impl GridCount {
             Extent::Rows { leading, block } => GridCount::Rows { leading, block },
             Extent::Flat { block } => GridCount::Fixed(flat.div_ceil(block)),
             Extent::Time | Extent::Past => GridCount::Chunks,
-            Extent::Whole(_) | Extent::Choice { .. } => GridCount::Fixed(1),
+            Extent::Sequence => GridCount::Rows { leading: Leading::Batch, block: 1 },
+            Extent::Whole(_) | Extent::Choice { .. } | Extent::Position => GridCount::Fixed(1),
         }
     }
 }

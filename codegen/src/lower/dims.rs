@@ -31,6 +31,8 @@ pub struct Dims {
     pub row: Option<DimId>,
     /// The chunks of tokens and of positions so far, in groups of sequences.
     pub sequence: Option<(DimId, DimId)>,
+    /// The sequence and the position at hand, in a recurrence.
+    pub steps: Option<(DimId, DimId)>,
     /// The one dimension of a flat group.
     pub flat: Option<DimId>,
     /// Those divided among instances.
@@ -56,6 +58,8 @@ impl Dims {
         match axis.size {
             Size::Symbolic(_) => match (self.row, self.sequence, symbol(axis)) {
                 (Some(row), _, _) => Some(row),
+                (None, None, Some("batch")) => self.steps.map(|steps| steps.0),
+                (None, None, Some("time")) => self.steps.map(|steps| steps.1),
                 (None, Some((time, _)), Some("time")) => Some(time),
                 (None, Some((_, past)), Some("past")) => Some(past),
                 _ => None,
@@ -120,16 +124,7 @@ pub fn identifier(name: &str) -> String {
 /// Chooses the dimensions of a group.
 pub fn choose(group: &Group, context: &Context) -> Result<Dims, LowerError> {
     let graph = &context.program.region(context.region).graph;
-    let mut dims = Dims {
-        list: Vec::new(),
-        by_axis: HashMap::new(),
-        row: None,
-        sequence: None,
-        flat: None,
-        grid: Vec::new(),
-        stream: None,
-        single: Vec::new(),
-    };
+    let mut dims = none();
     let contractions: Vec<NodeId> =
         group.nodes.iter().copied().filter(|&id| matches!(graph.op(id), Op::Contract(_))).collect();
     let kind = match &group.kind {
@@ -183,6 +178,8 @@ pub fn choose(group: &Group, context: &Context) -> Result<Dims, LowerError> {
                 group.nodes.iter().copied().filter(|&id| matches!(graph.op(id), Op::PutAdd(_))).collect();
             gradient_blocks(&mut dims, group, &gradients, graph, context);
         }
+        // What a step computes is in a region of its own: see `recurrence`.
+        GroupKind::Scan => {}
         GroupKind::Scatter => scatter_blocks(&mut dims, group, graph, context)?,
         GroupKind::Stream(axes) => {
             let long = |axis: StreamAxis| matches!(axis, StreamAxis::Time | StreamAxis::Past);
@@ -225,6 +222,40 @@ pub fn choose(group: &Group, context: &Context) -> Result<Dims, LowerError> {
     Ok(dims)
 }
 
+fn none() -> Dims {
+    Dims {
+        list: Vec::new(),
+        by_axis: HashMap::new(),
+        row: None,
+        sequence: None,
+        steps: None,
+        flat: None,
+        grid: Vec::new(),
+        stream: None,
+        single: Vec::new(),
+    }
+}
+
+/// The dimensions of a recurrence: an instance has one sequence, one position
+/// of each of these axes, and a block of one more.
+pub(super) fn of_recurrence(each: &[Axis], block: Option<(Axis, usize)>) -> Dims {
+    let mut dims = none();
+    let sequence = dims.add("sequence", Extent::Sequence);
+    let position = dims.add("position", Extent::Position);
+    dims.steps = Some((sequence, position));
+    dims.grid.push(sequence);
+    dims.single.extend([sequence, position]);
+    for &axis in each {
+        let dim = dims.set(axis, Extent::Blocks { size: axis.fixed_size().unwrap_or(1), block: 1 });
+        dims.grid.extend(dim);
+        dims.single.extend(dim);
+    }
+    if let Some((axis, block)) = block {
+        dims.divide(axis, Extent::Blocks { size: axis.fixed_size().unwrap_or(1), block });
+    }
+    dims
+}
+
 /// Whether all that a group without run-time axes reads and stores has one
 /// layout, so that elements at one place in memory belong together: nothing is
 /// seen through a view, and nothing depends on a position.
@@ -260,7 +291,7 @@ fn lies_alike(group: &Group, graph: &Graph, context: &Context) -> bool {
 /// The smallest block of an axis that holds at least `least` elements, with
 /// `inner` elements for each position, and is a multiple of `align` elements
 /// (or the whole axis).
-fn choose_block(size: usize, inner: usize, least: usize, align: usize) -> usize {
+pub(super) fn choose_block(size: usize, inner: usize, least: usize, align: usize) -> usize {
     let fits = |&block: &usize| {
         size.is_multiple_of(block) && block * inner >= least && (block * inner).is_multiple_of(align)
     };
@@ -279,7 +310,7 @@ fn first_shared_axis(group: &Group, graph: &Graph, context: &Context) -> Option<
 }
 
 /// Whether no node of the group, nor a view of one, moves or sums an axis.
-fn unmoved(group: &Group, graph: &Graph, axis: Axis) -> bool {
+pub(super) fn unmoved(group: &Group, graph: &Graph, axis: Axis) -> bool {
     let moves = |id: NodeId| match graph.op(id) {
         Op::Reduce(reduce) => reduce.over.contains(&axis),
         Op::Contract(contract) => contract.over.contains(&axis),

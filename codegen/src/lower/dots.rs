@@ -249,6 +249,9 @@ impl Lowering<'_> {
 
     /// The phase in which a copy of an operand is made: in the stream if it varies along it.
     fn copy_phase(&self, id: NodeId, dims: &[DimId], after: bool) -> Phase {
+        if let Some(step) = &self.step {
+            return if step.moving.contains(&id) { Phase::Stream } else { Phase::Before };
+        }
         let streamed = self.dims.stream.is_some_and(|stream| dims.contains(&stream));
         let sources = self.reads(id);
         let inside = self.computed.contains_key(&id) || !sources.is_empty();

@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, HashMap};
 /// A nest being built.
 #[derive(Default)]
 pub(super) struct NestBuilder {
-    body: Vec<Instr>,
+    pub(super) body: Vec<Instr>,
     values: HashMap<NodeId, ValueId>,
 }
 
@@ -46,7 +46,7 @@ impl Schedule {
         self.others.entry((phase, stage, order)).or_default().push(stmt);
     }
 
-    fn take_phase(&mut self, phase: Phase) -> Vec<Stmt> {
+    pub(super) fn take_phase(&mut self, phase: Phase) -> Vec<Stmt> {
         let stages: std::collections::BTreeSet<usize> =
             (self.nests.keys().filter(|key| key.0 == phase).map(|key| key.1))
                 .chain(self.others.keys().filter(|key| key.0 == phase).map(|key| key.1))
@@ -71,16 +71,7 @@ impl Lowering<'_> {
     /// The finished program.
     pub fn emit(mut self) -> Result<Lowered, LowerError> {
         let mut schedule = Schedule::default();
-        for &id in &self.group.nodes.clone() {
-            match self.computed[&id].class {
-                Class::Pointwise => self.emit_pointwise(&mut schedule, id)?,
-                Class::Concat => self.emit_concat(&mut schedule, id)?,
-                Class::Reduce => self.emit_reduce(&mut schedule, id)?,
-                Class::Dot => self.emit_dot(&mut schedule, id)?,
-                Class::Scatter => self.emit_scatter(&mut schedule, id)?,
-                Class::TopK => self.emit_top_k(&mut schedule, id)?,
-            }
-        }
+        self.emit_nodes(&mut schedule)?;
         let mut body = schedule.take_phase(Phase::Before);
         if let Some(stream) = self.dims.stream {
             let mut streamed = schedule.take_phase(Phase::Stream);
@@ -102,6 +93,21 @@ impl Lowering<'_> {
             body,
         };
         Ok(Lowered { program, args: self.sources })
+    }
+
+    /// Writes down every computation of the group.
+    pub(super) fn emit_nodes(&mut self, schedule: &mut Schedule) -> Result<(), LowerError> {
+        for &id in &self.group.nodes.clone() {
+            match self.computed[&id].class {
+                Class::Pointwise => self.emit_pointwise(schedule, id)?,
+                Class::Concat => self.emit_concat(schedule, id)?,
+                Class::Reduce => self.emit_reduce(schedule, id)?,
+                Class::Dot => self.emit_dot(schedule, id)?,
+                Class::Scatter => self.emit_scatter(schedule, id)?,
+                Class::TopK => self.emit_top_k(schedule, id)?,
+            }
+        }
+        Ok(())
     }
 
     /// The value of a node at a point of a nest.
@@ -413,7 +419,7 @@ impl Lowering<'_> {
         super::dims::identifier(&parts.join("_"))
     }
 
-    fn notes(&self) -> Vec<String> {
+    pub(super) fn notes(&self) -> Vec<String> {
         let note = |&id: &NodeId| {
             if self.dims.flat.is_some() {
                 return self.graph.op(id).name().to_owned();

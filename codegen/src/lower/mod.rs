@@ -7,12 +7,13 @@ mod dots;
 mod emit;
 mod grouped;
 mod places;
+mod recurrence;
 mod stages;
 mod tables;
 
 use crate::tile::TileProgram;
 use diptych_ir::{NodeId, Program, RegionId};
-use diptych_passes::fuse::Group;
+use diptych_passes::fuse::{Group, GroupKind};
 use diptych_passes::layout::{Layout, Layouts};
 use std::collections::HashSet;
 
@@ -57,6 +58,13 @@ pub enum Source {
     Order(NodeId, usize),
     /// Where each id's pairs and blocks begin.
     Starts(NodeId, usize),
+    /// The state of each sequence, of a value that a scan carries.
+    State {
+        /// The scan.
+        scan: NodeId,
+        /// Which of the carried values.
+        index: usize,
+    },
 }
 
 /// A lowered group.
@@ -75,6 +83,9 @@ pub use grouped::lower_grouping;
 /// # Errors
 /// When a value would have to be moved in a way that no statement expresses.
 pub fn lower(group: &Group, context: &Context) -> Result<Lowered, LowerError> {
+    if group.kind == GroupKind::Scan {
+        return recurrence::lower(group, context);
+    }
     let mut lowering = stages::Lowering::new(group, context)?;
     lowering.order()?;
     lowering.emit()

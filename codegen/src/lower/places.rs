@@ -58,8 +58,11 @@ impl Lowering<'_> {
     /// The argument for a source, added if it is new.
     pub fn arg(&mut self, source: Source, dtype: DType, write: bool) -> usize {
         let position = self.sources.iter().position(|known| *known == source).unwrap_or_else(|| {
-            let (Source::Value(id) | Source::Cache(id) | Source::Order(id, _) | Source::Starts(id, _)) =
-                source;
+            let (Source::Value(id)
+            | Source::Cache(id)
+            | Source::Order(id, _)
+            | Source::Starts(id, _)
+            | Source::State { scan: id, .. }) = source;
             let name = match self.dims.flat {
                 // The same work on other values is to be the same text.
                 Some(_) => format!("x{}", self.sources.len()),
@@ -84,6 +87,10 @@ impl Lowering<'_> {
 
     /// Where a stored value lies.
     pub fn stored(&mut self, id: NodeId, write: bool) -> Result<Place, LowerError> {
+        if let Some(step) = &self.step {
+            let port = step.ports.get(&id).cloned();
+            return port.ok_or_else(|| self.error(id, "is not given to the step that reads it".into()));
+        }
         let dtype = self.graph.ty(id).dtype;
         let arg = self.arg(Source::Value(id), dtype, write);
         let layout = (self.context.layout)(id);

@@ -4,7 +4,7 @@
 
 use super::dims::{self, Dims};
 use super::{Context, LowerError, Source};
-use crate::tile::{Arg, DimId, Tile, View};
+use crate::tile::{Arg, DimId, Place, Tile, View};
 use diptych_ir::{Axis, DType, Graph, NodeId, Op, ReduceKind};
 use diptych_passes::fuse::{Group, is_view};
 use std::collections::{HashMap, HashSet};
@@ -79,6 +79,23 @@ pub struct Lowering<'a> {
     pub(super) tables: Vec<Vec<f32>>,
     pub(super) computed: HashMap<NodeId, Computed>,
     pub(super) fold: Option<Fold>,
+    /// In a recurrence, what its step reads and writes beside what it computes.
+    pub(super) step: Option<Step>,
+}
+
+/// The step of a recurrence.
+#[derive(Default)]
+pub struct Step {
+    /// Where arguments of the body lie, and results that are stored at each position.
+    pub ports: HashMap<NodeId, Place>,
+    /// The nodes that are computed anew at each position.
+    pub moving: HashSet<NodeId>,
+    /// For each carried value: its argument and its result, in the body.
+    pub carried: Vec<(NodeId, NodeId)>,
+    /// Where the next of each carried value is written, if it is not where the present one lies.
+    pub next: Vec<Option<View>>,
+    /// The carried values whose next is computed where the present one lies.
+    pub in_place: HashSet<NodeId>,
 }
 
 impl<'a> Lowering<'a> {
@@ -95,6 +112,7 @@ impl<'a> Lowering<'a> {
             tables: Vec::new(),
             computed: HashMap::new(),
             fold: None,
+            step: None,
         };
         lowering.add_grouping_args();
         Ok(lowering)
@@ -168,7 +186,8 @@ impl<'a> Lowering<'a> {
                 let read = &self.computed[read];
                 read.over_stream || read.phase == Phase::After
             });
-            let phase = match (streams(&walked), after) {
+            let moving = self.step.as_ref().is_some_and(|step| step.moving.contains(&id));
+            let phase = match (streams(&walked) || moving, after) {
                 (true, _) => Phase::Stream,
                 (false, true) => Phase::After,
                 (false, false) => Phase::Before,
@@ -208,6 +227,7 @@ impl<'a> Lowering<'a> {
             }
         }
         self.find_fold(&nodes);
+        self.find_in_place();
         for &id in &nodes {
             let class = self.computed[&id].class;
             let direct = class == Class::Dot && self.find_direct(id)?;
@@ -219,11 +239,16 @@ impl<'a> Lowering<'a> {
                 Class::Reduce | Class::Dot => !direct,
                 Class::Scatter | Class::TopK => false,
             };
+            let state = self.state_tile(id);
+            let needed = needed || self.is_carried(id);
             let dims = self.computed[&id].dims.clone();
             let name = self.name(id);
             let folded = self.fold.as_ref().is_some_and(|fold| fold.maximum == id || fold.sums.contains(&id));
             let dims = if class == Class::Dot && needed { self.dot_tile_dims(id) } else { dims };
-            let tile = needed.then(|| self.new_tile(&name, dims.clone()));
+            let tile = match state {
+                Some(tile) => Some(tile),
+                None => needed.then(|| self.new_tile(&name, dims.clone())),
+            };
             let integers = self.graph.ty(id).dtype == DType::I32;
             let tile =
                 tile.map(|tile| View { dtype: if integers { DType::I32 } else { tile.dtype }, ..tile });

@@ -15,7 +15,7 @@ use crate::machine::Precision;
 use crate::work::{Direction, Dot, Traffic, Work};
 use accesses::Accesses;
 use diptych_codegen::entry::Launch;
-use diptych_codegen::tile::{self, Base, Place, Stmt, TileProgram};
+use diptych_codegen::tile::{self, Base, Place, Stmt, StreamBounds, TileProgram, Walk};
 use operations::Operations;
 use sizes::{At, Sizes};
 use std::cell::RefCell;
@@ -131,6 +131,12 @@ impl<'a> Counter<'a> {
                 // What is kept for each id is small beside it.
                 self.accesses.add(*order, true, 0, dims.clone(), at, 1.0);
             }
+            // Of a replay, all positions but the last of a block are walked once more: as many to a good approximation.
+            Stmt::Steps { dim, walk, body } => {
+                let stream = Some((*dim, StreamBounds::default()));
+                self.statements(body, if *walk == Walk::Blocks { at } else { At { stream } });
+            }
+            Stmt::When { yes, .. } => self.statements(yes, at),
             Stmt::Stream { dim, bounds, body } => self.statements(body, At { stream: Some((*dim, *bounds)) }),
         }
     }

@@ -86,6 +86,9 @@ impl Sizes<'_> {
     /// All positions of a dimension, over its blocks.
     pub(super) fn total(&self, dim: DimId) -> f64 {
         let total = match self.extent(dim) {
+            Extent::Sequence => self.run.batch(),
+            // Of each sequence, on average.
+            Extent::Position => return self.run.rows() as f64 / self.run.batch().max(1) as f64,
             Extent::Whole(size) | Extent::Blocks { size, .. } => size,
             Extent::Choice { .. } => 1,
             Extent::Pairs { leading, each, .. } => self.rows(leading) * each,
@@ -101,6 +104,7 @@ impl Sizes<'_> {
     pub(super) fn blocks(&self, dim: DimId) -> f64 {
         match self.extent(dim) {
             Extent::Whole(_) | Extent::Choice { .. } => 1.0,
+            Extent::Sequence | Extent::Position => self.total(dim),
             Extent::Time | Extent::Past => self.visits(At::INSTANCE).count,
             // The last block of each id is half full, if there are more pairs than fit in one.
             Extent::Pairs { block, .. } => {

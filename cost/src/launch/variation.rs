@@ -48,9 +48,17 @@ impl Variation {
     fn pass(&mut self, body: &[Stmt]) -> bool {
         let mut gained = false;
         for stmt in body {
-            if let Stmt::Stream { body, .. } = stmt {
-                gained |= self.pass(body);
-                continue;
+            match stmt {
+                Stmt::Stream { body, .. } | Stmt::Steps { body, .. } => {
+                    gained |= self.pass(body);
+                    continue;
+                }
+                Stmt::When { yes, no, .. } => {
+                    gained |= self.pass(yes);
+                    gained |= self.pass(no);
+                    continue;
+                }
+                _ => {}
             }
             let found = self.of(stmt);
             for tile in written(stmt) {
@@ -103,7 +111,10 @@ impl Variation {
                 self.view(from, found);
             }
             Stmt::Group { .. } => {}
-            Stmt::Stream { body, .. } => body.iter().for_each(|stmt| self.collect(stmt, found)),
+            Stmt::Stream { body, .. } | Stmt::Steps { body, .. } => {
+                body.iter().for_each(|stmt| self.collect(stmt, found));
+            }
+            Stmt::When { yes, no, .. } => yes.iter().chain(no).for_each(|stmt| self.collect(stmt, found)),
         }
     }
 
@@ -152,9 +163,16 @@ impl Variation {
 fn loops(program: &TileProgram) -> Vec<DimId> {
     fn streams(body: &[Stmt], found: &mut Vec<DimId>) {
         for stmt in body {
-            if let Stmt::Stream { dim, body, .. } = stmt {
-                found.push(*dim);
-                streams(body, found);
+            match stmt {
+                Stmt::Stream { dim, body, .. } | Stmt::Steps { dim, body, .. } => {
+                    found.push(*dim);
+                    streams(body, found);
+                }
+                Stmt::When { yes, no, .. } => {
+                    streams(yes, found);
+                    streams(no, found);
+                }
+                _ => {}
             }
         }
     }
@@ -185,6 +203,8 @@ fn written(stmt: &Stmt) -> Vec<usize> {
             .collect(),
         Stmt::Dot(dot) => of_place(&dot.c).into_iter().collect(),
         Stmt::Transpose { to, .. } => tile(to).into_iter().collect(),
-        Stmt::Fill { .. } | Stmt::TopK { .. } | Stmt::Group { .. } | Stmt::Stream { .. } => Vec::new(),
+        Stmt::Fill { .. } | Stmt::TopK { .. } | Stmt::Group { .. } => Vec::new(),
+        // Their statements are looked at one by one.
+        Stmt::Stream { .. } | Stmt::Steps { .. } | Stmt::When { .. } => Vec::new(),
     }
 }

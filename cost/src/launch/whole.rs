@@ -196,7 +196,11 @@ fn mark(body: &[Stmt], program: &TileProgram, narrow: &[bool], found: &mut [Opti
             Stmt::Transpose { from, to, .. } => {
                 write(found, &Place::Strided(to.clone()), is_narrow(from, program, narrow));
             }
-            Stmt::Stream { body, .. } => mark(body, program, narrow, found),
+            Stmt::Stream { body, .. } | Stmt::Steps { body, .. } => mark(body, program, narrow, found),
+            Stmt::When { yes, no, .. } => {
+                mark(yes, program, narrow, found);
+                mark(no, program, narrow, found);
+            }
             Stmt::Fill { .. } | Stmt::TopK { .. } | Stmt::Group { .. } => {}
         }
     }

@@ -35,7 +35,7 @@ pub use map::{Map, ScalarFn};
 pub use reduce::{Reduce, ReduceKind};
 pub use rename::Rename;
 pub use repeat::{Output, Repeat};
-pub use scan::Scan;
+pub use scan::{Replay, Scan};
 pub use send::{Receive, Send};
 pub use slice::Slice;
 pub use split::{Merge, Split};

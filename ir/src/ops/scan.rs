@@ -25,8 +25,29 @@ pub struct Scan {
     pub carried: usize,
     /// How many operands are sliced along the axis.
     pub sequenced: usize,
+    /// How many of the last results are carried values as they come in, one for
+    /// each position, that only the [`Replay`]s of other scans read. A back end
+    /// need not hold them all.
+    pub kept: usize,
+    /// How the states among the sequenced operands can be had again, if they are
+    /// what another scan has kept.
+    pub replay: Option<Replay>,
     /// Types of the results.
     pub results: Vec<TensorType>,
+}
+
+/// What a scan that walks the other way is told of the one whose states it
+/// reads: from the states at some position, the body's runs give those after it.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct Replay {
+    /// The body whose carried values are read.
+    pub body: RegionId,
+    /// How many values it carries. The operands given for these are sequenced,
+    /// and hold each carried value as it comes in.
+    pub carried: usize,
+    /// For each argument of the body, the operand of this scan that it is
+    /// given; none for one that no carried value depends on.
+    pub operands: Vec<Option<usize>>,
 }
 
 impl Program {
@@ -52,7 +73,8 @@ impl Program {
         let results = loop_results("scan", self.region(body), over, carried, sequenced, &types)?;
         let count = results.len();
         let graph = &mut self.region_mut(parent).graph;
-        let node = graph.add(Scan { body, over, reverse, carried, sequenced, results }, &operands)?;
+        let scan = Scan { body, over, reverse, carried, sequenced, kept: 0, replay: None, results };
+        let node = graph.add(scan, &operands)?;
         (0..count).map(|index| graph.add(Output { index }, &[node])).collect()
     }
 }
@@ -84,10 +106,19 @@ impl Operator for Scan {
         let reverse = if self.reverse { " reverse" } else { "" };
         let (body, over) = (self.body.0, text::axis(self.over));
         let results: Vec<&TensorType> = self.results.iter().collect();
+        let kept = if self.kept > 0 { format!(" kept {}", self.kept) } else { String::new() };
+        let replay = self.replay.as_ref().map(|replay| {
+            // Operands count from 1: 0 stands for none.
+            let operands: Vec<usize> =
+                replay.operands.iter().map(|operand| operand.map_or(0, |operand| operand + 1)).collect();
+            let operands = text::list(&operands, |operand: usize| operand.to_string());
+            format!(" replays @{} carried {} given {operands}", replay.body.0, replay.carried)
+        });
         format!(
-            "@{body} along {over}{reverse} carried {} sequenced {} yields {}",
+            "@{body} along {over}{reverse} carried {} sequenced {}{kept}{} yields {}",
             self.carried,
             self.sequenced,
+            replay.unwrap_or_default(),
             text::list(&results, text::ty)
         )
     }
@@ -100,8 +131,21 @@ impl Operator for Scan {
                 reverse: text.has_word("reverse"),
                 carried: text.after("carried", Reader::whole)?,
                 sequenced: text.after("sequenced", Reader::whole)?,
+                kept: if text.has_word("kept") { text.whole()? } else { 0 },
+                replay: if text.has_word("replays") { Some(parse_replay(text)?) } else { None },
                 results: text.after("yields", |text| text.list(Reader::ty))?,
             }))
         })
     }
+}
+
+fn parse_replay(text: &mut Reader) -> Result<Replay> {
+    let body = text.region()?;
+    let carried = text.after("carried", Reader::whole)?;
+    let operands: Vec<usize> = text.after("given", |text| text.list(Reader::whole))?;
+    Ok(Replay {
+        body,
+        carried,
+        operands: operands.into_iter().map(|operand| operand.checked_sub(1)).collect(),
+    })
 }

@@ -76,8 +76,11 @@ fn param(reader: &mut Reader) -> Result<ParamInfo> {
         Initializer::Normal { standard_deviation: reader.number()? }
     } else if reader.has_word("uniform") {
         Initializer::Uniform { bound: reader.number()? }
+    } else if reader.has_word("between") {
+        Initializer::Between { least: reader.number()?, most: reader.after("and", Reader::number)? }
     } else {
-        return Err(reader.expected("how the parameter starts: `constant`, `normal` or `uniform`"));
+        let kinds = "how the parameter starts: `constant`, `normal`, `uniform` or `between`";
+        return Err(reader.expected(kinds));
     };
     let decay = reader.has_word("decay");
     let layers = if reader.has_word("stacked") { Some(reader.axis()?) } else { None };

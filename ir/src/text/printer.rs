@@ -44,6 +44,7 @@ fn param(info: &ParamInfo) -> String {
         Initializer::Constant(value) => format!(" constant {}", number(value)),
         Initializer::Normal { standard_deviation } => format!(" normal {}", number(standard_deviation)),
         Initializer::Uniform { bound } => format!(" uniform {}", number(bound)),
+        Initializer::Between { least, most } => format!(" between {} and {}", number(least), number(most)),
     };
     if info.decay {
         text += " decay";

@@ -51,7 +51,7 @@ pub struct ModelBuilder {
     pub(crate) state: RefCell<State>,
 }
 
-/// A region that is being built: the main one, or the body of a repeat.
+/// A region that is being built: the main one, the body of a repeat, or the step of a scan.
 pub(crate) struct Frame {
     /// Unique among all frames of all builders, so that a tensor that is used
     /// where it does not belong is noticed.
@@ -61,6 +61,10 @@ pub(crate) struct Frame {
     pub layers: Option<Axis>,
     /// Nodes of the enclosing frame that this one reads, with their arguments here.
     pub captured: Vec<(NodeId, NodeId)>,
+    /// The axis along which a scan runs, in its step.
+    pub over: Option<Axis>,
+    /// What a scan starts from, in the enclosing frame.
+    pub start: Vec<NodeId>,
     /// Stacked parameters in the enclosing frame, with their arguments here.
     pub stacked: Vec<(NodeId, NodeId)>,
 }
@@ -69,7 +73,7 @@ impl Frame {
     pub fn new(region: RegionId, layers: Option<Axis>) -> Frame {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
-        Frame { id, region, layers, captured: Vec::new(), stacked: Vec::new() }
+        Frame { id, region, layers, captured: Vec::new(), over: None, start: Vec::new(), stacked: Vec::new() }
     }
 }
 
@@ -234,6 +238,10 @@ impl ModelBuilder {
         let state = &mut *self.state.borrow_mut();
         let State { program, frames, .. } = state;
         let top = frames.len() - 1;
+        if frames[top].over.is_some() {
+            let problem = format!("`{name}` is declared in the step of a scan; declare it around the scan");
+            return Err(IrError::of("param", problem));
+        }
         let layers = frames[top].layers;
         let full: Symbol = match layers {
             Some(layers) => Symbol::new(&format!("{}.{name}", layers.name)),
@@ -319,7 +327,7 @@ impl ModelBuilder {
     /// The full name, in the innermost open region, of something called `name`.
     pub(crate) fn full_name(&self, name: &str) -> Symbol {
         let state = self.state.borrow();
-        match state.frames.last().and_then(|frame| frame.layers) {
+        match state.frames.iter().rev().find_map(|frame| frame.layers) {
             Some(layers) => Symbol::new(&format!("{}.{name}", layers.name)),
             None => Symbol::new(name),
         }
@@ -373,8 +381,8 @@ impl State {
     /// further out it is made an argument of each region between.
     pub fn resolve(&mut self, tensor: Tensor<'_>, op: &str) -> Result<NodeId, IrError> {
         let lost = || {
-            let problem = "an operand was made in a repeat that has ended, or by another builder; \
-                           only what a repeat returns can be used after it";
+            let problem = "an operand was made in a repeat or scan that has ended, or by another builder; \
+                           only what it returns can be used after it";
             IrError::of(op, problem)
         };
         let (id, mut node) = tensor.place().ok_or_else(lost)?;
@@ -386,6 +394,8 @@ impl State {
             node = match known {
                 Some(inner) => inner,
                 None => {
+                    // A step sees the position at hand.
+                    let ty = frame.over.map_or(ty.clone(), |over| ty.without_axis(over));
                     let inner = self.program.region_mut(frame.region).add_argument(ty)?;
                     frame.captured.push((node, inner));
                     inner

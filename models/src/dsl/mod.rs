@@ -7,6 +7,7 @@ mod experts;
 mod layers;
 mod repeat;
 mod rotary;
+mod scan;
 mod tensor;
 
 pub use builder::{AxisList, ModelBuilder};

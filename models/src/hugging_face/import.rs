@@ -196,7 +196,11 @@ fn reader(dtype: Dtype) -> Option<fn(&[u8], usize) -> f32> {
 
 fn read_json(path: &Path) -> Result<Value> {
     let text = std::fs::read_to_string(path).map_err(|error| ModelError::file(path, error.to_string()))?;
-    serde_json::from_str(&text).map_err(|error| ModelError::file(path, format!("not JSON: {error}")))
+    let parsed = serde_json::from_str(&text);
+    // Python writes what has no bound as `Infinity`, which JSON does not know: it is read as null.
+    let parsed =
+        parsed.or_else(|error| serde_json::from_str(&text.replace("Infinity", "null")).map_err(|_| error));
+    parsed.map_err(|error| ModelError::file(path, format!("not JSON: {error}")))
 }
 
 /// The files of weights in a folder, by the index if there is one.

@@ -4,9 +4,9 @@
 
 use super::activity::{activity, loop_activity};
 use super::policy::{self, Policy};
-use super::sweep;
-use diptych_ir::ops::{Argument, Literal, Loop, Map, Repeat, Scan, spread};
-use diptych_ir::{Axes, DType, Graph, IrError, NodeId, Op, Program, Region, RegionId, Result};
+use super::{recurrences, sweep};
+use diptych_ir::ops::{Argument, Literal, Loop, Map, Reduce, Repeat, Replay, Scan, spread};
+use diptych_ir::{Axes, DType, Graph, IrError, NodeId, Op, Program, ReduceKind, Region, RegionId, Result};
 use diptych_ir::{ScalarFn, Symbol, TensorType};
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -24,6 +24,8 @@ struct Cut {
     invariant: Vec<usize>,
     /// What the backward body computes itself, operands first.
     inside: Vec<NodeId>,
+    /// How many of the last kept values are states that are had again from some of them.
+    replayed: usize,
 }
 
 /// The gradients with which the backward body starts.
@@ -94,13 +96,20 @@ pub(super) fn differentiate_loop(
             None if arguments_active[position] && kind == CARRIED => zero(&mut region.graph)?,
             _ => continue,
         };
-        of_arguments[kind].push((position, spread(&mut region.graph, gradient, &axes)?));
+        let mut gradient = spread(&mut region.graph, gradient, &axes)?;
+        if let (INVARIANT, "scan") = (kind, looped.name) {
+            gradient = recurrences::for_each_sequence(&mut region.graph, gradient)?.unwrap_or(gradient);
+        }
+        of_arguments[kind].push((position, gradient));
     }
 
     // Then they are cut off: what crosses the cut is kept, or computed again.
     let roots: Vec<NodeId> = of_arguments.iter().flatten().map(|gradient| gradient.1).collect();
     let seed_nodes: HashSet<NodeId> = seeds.carried.iter().chain(&seeds.stacked).map(|seed| seed.1).collect();
-    let cut = cut(program.region(train), looped, &roots, &forward, &seed_nodes, saves);
+    let mut cut = cut(program.region(train), looped, &roots, &forward, &seed_nodes, saves);
+    if looped.name == "scan" {
+        replay_states(program.region(train), looped, &mut cut);
+    }
     let cotangents = Cotangents { seeds, of_arguments, cut };
     let backward = backward_body(program.region(train), name, &cotangents)?;
     let backward = program.add_region(backward);
@@ -111,7 +120,41 @@ pub(super) fn differentiate_loop(
     region.graph.retain_ancestors(&kept);
 
     let saved = replace_forward(program, parent, node, looped, train, parent_forward)?;
-    add_backward(program, parent, node, looped, backward, of_results, &cotangents, &saved)
+    if cotangents.cut.replayed > 0
+        && let Some(&first) = saved.first()
+    {
+        let graph = &mut program.region_mut(parent).graph;
+        let loop_node = graph.operands(first)[0];
+        graph.set_kept_states(loop_node, cotangents.cut.replayed);
+    }
+    add_backward(program, parent, node, looped, (train, backward), of_results, &cotangents, &saved)
+}
+
+/// Decides whether the states of a scan are kept at some positions only, and
+/// what the backward body is then to be given beside what it reads itself.
+fn replay_states(region: &Region, looped: Loop<'_>, cut: &mut Cut) {
+    let graph = &region.graph;
+    let states = &region.arguments[..looped.carried];
+    let reads_states = cut.saved.iter().any(|id| states.contains(id));
+    let of_states = recurrences::elements(graph, states);
+    if !reads_states || looped.reverse || of_states <= recurrences::given(region, looped) {
+        return;
+    }
+    cut.saved.retain(|id| !states.contains(id));
+    cut.saved.extend(states);
+    cut.replayed = looped.carried;
+    for position in recurrences::read_by_states(region, looped) {
+        let (list, other) = match kind(looped, position) {
+            CARRIED => continue,
+            STACKED => (&mut cut.stacked, position),
+            _ => (&mut cut.invariant, position),
+        };
+        if !list.contains(&other) {
+            list.push(other);
+        }
+    }
+    cut.stacked.sort_unstable();
+    cut.invariant.sort_unstable();
 }
 
 const CARRIED: usize = 0;
@@ -174,6 +217,12 @@ fn cut(
 ) -> Cut {
     let graph = &region.graph;
     let pairs = policy::sequence_pairs(graph);
+    // Of a recurrence, what is larger than all that a step is given, or the same for all sequences, is computed
+    // again, rather than kept for each position.
+    let most = (looped.name == "scan").then(|| recurrences::given(region, looped));
+    let differs = |id: NodeId| graph.axes(id).iter().any(|axis| axis.name.as_str() == "batch");
+    let small =
+        |id: NodeId| most.is_none_or(|most| differs(id) && recurrences::elements(graph, &[id]) <= most);
     let (mut seen, mut stack) = (HashSet::new(), roots.to_vec());
     let mut cut = Cut::default();
     let mut inside = HashSet::new();
@@ -189,7 +238,7 @@ fn cut(
             },
             // A loop within the body runs once.
             Op::Output(_) if forward.contains(&id) => cut.saved.push(id),
-            _ if forward.contains(&id) && saves(graph, id, &pairs) => cut.saved.push(id),
+            _ if forward.contains(&id) && small(id) && saves(graph, id, &pairs) => cut.saved.push(id),
             _ => {
                 inside.insert(id);
                 stack.extend(graph.operands(id));
@@ -216,8 +265,8 @@ fn backward_body(train: &Region, name: Symbol, cotangents: &Cotangents) -> Resul
         copies.insert(seed, body.add_argument(graph.ty(seed).clone())?);
     }
     let mut sums = Vec::new();
-    for &(position, _) in &of_arguments[INVARIANT] {
-        sums.push(body.add_argument(gradient_type(graph.axes(train.arguments[position])))?);
+    for &(_, gradient) in &of_arguments[INVARIANT] {
+        sums.push(body.add_argument(gradient_type(graph.axes(gradient)))?);
     }
     let stacked = cut.stacked.iter().map(|&position| train.arguments[position]);
     let invariant = cut.invariant.iter().map(|&position| train.arguments[position]);
@@ -350,12 +399,17 @@ fn add_backward(
     parent: RegionId,
     node: NodeId,
     looped: Loop<'_>,
-    backward: RegionId,
+    (train, backward): (RegionId, RegionId),
     of_results: &BTreeMap<usize, NodeId>,
     cotangents: &Cotangents,
     saved: &[NodeId],
 ) -> Result<Vec<Option<NodeId>>> {
     let Cotangents { seeds, of_arguments, cut } = cotangents;
+    let sums: Vec<Axes> = program.region(backward).arguments[seeds.carried.len()..]
+        [..of_arguments[INVARIANT].len()]
+        .iter()
+        .map(|&sum| program.region(backward).graph.axes(sum).clone())
+        .collect();
     let graph = &mut program.region_mut(parent).graph;
     let given = graph.operands(node);
     let mut carried = Vec::new();
@@ -366,10 +420,9 @@ fn add_backward(
         };
         carried.push(spread(graph, start, &looped.results[position].axes)?);
     }
-    for &(position, _) in &of_arguments[INVARIANT] {
-        let axes = graph.axes(given[position]).clone();
+    for axes in &sums {
         let start = zero(graph)?;
-        carried.push(spread(graph, start, &axes)?);
+        carried.push(spread(graph, start, axes)?);
     }
     let mut stacked: Vec<NodeId> = cut.stacked.iter().map(|&position| given[position]).collect();
     stacked.extend(saved);
@@ -381,6 +434,22 @@ fn add_backward(
 
     let outputs =
         add_loop(program, parent, node, backward, !looped.reverse, [&carried, &stacked, &invariant])?;
+    if let (1.., Some(&first)) = (cut.replayed, outputs.first()) {
+        let arguments = program.region(train).arguments.len();
+        let operand = |position: usize| match kind(looped, position) {
+            CARRIED => Some(carried.len() + cut.stacked.len() + saved.len() - cut.replayed + position),
+            STACKED => cut.stacked.iter().position(|&other| other == position).map(|at| carried.len() + at),
+            _ => {
+                let at = cut.invariant.iter().position(|&other| other == position);
+                at.map(|at| carried.len() + stacked.len() + at)
+            }
+        };
+        let replay =
+            Replay { body: train, carried: looped.carried, operands: (0..arguments).map(operand).collect() };
+        let graph = &mut program.region_mut(parent).graph;
+        let added = graph.operands(first)[0];
+        graph.set_replay(added, replay);
+    }
     let graph = &mut program.region_mut(parent).graph;
     if let Some(&first) = outputs.first() {
         let added = graph.operands(first)[0];
@@ -389,7 +458,13 @@ fn add_backward(
     let mut gradients = vec![None; given.len()];
     let order = of_arguments[CARRIED].iter().chain(&of_arguments[INVARIANT]).chain(&of_arguments[STACKED]);
     for (&(position, _), output) in order.zip(outputs) {
-        gradients[position] = Some(output);
+        let axes = graph.axes(given[position]).clone();
+        // What was summed for each sequence alone is summed over all of them.
+        let rest: Vec<_> = graph.axes(output).without(&axes).to_vec();
+        gradients[position] = Some(match rest.is_empty() {
+            true => output,
+            false => graph.add(Reduce { kind: ReduceKind::Sum, over: rest }, &[output])?,
+        });
     }
     Ok(gradients)
 }

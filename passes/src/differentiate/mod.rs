@@ -7,6 +7,7 @@ mod activity;
 mod isolate;
 mod loops;
 mod policy;
+mod recurrences;
 mod sweep;
 #[cfg(test)]
 mod tests;

@@ -5,7 +5,7 @@
 use super::gathered::{gathered, grouped_gradient};
 use super::roles::Roles;
 use super::units::Units;
-use super::{FuseError, FuseOptions, Group, GroupKind, RegionSteps, Step, StreamedAxes, streams};
+use super::{FuseError, FuseOptions, Group, GroupKind, RegionSteps, Step, StreamedAxes, scans, streams};
 use crate::layout::{Leading, symbol};
 use diptych_ir::{NodeId, Op, Program, RegionId};
 use std::collections::{HashMap, HashSet};
@@ -33,7 +33,7 @@ pub fn region(
     options: FuseOptions,
 ) -> Result<RegionSteps, FuseError> {
     let region = program.region(id);
-    let order = region.graph.ancestors(roots);
+    let order = scans::needed(&region.graph, roots);
     let roles = Roles::of(program, id, &order, roots, streamed, options.history_is_rename)?;
     let mut units = Units::new(&roles, &order);
     let streams = streams::groups(&roles, &order, &mut units);
@@ -46,6 +46,12 @@ pub fn region(
         if matches!(region.graph.op(node), Op::Repeat(_)) {
             state.refuse_streamed_operands(node)?;
             let unit = state.add(Unit::Repeat(node));
+            state.units.join(node, unit);
+        }
+        if matches!(region.graph.op(node), Op::Scan(_)) {
+            state.refuse_streamed_operands(node)?;
+            let group = Group { kind: GroupKind::Scan, nodes: vec![node], outputs: Vec::new() };
+            let unit = state.add(Unit::Group(group));
             state.units.join(node, unit);
         }
     }
@@ -73,7 +79,7 @@ impl Assignment<'_> {
         Err(self.roles.error(id, problem.to_owned()))
     }
 
-    /// What a repeat is given lies in memory, which what grows with the square of the positions cannot.
+    /// What a loop is given lies in memory, which what grows with the square of the positions cannot.
     fn refuse_streamed_operands(&self, repeat: NodeId) -> Result<(), FuseError> {
         match self.roles.sources(repeat).into_iter().find(|&source| self.roles.is_streamed(source)) {
             Some(source) => {
@@ -357,6 +363,14 @@ impl Assignment<'_> {
                 if stored {
                     group.outputs.push(node);
                 }
+            }
+            if group.kind == GroupKind::Scan {
+                let scan = group.nodes[0];
+                let results = order.iter().copied().filter(|&id| {
+                    matches!(self.roles.graph.op(id), Op::Output(_))
+                        && self.roles.graph.operands(id)[0] == scan
+                });
+                group.outputs = results.collect();
             }
         }
         for &root in &roots {

@@ -112,7 +112,8 @@ fn fixed_axes(graph: &Graph, id: NodeId) -> impl Iterator<Item = Axis> {
 /// other names: neither is formed block by block.
 fn unfit(graph: &Graph, order: &[NodeId], leading: &HashMap<NodeId, Leading>) -> HashSet<Axis> {
     let mut found: HashSet<Axis> = HashSet::new();
-    let has_rows = |id: NodeId| leading[&id] != Leading::None;
+    // What a recurrence starts from may be left out.
+    let has_rows = |id: NodeId| leading.get(&id).is_some_and(|&leading| leading != Leading::None);
     for &id in order {
         let operands = graph.operands(id);
         if matches!(leading[&id], Leading::Rows | Leading::Batch)
@@ -125,7 +126,7 @@ fn unfit(graph: &Graph, order: &[NodeId], leading: &HashMap<NodeId, Leading>) ->
             continue;
         }
         match graph.op(id) {
-            Op::Repeat(_) => {
+            Op::Repeat(_) | Op::Scan(_) => {
                 let given = operands.into_iter().filter(|&operand| has_rows(operand));
                 found.extend(given.flat_map(|operand| fixed_axes(graph, operand)));
             }

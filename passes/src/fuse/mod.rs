@@ -5,12 +5,14 @@ mod assign;
 mod gathered;
 mod huge;
 mod roles;
+mod scans;
 mod streams;
 mod units;
 
 pub use gathered::{Gathered, Grouping, gathered, grouped_gradient, grouping};
 pub use huge::StreamedAxes;
 pub use roles::{Roles, is_view};
+pub use scans::{constant, in_place};
 
 use crate::layout::Leading;
 use diptych_ir::{Axis, NodeId, Program, Region, RegionId};
@@ -60,6 +62,9 @@ pub enum GroupKind {
     Grouped(Grouping),
     /// The gradient of such weights: sums over the pairs of each id.
     OverGrouped(Grouping),
+    /// A recurrence: each instance walks the positions of one sequence. Its one
+    /// node is the scan; what a step computes is in the scan's body.
+    Scan,
 }
 
 /// What a streaming group walks and what its instances are.

@@ -44,7 +44,9 @@ impl<'a> Roles<'a> {
         let leading = leadings(program, id, order)?;
         let huge = streamed.within(graph, order, &leading);
         let mut roles = Roles { graph, region, leading, huge, history_is_rename, wanted: HashSet::new() };
-        let asking = order.iter().filter(|&&id| matches!(graph.op(id), Op::Repeat(_)) || roles.is_cache(id));
+        let asking = order
+            .iter()
+            .filter(|&&id| matches!(graph.op(id), Op::Repeat(_) | Op::Scan(_)) || roles.is_cache(id));
         let wanted = asking.flat_map(|&id| graph.operands(id)).chain(roots.iter().copied());
         roles.wanted = wanted.map(|id| roles.base(id)).collect();
         Ok(roles)
@@ -123,10 +125,10 @@ impl<'a> Roles<'a> {
         }
     }
 
-    /// The computed values that a node reads, through views and free nodes; but a repeat reads
+    /// The computed values that a node reads, through views and free nodes; but a loop reads
     /// what is stored.
     pub fn sources(&self, id: NodeId) -> Vec<NodeId> {
-        let stored = matches!(self.graph.op(id), Op::Repeat(_)) || self.is_cache(id);
+        let stored = matches!(self.graph.op(id), Op::Repeat(_) | Op::Scan(_)) || self.is_cache(id);
         let mut found = Vec::new();
         let mut stack = self.operands(id);
         while let Some(operand) = stack.pop() {
@@ -146,7 +148,7 @@ impl<'a> Roles<'a> {
         !self.is_given(id)
             && (!self.is_free(id) || stored)
             && !is_view(self.graph.op(id))
-            && !matches!(self.graph.op(id), Op::Repeat(_))
+            && !matches!(self.graph.op(id), Op::Repeat(_) | Op::Scan(_))
             && !is_gathered(self.graph, id)
     }
 }

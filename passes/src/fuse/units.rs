@@ -18,7 +18,13 @@ pub struct Units {
 impl Units {
     /// No units yet: `order` is the region's nodes.
     pub fn new(roles: &Roles, order: &[NodeId]) -> Units {
-        let reads = order.iter().map(|&id| (id, reads(roles, id))).collect();
+        // What a recurrence starts from may be no value that is computed.
+        let known: HashSet<NodeId> = order.iter().copied().collect();
+        let of = |&id: &NodeId| {
+            let reads = reads(roles, id);
+            (id, reads.into_iter().filter(|read| known.contains(read)).collect())
+        };
+        let reads = order.iter().map(of).collect();
         Units { reads, unit_of: HashMap::new(), members: Vec::new() }
     }
 

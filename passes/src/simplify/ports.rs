@@ -1,7 +1,7 @@
 //! Ports of loops that nobody reads: results that no node uses, operands that
 //! the body does not need, and bodies that no loop runs.
 
-use diptych_ir::ops::{Argument, Output, Repeat, Scan};
+use diptych_ir::ops::{Argument, Output, Repeat, Replay, Scan};
 use diptych_ir::{Graph, NodeId, Op, Program, Region, RegionId, Result};
 use std::collections::{HashMap, HashSet};
 
@@ -69,6 +69,12 @@ fn kept_ports(program: &Program) -> HashMap<RegionId, Ports> {
                     ports.results[output.index] = true;
                 }
             }
+            // What is replayed needs what its states depend on.
+            if let Op::Scan(Scan { replay: Some(replay), .. }) = region.graph.op(node) {
+                for &operand in replay.operands.iter().flatten() {
+                    ports.arguments[operand] = true;
+                }
+            }
             waiting.push(looped.body);
         }
     }
@@ -129,7 +135,17 @@ fn rebuild(
                 operands = chosen(&operands, &ports.arguments);
                 let sequenced = shifted(&ports.arguments, scan.carried + scan.sequenced) - scan.carried;
                 let results = chosen(&scan.results, &ports.results);
-                Op::from(Scan { body: places[&scan.body], sequenced, results, ..scan })
+                let before = scan.results.len() - scan.kept;
+                let left = results.len() - shifted(&ports.results, before);
+                let replay = scan.replay.map(|replay| Replay {
+                    body: places[&replay.body],
+                    operands: chosen(&replay.operands, &kept[&replay.body].arguments)
+                        .into_iter()
+                        .map(|operand| operand.map(|operand| shifted(&ports.arguments, operand)))
+                        .collect(),
+                    ..replay
+                });
+                Op::from(Scan { body: places[&scan.body], sequenced, kept: left, replay, results, ..scan })
             }
             other => other,
         };

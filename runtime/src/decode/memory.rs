@@ -47,7 +47,7 @@ impl ServeMemory {
             tables,
         };
         if let Some(entry) = memory.cached(compiled) {
-            memory.caches = CacheRooms::bytes_for(entry, options.chunks());
+            memory.caches = CacheRooms::bytes_for(entry, options.cache());
             let logits = entry.buffers.iter().filter(|buffer| buffer.is_root("logits"));
             let limits = options.limits(entry.kind, context);
             memory.tables += logits.map(|buffer| buffer.bytes(limits, entry.panel)).sum::<usize>();

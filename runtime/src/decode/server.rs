@@ -5,7 +5,7 @@
 use super::DecodeError;
 use super::chunks::{ChunkTable, FreeChunks};
 use super::memory::ServeMemory;
-use crate::executor::{Binding, CacheRooms, Executable, Sequence, SharedMemory, Workspace};
+use crate::executor::{Binding, CacheRooms, CacheSize, Executable, Sequence, SharedMemory, Workspace};
 use crate::session::{Device, Session, SessionError};
 use diptych_codegen::entry::{Limits, Role};
 use diptych_codegen::tile::CHUNK;
@@ -35,9 +35,9 @@ impl ServeOptions {
         Limits { rows, batch: self.batch }
     }
 
-    /// Chunks of the cache.
-    pub(super) fn chunks(&self) -> usize {
-        self.cache_positions.div_ceil(CHUNK)
+    /// The size of the cache.
+    pub(super) fn cache(&self) -> CacheSize {
+        CacheSize { chunks: self.cache_positions.div_ceil(CHUNK), sequences: self.sequences }
     }
 
     /// One sequence at a time, as long as the context allows.
@@ -152,10 +152,10 @@ impl<'s> Server<'s> {
         options.check()?;
         let (compiled, context) = (&session.compiled, session.context);
         let memory = ServeMemory::of(device, compiled, context, options, kinds);
-        let chunks = options.chunks();
+        let size = options.cache();
         let cached = memory.cached(compiled);
         let caches = match cached {
-            Some(entry) => CacheRooms::new(entry, chunks).map_err(SessionError::from)?,
+            Some(entry) => CacheRooms::new(entry, size).map_err(SessionError::from)?,
             None => CacheRooms::default(),
         };
         let workspace =
@@ -169,8 +169,8 @@ impl<'s> Server<'s> {
             let limits = options.limits(kind, context);
             let mut run = session.executable_in(device, kind, shared, limits)?;
             check_entry(kind, &mut run, vocabulary)?;
-            let chunks = if kind.cached() { chunks } else { 0 };
-            Ok(Some(Loaded { run, binding: Binding::cached(limits, context, chunks) }))
+            let size = if kind.cached() { size } else { CacheSize::default() };
+            Ok(Some(Loaded { run, binding: Binding::cached(limits, context, size) }))
         };
         let mut server = Server {
             device,
@@ -180,7 +180,7 @@ impl<'s> Server<'s> {
             window: cached
                 .and_then(|entry| window(&compiled.program, entry.buffers.iter().map(|buffer| &buffer.role))),
             caches,
-            free: FreeChunks::new(chunks),
+            free: FreeChunks::new(size.chunks),
             places: (0..options.sequences)
                 .map(|_| Place { table: ChunkTable::new(context), generation: 0, alive: false })
                 .collect(),
@@ -220,6 +220,12 @@ impl<'s> Server<'s> {
     /// Bytes of cache that are allocated.
     pub fn cache_bytes(&self) -> usize {
         self.caches.bytes()
+    }
+
+    /// Bytes of cache that a sequence takes whatever its length: the states of
+    /// recurrences, in all layers.
+    pub fn cache_bytes_per_sequence(&self) -> usize {
+        self.caches.bytes_per_sequence()
     }
 
     /// Bytes of cache that one position takes, in all layers.
@@ -369,6 +375,7 @@ impl<'s> Server<'s> {
                     origin: 0,
                     length: window.tokens.len(),
                     chunks: &[],
+                    state: 0,
                 }))
                 .map_err(SessionError::from)?;
             fill(run, "tokens", now.iter().map(|window| window.tokens));
@@ -444,6 +451,7 @@ impl<'s> Server<'s> {
                 origin: piece.origin,
                 length: piece.length,
                 chunks: &places[piece.place].table.chunks,
+                state: piece.place,
             }))
             .map_err(SessionError::from)?;
         let of = |piece: &Piece| &tokens(piece.prompt)[piece.start..piece.start + piece.length];

@@ -15,6 +15,17 @@ pub struct Sequence<'a> {
     pub length: usize,
     /// The cache chunks of positions from 0 on; empty where there is no cache.
     pub chunks: &'a [i32],
+    /// Place of its state of recurrences; 0 where there is no cache.
+    pub state: usize,
+}
+
+/// What a cache has room for.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct CacheSize {
+    /// Chunks of positions, of all sequences together.
+    pub chunks: usize,
+    /// Sequences whose recurrences' states it holds.
+    pub sequences: usize,
 }
 
 /// Why sequences cannot be run together.
@@ -65,6 +76,16 @@ pub enum BindingError {
         /// Chunks of the cache.
         chunks: usize,
     },
+    /// A state that the cache does not have.
+    #[error("sequence {sequence} has state {found} of a cache of {sequences} states, numbered from 0 on")]
+    NoState {
+        /// Which sequence.
+        sequence: usize,
+        /// The state.
+        found: usize,
+        /// States of the cache.
+        sequences: usize,
+    },
     /// A cache without room.
     #[error("sequence {sequence} needs {needed} chunks of cache, but has {given}")]
     Chunks {
@@ -82,7 +103,7 @@ pub enum BindingError {
 pub struct Binding {
     limits: Limits,
     context: usize,
-    chunks: usize,
+    cache: CacheSize,
     chunk_stride: usize,
     rows: usize,
     batch: usize,
@@ -93,22 +114,23 @@ pub struct Binding {
     block_sequence: Vec<i32>,
     block_index: Vec<i32>,
     chunk_row: Vec<i32>,
+    sequence_state: Vec<i32>,
 }
 
 impl Binding {
     /// Tables for runs of at most these sizes without a cache, with sequences of at most `context` positions.
     pub fn new(limits: Limits, context: usize) -> Binding {
-        Self::cached(limits, context, 0)
+        Self::cached(limits, context, CacheSize::default())
     }
 
-    /// As [`Binding::new`], for runs with a cache of so many chunks, in which every sequence has its own.
-    pub fn cached(limits: Limits, context: usize, chunks: usize) -> Binding {
+    /// As [`Binding::new`], for runs with a cache of this size, in which every sequence has its own place.
+    pub fn cached(limits: Limits, context: usize, cache: CacheSize) -> Binding {
         let chunk_stride = context.div_ceil(CHUNK);
         let blocks = limits.rows.div_ceil(CHUNK) + limits.batch;
         Binding {
             limits,
             context,
-            chunks,
+            cache,
             chunk_stride,
             rows: 0,
             batch: 0,
@@ -119,6 +141,7 @@ impl Binding {
             block_sequence: Vec::with_capacity(blocks),
             block_index: Vec::with_capacity(blocks),
             chunk_row: vec![0; limits.batch * chunk_stride],
+            sequence_state: vec![0; limits.batch],
         }
     }
 
@@ -126,7 +149,7 @@ impl Binding {
     pub fn bytes_for(limits: Limits, context: usize) -> usize {
         let blocks = limits.rows.div_ceil(CHUNK) + limits.batch;
         let chunks = limits.batch * context.div_ceil(CHUNK);
-        (2 * limits.rows + 2 * limits.batch + 1 + 2 * blocks + chunks) * size_of::<i32>()
+        (2 * limits.rows + 3 * limits.batch + 1 + 2 * blocks + chunks) * size_of::<i32>()
     }
 
     /// Binds a run to these sequences. Allocates nothing.
@@ -153,6 +176,7 @@ impl Binding {
         for (number, sequence) in sequences.enumerate() {
             self.sequence_row[number] = row as i32;
             self.sequence_origin[number] = sequence.origin as i32;
+            self.sequence_state[number] = sequence.state as i32;
             for chunk in 0..(sequence.origin + sequence.length).div_ceil(CHUNK) {
                 // Without a cache, a run's own rows stand for one.
                 let first = match sequence.chunks.get(chunk) {
@@ -183,7 +207,7 @@ impl Binding {
         sequences: impl Iterator<Item = Sequence<'s>>,
     ) -> Result<(usize, usize), BindingError> {
         let (mut rows, mut batch) = (0usize, 0);
-        for (sequence, Sequence { origin, length, chunks }) in sequences.enumerate() {
+        for (sequence, Sequence { origin, length, chunks, state }) in sequences.enumerate() {
             if length == 0 {
                 return Err(BindingError::Empty(sequence));
             }
@@ -192,16 +216,21 @@ impl Binding {
                 return Err(BindingError::TooLong { sequence, length: end, context: self.context });
             }
             let needed = end.div_ceil(CHUNK);
-            let cached = self.chunks > 0 || !chunks.is_empty();
+            let cached = self.cache.chunks > 0 || !chunks.is_empty();
             if !cached && origin > 0 {
                 return Err(BindingError::NoPast { sequence, origin });
             }
             if cached && chunks.len() < needed {
                 return Err(BindingError::Chunks { sequence, needed, given: chunks.len() });
             }
-            let bad = |chunk: &&i32| usize::try_from(**chunk).map_or(true, |chunk| chunk >= self.chunks);
+            let bad =
+                |chunk: &&i32| usize::try_from(**chunk).map_or(true, |chunk| chunk >= self.cache.chunks);
             if let Some(&found) = chunks.iter().take(needed).find(bad) {
-                return Err(BindingError::NoChunk { sequence, found, chunks: self.chunks });
+                return Err(BindingError::NoChunk { sequence, found, chunks: self.cache.chunks });
+            }
+            if cached && state >= self.cache.sequences {
+                let sequences = self.cache.sequences;
+                return Err(BindingError::NoState { sequence, found: state, sequences });
             }
             (rows, batch) = (rows.saturating_add(length), batch + 1);
         }
@@ -222,9 +251,9 @@ impl Binding {
         self.batch
     }
 
-    /// Chunks of the cache that its runs may name.
-    pub fn chunks(&self) -> usize {
-        self.chunks
+    /// The size of the cache of whose places its runs may name any.
+    pub fn cache(&self) -> CacheSize {
+        self.cache
     }
 
     /// Pairs of a sequence and a chunk of its tokens.
@@ -246,6 +275,7 @@ impl Binding {
             block_sequence: self.block_sequence.as_ptr(),
             block_index: self.block_index.as_ptr(),
             chunk_row: self.chunk_row.as_ptr(),
+            sequence_state: self.sequence_state.as_ptr(),
             dot: std::ptr::null(),
             dot_bf16: std::ptr::null(),
         }
@@ -259,8 +289,8 @@ mod tests {
     #[test]
     fn what_does_not_fit_is_refused_and_changes_nothing() {
         let limits = Limits { rows: 100, batch: 2 };
-        let mut binding = Binding::cached(limits, 200, 5);
-        let one = |origin, length, chunks| Sequence { origin, length, chunks };
+        let mut binding = Binding::cached(limits, 200, CacheSize { chunks: 5, sequences: 2 });
+        let one = |origin, length, chunks| Sequence { origin, length, chunks, state: 0 };
         binding.bind(&[one(60, 10, &[4, 0]), one(0, 3, &[2])]).unwrap();
         let tables = |binding: &Binding| {
             let Binding { row_position, row_cache, sequence_row, sequence_origin, .. } = binding;
@@ -282,6 +312,7 @@ mod tests {
             (one(64, 1, &[1]), BindingError::Chunks { sequence: 1, needed: 2, given: 1 }),
             (one(64, 1, &[1, 5]), BindingError::NoChunk { sequence: 1, found: 5, chunks: 5 }),
             (one(0, 1, &[-1]), BindingError::NoChunk { sequence: 1, found: -1, chunks: 5 }),
+            (Sequence { state: 2, ..good }, BindingError::NoState { sequence: 1, found: 2, sequences: 2 }),
             (
                 one(0, 96, &[1, 2]),
                 BindingError::TooLarge { rows: 101, batch: 2, most_rows: 100, most_batch: 2 },

@@ -8,7 +8,7 @@ mod parameters;
 mod run;
 mod workspace;
 
-pub use binding::{Binding, BindingError, Sequence};
+pub use binding::{Binding, BindingError, CacheSize, Sequence};
 pub use library::{KernelFn, Kernels, load_kernels};
 pub use memory::{AlignedBytes, OutOfMemory, give_back_freed};
 pub use parameters::{PART_ELEMENTS, ParameterError, ParameterStore, Stored, parts};

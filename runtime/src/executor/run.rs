@@ -3,7 +3,7 @@
 //! which changes no bit, since an instance is computed by one thread in one
 //! order.
 
-use super::binding::Binding;
+use super::binding::{Binding, CacheSize};
 use super::library::{KernelFn, Kernels};
 use super::memory::{AlignedBytes, OutOfMemory};
 use super::parameters::ParameterStore;
@@ -15,8 +15,8 @@ use diptych_codegen::entry::{
     ArgRef, Buffer, CompiledEntry, GridCount, Launch, Limits, MOST_ARGS, PlanStep, Role, Slot,
 };
 use diptych_codegen::tile::CHUNK;
-use diptych_ir::{DType, NodeId, RegionId, Symbol};
-use diptych_passes::layout::Leading;
+use diptych_ir::{DType, RegionId, Symbol};
+use diptych_passes::layout::{CHECKPOINT, Leading};
 use diptych_passes::plan::place;
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::c_void;
@@ -25,46 +25,53 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 /// The caches of a program, shared by its entries: for each `history` a room of
-/// chunks, the same number for all.
+/// chunks, the same number for all, and for each value that a recurrence
+/// carries a room of states, one for each sequence.
 #[derive(Debug, Default)]
 pub struct CacheRooms {
-    rooms: HashMap<(RegionId, NodeId), AlignedBytes>,
-    chunks: usize,
+    rooms: HashMap<Role, AlignedBytes>,
+    size: CacheSize,
 }
 
 impl CacheRooms {
-    /// Rooms of this many chunks for every cache of an entry.
+    /// Rooms of this size for every cache and every state of an entry.
     ///
     /// # Errors
     /// When there is not enough memory.
-    pub fn new(entry: &CompiledEntry, chunks: usize) -> Result<CacheRooms, OutOfMemory> {
-        let rooms = Self::each(entry, chunks)
-            .map(|(place, bytes)| Ok((place, AlignedBytes::zeroed(bytes)?)))
+    pub fn new(entry: &CompiledEntry, size: CacheSize) -> Result<CacheRooms, OutOfMemory> {
+        let rooms = Self::each(entry, size)
+            .map(|(role, bytes)| Ok((role.clone(), AlignedBytes::zeroed(bytes)?)))
             .collect::<Result<_, OutOfMemory>>()?;
-        Ok(CacheRooms { rooms, chunks })
+        Ok(CacheRooms { rooms, size })
     }
 
     /// The bytes that [`CacheRooms::new`] will take.
-    pub fn bytes_for(entry: &CompiledEntry, chunks: usize) -> usize {
-        Self::each(entry, chunks).map(|(_, bytes)| bytes).sum()
+    pub fn bytes_for(entry: &CompiledEntry, size: CacheSize) -> usize {
+        Self::each(entry, size).map(|(_, bytes)| bytes).sum()
     }
 
-    fn each(entry: &CompiledEntry, chunks: usize) -> impl Iterator<Item = ((RegionId, NodeId), usize)> + '_ {
-        entry.buffers.iter().filter_map(move |buffer| match buffer.role {
-            Role::Cache { region, node } => {
-                Some(((region, node), Self::layer_bytes(buffer, entry.panel, chunks) * buffer.slots))
-            }
-            _ => None,
-        })
+    fn each(entry: &CompiledEntry, size: CacheSize) -> impl Iterator<Item = (&Role, usize)> {
+        let cached = |buffer: &&Buffer| matches!(buffer.role, Role::Cache { .. } | Role::State { .. });
+        entry
+            .buffers
+            .iter()
+            .filter(cached)
+            .map(move |buffer| (&buffer.role, Self::layer_bytes(buffer, entry.panel, size) * buffer.slots))
     }
 
-    fn layer_bytes(buffer: &Buffer, panel: usize, chunks: usize) -> usize {
-        chunks * CHUNK * buffer.layout.row_elements(panel) * buffer.dtype.bytes()
+    /// Bytes of one layer of a cache or of states; 0 for other buffers.
+    fn layer_bytes(buffer: &Buffer, panel: usize, size: CacheSize) -> usize {
+        let rows = match buffer.role {
+            Role::Cache { .. } => size.chunks * CHUNK,
+            Role::State { .. } => size.sequences,
+            _ => 0,
+        };
+        rows * buffer.layout.row_elements(panel) * buffer.dtype.bytes()
     }
 
-    /// Chunks of each room.
-    pub fn chunks(&self) -> usize {
-        self.chunks
+    /// What they have room for.
+    pub fn size(&self) -> CacheSize {
+        self.size
     }
 
     /// Bytes allocated.
@@ -72,9 +79,21 @@ impl CacheRooms {
         self.rooms.values().map(AlignedBytes::len).sum()
     }
 
+    fn bytes_of(&self, wanted: fn(&Role) -> bool) -> usize {
+        let rooms = self.rooms.iter().filter(|(role, _)| wanted(role));
+        rooms.map(|(_, room)| room.len()).sum()
+    }
+
+    /// Bytes that a sequence takes whatever its length: states of recurrences, in all layers.
+    pub fn bytes_per_sequence(&self) -> usize {
+        let bytes = self.bytes_of(|role| matches!(role, Role::State { .. }));
+        bytes.checked_div(self.size.sequences).unwrap_or(0)
+    }
+
     /// Bytes that a position takes, in all layers.
     pub fn bytes_per_token(&self) -> usize {
-        if self.chunks == 0 { 0 } else { self.bytes() / (self.chunks * CHUNK) }
+        let bytes = self.bytes_of(|role| matches!(role, Role::Cache { .. }));
+        bytes.checked_div(self.size.chunks * CHUNK).unwrap_or(0)
     }
 }
 
@@ -148,7 +167,7 @@ pub struct Executable {
     dots: [*const c_void; 2],
     limits: Limits,
     /// Of its caches; `None` where it has none.
-    chunks: Option<usize>,
+    cache: Option<CacheSize>,
     panel: usize,
     bound: MemoryBound,
 }
@@ -247,8 +266,8 @@ impl Executable {
                     }
                     parameters.pointer(*name).ok_or_else(|| missing(format!("no parameter `{name}`")))?
                 }
-                Role::Cache { region, node } => {
-                    let room = caches.and_then(|caches| caches.rooms.get(&(*region, *node)));
+                role @ (Role::Cache { .. } | Role::State { .. }) => {
+                    let room = caches.and_then(|caches| caches.rooms.get(role));
                     room.ok_or_else(|| missing("no room for a cache".to_owned()))?.as_ptr()
                 }
                 Role::Input(_) | Role::Root(_) | Role::Derived | Role::Temporary => {
@@ -268,8 +287,8 @@ impl Executable {
         let slot_bytes = |id: usize| {
             let buffer = &entry.buffers[id];
             match (&buffer.role, caches) {
-                (Role::Cache { .. }, Some(caches)) => {
-                    CacheRooms::layer_bytes(buffer, entry.panel, caches.chunks)
+                (Role::Cache { .. } | Role::State { .. }, Some(caches)) => {
+                    CacheRooms::layer_bytes(buffer, entry.panel, caches.size)
                 }
                 _ => buffer.slot_elements(limits, entry.panel) * buffer.dtype.bytes(),
             }
@@ -280,7 +299,7 @@ impl Executable {
         let load_steps = loader.steps(&entry.load_steps).map_err(missing)?;
         let timers = loader.timers;
         let scratch_floats = bound.scratch / size_of::<f32>() / threads;
-        let cached = entry.buffers.iter().any(|buffer| matches!(buffer.role, Role::Cache { .. }));
+        let cached = CacheRooms::each(entry, CacheSize::default()).next().is_some();
         Ok(Executable {
             steps,
             load_steps,
@@ -294,7 +313,7 @@ impl Executable {
             timed: false,
             dots: kernels.dots(),
             limits,
-            chunks: caches.filter(|_| cached).map(CacheRooms::chunks),
+            cache: caches.filter(|_| cached).map(CacheRooms::size),
             panel: entry.panel,
             bound,
         })
@@ -371,7 +390,10 @@ impl Executable {
     fn execute(&mut self, steps: &[LoadedStep], pool: &Pool, binding: &Binding) {
         let room = binding.rows() <= self.limits.rows && binding.batch() <= self.limits.batch;
         assert!(room, "the run is larger than the executable was loaded for");
-        let reached = self.chunks.is_none_or(|chunks| (1..=chunks).contains(&binding.chunks()));
+        let named = binding.cache();
+        let reached = self.cache.is_none_or(|cache| {
+            (1..=cache.chunks).contains(&named.chunks) && (1..=cache.sequences).contains(&named.sequences)
+        });
         assert!(reached, "the binding is for another cache than the executable was loaded with");
         let scratch = self.scratch_floats * size_of::<f32>() * pool.threads();
         assert!(
@@ -515,6 +537,9 @@ impl Walk<'_> {
         match leading {
             Leading::None => 1,
             Leading::Batch => self.run.tables.batch as usize,
+            Leading::Checkpoints => {
+                self.run.tables.rows as usize / CHECKPOINT + self.run.tables.batch as usize
+            }
             _ => self.run.tables.rows as usize,
         }
     }

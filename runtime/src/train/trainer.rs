@@ -276,7 +276,10 @@ impl<'d> Trainer<'d> {
             _ => Some(load(EntryKind::Accumulate)?),
         };
         let mut binding = Binding::new(limits, identity.context);
-        binding.bind(&vec![Sequence { origin: 0, length: options.time, chunks: &[] }; options.batch])?;
+        binding.bind(&vec![
+            Sequence { origin: 0, length: options.time, chunks: &[], state: 0 };
+            options.batch
+        ])?;
         let held_out = Binding::new(limits, identity.context);
         let tokens = options.tokens_per_step();
         Ok(Trainer {
@@ -421,7 +424,7 @@ impl<'d> Trainer<'d> {
                 }
                 let (inputs, targets) = (&inputs[..length], &targets[..length]);
                 check_tokens(inputs, targets, self.vocabulary, || format!("held-out window {window}"))?;
-                sequences.push(Sequence { origin: 0, length, chunks: &[] });
+                sequences.push(Sequence { origin: 0, length, chunks: &[], state: 0 });
                 rows += length;
             }
             self.held_out.bind(&sequences)?;

@@ -31,6 +31,9 @@ pub fn parameters(program: &Program, seed: u64) -> BTreeMap<Symbol, Vec<f64>> {
             Initializer::Normal { standard_deviation } => {
                 f64::from((standard_deviation * numbers.signed()) as f32)
             }
+            Initializer::Between { least, most } => {
+                f64::from((least + (most - least) * (0.5 + 0.5 * numbers.signed())) as f32)
+            }
             Initializer::Constant(value) => f64::from((value + 0.25 * numbers.signed()) as f32),
         };
         (name, (0..count).map(|_| number()).collect())
@@ -98,6 +101,10 @@ fn region_steps(program: &Program, region: RegionId, roots: &[NodeId], length: u
         Op::Repeat(repeat) => {
             let results = &program.region(repeat.body).results;
             size(repeat.layers, length) as f64 * region_steps(program, repeat.body, results, length)
+        }
+        Op::Scan(scan) => {
+            let results = &program.region(scan.body).results;
+            size(scan.over, length) as f64 * region_steps(program, scan.body, results, length)
         }
         Op::Contract(contract) => all(graph.axes(id)) * all(&contract.over) * 2.0,
         Op::Reduce(reduce) => all(graph.axes(id)) * all(&reduce.over),

@@ -10,7 +10,7 @@ use diptych_ir::{Axis, DType, EntryKind, Op, Symbol};
 use diptych_passes::layout::{Layout, Leading};
 use diptych_runtime::cpu::pool::Pool;
 use diptych_runtime::executor::{
-    Binding, CacheRooms, Executable, Kernels, ParameterStore, Sequence, SharedMemory,
+    Binding, CacheRooms, CacheSize, Executable, Kernels, ParameterStore, Sequence, SharedMemory,
 };
 use std::collections::BTreeMap;
 
@@ -35,6 +35,11 @@ impl<'t> Piece<'t> {
     pub fn whole(text: &'t Text) -> Piece<'t> {
         Piece { text, start: 0, length: text.length, chunks: &[] }
     }
+
+    /// The place of its state: the second chunk of each text has the text's number.
+    fn state(&self) -> usize {
+        self.chunks.get(1).map_or(0, |&chunk| chunk as usize)
+    }
 }
 
 /// The rows of each root in a run, by root and piece.
@@ -51,8 +56,8 @@ pub fn chunks() -> Vec<Vec<i32>> {
     (0..texts).map(|text| vec![3 * texts - 1 - text, text, texts + (text + 3) % texts]).collect()
 }
 
-/// As many chunks as [`chunks`] names.
-pub const CHUNKS: usize = 3 * TEXTS;
+/// Room for all that [`chunks`] names.
+pub const CACHE: CacheSize = CacheSize { chunks: 3 * TEXTS, sequences: TEXTS };
 
 /// An entry that is run on texts.
 pub struct Run<'a> {
@@ -86,7 +91,7 @@ impl Run<'_> {
             Role::Root(name) => Some((name, buffer.layout.clone())),
             _ => None,
         });
-        let binding = Binding::cached(limits, CONTEXT, caches.map_or(0, CacheRooms::chunks));
+        let binding = Binding::cached(limits, CONTEXT, caches.map_or(CacheSize::default(), CacheRooms::size));
         let panel = options.width.panel();
         executable.refresh(pool, &binding);
         Ok(Run { case, executable, binding, roots: roots.collect(), kind, panel })
@@ -148,7 +153,12 @@ impl Run<'_> {
     pub fn rows(&mut self, pieces: &[Piece], pool: &Pool) -> Result<Rows, String> {
         let sequences: Vec<Sequence> = pieces
             .iter()
-            .map(|piece| Sequence { origin: piece.start, length: piece.length, chunks: piece.chunks })
+            .map(|piece| Sequence {
+                origin: piece.start,
+                length: piece.length,
+                chunks: piece.chunks,
+                state: piece.state(),
+            })
             .collect();
         self.binding.bind(&sequences).map_err(|error| error.to_string())?;
         let graph = &self.case.program.main().graph;

@@ -4,7 +4,7 @@ use safetensors::SafeTensors;
 use std::path::{Path, PathBuf};
 
 /// The models that transformers ran.
-pub const FIXTURES: [&str; 13] = [
+pub const FIXTURES: [&str; 14] = [
     "gpt2",
     "llama",
     "llama3",
@@ -12,6 +12,7 @@ pub const FIXTURES: [&str; 13] = [
     "mistral",
     "qwen2",
     "qwen3",
+    "mamba2",
     "deepseek_v3",
     "deepseek_v3_no_q_lora",
     "deepseek_v3_yarn",

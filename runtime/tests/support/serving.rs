@@ -5,7 +5,7 @@ use super::check::{Case, Options, Scored, compare};
 use super::numbers::Numbers;
 use super::programs::CONTEXT;
 use super::reference::{Text, values};
-use super::run::{CHUNKS, Piece, Rows, Run, chunks, same_bits};
+use super::run::{CACHE, Piece, Rows, Run, chunks, same_bits};
 use diptych_ir::{EntryKind, Program, Symbol};
 use diptych_runtime::cpu::pool::Pool;
 use diptych_runtime::executor::{CacheRooms, Kernels, ParameterStore};
@@ -37,7 +37,7 @@ impl Case {
         options: Options,
     ) -> Result<(), String> {
         let entry = &self.compiled.entries[&EntryKind::Prefill];
-        let caches = CacheRooms::new(entry, CHUNKS).map_err(|error| error.to_string())?;
+        let caches = CacheRooms::new(entry, CACHE).map_err(|error| error.to_string())?;
         let with_caches = (store, Some(&caches));
         let mut prefill = Run::new(self, EntryKind::Prefill, with_caches, kernels, pool, options)?;
         let mut decode = Run::new(self, EntryKind::Decode, with_caches, kernels, pool, options)?;

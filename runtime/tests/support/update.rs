@@ -94,7 +94,7 @@ impl Case {
             Executable::load(entry, kernels, store, SharedMemory::default(), limits, 1, options.width)
                 .map_err(|error| error.to_string())?;
         let mut binding = Binding::new(limits, 1);
-        let sequence = Sequence { origin: 0, length: 1, chunks: &[] };
+        let sequence = Sequence { origin: 0, length: 1, chunks: &[], state: 0 };
         binding.bind(&[sequence]).map_err(|error| error.to_string())?;
         let mut numbers = Numbers::new(self.seed, 4);
         let mut stored: BTreeMap<Symbol, Vec<f64>> = BTreeMap::new();
