@@ -83,7 +83,11 @@ fn configurations_that_do_not_fit_are_told() {
         refused(path, &arguments.iter().map(String::as_str).collect::<Vec<_>>(), &expected);
     }
     std::fs::write(path.join("family.toml"), "[model]\nfamily = 'lama'\n").unwrap();
-    refused(path, &["explain", "--config", "family.toml"], &["no family `lama`", "gpt2, llama, mla"]);
+    refused(
+        path,
+        &["explain", "--config", "family.toml"],
+        &["no family `lama`", "gpt2, hybrid, llama, mla, moe"],
+    );
     std::fs::write(path.join("missing.toml"), "[model]\nfamily = 'llama'\nlayers = 1\n").unwrap();
     refused(path, &["compile", "--config", "missing.toml", "--out", "out"], &["missing field `vocab`"]);
     refused(path, &["explain", "--config", "nowhere.toml"], &["nowhere.toml", "No such file"]);

@@ -292,14 +292,14 @@ mod tests {
     #[test]
     fn what_does_not_fit_is_told() {
         for (text, set, expected) in [
-            ("[model]\nfamily = 'lama'", "", "no family `lama`; there are: gpt2, llama, mla"),
+            ("[model]\nfamily = 'lama'", "", "no family `lama`; there are: gpt2, hybrid, llama, mla, moe"),
             ("[model]\npreset = 'llama-tin'", "", "no preset `llama-tin`; there are: "),
             ("[model]\npreset = 'llama-tiny'\nlayer = 3", "", "unknown field `layer`"),
             ("[model]\nfamily = 'llama'\nlayers = 3", "", "missing field `vocab`"),
             ("[model]\npreset = 'llama-tiny'\nheads = 5", "", "does not divide"),
             ("[model]\npreset = 'llama-tiny'", "train.step=3", "unknown field `step`"),
             ("[model]\npreset = 'llama-tiny'\n[serve]", "", "unknown table `serve`"),
-            ("[model]\nlayers = 1", "", "no `family` (there are: gpt2, llama, mla)"),
+            ("[model]\nlayers = 1", "", "no `family` (there are: gpt2, hybrid, llama, mla, moe)"),
             ("[train]\nsteps = 1", "", "no table `[model]`"),
             ("[model\n", "", "run.toml"),
             ("[model]\npreset = 'llama-tiny'", "layers", "give KEY=VALUE"),
