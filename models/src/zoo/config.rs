@@ -1,4 +1,4 @@
-//! What configurations share: checks of sizes that name the field, and reading
+//! What configurations share: defaults, checks of sizes that name the field, and reading
 //! Hugging Face's `config.json` without passing over what it does not know.
 
 use crate::{ModelError, Result, Rope, RopeScaling};
@@ -8,6 +8,21 @@ use serde_json::{Map, Value};
 const LARGEST: usize = i32::MAX as usize;
 /// The most that an axis may have that is rotated: its frequencies are a table.
 const LARGEST_ROTARY: usize = 1 << 16;
+
+/// Rotary positions without scaling, by default.
+pub fn plain_rope() -> Rope {
+    Rope { theta: 10000.0, scaling: Default::default() }
+}
+
+/// What norms add to the mean square, by default.
+pub fn norm_epsilon() -> f64 {
+    1e-5
+}
+
+/// Of matrices at the start, by default: transformers' `initializer_range`.
+pub fn standard_deviation() -> f64 {
+    0.02
+}
 
 /// Refuses sizes of 0, and those that cannot be counted with.
 pub fn positive(family: &str, fields: &[(&str, usize)]) -> Result<()> {

@@ -1,7 +1,7 @@
 //! GPT-2 (Radford et al. 2019): learned positions, LayerNorm before each block,
 //! GELU by tanh, biases everywhere, and a head that shares the embedding.
 
-use super::config::{Fields, divides, positive, positive_number};
+use super::config::{Fields, divides, norm_epsilon, positive, positive_number, standard_deviation};
 use super::published::presets;
 use crate::architecture::{Precision, parse_config};
 use crate::hugging_face::{NameMap, tensor};
@@ -40,14 +40,6 @@ pub struct Gpt2 {
     /// (section 2.3 of the paper, as transformers reads it).
     #[serde(default = "standard_deviation")]
     pub standard_deviation: f64,
-}
-
-fn norm_epsilon() -> f64 {
-    1e-5
-}
-
-fn standard_deviation() -> f64 {
-    0.02
 }
 
 impl Gpt2 {

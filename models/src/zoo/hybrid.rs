@@ -4,7 +4,9 @@
 
 mod mixers;
 
-use super::config::{Fields, divides, positive, positive_number, rotary};
+use super::config::{
+    Fields, divides, norm_epsilon, plain_rope, positive, positive_number, rotary, standard_deviation,
+};
 use crate::architecture::{Precision, parse_config};
 use crate::hugging_face::{NameMap, tensor};
 use crate::{Architecture, Family, Linear, ModelBuilder, ModelError, Result, Rope, Tensor};
@@ -97,18 +99,6 @@ fn four() -> usize {
 
 fn yes() -> bool {
     true
-}
-
-fn plain_rope() -> Rope {
-    Rope { theta: 10000.0, scaling: Default::default() }
-}
-
-fn norm_epsilon() -> f64 {
-    1e-5
-}
-
-fn standard_deviation() -> f64 {
-    0.02
 }
 
 impl Hybrid {

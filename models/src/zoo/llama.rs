@@ -2,7 +2,10 @@
 //! SwiGLU (Touvron et al. 2023), with the options that make it Mistral (a
 //! window), Qwen2 (biases) or Qwen3 (normalised queries and keys).
 
-use super::config::{Fields, divides, positive, positive_number, rope_parameters, rotary};
+use super::config::{
+    Fields, divides, norm_epsilon, plain_rope, positive, positive_number, rope_parameters, rotary,
+    standard_deviation,
+};
 use super::published::presets;
 use crate::architecture::{Precision, parse_config};
 use crate::hugging_face::{NameMap, tensor};
@@ -65,18 +68,6 @@ pub struct Llama {
     /// `initializer_range` has it for these models.
     #[serde(default = "standard_deviation")]
     pub standard_deviation: f64,
-}
-
-fn plain_rope() -> Rope {
-    Rope { theta: 10000.0, scaling: Default::default() }
-}
-
-fn norm_epsilon() -> f64 {
-    1e-5
-}
-
-fn standard_deviation() -> f64 {
-    0.02
 }
 
 impl Llama {

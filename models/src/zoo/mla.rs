@@ -2,7 +2,7 @@
 //! 2.1), with dense SwiGLU blocks; with experts it is in the family `moe`.
 
 use super::attention::{Latent, LatentSizes};
-use super::config::{Fields, positive, positive_number, rope_parameters, rotary};
+use super::config::{Fields, plain_rope, positive, positive_number, rope_parameters, rotary};
 use crate::architecture::{Precision, parse_config};
 use crate::hugging_face::{NameMap, tensor};
 use crate::{Architecture, Family, ModelBuilder, Result, Rope, Tensor};
@@ -56,10 +56,6 @@ pub struct Mla {
     /// section 4.2).
     #[serde(default = "standard_deviation")]
     pub standard_deviation: f64,
-}
-
-fn plain_rope() -> Rope {
-    Rope { theta: 10000.0, scaling: Default::default() }
 }
 
 fn norm_epsilon() -> f64 {

@@ -7,7 +7,9 @@ mod hugging_face;
 pub(super) use hugging_face::parse as parse_hugging_face;
 
 use super::attention::{GroupedQuery, Latent, LatentSizes};
-use super::config::{divides, positive, positive_number, rotary};
+use super::config::{
+    divides, norm_epsilon, plain_rope, positive, positive_number, rotary, standard_deviation,
+};
 use super::published::presets;
 use crate::architecture::{Precision, parse_config};
 use crate::hugging_face::NameMap;
@@ -140,18 +142,6 @@ fn one() -> f64 {
 
 fn one_group() -> usize {
     1
-}
-
-fn plain_rope() -> Rope {
-    Rope { theta: 10000.0, scaling: Default::default() }
-}
-
-fn norm_epsilon() -> f64 {
-    1e-5
-}
-
-fn standard_deviation() -> f64 {
-    0.02
 }
 
 impl Moe {
