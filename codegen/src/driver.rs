@@ -8,7 +8,7 @@ use diptych_passes::fuse::StreamedAxes;
 use diptych_passes::layout::Layouts;
 use diptych_passes::normalize::{divide_after_sums, normalize};
 use diptych_passes::rematerialize::{InBody, rematerialize};
-use diptych_passes::{AdamWOptions, add_adamw, differentiate, simplify};
+use diptych_passes::{AdamWOptions, add_accumulate, add_adamw, differentiate, simplify};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
@@ -82,6 +82,10 @@ impl Passed {
             program = rewritten;
             algebra.push(backward);
             lap("algebra of the backward pass");
+        }
+        if kinds.contains(&EntryKind::Accumulate) {
+            program = add_accumulate(&program)?;
+            lap("micro-batches");
         }
         drop(lap);
         Ok(Passed { program, algebra, stages })

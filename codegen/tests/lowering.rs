@@ -43,6 +43,7 @@ fn lowered(program: &Program, kind: GroupKind, nodes: &[NodeId], outputs: &[Node
         region: Program::MAIN,
         layouts: &layouts,
         layout: &layout,
+        goes_on: &|_| false,
         history_is_rename: true,
         in_place: &HashSet::new(),
         panel: 16,

@@ -90,7 +90,8 @@ pub struct Bounds {
 pub enum EntryKind {
     /// Loss, and the gradient of every parameter written to its state `gradient.NAME`.
     Train,
-    /// As `Train`, but gradients are added to what is there: further micro-batches.
+    /// As `Train`, but gradients are added to what is there: further micro-batches. Where the update of a state is
+    /// the state plus a sum over tokens, that sum goes on from what the state holds, as if the micro-batches were one.
     Accumulate,
     /// One optimiser update: parameters and moments from the gradients.
     Update,

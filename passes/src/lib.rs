@@ -4,6 +4,7 @@ pub mod algebra;
 pub mod differentiate;
 pub mod fuse;
 pub mod layout;
+pub mod micro_batches;
 pub mod normalize;
 pub mod optimizer;
 pub mod plan;
@@ -11,6 +12,7 @@ pub mod rematerialize;
 pub mod simplify;
 
 pub use differentiate::differentiate;
+pub use micro_batches::add_accumulate;
 pub use optimizer::{AdamWOptions, add_adamw};
 pub use simplify::simplify;
 

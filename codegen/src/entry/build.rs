@@ -11,6 +11,7 @@ use crate::tile::{Dim, Extent, TileProgram};
 use diptych_ir::{Entry, EntryKind, IrError, NodeId, Op, Program, ReduceKind, RegionId, ScalarFn};
 use diptych_passes::fuse::{FuseError, FuseOptions, Group, GroupKind, RegionSteps, Step, StreamedAxes, fuse};
 use diptych_passes::layout::{Layout, Layouts, Leading, product};
+use diptych_passes::micro_batches::continued_sums;
 use diptych_passes::normalize::normalize;
 use std::collections::{HashMap, HashSet};
 
@@ -69,7 +70,9 @@ pub fn compile_entry(
     }
     let program = normalize(&program, kind.cached())?;
     diptych_ir::verify(&program)?;
-    let entry = program.entry(kind).cloned().ok_or_else(|| plan_error("the entry got lost"))?;
+    let mut entry = program.entry(kind).cloned().ok_or_else(|| plan_error("the entry got lost"))?;
+    let continued = continued_sums(&program, &entry);
+    entry.updates.clone_from(&continued.updates);
     let roots: Vec<NodeId> = entry.roots.iter().chain(&entry.updates).map(|root| root.1).collect();
     let training = matches!(kind, EntryKind::Train | EntryKind::Accumulate | EntryKind::Update);
     let fuse_options = FuseOptions { many_rows: training, history_is_rename: !kind.cached() };
@@ -83,6 +86,7 @@ pub fn compile_entry(
         fused: &fused,
         options,
         training,
+        continued: &continued.sums,
         buffers: Vec::new(),
         kernels: Vec::new(),
         texts: Vec::new(),
@@ -99,6 +103,7 @@ pub fn compile_entry(
         load_steps,
         steps,
         panel: options.panel,
+        added: continued.added,
     })
 }
 
@@ -110,6 +115,8 @@ pub(super) struct Builder<'a> {
     fused: &'a HashMap<RegionId, RegionSteps>,
     options: EntryOptions,
     training: bool,
+    /// Sums that go on from what is stored where they are written.
+    continued: &'a HashSet<(RegionId, NodeId)>,
     pub(super) buffers: Vec<Buffer>,
     kernels: Vec<TileProgram>,
     texts: Vec<c::KernelText>,
@@ -338,6 +345,7 @@ impl Builder<'_> {
             layouts: self.layouts,
             layout: &layout,
             in_place: &self.fused[&region].in_place,
+            goes_on: &|id| self.continued.contains(&(region, id)),
             history_is_rename: !self.entry.kind.cached(),
             panel: self.options.panel,
             tile_rows: self.options.tile_rows,

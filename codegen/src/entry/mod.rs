@@ -277,6 +277,9 @@ pub struct CompiledEntry {
     pub steps: Vec<PlanStep>,
     /// Columns of a packed panel.
     pub panel: usize,
+    /// In `accumulate`, the states to which a micro-batch's sum is added when it is done, so that the bits of the
+    /// result depend on how a batch is cut. All other sums go on from what their states hold.
+    pub added: Vec<Symbol>,
 }
 
 impl CompiledEntry {

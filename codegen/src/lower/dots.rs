@@ -46,9 +46,8 @@ impl Lowering<'_> {
         let b =
             self.right_operand(schedule, columns_of, (&b_batch, &k, &n), reading_after, computed.stage)?;
         let accumulate = computed.over_stream && folded.is_none();
-        if accumulate {
-            let fill = Stmt::Fill { dims: order, place: c.clone(), value: 0.0 };
-            schedule.push(Phase::Before, 0, Order::First, fill);
+        if accumulate && !(direct && (self.context.goes_on)(id)) {
+            self.start_sum(schedule, id, &order, &c, 0.0)?;
         }
         let stmt = Stmt::Dot(Dot { batch, m, n, k, a, b, c, accumulate });
         schedule.push(computed.phase, computed.stage, Order::Last, stmt);

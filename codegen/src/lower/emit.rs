@@ -2,7 +2,7 @@
 //! runs in one stage over one iteration space, dots, fills, and the fold of a
 //! running maximum.
 
-use super::stages::{Class, Fold, Lowering, Phase};
+use super::stages::{Class, Computed, Fold, Lowering, Phase};
 use super::{LowerError, Lowered};
 use crate::tile::{DimId, Instr, Nest, Place, Stmt, StreamBounds, TileProgram, ValueId, View};
 use diptych_ir::ops::Literal;
@@ -98,7 +98,11 @@ impl Lowering<'_> {
     /// Writes down every computation of the group.
     pub(super) fn emit_nodes(&mut self, schedule: &mut Schedule) -> Result<(), LowerError> {
         for &id in &self.group.nodes.clone() {
-            match self.computed[&id].class {
+            let Computed { class, over_stream, .. } = self.computed[&id];
+            if (self.context.goes_on)(id) && !(over_stream || class == Class::Scatter) {
+                return Err(self.error(id, "goes on from a state, but does not sum along its kernel's rows".into()));
+            }
+            match class {
                 Class::Pointwise => self.emit_pointwise(schedule, id)?,
                 Class::Concat => self.emit_concat(schedule, id)?,
                 Class::Reduce => self.emit_reduce(schedule, id)?,
@@ -277,11 +281,11 @@ impl Lowering<'_> {
         };
         let accumulates = computed.over_stream && computed.chunk.is_none();
         let in_registers = over.len() == 1 && walked.last() == over.first();
-        let fill =
-            Stmt::Fill { dims: computed.dims.clone(), place: Place::Strided(into.clone()), value: start };
+        let place = Place::Strided(into.clone());
         if accumulates {
-            schedule.push(Phase::Before, 0, Order::First, fill);
+            self.start_sum(schedule, id, &computed.dims, &place, start)?;
         } else if !in_registers {
+            let fill = Stmt::Fill { dims: computed.dims.clone(), place, value: start };
             schedule.push(computed.phase, computed.stage, Order::First, fill);
         }
         let nest = schedule.nest(computed.phase, computed.stage, &walked);
@@ -294,6 +298,27 @@ impl Lowering<'_> {
             fresh: in_registers && !accumulates,
         });
         self.emit_store(schedule, id)
+    }
+
+    /// What a sum along the stream starts from: a number, or what is stored where it goes on.
+    pub(super) fn start_sum(
+        &mut self,
+        schedule: &mut Schedule,
+        id: NodeId,
+        dims: &[DimId],
+        into: &Place,
+        start: f32,
+    ) -> Result<(), LowerError> {
+        if !(self.context.goes_on)(id) {
+            let fill = Stmt::Fill { dims: dims.to_vec(), place: into.clone(), value: start };
+            schedule.push(Phase::Before, 0, Order::First, fill);
+            return Ok(());
+        }
+        let stored = self.stored(id, true)?;
+        let nest = schedule.nest(Phase::Before, 0, dims);
+        let held = nest.push(Instr::Load(stored));
+        nest.push(Instr::Store(into.clone(), held));
+        Ok(())
     }
 
     fn fold_starts(&self, fold: &Fold) -> Vec<Stmt> {

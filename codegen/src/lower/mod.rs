@@ -39,6 +39,8 @@ pub struct Context<'a> {
     pub layout: &'a dyn Fn(NodeId) -> Layout,
     /// What is computed wherever it is read, as fusion decided.
     pub in_place: &'a HashSet<NodeId>,
+    /// Whether a sum goes on from what is stored where it is written, instead of from zero.
+    pub goes_on: &'a dyn Fn(NodeId) -> bool,
     /// Whether `history` is a rename (no cache).
     pub history_is_rename: bool,
     /// Columns of a packed panel.

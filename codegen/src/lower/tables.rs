@@ -42,7 +42,7 @@ impl Lowering<'_> {
         Ok(nest.push(Instr::LoadAt { table, id: which, along, size }))
     }
 
-    /// Zeros, and rows added to them in the order in which they stand.
+    /// Zeros, or what is stored already, and rows added to them in the order in which they stand.
     pub(super) fn emit_scatter(&mut self, schedule: &mut Schedule, id: NodeId) -> Result<(), LowerError> {
         let Op::PutAdd(put) = self.graph.op(id).clone() else { return Ok(()) };
         let [ids, values] = self.graph.operands(id)[..] else { return Ok(()) };
@@ -52,9 +52,11 @@ impl Lowering<'_> {
         let computed = self.computed[&id].clone();
         let table = self.stored(id, true)?;
         let dims = self.result_order(&table, &computed.dims);
-        let zeros = schedule.nest(Phase::Before, 0, &dims);
-        let zero = zeros.push(Instr::Float(0.0));
-        zeros.push(Instr::Store(table.clone(), zero));
+        if !(self.context.goes_on)(id) {
+            let zeros = schedule.nest(Phase::Before, 0, &dims);
+            let zero = zeros.push(Instr::Float(0.0));
+            zeros.push(Instr::Store(table.clone(), zero));
+        }
         let axis = self.dims.of(put.axis);
         let mut walked = self.walked(id);
         walked.retain(|dim| !dims.contains(dim));

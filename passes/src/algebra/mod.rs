@@ -68,7 +68,7 @@ pub fn optimize_forward(
     optimize_with(program, objective, RULES, &vec![Default::default(); program.regions.len()], 3.0)
 }
 
-/// Rewrites what only the gradients of `train` and `accumulate` use, after
+/// Rewrites what only the gradients of `train` use, after
 /// differentiation. Every value that a root of any entry depends on stays as
 /// it is, node for node: its bits are those of the other entries.
 ///
@@ -80,8 +80,7 @@ pub fn optimize_backward(
 ) -> Result<(Program, AlgebraReport), AlgebraError> {
     let roots: Vec<NodeId> = (program.entries.iter())
         .flat_map(|entry| {
-            let gradients = matches!(entry.kind, EntryKind::Train | EntryKind::Accumulate);
-            let updates = entry.updates.iter().filter(move |_| !gradients);
+            let updates = entry.updates.iter().filter(move |_| entry.kind != EntryKind::Train);
             entry.roots.iter().chain(updates).map(|root| root.1)
         })
         .collect();

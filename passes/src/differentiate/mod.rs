@@ -14,8 +14,8 @@ mod tests;
 
 pub(crate) use loops::replace_uses;
 
-use diptych_ir::ops::{Literal, Map, Param, spread};
-use diptych_ir::{DType, Entry, EntryKind, IrError, Op, Program, Result, ScalarFn, Symbol, TensorType};
+use diptych_ir::ops::{Literal, spread};
+use diptych_ir::{DType, EntryKind, IrError, Op, Program, Result, Symbol, TensorType};
 use std::collections::{BTreeMap, HashSet};
 
 /// The name of the state that holds the gradient of a parameter.
@@ -27,10 +27,9 @@ pub fn gradient_name(param: Symbol) -> Symbol {
 /// scalar, by every parameter that it depends on.
 ///
 /// Each gradient has the parameter's axes, in f32, and is an update of the
-/// state `gradient.NAME`. The entry `Accumulate` is added: the same roots, and
-/// each gradient added to what its state holds. What `Train` computes from a
-/// loop on becomes its own, in regions named `….train` and `….backward`, so
-/// that no other entry keeps what only the backward pass needs.
+/// state `gradient.NAME`. What `Train` computes from a loop on becomes its own,
+/// in regions named `….train` and `….backward`, so that no other entry keeps
+/// what only the backward pass needs.
 ///
 /// # Errors
 /// When there is no `Train` entry with such a loss, when it has updates
@@ -69,24 +68,19 @@ fn differentiate_keeping(program: &Program, saves: policy::Policy) -> Result<Pro
             by_name.entry(param.name).or_insert_with(Vec::new).push(gradient);
         }
     }
-    let (mut updates, mut sums) = (Vec::new(), Vec::new());
+    let mut updates = Vec::new();
     for (name, parts) in by_name {
         let state = gradient_name(name);
         let ty = TensorType::new(DType::F32, program.params[&name].ty.axes.clone());
         let graph = &mut program.main_mut().graph;
         let gradient = accumulate::sum(graph, &parts)?;
         let gradient = spread(graph, gradient, &ty.axes)?;
-        let held = graph.add(Param { name: state, ty: ty.clone() }, &[])?;
-        sums.push((state, graph.add(Map(ScalarFn::Add), &[held, gradient])?));
         updates.push((state, gradient));
         program.states.insert(state, ty);
     }
-    let roots = program.entry(EntryKind::Train).map(|entry| entry.roots.clone()).unwrap_or_default();
-    program.entries.retain(|entry| entry.kind != EntryKind::Accumulate);
     for entry in program.entries.iter_mut().filter(|entry| entry.kind == EntryKind::Train) {
         entry.updates = updates.clone();
     }
-    program.entries.push(Entry { kind: EntryKind::Accumulate, roots, updates: sums });
     crate::simplify::drop_unused_nodes(&mut program);
     if cfg!(debug_assertions) {
         diptych_ir::verify(&program)?;

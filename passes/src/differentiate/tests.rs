@@ -206,27 +206,6 @@ fn the_size_of_what_is_added_does_not_depend_on_depth() {
 }
 
 #[test]
-fn accumulate_adds_to_what_is_there() {
-    let net = Net::new();
-    let program = differentiate(&net.program(2, false)).expect("differentiate");
-    let mut context = net.context(&program);
-    let mut numbers = Numbers(3);
-    for (&name, ty) in &program.states {
-        let value = random_value(&context, &ty.axes, &mut numbers, -1.0, 1.0);
-        context.params.insert(name, value);
-    }
-    let train = run_entry(&program, EntryKind::Train, &context);
-    let accumulate = run_entry(&program, EntryKind::Accumulate, &context);
-    assert_eq!(train[0], accumulate[0]);
-    for ((name, gradient), (_, sum)) in train[1..].iter().zip(&accumulate[1..]) {
-        let held = &context.params[&name.as_str().into()];
-        for ((g, s), h) in gradient.data.iter().zip(&sum.data).zip(&held.data) {
-            assert_eq!(g + h, *s, "{name}");
-        }
-    }
-}
-
-#[test]
 fn what_cannot_be_differentiated_is_refused() {
     let refused = |program: &Program| differentiate(program).expect_err("refused").to_string();
     assert!(refused(&Program::new("empty")).contains("no entry `train`"));

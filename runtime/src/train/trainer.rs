@@ -367,7 +367,7 @@ impl<'d> Trainer<'d> {
             fill(entry, "targets", &self.targets[place]);
             fill(entry, "inverse_tokens", &[inverse_tokens as f32]);
             entry.run(&self.device.pool, &self.binding);
-            log_probability += sum(entry, 0..rows);
+            log_probability = add(log_probability, entry, 0..rows);
         }
         let loss = -log_probability * inverse_tokens;
         if !loss.is_finite() {
@@ -438,7 +438,7 @@ impl<'d> Trainer<'d> {
             for sequence in &sequences {
                 let place = row..row + sequence.length;
                 let tokens = self.targets[place.clone()].iter().filter(|&&target| target >= 0).count() as u64;
-                scores.push(WindowScore { log_probability: sum(&self.score, place), tokens });
+                scores.push(WindowScore { log_probability: add(0.0, &self.score, place), tokens });
                 row += sequence.length;
             }
         }
@@ -488,10 +488,10 @@ fn fill<T: bytemuck::Pod>(entry: &mut Executable, name: &str, values: &[T]) {
     }
 }
 
-/// The sum of the log-probabilities of rows, in order.
-fn sum(entry: &Executable, rows: std::ops::Range<usize>) -> f64 {
+/// The sum so far and the log-probabilities of rows, added in order: the same however a batch is cut.
+fn add(sum: f64, entry: &Executable, rows: std::ops::Range<usize>) -> f64 {
     let log_probs = entry.root("log_prob").map_or(&[][..], |root| &root[rows]);
-    log_probs.iter().map(|&log_prob| f64::from(log_prob)).sum()
+    log_probs.iter().fold(sum, |sum, &log_prob| sum + f64::from(log_prob))
 }
 
 fn check_tokens(
