@@ -13,15 +13,15 @@ pub use continued::{Continued, continued_sums};
 use crate::differentiate::replace_uses;
 use diptych_ir::ops::{Map, Output, Param, Repeat};
 use diptych_ir::{Entry, EntryKind, IrError, NodeId, Op, Program, Result, ScalarFn, Symbol};
-use expression::{Expression, Sum, expression, yielded_by};
+use expression::{Expression, Sum, expression, type_of, yielded_by};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Adds the entry `Accumulate` to a program with gradients and an optimiser, after all rewrites: the roots of
 /// `Train`, and each of its updates added to what its state holds.
 ///
-/// Where a gradient is no sum over tokens, but computed from several of them and from parameters (an embedding that
-/// is also the head), `Train` and `Accumulate` keep each sum in a state `gradient_1.NAME`, `gradient_2.NAME`, …
-/// instead, and `Update` computes the gradient from these.
+/// Where a gradient is no sum over tokens, but computed from some of them and from parameters (an embedding that is
+/// also the head), `Train` and `Accumulate` keep these sums in states `gradient_1.NAME`, `gradient_2.NAME`, …
+/// instead, and `Update` computes the gradient from them.
 ///
 /// # Errors
 /// When the program has no gradients or no optimiser.
@@ -30,25 +30,27 @@ pub fn add_accumulate(program: &Program) -> Result<Program> {
     if program.entry(EntryKind::Update).is_none() {
         return Err(missing("optimiser"));
     }
-    let train = |program: &Program| program.entry(EntryKind::Train).cloned();
     let mut program = program.clone();
-    let gradients = train(&program).ok_or_else(|| missing("entry `train`"))?.updates;
-    yield_sums(&mut program, &gradients)?;
-
-    let train = train(&program).ok_or_else(|| missing("entry `train`"))?;
-    let mut updates = Vec::new();
-    for (name, node) in train.updates {
-        match expression(&program, node, &program.states[&name]) {
-            Expression::Whole(node) => updates.push((name, node)),
-            gradient => updates.extend(split(&mut program, name, &gradient)?),
+    yield_sums(&mut program)?;
+    let train = program.entry(EntryKind::Train).cloned().ok_or_else(|| missing("entry `train`"))?;
+    let (mut updates, kept, composed) = states(&program, &train.updates);
+    for &(sum, state) in &kept {
+        let node = match sum.in_body {
+            Some(inner) => yielded_by(&program, sum.node, inner),
+            None => Some(sum.node),
+        };
+        updates.push((state, node.ok_or_else(|| IrError::Invalid(format!("no layer yields `{state}`")))?));
+        if let (false, Some(ty)) = (program.states.contains_key(&state), type_of(&program, sum)) {
+            program.states.insert(state, ty);
         }
+    }
+    for (name, gradient) in composed {
+        compose(&mut program, name, &gradient, &kept)?;
     }
     let mut sums = Vec::new();
     for &(name, node) in &updates {
-        let ty = program.states[&name].clone();
-        let graph = &mut program.main_mut().graph;
-        let held = graph.add(Param { name, ty }, &[])?;
-        sums.push((name, graph.add(Map(ScalarFn::Add), &[held, node])?));
+        let held = read(&mut program, name)?;
+        sums.push((name, program.main_mut().graph.add(Map(ScalarFn::Add), &[held, node])?));
     }
     for entry in program.entries.iter_mut().filter(|entry| entry.kind == EntryKind::Train) {
         entry.updates = updates.clone();
@@ -58,16 +60,14 @@ pub fn add_accumulate(program: &Program) -> Result<Program> {
 }
 
 /// Lets repeats yield the sums within their bodies that gradients are computed from.
-fn yield_sums(program: &mut Program, gradients: &[(Symbol, NodeId)]) -> Result<()> {
+fn yield_sums(program: &mut Program) -> Result<()> {
     let mut wanted: BTreeMap<NodeId, BTreeSet<NodeId>> = BTreeMap::new();
-    for &(name, node) in gradients {
-        for Sum { node, in_body } in expression(program, node, &program.states[&name]).sums() {
-            if let Some(inner) = in_body.filter(|&inner| yielded_by(program, node, inner).is_none()) {
-                wanted.entry(node).or_default().insert(inner);
-            }
-        }
+    let gradients = program.entry(EntryKind::Train).map(|entry| &entry.updates[..]).unwrap_or_default();
+    for sum in gradients.iter().flat_map(|gradient| expression(program, gradient.1).sums()) {
+        let inner = sum.in_body.filter(|&inner| yielded_by(program, sum.node, inner).is_none());
+        wanted.entry(sum.node).or_default().extend(inner);
     }
-    for (node, inner) in wanted {
+    for (node, inner) in wanted.into_iter().filter(|wanted| !wanted.1.is_empty()) {
         let operands = program.main().graph.operands(node);
         let Op::Repeat(repeat) = program.main().graph.op(node).clone() else { continue };
         let Repeat { body, layers, reverse, carried, stacked, .. } = repeat;
@@ -86,31 +86,69 @@ fn yield_sums(program: &mut Program, gradients: &[(Symbol, NodeId)]) -> Result<(
     Ok(())
 }
 
-/// Keeps the sums of a gradient in states of their own, and lets the optimiser compute it from these. Returns the
-/// sums that are to be written.
-fn split(program: &mut Program, name: Symbol, gradient: &Expression) -> Result<Vec<(Symbol, NodeId)>> {
-    let owner = name.as_str().split_once('.').map_or(name.as_str(), |(_, owner)| owner);
-    let ty = program.states[&name].clone();
-    let mut parts = Vec::new();
-    for (at, sum) in gradient.sums().into_iter().enumerate() {
-        let part = Symbol::new(&format!("gradient_{}.{owner}", at + 1));
-        let node = match sum.in_body {
-            Some(inner) => yielded_by(program, sum.node, inner),
-            None => Some(sum.node),
-        };
-        let node = node.ok_or_else(|| IrError::Invalid(format!("no layer yields the sums of `{name}`")))?;
-        program.states.insert(part, ty.clone());
-        let held = program.main_mut().graph.add(Param { name: part, ty: ty.clone() }, &[])?;
-        parts.push((sum, part, node, held));
+type Updates = Vec<(Symbol, NodeId)>;
+type Kept = Vec<(Sum, Symbol)>;
+type Composed = Vec<(Symbol, Expression)>;
+
+/// What is kept from micro-batch to micro-batch: gradients as they are, sums with the states that hold them, and the
+/// gradients that are computed from these.
+fn states(program: &Program, gradients: &[(Symbol, NodeId)]) -> (Updates, Kept, Composed) {
+    let (mut updates, mut kept, mut composed) = (Updates::new(), Kept::new(), Composed::new());
+    for &(name, node) in gradients {
+        match expression(program, node) {
+            Expression::Whole(node) => updates.push((name, node)),
+            gradient => match gradient.as_sum() {
+                Some(sum) => kept.push((sum, name)),
+                None => composed.push((name, gradient)),
+            },
+        }
     }
-    let held = |sum: Sum| parts.iter().find(|part| part.0 == sum).map(|part| part.3);
-    let built = gradient.build(program, &held)?;
+    // A sum is stored as the parameter is of whose gradient it is a part, so they must be alike.
+    let mut parts: BTreeMap<Symbol, usize> = BTreeMap::new();
+    for (name, gradient) in &composed {
+        for sum in gradient.sums() {
+            let alike = type_of(program, sum).as_ref() == Some(&program.states[name]);
+            if alike && kept.iter().all(|known| known.0 != sum) {
+                let part = parts.entry(*name).or_default();
+                *part += 1;
+                let owner = name.as_str().split_once('.').map_or(name.as_str(), |(_, owner)| owner);
+                kept.push((sum, Symbol::new(&format!("gradient_{part}.{owner}"))));
+            }
+        }
+    }
+    let holds = |sum: &Sum| kept.iter().any(|known| known.0 == *sum);
+    let (composed, others): (Composed, Composed) =
+        composed.into_iter().partition(|(_, gradient)| gradient.sums().iter().all(holds));
+    let node_of = |name: Symbol| gradients.iter().find(|gradient| gradient.0 == name).copied();
+    updates.extend(others.into_iter().filter_map(|(name, _)| node_of(name)));
+    kept.retain(|(sum, state)| {
+        let used = composed.iter().any(|(_, gradient)| gradient.sums().contains(sum));
+        used || program.states.contains_key(state)
+    });
+    (updates, kept, composed)
+}
+
+/// Lets the optimiser compute a gradient from the states of its sums, instead of reading it.
+fn compose(program: &mut Program, name: Symbol, gradient: &Expression, kept: &Kept) -> Result<()> {
+    let mut held = Vec::new();
+    for sum in gradient.sums() {
+        let state = kept.iter().find(|known| known.0 == sum).map(|known| known.1);
+        let state = state.ok_or_else(|| IrError::Invalid(format!("a sum of `{name}` is kept nowhere")))?;
+        held.push((sum, read(program, state)?));
+    }
+    let node = gradient.build(program, &|sum| held.iter().find(|known| known.0 == sum).map(|known| known.1))?;
     let reads =
         |id: &NodeId| matches!(program.main().graph.op(*id), Op::Param(param) if param.name == name);
     let reading: Vec<NodeId> = program.main().graph.ids().into_iter().filter(reads).collect();
     for read in reading {
-        replace_uses(program, Program::MAIN, read, built)?;
+        replace_uses(program, Program::MAIN, read, node)?;
     }
     program.states.remove(&name);
-    Ok(parts.into_iter().map(|(_, part, node, _)| (part, node)).collect())
+    Ok(())
+}
+
+/// A node that reads a state.
+fn read(program: &mut Program, state: Symbol) -> Result<NodeId> {
+    let ty = program.states[&state].clone();
+    program.main_mut().graph.add(Param { name: state, ty }, &[])
 }

@@ -135,8 +135,17 @@ fn a_text_is_learned_by_heart() {
 fn micro_batches_change_no_bit() {
     let device = device(2);
     let mixed = [("llama", "llama-tiny", json!({ "dtype": "bf16" }))];
-    let presets = ["gpt2-tiny", "llama-tiny", "mla-tiny", "moe-tiny", "moe-latent-tiny", "hybrid-tiny"];
-    let presets = presets.map(|preset| (preset.split('-').next().unwrap(), preset, json!({})));
+    let presets = [
+        ("gpt2", "gpt2-tiny"),
+        ("llama", "llama-tiny"),
+        ("mla", "mla-tiny"),
+        ("moe", "moe-tiny"),
+        ("moe", "moe-latent-tiny"),
+        ("hybrid", "hybrid-tiny"),
+        ("hybrid", "gated-linear-tiny"),
+        ("hybrid", "mamba2-tiny"),
+    ];
+    let presets = presets.map(|(family, preset)| (family, preset, json!({})));
     for (family, preset, change) in presets.into_iter().chain(mixed) {
         let run = |batch: usize| {
             let options = options(json!({ "batch": batch, "accumulation": WINDOWS / batch }));

@@ -1,5 +1,5 @@
-//! What a gradient is in terms of sums over tokens: one of them, or pointwise in several and in parameters. It
-//! changes no program.
+//! What a gradient is in terms of sums over tokens: one of them, or computed from several and from parameters. It
+//! decides nothing.
 
 use diptych_ir::{Axis, Graph, IrError, NodeId, Op, Program, ReduceKind, Region, Result, TensorType};
 
@@ -15,9 +15,9 @@ pub(super) struct Sum {
 /// How a gradient is computed.
 #[derive(Clone, PartialEq, Debug)]
 pub(super) enum Expression {
-    /// A sum over tokens, or what can only be taken as it is.
+    /// What can only be taken as it is.
     Whole(NodeId),
-    /// A sum that other things are computed from.
+    /// A sum over tokens.
     Sum(Sum),
     /// A parameter or a number, in the main region.
     Given(NodeId),
@@ -28,7 +28,16 @@ pub(super) enum Expression {
 }
 
 impl Expression {
-    /// The sums below the top, each once, in the order in which they are read.
+    /// The sum, if it is one and nothing else.
+    pub(super) fn as_sum(&self) -> Option<Sum> {
+        match self {
+            Expression::Sum(sum) => Some(*sum),
+            Expression::Layers(_, of_layer) => of_layer.as_sum(),
+            _ => None,
+        }
+    }
+
+    /// The sums, each once, in the order in which they are read.
     pub(super) fn sums(&self) -> Vec<Sum> {
         let mut sums = Vec::new();
         let mut stack = vec![self];
@@ -97,26 +106,20 @@ impl Expression {
     }
 }
 
-/// The expression of a gradient, a node of the main region; its sums have the type of its state.
-pub(super) fn expression(program: &Program, node: NodeId, ty: &TensorType) -> Expression {
-    let found = match of_main(program, node) {
-        Some(Expression::Sum(_)) | None => return Expression::Whole(node),
-        Some(Expression::Layers(_, of_layer)) if matches!(*of_layer, Expression::Sum(_)) => {
-            return Expression::Whole(node);
+/// The expression of a gradient, a node of the main region.
+pub(super) fn expression(program: &Program, node: NodeId) -> Expression {
+    of_main(program, node).unwrap_or(Expression::Whole(node))
+}
+
+/// The type of a sum, with the axis of layers if each has one.
+pub(super) fn type_of(program: &Program, sum: Sum) -> Option<TensorType> {
+    let graph = &program.main().graph;
+    match (sum.in_body, graph.op(sum.node)) {
+        (Some(inner), Op::Repeat(repeat)) => {
+            program.region(repeat.body).graph.ty(inner).with_axis(repeat.layers)
         }
-        Some(found) => found,
-    };
-    let alike = |sum: &Sum| {
-        let graph = &program.main().graph;
-        match (sum.in_body, graph.op(sum.node)) {
-            (Some(inner), Op::Repeat(repeat)) => {
-                let of_layer = program.region(repeat.body).graph.ty(inner);
-                of_layer.with_axis(repeat.layers).as_ref() == Some(ty)
-            }
-            _ => graph.ty(sum.node) == ty,
-        }
-    };
-    if found.sums().iter().all(alike) { found } else { Expression::Whole(node) }
+        _ => Some(graph.ty(sum.node).clone()),
+    }
 }
 
 /// The output of a repeat that yields this node of its body for each layer.
@@ -142,8 +145,9 @@ pub(super) fn is_sum_over_tokens(graph: &Graph, id: NodeId) -> bool {
     sums && !graph.axes(id).iter().any(of_tokens)
 }
 
-fn is_pointwise(op: &Op) -> bool {
-    matches!(op, Op::Map(_) | Op::Cast(_))
+/// Whether an op on sums over tokens can be done when all of them are there.
+fn can_wait(op: &Op) -> bool {
+    matches!(op, Op::Map(_) | Op::Cast(_) | Op::Contract(_) | Op::Reduce(_))
 }
 
 fn of_main(program: &Program, id: NodeId) -> Option<Expression> {
@@ -160,7 +164,7 @@ fn of_main(program: &Program, id: NodeId) -> Option<Expression> {
             }
             _ => None,
         },
-        op if is_pointwise(op) => {
+        op if can_wait(op) => {
             let operands = operands.into_iter().map(|operand| of_main(program, operand));
             Some(Expression::Of(op.clone(), operands.collect::<Option<_>>()?))
         }
@@ -183,7 +187,7 @@ fn of_body(program: &Program, repeat: NodeId, id: NodeId) -> Option<Expression> 
             let stacked = argument.index < looped.carried + looped.stacked;
             (stacked && matches!(main.op(given), Op::Param(_))).then_some(Expression::Given(given))
         }
-        op if is_pointwise(op) => {
+        op if can_wait(op) => {
             let operands = graph.operands(id).into_iter().map(|operand| of_body(program, repeat, operand));
             Some(Expression::Of(op.clone(), operands.collect::<Option<_>>()?))
         }
