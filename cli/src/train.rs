@@ -14,11 +14,12 @@ use crate::text::{prepare_text, read_vocabulary};
 use crate::weights::{VOCABULARY_FILE, checkpoint_name, newest_checkpoint};
 use clap::Args;
 use diptych_codegen::driver::CompiledProgram;
-use diptych_codegen::within::Choice;
+use diptych_codegen::within::{Choice, parts_of};
 use diptych_cost::{RunSizes, predict_entry};
 use diptych_data::{HeldOut, TrainingOrder, loss_per_token};
 use diptych_ir::{EntryKind, Program};
 use diptych_models::{Registry, build, count_parameters};
+use diptych_passes::rematerialize::Kept;
 use diptych_runtime::metrics::MetricsWriter;
 use diptych_runtime::session::Device;
 use diptych_runtime::train::{ModelIdentity, Plan, TrainError, TrainOptions, Trainer};
@@ -64,7 +65,8 @@ pub struct Arguments {
     #[arg(long, value_name = "N")]
     accumulation: Option<usize>,
     /// The most memory that the process may take, such as 600MiB or 1.5GB: where it does not suffice, values that
-    /// layers keep for the backward pass are computed again instead; the results have the same bits.
+    /// layers keep for the backward pass are computed again instead, and fewer sequences run at a time, whichever
+    /// takes less time; the results have the same bits.
     #[arg(long, value_name = "BYTES")]
     memory: Option<String>,
     /// The highest learning rate.
@@ -227,47 +229,45 @@ fn within(
     let allowed = parse_bytes(memory).ok_or_else(wrong)?;
     let (machine, _) = open_machine(arguments, device)?;
     let beside = MemoryBound::now(0).total();
-    let sizes = RunSizes::equal(options.batch, 0, options.time);
-    let seconds_of = |compiled: &CompiledProgram| {
-        let of = |kind: EntryKind, times: usize| {
-            let entry = compiled.entries.get(&kind).filter(|_| times > 0);
-            entry.map_or(0.0, |entry| {
-                times as f64 * predict_entry(entry, &machine, device.pool.threads(), &sizes).seconds()
-            })
+    let seconds_of = |compiled: &CompiledProgram, at_a_time: usize| {
+        let of = |kind: EntryKind, sequences: usize| {
+            let sizes = RunSizes::equal(sequences, 0, options.time);
+            let predicted = |entry| predict_entry(entry, &machine, device.pool.threads(), &sizes).seconds();
+            compiled.entries.get(&kind).map_or(0.0, predicted)
         };
-        of(EntryKind::Train, 1)
-            + of(EntryKind::Accumulate, options.accumulation - 1)
-            + of(EntryKind::Update, 1)
+        let parts = (0..options.accumulation).flat_map(|_| parts_of(options.batch, at_a_time));
+        let further = parts.skip(1).map(|sequences| of(EntryKind::Accumulate, sequences)).sum::<f64>();
+        of(EntryKind::Train, at_a_time) + further + of(EntryKind::Update, at_a_time)
     };
     let own = usize::try_from(allowed.saturating_sub(beside)).unwrap_or(usize::MAX);
     let planned = Plan::within(device, program, identity, options.clone(), &[], own, &seconds_of);
     let (plan, choice) = planned.map_err(|error| match error {
         TrainError::Memory { least, .. } => {
-            let smaller = match options.batch {
-                1 => String::new(),
-                batch => format!(
-                    "; fewer sequences at a time take less: --batch {} --accumulation {}",
-                    batch.div_ceil(2),
-                    2 * options.accumulation
-                ),
-            };
             let least = least as u64 + beside;
             Failure(format!(
-                "--memory {memory}: the run takes at least {} ({least} bytes), whatever is computed again{smaller}",
+                "--memory {memory}: the run takes at least {} ({least} bytes), however few sequences run at a time \
+                 and whatever is computed again",
                 bytes(least as f64)
             ))
         }
         other => other.into(),
     })?;
-    let Choice { recomputed, without, with } = choice;
+    let Choice { at_a_time, recomputed, without, with } = choice;
+    let mut given_up = Vec::new();
+    if at_a_time < options.batch {
+        given_up.push(format!("{at_a_time} of {} sequences at a time", options.batch));
+    }
     if !recomputed.is_empty() {
-        let names: Vec<String> = recomputed
-            .iter()
-            .map(|value| value.label.map_or_else(|| value.op.name().to_owned(), |label| label.to_string()))
-            .collect();
+        let name = |value: &Kept| {
+            value.label.map_or_else(|| value.op.name().to_owned(), |label| label.to_string())
+        };
+        let names: Vec<String> = recomputed.iter().map(name).collect();
+        given_up.push(format!("computed again in the backward pass: {}", names.join(", ")));
+    }
+    if !given_up.is_empty() {
         tell(format!(
-            "computed again in the backward pass: {}; the run takes {} instead of {}, a step about {} instead of {}",
-            names.join(", "),
+            "{}; the run takes {} instead of {}, a step about {} instead of {}",
+            given_up.join("; "),
             bytes(with.0 as f64),
             bytes(without.0 as f64),
             seconds(with.1),

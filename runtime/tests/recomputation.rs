@@ -52,7 +52,9 @@ fn no_bit_changes_within_any_limit() {
         let program = build(&*architecture).unwrap();
         let size = |axis: Axis| axis.fixed_size().unwrap_or(24) as f64;
         let compile = |bytes: usize| {
-            let limit = Limit { bytes, memory: &arena, seconds: &|_| 0.0, size: &size };
+            let memory = |compiled: &CompiledProgram, _| arena(compiled);
+            // One batch that is not cut: only recomputation can help.
+            let limit = Limit { bytes, batch: 1, memory: &memory, seconds: &|_, _| 0.0, size: &size };
             let options = device.options();
             compile_within(&program, &[EntryKind::Train], &AdamWOptions::default(), options, &limit)
         };

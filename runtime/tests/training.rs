@@ -2,12 +2,15 @@
 //! up in threads and interruptions, allocates nothing in a step, and refuses
 //! what is not its own without touching anything.
 
+use diptych_codegen::driver::CompiledProgram;
 use diptych_ir::{EntryKind, Program};
 use diptych_models::{Registry, build, initialize};
 use diptych_passes::layout::Layouts;
 use diptych_runtime::executor::ParameterStore;
 use diptych_runtime::session::Device;
-use diptych_runtime::train::{ModelIdentity, Plan, SavedModel, TrainOptions, Trainer, load_parameters};
+use diptych_runtime::train::{
+    ModelIdentity, Plan, SavedModel, TrainError, TrainOptions, Trainer, load_parameters,
+};
 use serde_json::{Value, json};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -169,6 +172,43 @@ fn micro_batches_change_no_bit() {
             }
             assert_eq!(whole.0, reports, "{preset} {change}, {batch} at a time");
         }
+    }
+}
+
+#[test]
+fn a_memory_limit_changes_no_bit() {
+    let device = device(2);
+    // So many that parts are uneven.
+    const BATCH: usize = 7;
+    let run = |plan: Plan, program: &Program| {
+        let mut trainer = Trainer::load(&device, plan).unwrap();
+        trainer.initialize(|name| initialize(program, name, 3).unwrap()).unwrap();
+        let losses: Vec<u64> = (0..2).map(|_| trainer.step(text).unwrap().loss.to_bits()).collect();
+        (losses, bits(&trainer))
+    };
+    for (family, preset) in [("llama", "llama-tiny"), ("moe", "moe-tiny")] {
+        let (program, identity) = model(family, preset, json!({}));
+        let options = options(json!({ "batch": BATCH }));
+        let within = |bytes: usize| {
+            // As if each part of a batch took a second, and computing again nothing.
+            let seconds = |_: &CompiledProgram, at_a_time: usize| BATCH.div_ceil(at_a_time) as f64;
+            Plan::within(&device, &program, identity.clone(), options.clone(), &[], bytes, &seconds)
+        };
+        let (plan, choice) = within(usize::MAX).unwrap();
+        assert!(choice.at_a_time == BATCH && choice.recomputed.is_empty());
+        let most = plan.memory_bound().total();
+        let expected = run(plan, &program);
+        let Err(TrainError::Memory { least, .. }) = within(1) else { panic!("{preset}: nothing was refused") };
+        assert!(least < most);
+        let mut sizes = Vec::new();
+        for bytes in [(3 * most + least) / 4, (most + least) / 2, least] {
+            let (plan, choice) = within(bytes).unwrap();
+            assert!(plan.memory_bound().total() <= bytes, "{preset}: {bytes}");
+            sizes.push(choice.at_a_time);
+            let found = run(plan, &program);
+            assert!(expected == found, "{preset} within {bytes} of {most}, {} at a time", choice.at_a_time);
+        }
+        assert!(sizes.is_sorted_by(|a, b| a >= b) && sizes[2] == 1, "{preset}: {sizes:?}");
     }
 }
 

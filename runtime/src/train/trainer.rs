@@ -10,7 +10,7 @@ use crate::schedule::Schedule;
 use crate::session::{Device, Session, SessionError};
 use diptych_codegen::driver::{CompiledProgram, compile_program};
 use diptych_codegen::entry::Limits;
-use diptych_codegen::within::{Choice, Limit, compile_within};
+use diptych_codegen::within::{Choice, Limit, compile_within, parts_of};
 use diptych_ir::{Axis, EntryKind, Op, Program, Symbol};
 use serde::Serialize;
 use std::time::Instant;
@@ -21,6 +21,8 @@ pub struct Plan {
     compiled: CompiledProgram,
     identity: ModelIdentity,
     options: TrainOptions,
+    /// Sequences of a micro-batch that run at a time.
+    at_a_time: usize,
     schedule: Schedule,
     vocabulary: usize,
     memory: TrainMemory,
@@ -95,12 +97,14 @@ impl Plan {
     ) -> Result<Plan, TrainError> {
         let kinds = kinds(&options, &identity, also)?;
         let compiled = compile_program(program, &kinds, &options.optimizer.into(), device.options())?;
-        Plan::of(device, program, compiled, identity, options)
+        let at_a_time = options.batch;
+        Plan::of(device, program, compiled, identity, options, at_a_time)
     }
 
     /// As [`Plan::new`], within so many bytes of [`Plan::memory_bound`]: where they do not suffice, the backward
-    /// pass computes again what layers would have kept. The results have the same bits. `seconds` predicts a step,
-    /// for what is told of the choice.
+    /// pass computes again what layers would have kept, and fewer sequences than a micro-batch has run at a time.
+    /// The results have the same bits. `seconds` predicts a step with so many sequences at a time: the fastest plan
+    /// is chosen.
     ///
     /// # Errors
     /// As [`Plan::new`], and when no choice keeps the limit: then with the least that can.
@@ -111,7 +115,7 @@ impl Plan {
         options: TrainOptions,
         also: &[EntryKind],
         bytes: usize,
-        seconds: &dyn Fn(&CompiledProgram) -> f64,
+        seconds: &dyn Fn(&CompiledProgram, usize) -> f64,
     ) -> Result<(Plan, Choice), TrainError> {
         let kinds = kinds(&options, &identity, also)?;
         let size = |axis: Axis| match (axis.fixed_size(), axis.name.as_str()) {
@@ -119,12 +123,13 @@ impl Plan {
             (None, "batch") => options.batch as f64,
             (None, _) => options.time as f64,
         };
-        let memory =
-            |compiled: &CompiledProgram| memory_bound(device, compiled, &options, identity.context).total();
-        let limit = Limit { bytes, memory: &memory, seconds, size: &size };
+        let memory = |compiled: &CompiledProgram, at_a_time: usize| {
+            memory_bound(device, compiled, &options, at_a_time, identity.context).total()
+        };
+        let limit = Limit { bytes, batch: options.batch, memory: &memory, seconds, size: &size };
         let (compiled, choice) =
             compile_within(program, &kinds, &options.optimizer.into(), device.options(), &limit)?;
-        Ok((Plan::of(device, program, compiled, identity, options)?, choice))
+        Ok((Plan::of(device, program, compiled, identity, options, choice.at_a_time)?, choice))
     }
 
     fn of(
@@ -133,11 +138,12 @@ impl Plan {
         compiled: CompiledProgram,
         identity: ModelIdentity,
         options: TrainOptions,
+        at_a_time: usize,
     ) -> Result<Plan, TrainError> {
         let schedule = Schedule::new(options.schedule.clone())?;
         let vocabulary = vocabulary(program);
-        let memory = memory_bound(device, &compiled, &options, identity.context);
-        Ok(Plan { compiled, identity, options, schedule, vocabulary, memory })
+        let memory = memory_bound(device, &compiled, &options, at_a_time, identity.context);
+        Ok(Plan { compiled, identity, options, at_a_time, schedule, vocabulary, memory })
     }
 
     /// What the run will take.
@@ -158,7 +164,7 @@ fn kinds(
     also: &[EntryKind],
 ) -> Result<Vec<EntryKind>, TrainError> {
     options.check(identity.context)?;
-    let mut kinds = entries(options);
+    let mut kinds = entries(options, options.batch);
     for kind in also {
         if !kinds.contains(kind) {
             kinds.push(*kind);
@@ -167,17 +173,17 @@ fn kinds(
     Ok(kinds)
 }
 
-/// The entries that the options ask for.
-fn entries(options: &TrainOptions) -> Vec<EntryKind> {
+/// The entries that the options ask for, with so many sequences at a time.
+fn entries(options: &TrainOptions, at_a_time: usize) -> Vec<EntryKind> {
     let mut kinds = vec![EntryKind::Train, EntryKind::Update, EntryKind::Score];
-    if options.accumulation > 1 {
+    if options.accumulation > 1 || at_a_time < options.batch {
         kinds.push(EntryKind::Accumulate);
     }
     kinds
 }
 
-fn limits(options: &TrainOptions) -> Limits {
-    Limits { rows: options.batch * options.time, batch: options.batch }
+fn limits(options: &TrainOptions, at_a_time: usize) -> Limits {
+    Limits { rows: at_a_time * options.time, batch: at_a_time }
 }
 
 /// The least size of the axes that tokens and targets point along.
@@ -197,6 +203,7 @@ fn memory_bound(
     device: &Device,
     compiled: &CompiledProgram,
     options: &TrainOptions,
+    at_a_time: usize,
     context: usize,
 ) -> TrainMemory {
     let store = |states| {
@@ -204,7 +211,7 @@ fn memory_bound(
     };
     let parameters = store(false);
     let text = 2 * options.tokens_per_step() * size_of::<i32>();
-    let bounds = entry_bounds(device, compiled, options);
+    let bounds = entry_bounds(device, compiled, options, at_a_time);
     let entries = bounds.into_iter().fold(MemoryBound::default(), MemoryBound::beside);
     TrainMemory {
         parameters,
@@ -215,17 +222,23 @@ fn memory_bound(
         scratch: entries.scratch,
         copies: largest_parameter(compiled),
         // One for training and one for held-out text.
-        tables: 2 * Binding::bytes_for(limits(options), context),
+        tables: 2 * Binding::bytes_for(limits(options, at_a_time), context),
     }
 }
 
 /// What each entry of a run takes.
-fn entry_bounds(device: &Device, compiled: &CompiledProgram, options: &TrainOptions) -> Vec<MemoryBound> {
+fn entry_bounds(
+    device: &Device,
+    compiled: &CompiledProgram,
+    options: &TrainOptions,
+    at_a_time: usize,
+) -> Vec<MemoryBound> {
+    let limits = limits(options, at_a_time);
     let bound = |kind| {
         let entry = compiled.entries.get(&kind)?;
-        Some(Executable::memory_bound(entry, limits(options), device.pool.threads(), device.width))
+        Some(Executable::memory_bound(entry, limits, device.pool.threads(), device.width))
     };
-    entries(options).into_iter().filter_map(bound).collect()
+    entries(options, at_a_time).into_iter().filter_map(bound).collect()
 }
 
 /// Bytes of the largest parameter, all layers of a stack together.
@@ -245,12 +258,15 @@ pub struct Trainer<'d> {
     schedule: Schedule,
     vocabulary: usize,
     memory: TrainMemory,
+    at_a_time: usize,
     train: Executable,
     accumulate: Option<Executable>,
     update: Executable,
     score: Executable,
     binding: Binding,
     held_out: Binding,
+    /// As many as run at a time.
+    sequences: Vec<Sequence<'static>>,
     inputs: Vec<i32>,
     targets: Vec<i32>,
 }
@@ -262,24 +278,22 @@ impl<'d> Trainer<'d> {
     /// # Errors
     /// When the compiler refuses a kernel, or memory is short.
     pub fn load(device: &'d Device, plan: Plan) -> Result<Trainer<'d>, TrainError> {
-        let Plan { compiled, identity, options, schedule, vocabulary, memory } = plan;
+        let Plan { compiled, identity, options, at_a_time, schedule, vocabulary, memory } = plan;
         let session = Session::load(device, compiled, identity.context)?;
-        let limits = limits(&options);
-        let workspace =
-            Workspace::new(entry_bounds(device, &session.compiled, &options)).map_err(SessionError::from)?;
+        let limits = limits(&options, at_a_time);
+        let bounds = entry_bounds(device, &session.compiled, &options, at_a_time);
+        let workspace = Workspace::new(bounds).map_err(SessionError::from)?;
         let shared = SharedMemory { caches: None, workspace: Some(&workspace) };
         let load = |kind| session.executable_in(device, kind, shared, limits);
         let (train, update, score) =
             (load(EntryKind::Train)?, load(EntryKind::Update)?, load(EntryKind::Score)?);
-        let accumulate = match options.accumulation {
-            1 => None,
-            _ => Some(load(EntryKind::Accumulate)?),
+        let accumulate = match entries(&options, at_a_time).contains(&EntryKind::Accumulate) {
+            true => Some(load(EntryKind::Accumulate)?),
+            false => None,
         };
-        let mut binding = Binding::new(limits, identity.context);
-        binding.bind(&vec![
-            Sequence { origin: 0, length: options.time, chunks: &[], state: 0 };
-            options.batch
-        ])?;
+        let sequence = Sequence { origin: 0, length: options.time, chunks: &[], state: 0 };
+        let sequences = vec![sequence; at_a_time];
+        let binding = Binding::new(limits, identity.context);
         let held_out = Binding::new(limits, identity.context);
         let tokens = options.tokens_per_step();
         Ok(Trainer {
@@ -292,12 +306,14 @@ impl<'d> Trainer<'d> {
             schedule,
             vocabulary,
             memory,
+            at_a_time,
             train,
             accumulate,
             update,
             score,
             binding,
             held_out,
+            sequences,
             inputs: vec![0; tokens],
             targets: vec![0; tokens],
         })
@@ -357,17 +373,22 @@ impl<'d> Trainer<'d> {
         }
         let inverse_tokens = 1.0 / tokens as f64;
         let mut log_probability = 0.0;
-        for micro in 0..accumulation {
-            let place = micro * rows..(micro + 1) * rows;
+        let mut first = 0;
+        let batch = self.options.batch;
+        for sequences in (0..accumulation).flat_map(|_| parts_of(batch, self.at_a_time)) {
+            let rows = sequences * self.options.time;
+            let place = first..first + rows;
             let entry = match &mut self.accumulate {
-                Some(accumulate) if micro > 0 => accumulate,
+                Some(accumulate) if first > 0 => accumulate,
                 _ => &mut self.train,
             };
             fill(entry, "tokens", &self.inputs[place.clone()]);
             fill(entry, "targets", &self.targets[place]);
             fill(entry, "inverse_tokens", &[inverse_tokens as f32]);
+            self.binding.bind(&self.sequences[..sequences])?;
             entry.run(&self.device.pool, &self.binding);
             log_probability = add(log_probability, entry, 0..rows);
+            first += rows;
         }
         let loss = -log_probability * inverse_tokens;
         if !loss.is_finite() {
@@ -397,7 +418,7 @@ impl<'d> Trainer<'d> {
         Ok(StepReport { loss, gradient_norm, learning_rate, tokens, seconds: start.elapsed().as_secs_f64() })
     }
 
-    /// Scores held-out windows, `batch` at a time. `source` fills the tokens
+    /// Scores held-out windows, some at a time. `source` fills the tokens
     /// and targets of a window, at most `time`, and returns how many it has;
     /// a negative target does not count.
     ///
@@ -408,7 +429,7 @@ impl<'d> Trainer<'d> {
         windows: usize,
         mut source: impl FnMut(usize, &mut [i32], &mut [i32]) -> usize,
     ) -> Result<Vec<WindowScore>, TrainError> {
-        let TrainOptions { batch, time, .. } = self.options;
+        let (batch, time) = (self.at_a_time, self.options.time);
         let pool = &self.device.pool;
         let mut scores = Vec::with_capacity(windows);
         let mut sequences = Vec::with_capacity(batch);
