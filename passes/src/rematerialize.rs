@@ -4,7 +4,9 @@
 
 use crate::simplify;
 use diptych_ir::ops::{Argument, Output, Repeat};
-use diptych_ir::{Axis, IrError, NodeId, Op, Program, Region, RegionId, Result, Symbol, TensorType};
+use diptych_ir::{
+    Axis, IrError, NodeId, Op, Program, ReduceKind, Region, RegionId, Result, Symbol, TensorType,
+};
 use std::collections::{BTreeSet, HashMap};
 
 /// A value of a loop's body: the body and the node.
@@ -160,6 +162,12 @@ enum Leaf {
     Invariant(NodeId),
 }
 
+/// Sums that are rescaled as a maximum grows have other bits where the maximum is known beforehand: whatever is
+/// computed again from one computes it again, too.
+fn is_maximum(op: &Op) -> bool {
+    matches!(op, Op::Reduce(reduce) if reduce.kind == ReduceKind::Max)
+}
+
 /// Copies values of the forward body into the backward body.
 struct Copier<'a> {
     program: &'a Program,
@@ -187,7 +195,7 @@ impl<'a> Copier<'a> {
             let stacked = index < repeat.carried + repeat.stacked;
             return Some(if stacked { Leaf::Stacked(operand) } else { Leaf::Invariant(operand) });
         }
-        if self.recomputed.contains(&(repeat.body, node)) {
+        if self.recomputed.contains(&(repeat.body, node)) || is_maximum(self.forward().graph.op(node)) {
             return None;
         }
         // What a layer yields already.

@@ -4,13 +4,23 @@ use diptych_codegen::driver::CompiledProgram;
 use diptych_codegen::entry::Limits;
 use diptych_codegen::within::{Limit, WithinError, compile_within};
 use diptych_ir::{Axis, EntryKind};
-use diptych_models::{Registry, build, initialize};
+use diptych_models::{Architecture, Registry, build, initialize};
 use diptych_passes::AdamWOptions;
 use diptych_passes::plan::place;
 use diptych_runtime::executor::{Binding, Sequence};
 use diptych_runtime::session::{Device, Session};
 
-const LIMITS: Limits = Limits { rows: 48, batch: 2 };
+/// Sequences of more than one chunk of attention.
+const LENGTHS: [usize; 2] = [131, 70];
+const LIMITS: Limits = Limits { rows: LENGTHS[0] + LENGTHS[1], batch: 2 };
+
+fn model(preset: &str) -> Box<dyn Architecture> {
+    let registry = Registry::zoo();
+    let architecture = registry.preset(preset).unwrap();
+    let mut config = architecture.describe();
+    config["context"] = LENGTHS[0].into();
+    registry.architecture(architecture.name(), &config).unwrap()
+}
 
 fn arena(compiled: &CompiledProgram) -> usize {
     place(&compiled.entries[&EntryKind::Train].lifetimes(LIMITS)).bytes
@@ -18,7 +28,7 @@ fn arena(compiled: &CompiledProgram) -> usize {
 
 /// The bits of the loss and of every gradient after a step.
 fn gradients(device: &Device, preset: &str, compiled: CompiledProgram) -> Vec<(String, Vec<u32>)> {
-    let architecture = Registry::zoo().preset(preset).unwrap();
+    let architecture = model(preset);
     let program = build(&*architecture).unwrap();
     let mut session = Session::load(device, compiled, architecture.context()).unwrap();
     for name in program.params.keys() {
@@ -27,13 +37,13 @@ fn gradients(device: &Device, preset: &str, compiled: CompiledProgram) -> Vec<(S
     let mut train = session.executable(device, EntryKind::Train, None, LIMITS).unwrap();
     let mut binding = Binding::new(LIMITS, architecture.context());
     let sequence = |length| Sequence { origin: 0, length, chunks: &[], state: 0 };
-    binding.bind(&[sequence(31), sequence(17)]).unwrap();
+    binding.bind(&LENGTHS.map(sequence)).unwrap();
     let token = |at: usize| (at * at * 7 % architecture.vocab()) as i32;
     for (name, ahead) in [("tokens", 0), ("targets", 1)] {
         let values = train.input::<i32>(name).unwrap();
         values.iter_mut().enumerate().for_each(|(at, value)| *value = token(at + ahead));
     }
-    train.input::<f32>("inverse_tokens").unwrap()[0] = 1.0 / 48.0;
+    train.input::<f32>("inverse_tokens").unwrap()[0] = 1.0 / LIMITS.rows as f32;
     train.refresh(&device.pool, &binding);
     train.run(&device.pool, &binding);
     let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<u32>>();
@@ -48,9 +58,9 @@ fn gradients(device: &Device, preset: &str, compiled: CompiledProgram) -> Vec<(S
 fn no_bit_changes_within_any_limit() {
     let device = Device::cpu(Some(2)).unwrap();
     for preset in ["gpt2-tiny", "mla-tiny"] {
-        let architecture = Registry::zoo().preset(preset).unwrap();
+        let architecture = model(preset);
         let program = build(&*architecture).unwrap();
-        let size = |axis: Axis| axis.fixed_size().unwrap_or(24) as f64;
+        let size = |axis: Axis| axis.fixed_size().unwrap_or(LENGTHS[0]) as f64;
         let compile = |bytes: usize| {
             let memory = |compiled: &CompiledProgram, _| arena(compiled);
             // One batch that is not cut: only recomputation can help.
