@@ -118,7 +118,39 @@ impl Assignment<'_> {
             group.nodes.push(id);
         }
         self.units.join(id, unit);
+        self.gather_flat(id, unit);
         Ok(())
+    }
+
+    /// Takes into a flat group the others that its new member reads: neither of their values need be stored then.
+    fn gather_flat(&mut self, id: NodeId, unit: usize) {
+        let graph = self.roles.graph;
+        let alike = |work: &[Unit], unit: usize| match &work[unit] {
+            Unit::Group(group) => {
+                let same = |&node: &NodeId| graph.axes(node) == graph.axes(id) && !self.roles.is_free(node);
+                group.kind == GroupKind::Flat && group.nodes.iter().all(same)
+            }
+            Unit::Repeat(_) => false,
+        };
+        if !alike(&self.work, unit) {
+            return;
+        }
+        let mut others: Vec<usize> = self.units.inputs(id).into_iter().collect();
+        others.retain(|&other| other != unit && alike(&self.work, other));
+        others.sort_unstable();
+        for other in others {
+            if !self.units.can_merge(other, unit) {
+                continue;
+            }
+            self.units.merge(other, unit);
+            let moved = match &mut self.work[other] {
+                Unit::Group(group) => std::mem::take(&mut group.nodes),
+                Unit::Repeat(_) => Vec::new(),
+            };
+            if let Unit::Group(group) = &mut self.work[unit] {
+                group.nodes.extend(moved);
+            }
+        }
     }
 
     /// The pointwise group that a sum over all elements reads, if nothing else does: it is then
@@ -389,6 +421,9 @@ impl Assignment<'_> {
                 return Err(self.roles.error(order[0], "the groups need one another in a circle".into()));
             };
             taken.insert(ready);
+            if matches!(&self.work[ready], Unit::Group(group) if group.nodes.is_empty()) {
+                continue;
+            }
             steps.push(match &self.work[ready] {
                 Unit::Group(group) => Step::Group(group.clone()),
                 Unit::Repeat(node) => Step::Repeat(*node),

@@ -61,11 +61,29 @@ impl Units {
         inputs.filter(|&input| input != unit).collect()
     }
 
+    /// Puts the values of one unit into another, and leaves none in it.
+    pub fn merge(&mut self, from: usize, into: usize) {
+        for id in std::mem::take(&mut self.members[from]) {
+            self.join(id, into);
+        }
+    }
+
     /// Whether a value that is not placed can join a unit, with no other unit in between that needs
     /// one of the two and is needed by the other.
     pub fn can_join(&self, id: NodeId, unit: usize) -> bool {
-        let within = |node: NodeId| node == id || self.of(node) == Some(unit);
-        let outside = self.members[unit].iter().chain([&id]).flat_map(|node| &self.reads[node]);
+        self.can_be_one(&[&self.members[unit][..], &[id]].concat())
+    }
+
+    /// The same of two units.
+    pub fn can_merge(&self, one: usize, other: usize) -> bool {
+        self.can_be_one(&[&self.members[one][..], &self.members[other]].concat())
+    }
+
+    /// Whether values can be done at once, all values of each of their units among them.
+    fn can_be_one(&self, values: &[NodeId]) -> bool {
+        let own: HashSet<NodeId> = values.iter().copied().collect();
+        let within = |node: NodeId| own.contains(&node);
+        let outside = values.iter().flat_map(|node| &self.reads[node]);
         let mut stack: Vec<NodeId> = outside.copied().filter(|&node| !within(node)).collect();
         let mut seen = HashSet::new();
         while let Some(node) = stack.pop() {
