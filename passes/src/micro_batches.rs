@@ -44,8 +44,12 @@ pub fn add_accumulate(program: &Program) -> Result<Program> {
             program.states.insert(state, ty);
         }
     }
+    let mut done = Vec::new();
     for (name, gradient) in composed {
-        compose(&mut program, name, &gradient, &kept)?;
+        done.extend(compose(&mut program, name, &gradient, &kept)?);
+    }
+    for entry in program.entries.iter_mut().filter(|entry| entry.kind == EntryKind::Update) {
+        entry.updates.append(&mut done);
     }
     let mut sums = Vec::new();
     for &(name, node) in &updates {
@@ -128,8 +132,14 @@ fn states(program: &Program, gradients: &[(Symbol, NodeId)]) -> (Updates, Kept, 
     (updates, kept, composed)
 }
 
-/// Lets the optimiser compute a gradient from the states of its sums, instead of reading it.
-fn compose(program: &mut Program, name: Symbol, gradient: &Expression, kept: &Kept) -> Result<()> {
+/// Lets the optimiser compute a gradient from the states of its sums, instead of reading it. Returns the state that may
+/// hold the gradient then: memory of its own would be as much again.
+fn compose(
+    program: &mut Program,
+    name: Symbol,
+    gradient: &Expression,
+    kept: &Kept,
+) -> Result<Option<(Symbol, NodeId)>> {
     let mut held = Vec::new();
     for sum in gradient.sums() {
         let state = kept.iter().find(|known| known.0 == sum).map(|known| known.1);
@@ -144,7 +154,12 @@ fn compose(program: &mut Program, name: Symbol, gradient: &Expression, kept: &Ke
         replace_uses(program, Program::MAIN, read, node)?;
     }
     program.states.remove(&name);
-    Ok(())
+    let own = |state: &Symbol| {
+        let users = kept.iter().filter(|known| known.1 == *state).count();
+        state.as_str().starts_with("gradient_") && users == 1
+    };
+    let holder = held.iter().filter_map(|(sum, _)| kept.iter().find(|known| known.0 == *sum));
+    Ok(holder.map(|known| known.1).find(own).map(|state| (state, node)))
 }
 
 /// A node that reads a state.

@@ -94,12 +94,20 @@ impl Assignment<'_> {
         self.refuse_computed_past(id)?;
         let kind = self.kind(id)?;
         if kind == GroupKind::FlatSum
-            && let Some(unit) = self.read_by_sum_alone(id)
-            && let Unit::Group(group) = &mut self.work[unit]
+            && let Some(mut nodes) = self.read_by_sum_alone(id)
         {
-            group.kind = kind;
-            group.nodes.push(id);
+            let unit = self.add(Unit::Group(Group { kind, nodes: Vec::new(), outputs: Vec::new() }));
+            self.units.move_to(&nodes, unit);
             self.units.join(id, unit);
+            for other in &mut self.work {
+                if let Unit::Group(group) = other {
+                    group.nodes.retain(|node| !nodes.contains(node));
+                }
+            }
+            nodes.push(id);
+            if let Unit::Group(group) = &mut self.work[unit] {
+                group.nodes = nodes;
+            }
             return Ok(());
         }
         let inputs = self.units.inputs(id);
@@ -153,18 +161,25 @@ impl Assignment<'_> {
         }
     }
 
-    /// The pointwise group that a sum over all elements reads, if nothing else does: it is then
-    /// computed where it is summed, and never stored.
-    fn read_by_sum_alone(&self, id: NodeId) -> Option<usize> {
+    /// The values of a pointwise group that a sum over all elements reads, and nothing else does: they are then
+    /// computed where they are summed, and never stored.
+    fn read_by_sum_alone(&self, id: NodeId) -> Option<Vec<NodeId>> {
         let graph = self.roles.graph;
         let source = self.roles.base(graph.operands(id)[0]);
-        let unit = self.units.of(source)?;
-        let Unit::Group(group) = &self.work[unit] else { return None };
-        let alone = |&node: &NodeId| {
-            !self.roles.is_wanted(node)
-                && graph.users(node).iter().all(|user| *user == id || group.nodes.contains(user))
-        };
-        (group.kind == GroupKind::Flat && group.nodes.iter().all(alone)).then_some(unit)
+        let Unit::Group(group) = &self.work[self.units.of(source)?] else { return None };
+        if group.kind != GroupKind::Flat {
+            return None;
+        }
+        let mut alone = vec![id];
+        for &node in group.nodes.iter().rev() {
+            let only_here = graph.users(node).iter().all(|user| alone.contains(user));
+            if only_here && !self.roles.is_wanted(node) {
+                alone.push(node);
+            }
+        }
+        alone.remove(0);
+        alone.reverse();
+        alone.contains(&source).then_some(alone)
     }
 
     /// The kind of group that a node would found.

@@ -61,6 +61,16 @@ impl Units {
         inputs.filter(|&input| input != unit).collect()
     }
 
+    /// Puts placed values into a unit.
+    pub fn move_to(&mut self, values: &[NodeId], unit: usize) {
+        for &id in values {
+            if let Some(old) = self.of(id) {
+                self.members[old].retain(|&member| member != id);
+            }
+            self.join(id, unit);
+        }
+    }
+
     /// Puts the values of one unit into another, and leaves none in it.
     pub fn merge(&mut self, from: usize, into: usize) {
         for id in std::mem::take(&mut self.members[from]) {
