@@ -14,6 +14,9 @@
 //!
 //! `examples/parallel_block.rs` is such a program.
 
+mod check;
+
+pub use check::{CheckError, Differences, check, reference_context};
 pub use diptych_cli::main;
 pub use diptych_codegen as codegen;
 pub use diptych_cost as cost;
