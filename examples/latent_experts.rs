@@ -1,5 +1,5 @@
-//! Latent attention and experts, as in DeepSeek-V3 (2024): the cache keeps a latent for each token, not keys and values;
-//! a dense layer comes first, then layers with a shared expert and routed ones, scored by sigmoids, chosen with a bias.
+//! Latent attention and experts, as in DeepSeek-V3 (2024). The cache keeps latents, not keys and values. A dense
+//! layer comes first; the others have a shared expert and routed ones, scored by sigmoids, chosen with a bias.
 //! It gets every command: `cargo run --release --example latent_experts -- train --model latent-experts-small`.
 
 use diptych::ir::Initializer;
