@@ -33,8 +33,8 @@ pub enum CheckError {
     /// A gradient cannot be read.
     #[error(transparent)]
     Parameter(#[from] ParameterError),
-    /// The texts do not fit.
-    #[error("texts to check a model with: {0}")]
+    /// The texts or the numbers of parameters do not fit.
+    #[error("what to check a model with: {0}")]
     Texts(String),
 }
 
@@ -101,6 +101,23 @@ pub fn check(program: &Program, context: &Context) -> Result<Differences, CheckE
     let (tokens, targets) = (whole(input("tokens")?), whole(input("targets")?));
     let batch = input("last")?.data.len();
     let time = tokens.len() / batch.max(1);
+    if time == 0 || tokens.len() != batch * time || targets.len() != tokens.len() {
+        let problem = format!(
+            "{} tokens and {} targets of {batch} texts; give each text as many of both",
+            tokens.len(),
+            targets.len()
+        );
+        return Err(CheckError::Texts(problem));
+    }
+    for (&name, info) in &program.params {
+        let axes = context.shape(&info.ty.axes)?;
+        if context.params.get(&name).is_none_or(|value| value.axes != axes) {
+            return Err(CheckError::Texts(format!(
+                "the parameter `{name}` has no numbers over {}",
+                info.ty.axes
+            )));
+        }
+    }
     let device = Device::cpu(None)?;
     let mut trainer = trainer(&device, program, batch, time)?;
     let ordered = |name: &str| {
@@ -108,16 +125,10 @@ pub fn check(program: &Program, context: &Context) -> Result<Differences, CheckE
         let numbers = context.params[&name].in_order(&program.params[&name].order);
         numbers.into_iter().map(|number| number as f32).collect()
     };
-    if let Some(missing) = program.params.keys().find(|name| !context.params.contains_key(name)) {
-        return Err(CheckError::Texts(format!("no numbers for the parameter `{missing}`")));
-    }
     trainer.initialize(ordered)?;
 
-    let root = |kind: EntryKind, name: &str, context: &Context| {
-        let entry = program.entry(kind).and_then(|entry| entry.root(name));
-        let node = entry.ok_or_else(|| IrError::Invalid(format!("no root `{name}` of `{}`", kind.name())))?;
-        Ok::<Value, IrError>(evaluate(program, &[node], context)?.remove(0))
-    };
+    let windows = tokens.chunks(time).zip(targets.chunks(time));
+    let windows: Vec<Window> = windows.map(|(tokens, targets)| Window { tokens, targets }).collect();
     let options = ServeOptions {
         rows: batch * time,
         batch,
@@ -125,19 +136,40 @@ pub fn check(program: &Program, context: &Context) -> Result<Differences, CheckE
         cache_positions: batch * time.next_multiple_of(64),
     };
     let mut server = Server::new(&device, trainer.session(), options)?;
-    let windows: Vec<Window> = tokens
-        .chunks(time)
-        .zip(targets.chunks(time))
-        .map(|(tokens, targets)| Window { tokens, targets })
-        .collect();
     let mut found = Vec::new();
     server.score(&windows, &mut found)?;
-    let score = largest_difference(&found, &root(EntryKind::Score, "log_prob", context)?.data);
+    let score = largest_difference(&found, &root(program, EntryKind::Score, "log_prob", context)?.data);
+    let serving = serving(&mut server, program, context, &windows)?;
+    drop(server);
 
-    let sequences = (0..batch).map(|_| server.start()).collect::<Result<Vec<_>, _>>()?;
-    let mut serving: f64 = 0.0;
+    trainer.step(|_, inputs, wanted| {
+        inputs.copy_from_slice(&tokens);
+        wanted.copy_from_slice(&targets);
+    })?;
+    let gradients = gradients(&trainer, program, context)?;
+    Ok(Differences { score, serving, gradients })
+}
+
+/// What the evaluator makes of a root.
+fn root(program: &Program, kind: EntryKind, name: &str, context: &Context) -> Result<Value, IrError> {
+    let node = program.entry(kind).and_then(|entry| entry.root(name));
+    let node = node.ok_or_else(|| IrError::Invalid(format!("no root `{name}` of `{}`", kind.name())))?;
+    Ok(evaluate(program, &[node], context)?.remove(0))
+}
+
+/// The difference of logits: a prompt of half of each text, then token by token.
+fn serving(
+    server: &mut Server,
+    program: &Program,
+    context: &Context,
+    texts: &[Window],
+) -> Result<f64, CheckError> {
+    let batch = texts.len();
+    let time = texts[0].tokens.len();
+    let sequences = texts.iter().map(|_| server.start()).collect::<Result<Vec<_>, _>>()?;
+    let mut most: f64 = 0.0;
     for length in time.div_ceil(2)..=time {
-        let texts = sequences.iter().copied().zip(tokens.chunks(time));
+        let texts = sequences.iter().copied().zip(texts.iter().map(|text| text.tokens));
         let found = match length == time.div_ceil(2) {
             true => server.prefill(&texts.map(|(id, text)| (id, &text[..length])).collect::<Vec<_>>())?,
             false => server.decode(&texts.map(|(id, text)| (id, text[length - 1])).collect::<Vec<_>>())?,
@@ -145,31 +177,31 @@ pub fn check(program: &Program, context: &Context) -> Result<Differences, CheckE
         let mut here = context.clone();
         let last = Value::new(&[(Symbol::new("batch"), batch)], vec![(length - 1) as f64; batch])?;
         here.inputs.insert(Symbol::new("last"), last);
-        let mut wanted = root(EntryKind::Prefill, "logits", &here)?;
+        let wanted = root(program, EntryKind::Prefill, "logits", &here)?;
         // Served logits are a row for each sequence, whatever the vocabulary is called.
         let mut axes = wanted.axes.clone();
         axes.sort_by_key(|axis| axis.0.as_str() != "batch");
-        wanted = Value::build(axes, |index| wanted.at(index));
-        serving = serving.max(largest_difference(found, &wanted.data));
+        let rows = Value::build(axes, |index| wanted.at(index));
+        most = most.max(largest_difference(found, &rows.data));
     }
-    drop(server);
+    Ok(most)
+}
 
-    trainer.step(|_, inputs, wanted| {
-        inputs.copy_from_slice(&tokens);
-        wanted.copy_from_slice(&targets);
-    })?;
+/// The difference of the gradients that the last step left.
+fn gradients(trainer: &Trainer, program: &Program, context: &Context) -> Result<f64, CheckError> {
     let backward = differentiate(program)?;
     let updates = backward.entry(EntryKind::Train).map_or(&[][..], |entry| &entry.updates);
     let nodes: Vec<_> = updates.iter().map(|update| update.1).collect();
-    let (mut most, mut apart): (f64, f64) = (0.0, 0.0);
-    let wanted = evaluate(&backward, &nodes, context)?;
-    for (name, info) in &program.params {
-        let Some(at) = updates.iter().position(|update| update.0 == gradient_name(*name)) else { continue };
-        let wanted = wanted[at].in_order(&info.order);
-        most = wanted.iter().fold(most, |most, number| most.max(number.abs()));
-        apart = apart.max(largest_difference(&trainer.session().store.get(gradient_name(*name))?, &wanted));
+    let values = evaluate(&backward, &nodes, context)?;
+    let (mut largest, mut apart): (f64, f64) = (0.0, 0.0);
+    for (&name, info) in &program.params {
+        let name = gradient_name(name);
+        let Some(at) = updates.iter().position(|update| update.0 == name) else { continue };
+        let wanted = values[at].in_order(&info.order);
+        largest = wanted.iter().fold(largest, |largest, number| largest.max(number.abs()));
+        apart = apart.max(largest_difference(&trainer.session().store.get(name)?, &wanted));
     }
-    Ok(Differences { score, serving, gradients: apart / most.max(f64::MIN_POSITIVE) })
+    Ok(apart / largest.max(f64::MIN_POSITIVE))
 }
 
 /// A trainer of one step, from whose session the other entries can be had.
@@ -212,4 +244,59 @@ fn largest_difference(found: &[f32], wanted: &[f64]) -> f64 {
     }
     let apart = found.iter().zip(wanted).map(|(&found, wanted)| (f64::from(found) - wanted).abs());
     apart.fold(0.0, |most, apart| if apart.is_nan() { f64::INFINITY } else { most.max(apart) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::guide::stack;
+
+    fn model() -> Program {
+        stack(1, |m, h, embed| {
+            m.linear("down", h.tanh(), embed, m.axis("other", 16)).rename(m.axis("other", 16), embed)
+        })
+        .unwrap()
+    }
+
+    #[test]
+    fn what_differs_is_told() {
+        assert_eq!(largest_difference(&[1.0, 2.0], &[1.5, 2.0]), 0.5);
+        assert_eq!(largest_difference(&[f32::NAN, 2.0], &[1.5, 2.0]), f64::INFINITY);
+        assert_eq!(largest_difference(&[1.0], &[1.0, 2.0]), f64::INFINITY);
+    }
+
+    #[test]
+    fn f32_is_near_f64_and_not_the_same() {
+        let program = model();
+        let context = reference_context(&program, &[&[1, 2, 3], &[4, 5, 6]], 1).unwrap();
+        let Differences { score, serving, gradients } = check(&program, &context).unwrap();
+        for difference in [score, serving, gradients] {
+            assert!(0.0 < difference && difference < 1e-5, "{difference}");
+        }
+    }
+
+    #[test]
+    fn misfits_are_refused() {
+        let program = model();
+        let refused = |texts: &[&[i32]]| reference_context(&program, texts, 1).unwrap_err().to_string();
+        assert!(
+            refused(&[]).contains("their lengths are []; give at least one, all of one length from 2 on")
+        );
+        assert!(refused(&[&[1, 2], &[1, 2, 3]]).contains("their lengths are [2, 3]"));
+        let good = reference_context(&program, &[&[1, 2, 3]], 1).unwrap();
+
+        let mut context = good.clone();
+        context.params.remove(&Symbol::new("layers.down"));
+        let message = check(&program, &context).unwrap_err().to_string();
+        assert!(message.contains("the parameter `layers.down` has no numbers over ["), "{message}");
+
+        let mut context = good.clone();
+        context.inputs.insert(Symbol::new("targets"), Value::scalar(1.0));
+        let message = check(&program, &context).unwrap_err().to_string();
+        assert!(message.contains("3 tokens and 1 targets of 1 texts"), "{message}");
+
+        let context = reference_context(&program, &[&[1, 2, 77]], 1).unwrap();
+        let message = check(&program, &context).unwrap_err().to_string();
+        assert!(message.contains("77"), "{message}");
+    }
 }
