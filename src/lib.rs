@@ -12,8 +12,12 @@
 //! }
 //! ```
 //!
-//! `examples/parallel_block.rs` is such a program.
+//! `examples/parallel_block.rs` is such a program; [`guide`] tells how models are written and checked.
 
+mod check;
+pub mod guide;
+
+pub use check::{CheckError, Differences, check, reference_context};
 pub use diptych_cli::main;
 pub use diptych_codegen as codegen;
 pub use diptych_cost as cost;

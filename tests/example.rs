@@ -8,14 +8,18 @@ mod parallel_block;
 #[path = "../examples/local_global.rs"]
 mod local_global;
 
+#[allow(dead_code)]
+#[path = "../examples/latent_experts.rs"]
+mod latent_experts;
+
 use diptych::codegen::driver::compile_program;
 use diptych::codegen::entry::EntryOptions;
 use diptych::ir::EntryKind;
 use diptych::models::initialize;
-use diptych::runtime::decode::{Generation, Outcome, ServeOptions, Server, generate};
+use diptych::runtime::decode::{Generation, Outcome, SERVING, ServeOptions, Server, generate};
 use diptych::runtime::sampling::{Sampler, SamplingOptions};
 use diptych::runtime::schedule::{ScheduleConfig, ScheduleKind};
-use diptych::runtime::session::Device;
+use diptych::runtime::session::{Device, Session};
 use diptych::runtime::train::{ModelIdentity, OptimizerOptions, Plan, TrainOptions, Trainer};
 use diptych::{Family, Registry, build};
 use serde_json::{Value, json};
@@ -49,6 +53,27 @@ fn layers_of_a_kind_share_their_kernels() {
         kinds.map(|kind| compiled.entries[&kind].kernels.len())
     };
     assert_eq!(kernels(2), kernels(5));
+}
+
+fn latent_experts() -> Value {
+    json!({ "vocab": 64, "context": 64, "expert_layers": 2, "embed": 32, "heads": 2, "latent": 12, "content": 16,
+        "rotary": 8, "hidden": 48, "experts": 4, "chosen": 2, "expert_hidden": 24 })
+}
+
+#[test]
+fn latents_and_experts_train_and_serve() {
+    trains_and_serves(latent_experts::family(), latent_experts());
+}
+
+#[test]
+fn a_cache_of_latents_keeps_no_heads() {
+    let model = (latent_experts::family().parse)(&latent_experts()).unwrap();
+    let device = Device::cpu(Some(1)).unwrap();
+    let session =
+        Session::compile(&device, &build(&*model).unwrap(), 64, &SERVING, &Default::default()).unwrap();
+    let server = Server::new(&device, &session, ServeOptions::single(64)).unwrap();
+    // In each of three layers, a latent and the part of a key that is rotated, in f32.
+    assert_eq!(server.cache_bytes_per_token(), 3 * (12 + 8) * 4);
 }
 
 fn trains_and_serves(family: Family, config: Value) {

@@ -32,7 +32,8 @@
 //! ```
 //!
 //! Implement [`Architecture`] and register a [`Family`] to have it built from
-//! configurations.
+//! configurations. `docs/models.md` (the module `guide` of the crate `diptych`) tells how attention, experts and
+//! recurrences are written.
 
 mod architecture;
 mod dsl;

@@ -6,8 +6,8 @@
 mod grouped;
 
 use crate::fuse::is_view;
-use diptych_ir::ops::{Cast, Contract, Map, Reduce};
-use diptych_ir::{Axis, Graph, NodeId, Op, Program, ReduceKind, Region, Result, ScalarFn, Size};
+use diptych_ir::ops::{Cast, Contract, Literal, Map, Reduce, spread};
+use diptych_ir::{Axis, DType, Graph, NodeId, Op, Program, ReduceKind, Region, Result, ScalarFn, Size};
 use std::collections::HashSet;
 
 /// Moves divisions out of the sums of every region, where the divisor has none
@@ -172,8 +172,10 @@ fn copy_results(program: &mut Program, index: usize) -> Result<()> {
     Ok(())
 }
 
-/// Operands of loops must be values as they are stored.
+/// Operands of loops must be values as they are stored. What several values that repeats carry start from is made
+/// for each if it is one number: each may be stored in another way, as gradients are that start from zero.
 fn copy_repeat_operands(region: &mut Region) -> Result<()> {
+    let mut starts = HashSet::new();
     for id in region.graph.topological_order() {
         let carried = match region.graph.op(id) {
             Op::Repeat(_) => 0,
@@ -186,6 +188,16 @@ fn copy_repeat_operands(region: &mut Region) -> Result<()> {
             // What a recurrence starts from need not be stored if it is one number.
             if position < carried && crate::fuse::constant(graph, *operand).is_some() {
                 continue;
+            }
+            let carried_by_repeat = matches!(graph.op(id), Op::Repeat(repeat) if position < repeat.carried);
+            if carried_by_repeat
+                && !starts.insert(*operand)
+                && let Some(number) = crate::fuse::constant(graph, *operand)
+            {
+                let (dtype, axes) = (graph.ty(*operand).dtype, graph.axes(*operand).clone());
+                let number = graph.add(Literal::scalar(DType::F32, number), &[])?;
+                let start = spread(graph, number, &axes)?;
+                *operand = if dtype == DType::F32 { start } else { graph.add(Cast(dtype), &[start])? };
             }
             let view = is_view(graph.op(*operand)) && !matches!(graph.op(*operand), Op::Output(_));
             if view || matches!(graph.op(*operand), Op::Literal(_) | Op::Index(_)) {

@@ -94,6 +94,35 @@ fn gradients_reach_tables_of_any_axes() {
     ]);
 }
 
+/// Their gradients are summed from layer to layer, and lie as the weights do.
+#[test]
+fn layers_may_share_weights() {
+    agree(vec![
+        program("one weight in panels for all layers", |base| {
+            let hidden = base.m.axis("hidden", 45);
+            let up = base.param("up", &[base.embed, hidden]);
+            let down = base.param("down", &[hidden, base.embed]);
+            base.m.repeat("layers", 3, base.x, |m, x| {
+                let wide = m.contract(&[x, up], base.embed).tanh();
+                x + m.contract(&[wide, down], hidden).tanh()
+            })
+        }),
+        program("one weight in panels for one layer", |base| {
+            let hidden = base.m.axis("hidden", 45);
+            let up = base.param("up", &[base.embed, hidden]);
+            let down = base.param("down", &[hidden, base.embed]);
+            base.m.repeat("layers", 1, base.x, |m, x| {
+                let wide = m.contract(&[x, up], base.embed).tanh();
+                x + m.contract(&[wide, down], hidden).tanh()
+            })
+        }),
+        program("one scale for all layers", |base| {
+            let scale = base.param("scale", &[base.embed]);
+            base.m.repeat("layers", 3, base.x, |_, x| x + (x * scale).tanh())
+        }),
+    ]);
+}
+
 #[test]
 fn ids_may_be_computed_and_tables_may_have_rows() {
     agree(vec![

@@ -84,6 +84,12 @@ impl<'a> ValueLayouts<'a> {
                 if let Some(Op::Repeat(repeat)) = operands.first().map(|&operand| graph.op(operand)) {
                     let body = self.program.region(repeat.body);
                     self.assign(repeat.body, body.results[output.index], layout);
+                    // What is carried lies alike before, between and after layers.
+                    if output.index < repeat.carried {
+                        let argument = (repeat.body, body.arguments[output.index]);
+                        self.special.insert(argument, layout.clone());
+                        self.assign(region, graph.operands(operands[0])[output.index], layout);
+                    }
                 }
             }
             Op::Map(_) | Op::Cast(_) => {

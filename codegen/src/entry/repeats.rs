@@ -93,6 +93,9 @@ impl Builder<'_> {
                 .place(scope, operand)
                 .ok_or_else(|| self.error("a repeat is given a value that is not stored"))?;
             let start = ArgRef { buffer, slot: Slot::First };
+            if self.buffers[from.buffer].layout != self.buffers[buffer].layout {
+                return Err(self.error("what a repeat carries is stored otherwise than what it starts from"));
+            }
             entering.push(PlanStep::Copy { from, to: start });
             outer.extend([from, start]);
             inner.places.insert(argument, ArgRef { buffer, slot: before });
@@ -122,6 +125,9 @@ impl Builder<'_> {
         for (position, &output) in outputs.iter().filter(|(position, _)| **position < repeat.carried) {
             if let (Some(&target), Some(&from)) = (scope.targets.get(&output), scope.places.get(&output)) {
                 debug_assert!(*position < repeat.carried);
+                if self.buffers[from.buffer].layout != self.buffers[target.buffer].layout {
+                    return Err(self.error("what a repeat carries is stored otherwise than what it becomes"));
+                }
                 self.touch(target);
                 steps.push(PlanStep::Copy { from, to: target });
             }

@@ -1,0 +1,302 @@
+//! Native code against the reference evaluator, for a model of one's own: the
+//! same numbers go through both. It knows no architecture.
+
+use crate::{ModelError, models::initialize};
+use diptych_ir::evaluate::{Context, Value, evaluate};
+use diptych_ir::{EntryKind, IrError, Program, Symbol};
+use diptych_passes::differentiate;
+use diptych_passes::differentiate::gradient_name;
+use diptych_runtime::decode::{DecodeError, ServeOptions, Server, Window};
+use diptych_runtime::executor::ParameterError;
+use diptych_runtime::schedule::{ScheduleConfig, ScheduleKind};
+use diptych_runtime::session::{Device, SessionError};
+use diptych_runtime::train::{ModelIdentity, OptimizerOptions, Plan, TrainError, TrainOptions, Trainer};
+
+/// Why a model cannot be checked.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckError {
+    /// A parameter cannot be started.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// The evaluator or differentiation refuses it.
+    #[error(transparent)]
+    Graph(#[from] IrError),
+    /// It cannot be compiled.
+    #[error(transparent)]
+    Session(#[from] SessionError),
+    /// It cannot be served.
+    #[error(transparent)]
+    Decode(#[from] DecodeError),
+    /// It cannot be trained.
+    #[error(transparent)]
+    Train(#[from] TrainError),
+    /// A gradient cannot be read.
+    #[error(transparent)]
+    Parameter(#[from] ParameterError),
+    /// The texts or the numbers of parameters do not fit.
+    #[error("what to check a model with: {0}")]
+    Texts(String),
+}
+
+/// How far native code is from the evaluator at most.
+#[derive(Clone, Copy, Debug)]
+pub struct Differences {
+    /// Of log-probabilities of targets (entry `score`), in nats.
+    pub score: f64,
+    /// Of logits, after the first half of each text (`prefill`) and each token from there on (`decode`).
+    pub serving: f64,
+    /// Of gradients (`train`), as a part of the largest element of all gradients.
+    pub gradients: f64,
+}
+
+/// What [`crate::ir::evaluate::evaluate`] is given for `texts`, which are as long
+/// as each other: token ids, each of them the target of the one before, and the
+/// parameters as [`initialize`] starts them. Both may be changed before use.
+///
+/// # Errors
+/// When there is no text, one is shorter than two tokens, or their lengths differ.
+pub fn reference_context(program: &Program, texts: &[&[i32]], seed: u64) -> Result<Context, CheckError> {
+    let (batch, time) = (texts.len(), texts.first().map_or(0, |text| text.len()));
+    if time < 2 || texts.iter().any(|text| text.len() != time) {
+        let lengths: Vec<usize> = texts.iter().map(|text| text.len()).collect();
+        let problem =
+            format!("their lengths are {lengths:?}; give at least one, all of one length from 2 on");
+        return Err(CheckError::Texts(problem));
+    }
+    let mut context = Context::default();
+    let [batch_axis, time_axis, past] = ["batch", "time", "past"].map(Symbol::new);
+    context.sizes.extend([(batch_axis, batch), (time_axis, time), (past, time)]);
+    let rows = [(batch_axis, batch), (time_axis, time)];
+    let tokens = texts.concat().iter().map(|&token| f64::from(token)).collect();
+    let next =
+        |text: &&[i32]| text[1..].iter().chain(&[-1]).map(|&token| f64::from(token)).collect::<Vec<_>>();
+    let inputs = [
+        ("tokens", Value::new(&rows, tokens)?),
+        ("targets", Value::new(&rows, texts.iter().flat_map(next).collect())?),
+        ("last", Value::new(&rows[..1], vec![(time - 1) as f64; batch])?),
+        ("inverse_tokens", Value::scalar(1.0 / (batch * (time - 1)) as f64)),
+    ];
+    context.inputs.extend(inputs.map(|(name, value)| (Symbol::new(name), value)));
+    for (&name, info) in &program.params {
+        let axes: Vec<_> =
+            info.order.iter().filter_map(|axis| Some((axis.name, axis.fixed_size()?))).collect();
+        let numbers = initialize(program, name.as_str(), seed)?;
+        context.params.insert(name, Value::new(&axes, numbers.into_iter().map(f64::from).collect())?);
+    }
+    Ok(context)
+}
+
+/// Compiles all entries for this machine's CPU, runs them on the tokens and
+/// parameters of a [`reference_context`], and compares with the evaluator. The
+/// evaluator is slow: give small sizes and texts of a few tokens.
+///
+/// # Errors
+/// When a pass refuses the program, the machine has no C compiler, or the texts do not fit the model.
+pub fn check(program: &Program, context: &Context) -> Result<Differences, CheckError> {
+    let input = |name: &str| {
+        let value = context.inputs.get(&Symbol::new(name));
+        value.ok_or_else(|| CheckError::Texts(format!("no input `{name}`; see `reference_context`")))
+    };
+    let whole = |value: &Value| value.data.iter().map(|&id| id as i32).collect::<Vec<_>>();
+    let (tokens, targets) = (whole(input("tokens")?), whole(input("targets")?));
+    let batch = input("last")?.data.len();
+    let time = tokens.len() / batch.max(1);
+    if time == 0 || tokens.len() != batch * time || targets.len() != tokens.len() {
+        let problem = format!(
+            "{} tokens and {} targets of {batch} texts; give each text as many of both",
+            tokens.len(),
+            targets.len()
+        );
+        return Err(CheckError::Texts(problem));
+    }
+    for (&name, info) in &program.params {
+        let axes = context.shape(&info.ty.axes)?;
+        if context.params.get(&name).is_none_or(|value| value.axes != axes) {
+            return Err(CheckError::Texts(format!(
+                "the parameter `{name}` has no numbers over {}",
+                info.ty.axes
+            )));
+        }
+    }
+    let device = Device::cpu(None)?;
+    let mut trainer = trainer(&device, program, batch, time)?;
+    let ordered = |name: &str| {
+        let name = Symbol::new(name);
+        let numbers = context.params[&name].in_order(&program.params[&name].order);
+        numbers.into_iter().map(|number| number as f32).collect()
+    };
+    trainer.initialize(ordered)?;
+
+    let windows = tokens.chunks(time).zip(targets.chunks(time));
+    let windows: Vec<Window> = windows.map(|(tokens, targets)| Window { tokens, targets }).collect();
+    let options = ServeOptions {
+        rows: batch * time,
+        batch,
+        sequences: batch,
+        cache_positions: batch * time.next_multiple_of(64),
+    };
+    let mut server = Server::new(&device, trainer.session(), options)?;
+    let mut found = Vec::new();
+    server.score(&windows, &mut found)?;
+    let score = largest_difference(&found, &root(program, EntryKind::Score, "log_prob", context)?.data);
+    let serving = serving(&mut server, program, context, &windows)?;
+    drop(server);
+
+    trainer.step(|_, inputs, wanted| {
+        inputs.copy_from_slice(&tokens);
+        wanted.copy_from_slice(&targets);
+    })?;
+    let gradients = gradients(&trainer, program, context)?;
+    Ok(Differences { score, serving, gradients })
+}
+
+/// What the evaluator makes of a root.
+fn root(program: &Program, kind: EntryKind, name: &str, context: &Context) -> Result<Value, IrError> {
+    let node = program.entry(kind).and_then(|entry| entry.root(name));
+    let node = node.ok_or_else(|| IrError::Invalid(format!("no root `{name}` of `{}`", kind.name())))?;
+    Ok(evaluate(program, &[node], context)?.remove(0))
+}
+
+/// The difference of logits: a prompt of half of each text, then token by token.
+fn serving(
+    server: &mut Server,
+    program: &Program,
+    context: &Context,
+    texts: &[Window],
+) -> Result<f64, CheckError> {
+    let batch = texts.len();
+    let time = texts[0].tokens.len();
+    let sequences = texts.iter().map(|_| server.start()).collect::<Result<Vec<_>, _>>()?;
+    let mut most: f64 = 0.0;
+    for length in time.div_ceil(2)..=time {
+        let texts = sequences.iter().copied().zip(texts.iter().map(|text| text.tokens));
+        let found = match length == time.div_ceil(2) {
+            true => server.prefill(&texts.map(|(id, text)| (id, &text[..length])).collect::<Vec<_>>())?,
+            false => server.decode(&texts.map(|(id, text)| (id, text[length - 1])).collect::<Vec<_>>())?,
+        };
+        let mut here = context.clone();
+        let last = Value::new(&[(Symbol::new("batch"), batch)], vec![(length - 1) as f64; batch])?;
+        here.inputs.insert(Symbol::new("last"), last);
+        let wanted = root(program, EntryKind::Prefill, "logits", &here)?;
+        // Served logits are a row for each sequence, whatever the vocabulary is called.
+        let mut axes = wanted.axes.clone();
+        axes.sort_by_key(|axis| axis.0.as_str() != "batch");
+        let rows = Value::build(axes, |index| wanted.at(index));
+        most = most.max(largest_difference(found, &rows.data));
+    }
+    Ok(most)
+}
+
+/// The difference of the gradients that the last step left.
+fn gradients(trainer: &Trainer, program: &Program, context: &Context) -> Result<f64, CheckError> {
+    let backward = differentiate(program)?;
+    let updates = backward.entry(EntryKind::Train).map_or(&[][..], |entry| &entry.updates);
+    let nodes: Vec<_> = updates.iter().map(|update| update.1).collect();
+    let values = evaluate(&backward, &nodes, context)?;
+    let (mut largest, mut apart): (f64, f64) = (0.0, 0.0);
+    for (&name, info) in &program.params {
+        let name = gradient_name(name);
+        let Some(at) = updates.iter().position(|update| update.0 == name) else { continue };
+        let wanted = values[at].in_order(&info.order);
+        largest = wanted.iter().fold(largest, |largest, number| largest.max(number.abs()));
+        apart = apart.max(largest_difference(&trainer.session().store.get(name)?, &wanted));
+    }
+    Ok(apart / largest.max(f64::MIN_POSITIVE))
+}
+
+/// A trainer of one step, from whose session the other entries can be had.
+fn trainer<'d>(
+    device: &'d Device,
+    program: &Program,
+    batch: usize,
+    time: usize,
+) -> Result<Trainer<'d>, TrainError> {
+    let context = program.bounds.get(&Symbol::new("time")).map_or(time, |bounds| bounds.most);
+    let schedule = ScheduleConfig {
+        kind: ScheduleKind::Constant,
+        peak: 1e-3,
+        floor: 0.0,
+        warmup_steps: 0,
+        total_steps: 1,
+        decay_steps: 0,
+    };
+    let options = TrainOptions {
+        batch,
+        time,
+        accumulation: 1,
+        steps: Some(1),
+        tokens: None,
+        optimizer: OptimizerOptions::default(),
+        schedule,
+        seed: 0,
+        evaluate_every: 0,
+    };
+    let identity =
+        ModelIdentity { family: program.name.to_string(), config: serde_json::Value::Null, context };
+    let also = [EntryKind::Score, EntryKind::Prefill, EntryKind::Decode];
+    Trainer::load(device, Plan::new(device, program, identity, options, &also)?)
+}
+
+/// Infinite where one is not a number, or their counts differ.
+fn largest_difference(found: &[f32], wanted: &[f64]) -> f64 {
+    if found.len() != wanted.len() {
+        return f64::INFINITY;
+    }
+    let apart = found.iter().zip(wanted).map(|(&found, wanted)| (f64::from(found) - wanted).abs());
+    apart.fold(0.0, |most, apart| if apart.is_nan() { f64::INFINITY } else { most.max(apart) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::guide::stack;
+
+    fn model() -> Program {
+        stack(1, |m, h, embed| {
+            m.linear("down", h.tanh(), embed, m.axis("other", 16)).rename(m.axis("other", 16), embed)
+        })
+        .unwrap()
+    }
+
+    #[test]
+    fn what_differs_is_told() {
+        assert_eq!(largest_difference(&[1.0, 2.0], &[1.5, 2.0]), 0.5);
+        assert_eq!(largest_difference(&[f32::NAN, 2.0], &[1.5, 2.0]), f64::INFINITY);
+        assert_eq!(largest_difference(&[1.0], &[1.0, 2.0]), f64::INFINITY);
+    }
+
+    #[test]
+    fn f32_is_near_f64_and_not_the_same() {
+        let program = model();
+        let context = reference_context(&program, &[&[1, 2, 3], &[4, 5, 6]], 1).unwrap();
+        let Differences { score, serving, gradients } = check(&program, &context).unwrap();
+        for difference in [score, serving, gradients] {
+            assert!(0.0 < difference && difference < 1e-5, "{difference}");
+        }
+    }
+
+    #[test]
+    fn misfits_are_refused() {
+        let program = model();
+        let refused = |texts: &[&[i32]]| reference_context(&program, texts, 1).unwrap_err().to_string();
+        assert!(
+            refused(&[]).contains("their lengths are []; give at least one, all of one length from 2 on")
+        );
+        assert!(refused(&[&[1, 2], &[1, 2, 3]]).contains("their lengths are [2, 3]"));
+        let good = reference_context(&program, &[&[1, 2, 3]], 1).unwrap();
+
+        let mut context = good.clone();
+        context.params.remove(&Symbol::new("layers.down"));
+        let message = check(&program, &context).unwrap_err().to_string();
+        assert!(message.contains("the parameter `layers.down` has no numbers over ["), "{message}");
+
+        let mut context = good.clone();
+        context.inputs.insert(Symbol::new("targets"), Value::scalar(1.0));
+        let message = check(&program, &context).unwrap_err().to_string();
+        assert!(message.contains("3 tokens and 1 targets of 1 texts"), "{message}");
+
+        let context = reference_context(&program, &[&[1, 2, 77]], 1).unwrap();
+        let message = check(&program, &context).unwrap_err().to_string();
+        assert!(message.contains("77"), "{message}");
+    }
+}
