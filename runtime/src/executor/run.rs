@@ -4,6 +4,7 @@
 //! order.
 
 use super::binding::{Binding, CacheSize};
+use super::caches::CacheRooms;
 use super::library::{KernelFn, Kernels};
 use super::memory::{AlignedBytes, OutOfMemory};
 use super::parameters::ParameterStore;
@@ -14,7 +15,6 @@ use diptych_codegen::c::step::StepTables;
 use diptych_codegen::entry::{
     ArgRef, Buffer, CompiledEntry, GridCount, Launch, Limits, MOST_ARGS, PlanStep, Role, Slot,
 };
-use diptych_codegen::tile::CHUNK;
 use diptych_ir::{DType, RegionId, Symbol};
 use diptych_passes::layout::{CHECKPOINT, Leading};
 use diptych_passes::plan::place;
@@ -23,79 +23,6 @@ use std::ffi::c_void;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
-
-/// The caches of a program, shared by its entries: for each `history` a room of
-/// chunks, the same number for all, and for each value that a recurrence
-/// carries a room of states, one for each sequence.
-#[derive(Debug, Default)]
-pub struct CacheRooms {
-    rooms: HashMap<Role, AlignedBytes>,
-    size: CacheSize,
-}
-
-impl CacheRooms {
-    /// Rooms of this size for every cache and every state of an entry.
-    ///
-    /// # Errors
-    /// When there is not enough memory.
-    pub fn new(entry: &CompiledEntry, size: CacheSize) -> Result<CacheRooms, OutOfMemory> {
-        let rooms = Self::each(entry, size)
-            .map(|(role, bytes)| Ok((role.clone(), AlignedBytes::zeroed(bytes)?)))
-            .collect::<Result<_, OutOfMemory>>()?;
-        Ok(CacheRooms { rooms, size })
-    }
-
-    /// The bytes that [`CacheRooms::new`] will take.
-    pub fn bytes_for(entry: &CompiledEntry, size: CacheSize) -> usize {
-        Self::each(entry, size).map(|(_, bytes)| bytes).sum()
-    }
-
-    fn each(entry: &CompiledEntry, size: CacheSize) -> impl Iterator<Item = (&Role, usize)> {
-        let cached = |buffer: &&Buffer| matches!(buffer.role, Role::Cache { .. } | Role::State { .. });
-        entry
-            .buffers
-            .iter()
-            .filter(cached)
-            .map(move |buffer| (&buffer.role, Self::layer_bytes(buffer, entry.panel, size) * buffer.slots))
-    }
-
-    /// Bytes of one layer of a cache or of states; 0 for other buffers.
-    fn layer_bytes(buffer: &Buffer, panel: usize, size: CacheSize) -> usize {
-        let rows = match buffer.role {
-            Role::Cache { .. } => size.chunks * CHUNK,
-            Role::State { .. } => size.sequences,
-            _ => 0,
-        };
-        rows * buffer.layout.row_elements(panel) * buffer.dtype.bytes()
-    }
-
-    /// What they have room for.
-    pub fn size(&self) -> CacheSize {
-        self.size
-    }
-
-    /// Bytes allocated.
-    pub fn bytes(&self) -> usize {
-        self.rooms.values().map(AlignedBytes::len).sum()
-    }
-
-    fn bytes_of(&self, wanted: fn(&Role) -> bool) -> usize {
-        let rooms = self.rooms.iter().filter(|(role, _)| wanted(role));
-        rooms.map(|(_, room)| room.len()).sum()
-    }
-
-    /// Bytes that a sequence takes whatever its length: states of recurrences, in all layers.
-    pub fn bytes_per_sequence(&self) -> usize {
-        let bytes = self.bytes_of(|role| matches!(role, Role::State { .. }));
-        bytes.checked_div(self.size.sequences).unwrap_or(0)
-    }
-
-    /// Bytes that a position takes, in all layers.
-    pub fn bytes_per_token(&self) -> usize {
-        let bytes = self.bytes_of(|role| matches!(role, Role::Cache { .. }));
-        bytes.checked_div(self.size.chunks * CHUNK).unwrap_or(0)
-    }
-}
 
 /// Memory that an entry shares with others.
 #[derive(Clone, Copy, Default)]
@@ -267,7 +194,7 @@ impl Executable {
                     parameters.pointer(*name).ok_or_else(|| missing(format!("no parameter `{name}`")))?
                 }
                 role @ (Role::Cache { .. } | Role::State { .. }) => {
-                    let room = caches.and_then(|caches| caches.rooms.get(role));
+                    let room = caches.and_then(|caches| caches.room(role));
                     room.ok_or_else(|| missing("no room for a cache".to_owned()))?.as_ptr()
                 }
                 Role::Input(_) | Role::Root(_) | Role::Derived | Role::Temporary => {
@@ -288,7 +215,7 @@ impl Executable {
             let buffer = &entry.buffers[id];
             match (&buffer.role, caches) {
                 (Role::Cache { .. } | Role::State { .. }, Some(caches)) => {
-                    CacheRooms::layer_bytes(buffer, entry.panel, caches.size)
+                    CacheRooms::layer_bytes(buffer, entry.panel, caches.size())
                 }
                 _ => buffer.slot_elements(limits, entry.panel) * buffer.dtype.bytes(),
             }
