@@ -258,9 +258,8 @@ fn within(
         given_up.push(format!("{at_a_time} of {} sequences at a time", options.batch));
     }
     if !recomputed.is_empty() {
-        let name = |value: &Kept| {
-            value.label.map_or_else(|| value.op.name().to_owned(), |label| label.to_string())
-        };
+        let name =
+            |value: &Kept| value.label.map_or_else(|| value.op.name().to_owned(), |label| label.to_string());
         let names: Vec<String> = recomputed.iter().map(name).collect();
         given_up.push(format!("computed again in the backward pass: {}", names.join(", ")));
     }

@@ -80,7 +80,8 @@ fn yield_sums(program: &mut Program) -> Result<()> {
         let body = program.add_region(wider);
         let (carried, rest) = operands.split_at(carried);
         let (stacked, invariant) = rest.split_at(stacked);
-        let outputs = program.add_repeat(Program::MAIN, body, layers, reverse, carried, stacked, invariant)?;
+        let outputs =
+            program.add_repeat(Program::MAIN, body, layers, reverse, carried, stacked, invariant)?;
         for old in program.main().graph.users(node) {
             if let &Op::Output(Output { index }) = program.main().graph.op(old) {
                 replace_uses(program, Program::MAIN, old, outputs[index])?;
@@ -146,9 +147,9 @@ fn compose(
         let state = state.ok_or_else(|| IrError::Invalid(format!("a sum of `{name}` is kept nowhere")))?;
         held.push((sum, read(program, state)?));
     }
-    let node = gradient.build(program, &|sum| held.iter().find(|known| known.0 == sum).map(|known| known.1))?;
-    let reads =
-        |id: &NodeId| matches!(program.main().graph.op(*id), Op::Param(param) if param.name == name);
+    let node =
+        gradient.build(program, &|sum| held.iter().find(|known| known.0 == sum).map(|known| known.1))?;
+    let reads = |id: &NodeId| matches!(program.main().graph.op(*id), Op::Param(param) if param.name == name);
     let reading: Vec<NodeId> = program.main().graph.ids().into_iter().filter(reads).collect();
     for read in reading {
         replace_uses(program, Program::MAIN, read, node)?;

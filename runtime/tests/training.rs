@@ -198,7 +198,9 @@ fn a_memory_limit_changes_no_bit() {
         assert!(choice.at_a_time == BATCH && choice.recomputed.is_empty());
         let most = plan.memory_bound().total();
         let expected = run(plan, &program);
-        let Err(TrainError::Memory { least, .. }) = within(1) else { panic!("{preset}: nothing was refused") };
+        let Err(TrainError::Memory { least, .. }) = within(1) else {
+            panic!("{preset}: nothing was refused")
+        };
         assert!(least < most);
         let mut sizes = Vec::new();
         for bytes in [(3 * most + least) / 4, (most + least) / 2, least] {

@@ -100,7 +100,9 @@ impl Lowering<'_> {
         for &id in &self.group.nodes.clone() {
             let Computed { class, over_stream, .. } = self.computed[&id];
             if (self.context.goes_on)(id) && !(over_stream || class == Class::Scatter) {
-                return Err(self.error(id, "goes on from a state, but does not sum along its kernel's rows".into()));
+                return Err(
+                    self.error(id, "goes on from a state, but does not sum along its kernel's rows".into())
+                );
             }
             match class {
                 Class::Pointwise => self.emit_pointwise(schedule, id)?,

@@ -178,9 +178,7 @@ fn of_body(program: &Program, repeat: NodeId, id: NodeId) -> Option<Expression> 
     let Op::Repeat(looped) = main.op(repeat) else { return None };
     let graph = &program.region(looped.body).graph;
     match graph.op(id) {
-        _ if is_sum_over_tokens(graph, id) => {
-            Some(Expression::Sum(Sum { node: repeat, in_body: Some(id) }))
-        }
+        _ if is_sum_over_tokens(graph, id) => Some(Expression::Sum(Sum { node: repeat, in_body: Some(id) })),
         Op::Literal(_) => Some(Expression::Of(graph.op(id).clone(), Vec::new())),
         Op::Argument(argument) if argument.index >= looped.carried => {
             let given = main.operands(repeat)[argument.index];
