@@ -14,10 +14,10 @@ use crate::text::{prepare_text, read_vocabulary};
 use crate::weights::{VOCABULARY_FILE, checkpoint_name, newest_checkpoint};
 use clap::Args;
 use diptych_codegen::driver::CompiledProgram;
-use diptych_codegen::within::{Choice, parts_of};
-use diptych_cost::{RunSizes, predict_entry};
+use diptych_codegen::within::Choice;
+use diptych_cost::{StepSizes, predict_step};
 use diptych_data::{HeldOut, TrainingOrder, loss_per_token};
-use diptych_ir::{EntryKind, Program};
+use diptych_ir::Program;
 use diptych_models::{Registry, build, count_parameters};
 use diptych_passes::rematerialize::Kept;
 use diptych_runtime::metrics::MetricsWriter;
@@ -229,15 +229,9 @@ fn within(
     let allowed = parse_bytes(memory).ok_or_else(wrong)?;
     let (machine, _) = open_machine(arguments, device)?;
     let beside = MemoryBound::now(0).total();
+    let sizes = StepSizes { batch: options.batch, time: options.time, accumulation: options.accumulation };
     let seconds_of = |compiled: &CompiledProgram, at_a_time: usize| {
-        let of = |kind: EntryKind, sequences: usize| {
-            let sizes = RunSizes::equal(sequences, 0, options.time);
-            let predicted = |entry| predict_entry(entry, &machine, device.pool.threads(), &sizes).seconds();
-            compiled.entries.get(&kind).map_or(0.0, predicted)
-        };
-        let parts = (0..options.accumulation).flat_map(|_| parts_of(options.batch, at_a_time));
-        let further = parts.skip(1).map(|sequences| of(EntryKind::Accumulate, sequences)).sum::<f64>();
-        of(EntryKind::Train, at_a_time) + further + of(EntryKind::Update, at_a_time)
+        predict_step(compiled, &machine, device.pool.threads(), sizes, at_a_time)
     };
     let own = usize::try_from(allowed.saturating_sub(beside)).unwrap_or(usize::MAX);
     let planned = Plan::within(device, program, identity, options.clone(), &[], own, &seconds_of);

@@ -6,7 +6,7 @@
 //! Reading order: [`work`] (what is to be done), [`machine`] (how fast each kind of it goes),
 //! [`target`] (machines described in files), [`roofline`] (the two put together) and [`gpu`] (the same where
 //! the machine cuts kernels its own way), [`launch`] (the work of a
-//! tile program at run-time sizes), [`entry`] (all launches of an entry, in order), then [`memory`],
+//! tile program at run-time sizes), [`entry`] (all launches of an entry, in order), [`step`] (a training step), then [`memory`],
 //! [`utilisation`], [`money`] and [`model`] (what a user asks about).
 #![warn(missing_docs)]
 
@@ -20,6 +20,7 @@ pub mod model;
 pub mod money;
 pub mod probe;
 pub mod roofline;
+pub mod step;
 pub mod target;
 pub mod utilisation;
 pub mod work;
@@ -31,5 +32,6 @@ pub use measure::{MeasureError, Measurement, measure, measured};
 pub use model::{JobCost, JobKind, ModelCost, TrainingMemory};
 pub use probe::{MemoryReader, ProbeError, ProbeLibrary, ProbeSource};
 pub use roofline::{Bound, Breakdown, Prediction, predict};
+pub use step::{StepSizes, predict_step};
 pub use target::{Target, TargetError};
 pub use work::{Direction, Dot, ScalarOps, Traffic, Work};

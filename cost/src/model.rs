@@ -152,7 +152,7 @@ impl ModelCost {
     pub fn training_memory(&self, batch: usize, tokens: usize) -> TrainingMemory {
         let states = |gradient: bool| {
             let of = self.compiled.program.states.iter();
-            let chosen = of.filter(|(name, _)| name.as_str().starts_with("gradient.") == gradient);
+            let chosen = of.filter(|(name, _)| name.as_str().starts_with("gradient") == gradient);
             chosen.map(|(_, ty)| bytes(ty)).sum::<f64>()
         };
         let train = &self.compiled.entries[&EntryKind::Train];
