@@ -45,8 +45,14 @@ pub fn add_accumulate(program: &Program) -> Result<Program> {
         }
     }
     let mut done = Vec::new();
-    for (name, gradient) in composed {
-        done.extend(compose(&mut program, name, &gradient, &kept)?);
+    for (name, gradient) in &composed {
+        let node = compose(&mut program, *name, gradient, &kept)?;
+        // A gradient of its own would take as much memory again as a sum that nothing else is computed from.
+        let used = |sum: Sum| composed.iter().filter(|(_, other)| other.sums().contains(&sum)).count();
+        let alone = |held: &&(Sum, Symbol)| held.1.as_str().starts_with("gradient_") && used(held.0) == 1;
+        let holder = kept.iter().filter(|held| gradient.sums().contains(&held.0)).find(alone);
+        let ty = program.main().graph.ty(node);
+        done.extend(holder.filter(|held| program.states[&held.1] == *ty).map(|held| (held.1, node)));
     }
     for entry in program.entries.iter_mut().filter(|entry| entry.kind == EntryKind::Update) {
         entry.updates.append(&mut done);
@@ -133,14 +139,8 @@ fn states(program: &Program, gradients: &[(Symbol, NodeId)]) -> (Updates, Kept, 
     (updates, kept, composed)
 }
 
-/// Lets the optimiser compute a gradient from the states of its sums, instead of reading it. Returns the state that may
-/// hold the gradient then: memory of its own would be as much again.
-fn compose(
-    program: &mut Program,
-    name: Symbol,
-    gradient: &Expression,
-    kept: &Kept,
-) -> Result<Option<(Symbol, NodeId)>> {
+/// Lets the optimiser compute a gradient from the states of its sums, instead of reading it. Returns the gradient.
+fn compose(program: &mut Program, name: Symbol, gradient: &Expression, kept: &Kept) -> Result<NodeId> {
     let mut held = Vec::new();
     for sum in gradient.sums() {
         let state = kept.iter().find(|known| known.0 == sum).map(|known| known.1);
@@ -155,12 +155,7 @@ fn compose(
         replace_uses(program, Program::MAIN, read, node)?;
     }
     program.states.remove(&name);
-    let own = |state: &Symbol| {
-        let users = kept.iter().filter(|known| known.1 == *state).count();
-        state.as_str().starts_with("gradient_") && users == 1
-    };
-    let holder = held.iter().filter_map(|(sum, _)| kept.iter().find(|known| known.0 == *sum));
-    Ok(holder.map(|known| known.1).find(own).map(|state| (state, node)))
+    Ok(node)
 }
 
 /// A node that reads a state.
