@@ -5,7 +5,7 @@ use crate::test_net::Net;
 use crate::test_support::*;
 use crate::{AdamWOptions, add_adamw, differentiate};
 use diptych_ir::evaluate::{Context, Value};
-use diptych_ir::{Axis, EntryKind, NodeId, Op, Program, Symbol};
+use diptych_ir::{Axis, EntryKind, NodeId, Op, Program, Symbol, UpdateRule};
 use std::collections::BTreeSet;
 
 /// The ops below a node, without names and axes.
@@ -30,7 +30,9 @@ fn the_nodes_of_all_parameters_of_a_group_are_alike() {
     let program = crate::simplify(&program).expect("simplify");
     let update = program.entry(EntryKind::Update).expect("update");
     let shapes = |decay: bool| -> BTreeSet<String> {
-        let of_group = |name: &Symbol| program.params.get(name).is_some_and(|info| info.decay == decay);
+        let of_group = |name: &Symbol| {
+            program.params.get(name).is_some_and(|info| info.update == UpdateRule::AdamW { decay })
+        };
         let nodes = update.updates.iter().filter(|(name, _)| of_group(name));
         nodes.map(|&(_, id)| shape(&program, id)).collect()
     };
