@@ -61,6 +61,9 @@ impl TrainMemory {
 pub struct StepReport {
     /// The mean of -log p(target), in nats, before the update.
     pub loss: f64,
+    /// What layers add to the loss that is descended, if they add anything: see `ModelBuilder::add_to_loss`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub auxiliary_loss: Option<f64>,
     /// The norm of all gradients together, before clipping.
     pub gradient_norm: f64,
     /// The learning rate of the update.
@@ -357,6 +360,7 @@ impl<'d> Trainer<'d> {
         }
         let inverse_tokens = 1.0 / tokens as f64;
         let mut log_probability = 0.0;
+        let mut auxiliary_loss = None;
         for micro in 0..accumulation {
             let place = micro * rows..(micro + 1) * rows;
             let entry = match &mut self.accumulate {
@@ -368,11 +372,15 @@ impl<'d> Trainer<'d> {
             fill(entry, "inverse_tokens", &[inverse_tokens as f32]);
             entry.run(&self.device.pool, &self.binding);
             log_probability += sum(entry, 0..rows);
+            if let Some(&[added, ..]) = entry.root("auxiliary_loss") {
+                auxiliary_loss = Some(auxiliary_loss.unwrap_or(0.0) + f64::from(added));
+            }
         }
         let loss = -log_probability * inverse_tokens;
-        if !loss.is_finite() {
+        let parts = [("the loss", loss), ("what layers add to the loss", auxiliary_loss.unwrap_or(0.0))];
+        for (what, found) in parts.into_iter().filter(|part| !part.1.is_finite()) {
             let state = "the parameters are as they were before the step";
-            return Err(TrainError::Diverged { step, what: "the loss", found: loss, state });
+            return Err(TrainError::Diverged { step, what, found, state });
         }
         let learning_rate = self.schedule.rate(step);
         let power = (step + 1).min(i32::MAX as u64) as i32;
@@ -394,7 +402,8 @@ impl<'d> Trainer<'d> {
         }
         self.step += 1;
         self.tokens_seen += tokens;
-        Ok(StepReport { loss, gradient_norm, learning_rate, tokens, seconds: start.elapsed().as_secs_f64() })
+        let seconds = start.elapsed().as_secs_f64();
+        Ok(StepReport { loss, auxiliary_loss, gradient_norm, learning_rate, tokens, seconds })
     }
 
     /// Scores held-out windows, `batch` at a time. `source` fills the tokens
