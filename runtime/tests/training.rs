@@ -65,9 +65,10 @@ fn trainer<'d>(device: &'d Device, change: Value) -> Trainer<'d> {
 
 /// Families whose steps differ in kind: attention alone, with recurrences, with experts, and with experts whose load a
 /// bias and a loss balance.
-const FAMILIES: [(&str, &str); 5] = [
+const FAMILIES: [(&str, &str); 6] = [
     ("llama", "llama-tiny"),
     ("hybrid", "hybrid-tiny"),
+    ("hybrid", "gated-linear-tiny"),
     ("hybrid", "mamba2-tiny"),
     ("moe", "moe-tiny"),
     ("moe", "moe-latent-tiny"),
