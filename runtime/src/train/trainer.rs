@@ -378,7 +378,7 @@ impl<'d> Trainer<'d> {
         }
         let loss = -log_probability * inverse_tokens;
         let parts = [("the loss", loss), ("what layers add to the loss", auxiliary_loss.unwrap_or(0.0))];
-        for (what, found) in parts.into_iter().filter(|part| !part.1.is_finite()) {
+        if let Some((what, found)) = parts.into_iter().find(|part| !part.1.is_finite()) {
             let state = "the parameters are as they were before the step";
             return Err(TrainError::Diverged { step, what, found, state });
         }

@@ -96,8 +96,6 @@ impl Moe {
             "head_dim": self.head_dim,
             "num_local_experts": self.experts,
             "output_router_logits": self.balance_loss > 0.0,
-            // See `balance_loss`.
-            "router_aux_loss_coef": self.balance_loss * self.layers as f64 / self.chosen as f64,
         });
         let (class, shared, own) = match self.latent {
             None if plain && self.normalized && !self.query_key_norm => (
@@ -149,7 +147,13 @@ impl Moe {
             "initializer_range": self.standard_deviation,
             "dtype": "float32",
         });
-        for fields in [shared, own] {
+        let loss = match self.latent {
+            None if self.balance_loss > 0.0 => {
+                json!({ "router_aux_loss_coef": self.balance_loss * self.layers as f64 / self.chosen as f64 })
+            }
+            _ => json!({}),
+        };
+        for fields in [shared, own, loss] {
             if let (Value::Object(all), Value::Object(fields)) = (&mut config, fields) {
                 all.extend(fields);
             }

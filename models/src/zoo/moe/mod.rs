@@ -98,8 +98,8 @@ pub struct Moe {
     /// the mean load, down where it has more. 0.001 if not given; with 0 it stays as it is.
     #[serde(default)]
     pub bias_rate: Option<f64>,
-    /// What the load-balance loss of each layer is multiplied by before it is added to the training loss;
-    /// 0 for none. See [`balance`].
+    /// What the load-balance loss of each layer, `E / k · Σ_e f_e P_e` for each sequence (DeepSeek-V3, 2024,
+    /// section 2.1.2), is multiplied by before it is added to the training loss; 0 for none.
     #[serde(default)]
     pub balance_loss: f64,
     /// The rotary embedding.
@@ -468,7 +468,8 @@ pub(crate) fn family() -> Family {
                     "vocab": 97, "context": 64, "layers": 3, "dense_layers": 1, "embed": 24, "heads": 3,
                     "latent": { "query_latent": 14, "latent": 10, "content_dim": 6, "rotary_dim": 4, "value_dim": 5 },
                     "hidden": 40, "experts": 8, "chosen": 3, "expert_hidden": 12, "shared_hidden": 12,
-                    "scores": "sigmoid", "scale": 2.5, "groups": 4, "chosen_groups": 2, "selection_bias": true, "balance_loss": 0.01,
+                    "scores": "sigmoid", "scale": 2.5, "groups": 4, "chosen_groups": 2, "selection_bias": true,
+                    "balance_loss": 0.01,
                 }),
             ),
             // 23M parameters, of which a token uses 9M.
