@@ -50,6 +50,8 @@ pub fn compile_program(
 /// A program after the passes that rewrite it, before it is laid out and divided into kernels.
 pub(crate) struct Passed {
     pub(crate) program: Program,
+    layouts: Layouts,
+    streamed: StreamedAxes,
     algebra: Vec<AlgebraReport>,
     stages: Vec<(String, f64)>,
 }
@@ -87,8 +89,20 @@ impl Passed {
             program = add_accumulate(&program)?;
             lap("micro-batches");
         }
+        // What is streamed, and in what order sums over whole weights go, decides bits: they are chosen now, and are
+        // the same whatever is computed again, and whether the program is trained or not.
+        let layouts = Layouts::choose(&program);
+        lap("layout");
+        let streamed = StreamedAxes::of(&normalize(&program, false)?)?;
+        lap("long axes");
+        if !kinds.iter().any(trains) {
+            // Layers may add to the training loss what no other entry should compute.
+            program.entries.retain(|entry| !trains(&entry.kind));
+            program = simplify(&program)?;
+            lap("simplify for serving");
+        }
         drop(lap);
-        Ok(Passed { program, algebra, stages })
+        Ok(Passed { program, layouts, streamed, algebra, stages })
     }
 
     /// The rest of the way; backward passes compute `recomputed` again.
@@ -100,23 +114,23 @@ impl Passed {
     ) -> Result<CompiledProgram, CompileError> {
         let mut stages = self.stages.clone();
         let mut lap = laps(&mut stages);
-        // What is streamed, and in what order sums over whole weights go, decides bits: they are chosen before,
-        // and are the same whatever is computed again.
-        let layouts = Layouts::choose(&self.program);
-        lap("layout");
-        let streamed = StreamedAxes::of(&normalize(&self.program, false)?)?;
-        lap("long axes");
         let program = rematerialize(&self.program, recomputed)?;
         lap("recomputation");
         verify(&program)?;
         lap("verify");
         let mut entries = BTreeMap::new();
         for &kind in kinds {
-            entries.insert(kind, compile_entry(&program, kind, &layouts, &streamed, options)?);
+            entries.insert(kind, compile_entry(&program, kind, &self.layouts, &self.streamed, options)?);
             lap(kind.name());
         }
         drop(lap);
-        Ok(CompiledProgram { program, layouts, entries, algebra: self.algebra.clone(), stages })
+        Ok(CompiledProgram {
+            program,
+            layouts: self.layouts.clone(),
+            entries,
+            algebra: self.algebra.clone(),
+            stages,
+        })
     }
 }
 

@@ -8,7 +8,7 @@ use diptych_codegen::tile::Stmt;
 use diptych_ir::ops::{Contract, Input, Literal, Map, Param, PutAdd, Rename};
 use diptych_ir::{
     Axes, Axis, Bounds, DType, Entry, EntryKind, Graph, Initializer, NodeId, Op, ParamInfo, Program,
-    ScalarFn, TensorType,
+    ScalarFn, TensorType, UpdateRule,
 };
 use diptych_passes::fuse::{Group, GroupKind, StreamedAxes};
 use diptych_passes::layout::{Layouts, Leading};
@@ -94,7 +94,7 @@ fn updating(axes: &[Axis], build: impl FnOnce(&mut Graph, [NodeId; 2]) -> [NodeI
         let info = ParamInfo {
             ty: ty.clone(),
             initializer: Initializer::Constant(0.0),
-            decay: false,
+            update: UpdateRule::AdamW { decay: false },
             layers: None,
             order: axes.to_vec(),
         };

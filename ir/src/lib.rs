@@ -17,7 +17,7 @@ pub use axis::{Axes, Axis, Size};
 pub use error::{IrError, Result, Span};
 pub use graph::{Graph, Node, NodeId};
 pub use ops::{Loop, Op, Operator, ReduceKind, ScalarFn};
-pub use program::{Bounds, Entry, EntryKind, Initializer, ParamInfo, Program, Region, RegionId};
+pub use program::{Bounds, Entry, EntryKind, Initializer, ParamInfo, Program, Region, RegionId, UpdateRule};
 pub use symbol::Symbol;
 pub use types::{DType, TensorType};
 pub use verify::verify;

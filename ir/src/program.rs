@@ -60,6 +60,22 @@ pub enum Initializer {
     },
 }
 
+/// How an optimiser's step changes a parameter.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum UpdateRule {
+    /// AdamW.
+    AdamW {
+        /// Whether weight decay applies.
+        decay: bool,
+    },
+    /// `rate` against the sign of the gradient, element by element, and nothing where that is zero.
+    /// The gradient is no part of the global norm and is not clipped.
+    SignDescent {
+        /// What an element changes by, at every step.
+        rate: f64,
+    },
+}
+
 /// What is known of a parameter beside its type.
 #[derive(Clone, PartialEq, Debug)]
 pub struct ParamInfo {
@@ -67,8 +83,8 @@ pub struct ParamInfo {
     pub ty: TensorType,
     /// How it starts.
     pub initializer: Initializer,
-    /// Whether weight decay applies.
-    pub decay: bool,
+    /// How a step changes it.
+    pub update: UpdateRule,
     /// The axis that counts layers, if it belongs to a stack.
     pub layers: Option<Axis>,
     /// Axes in the order in which the user declared them (layer axis first, if

@@ -4,7 +4,7 @@
 use crate::ops::{Scan, loop_results};
 use crate::{
     Axis, Entry, Initializer, IrError, NodeId, Op, ParamInfo, Program, Region, Result, Size, Symbol,
-    TensorType,
+    TensorType, UpdateRule,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -76,6 +76,11 @@ fn verify_param(info: &ParamInfo) -> Result<(), String> {
             "the layer axis {:?} comes first, but the order is {:?}",
             info.layers, info.order
         ));
+    }
+    if let UpdateRule::SignDescent { rate } = info.update
+        && !(rate.is_finite() && rate > 0.0)
+    {
+        return Err(format!("it changes by {rate} at a step, which is not a positive finite number"));
     }
     match info.initializer {
         Initializer::Constant(_) => Ok(()),

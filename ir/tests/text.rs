@@ -7,7 +7,7 @@ use diptych_ir::ops::{
 use diptych_ir::text::{parse, print};
 use diptych_ir::{
     Axes, Axis, Bounds, DType, Entry, EntryKind, Initializer, ParamInfo, Program, Region, Result, ScalarFn,
-    TensorType, verify,
+    TensorType, UpdateRule, verify,
 };
 use proptest::prelude::*;
 
@@ -30,7 +30,7 @@ fn sample() -> Result<Program> {
     let info = ParamInfo {
         ty: table.clone(),
         initializer: Initializer::Normal { standard_deviation: 0.02 },
-        decay: true,
+        update: UpdateRule::AdamW { decay: true },
         layers: None,
         order: vec![vocabulary, embed],
     };
@@ -39,7 +39,7 @@ fn sample() -> Result<Program> {
     let info = ParamInfo {
         ty: stacked.clone(),
         initializer: Initializer::Constant(1.0),
-        decay: false,
+        update: UpdateRule::SignDescent { rate: 0.001 },
         layers: Some(layers),
         order: vec![layers, embed],
     };

@@ -6,7 +6,9 @@ use diptych_ir::ops::Take;
 use diptych_ir::{Axis, DType, Entry, EntryKind, Graph, IrError, NodeId, Op, Symbol};
 use std::collections::HashMap;
 
-/// Adds the roots of `score`, `train`, `prefill` and `decode`.
+/// Adds the roots of `score`, `train`, `prefill` and `decode`. The loss of `train` is the
+/// cross-entropy and what the model adds to it, which is a root of its own, `auxiliary_loss`, if
+/// there is any.
 ///
 /// # Errors
 /// When the logits are not f32[batch, time, one more axis].
@@ -22,11 +24,15 @@ pub(crate) fn define<'m>(m: &'m ModelBuilder, logits: Tensor<'m>) -> Result<Vec<
     };
     let targets = m.input("targets", DType::I32, [batch, time]);
     let log_prob = targets.less(0.0).select(0.0, logits.log_softmax_at(targets, vocab));
-    let inverse = m.input("inverse_tokens", DType::F32, []);
-    let loss = -log_prob.sum([batch, time]) * inverse;
+    let cross_entropy = -log_prob.sum([batch, time]) * m.inverse_tokens();
+    let auxiliary = m.added_to_loss()?;
+    let loss = auxiliary.map_or(cross_entropy, |auxiliary| cross_entropy + auxiliary);
     let last = m.input("last", DType::I32, batch);
     let nodes = [logits, log_prob, loss, last].map(|tensor| tensor.place().map(|place| place.1));
     let [Some(logits), Some(log_prob), Some(loss), Some(last)] = nodes else { return Err(none().into()) };
+
+    let mut training = vec![("loss", loss), ("log_prob", log_prob)];
+    training.extend(auxiliary.and_then(Tensor::place).map(|place| ("auxiliary_loss", place.1)));
 
     let state = &mut *m.state.borrow_mut();
     let at_last = at_position(&mut state.program.main_mut().graph, logits, last, time, batch)?;
@@ -36,7 +42,7 @@ pub(crate) fn define<'m>(m: &'m ModelBuilder, logits: Tensor<'m>) -> Result<Vec<
         updates: Vec::new(),
     };
     Ok(vec![
-        entry(EntryKind::Train, &[("loss", loss), ("log_prob", log_prob)]),
+        entry(EntryKind::Train, &training),
         entry(EntryKind::Score, &[("log_prob", log_prob)]),
         entry(EntryKind::Prefill, &[("logits", at_last)]),
         entry(EntryKind::Decode, &[("logits", at_last)]),

@@ -42,6 +42,17 @@ fn fields_that_do_not_fit_are_named() {
     assert!(with("moe-tiny", "groups", json!(2)).contains("does not divide `experts`"));
     assert!(with("moe-latent-tiny", "dense_layers", json!(3)).contains("give at most that"));
     assert!(with("moe-latent-tiny", "window", json!(8)).contains("is an option of grouped queries"));
+    assert!(
+        with("moe-tiny", "bias_rate", json!(0.1))
+            .contains("is the rate of the `selection_bias`, which is off")
+    );
+    assert!(
+        with("moe-latent-tiny", "bias_rate", json!(-0.1))
+            .contains("`bias_rate` is -0.1; it must be at least 0")
+    );
+    assert!(
+        with("moe-tiny", "balance_loss", json!(-1.0)).contains("`balance_loss` is -1; it must be at least 0")
+    );
     for name in ["gpt2-tiny", "llama-tiny", "mla-tiny", "moe-tiny", "hybrid-tiny", "mamba2-tiny"] {
         assert!(with(name, "layres", json!(2)).contains("unknown field `layres`, expected one of `vocab`"));
         assert!(with(name, "vocab", Value::Null).contains("missing field `vocab`"));
@@ -194,4 +205,25 @@ fn a_failed_export_leaves_what_was_there() {
     let mixed: Box<dyn Architecture> = Registry::zoo().architecture(&family, &config).unwrap();
     let error = export(folder.path(), &*mixed, |_| Ok(Vec::new())).unwrap_err().to_string();
     assert!(error.contains("transformers has no model with these options"), "{error}");
+}
+
+/// A loss over all layers at once, which is 2 where the load is even, and one for each layer, which is 1 there.
+#[test]
+fn the_load_balance_loss_goes_to_hugging_face_and_back() {
+    for name in ["mixtral", "qwen3_moe"] {
+        let mut config = read_json(&fixture(name).join("config.json"));
+        let fields = config.as_object_mut().unwrap();
+        fields.insert("num_hidden_layers".into(), json!(4));
+        fields.insert("num_experts_per_tok".into(), json!(2));
+        fields.insert("router_aux_loss_coef".into(), json!(0.5));
+        for (added, expected) in [(false, 0.0), (true, 0.25)] {
+            config["output_router_logits"] = json!(added);
+            let architecture = Registry::zoo().from_hugging_face(&config).unwrap();
+            assert_eq!(architecture.describe()["balance_loss"], json!(expected), "{name}");
+            let exported = architecture.hugging_face().unwrap().config;
+            assert_eq!(exported["output_router_logits"], json!(added), "{name}");
+            let coefficient = exported.get("router_aux_loss_coef");
+            assert_eq!(coefficient, added.then(|| json!(0.5)).as_ref(), "{name}");
+        }
+    }
 }

@@ -198,3 +198,77 @@ fn a_recurrence_carries_what_it_takes() {
     });
     assert!(message.contains("made in a repeat or scan that has ended"), "{message}");
 }
+
+#[test]
+fn what_is_added_to_the_loss_is_one_number() {
+    fn input(m: &ModelBuilder) -> (Tensor<'_>, diptych_ir::Axis, diptych_ir::Axis) {
+        let (vocab, embed) = (m.axis("vocab", 8), m.axis("embed", 4));
+        (m.embedding("table", vocab, embed).take(m.tokens(), vocab), embed, vocab)
+    }
+    let (message, line) = mistake(|m| {
+        let (x, embed, vocab) = input(m);
+        m.add_to_loss("length", (x * x).sum([m.time(), embed]));
+        m.head("head", x, embed, vocab)
+    });
+    assert_eq!(
+        message,
+        "add_to_loss: `length` is f32[batch]; what is added to the loss is one number, f32[]: sum it over its axes"
+    );
+    assert_eq!(line, line!() - 7);
+    let (message, _) = mistake(|m| {
+        let (x, embed, vocab) = input(m);
+        let x = m.repeat("layers", 2, x, |m, x| {
+            m.add_to_loss("one", m.number(DType::I32, 1.0));
+            x * 2.0
+        });
+        m.head("head", x, embed, vocab)
+    });
+    assert_eq!(message, "add_to_loss: `layers.one` is i32[]; what is added to the loss is f32[]: cast it");
+    let (message, _) = mistake(|m| {
+        let (x, embed, vocab) = input(m);
+        let all = [m.batch(), m.time(), embed];
+        m.add_to_loss("length", (x * x).sum(all));
+        m.add_to_loss("length", x.sum(all));
+        m.head("head", x, embed, vocab)
+    });
+    assert_eq!(message, "add_to_loss: `length` is added twice; give each part of the loss a name of its own");
+    let (message, _) = mistake(|m| {
+        let (x, embed, vocab) = input(m);
+        let [y] = m.scan("state", [m.zeros([m.batch(), embed])], |m, [state]| {
+            m.add_to_loss("state", m.number(DType::F32, 1.0));
+            ([state + x], [state])
+        });
+        m.head("head", y, embed, vocab)
+    });
+    assert!(message.starts_with("add_to_loss: `state` is added in the step of a scan; let"), "{message}");
+    let (message, _) = mistake(|m| {
+        let (x, embed, vocab) = input(m);
+        let mut inner = x;
+        let y = m.repeat("layers", 2, x, |_, x| {
+            inner = x * 2.0;
+            inner
+        });
+        m.add_to_loss("inner", inner.sum([m.batch(), m.time(), embed]));
+        m.head("head", y, embed, vocab)
+    });
+    assert!(message.contains("made in a repeat or scan that has ended"), "{message}");
+    let (message, _) = mistake(|m| {
+        let (x, embed, vocab) = input(m);
+        m.head(
+            "head",
+            m.sum_over_positions("sum", [m.head("other", x, embed, vocab).sum(m.batch())])[0],
+            vocab,
+            embed,
+        )
+    });
+    assert_eq!(
+        message,
+        "sum_over_positions: `sum` sums along the time of each sequence, but was given f32[time, vocab=8]"
+    );
+    let (message, _) = mistake(|m| {
+        let (x, embed, vocab) = input(m);
+        let bias = m.sign_descent_param("bias", embed, Initializer::Constant(0.0), -0.1);
+        m.head("head", x + bias, embed, vocab)
+    });
+    assert_eq!(message, "sign_descent_param: `bias` is to change by -0.1 at a step; give a positive number");
+}

@@ -1,5 +1,5 @@
-//! AdamW: from gradients in states to new parameters and moments. It knows
-//! nothing of how gradients came about, of schedules, or of kernels.
+//! AdamW: from gradients in states to new parameters and moments; and sign descent, for
+//! parameters that say so. It knows nothing of how gradients came about, of schedules, or of kernels.
 //!
 //! The arithmetic is that of PyTorch's `torch.optim.AdamW` (one tensor at a
 //! time) and `torch.nn.utils.clip_grad_norm_`, operation by operation.
@@ -9,7 +9,7 @@ mod tests;
 
 use diptych_ir::ops::{Cast, Input, Literal, Map, Param, Reduce};
 use diptych_ir::{DType, Entry, EntryKind, Graph, IrError, NodeId, Program, ReduceKind, Result};
-use diptych_ir::{ScalarFn, Symbol, TensorType};
+use diptych_ir::{ScalarFn, Symbol, TensorType, UpdateRule};
 
 /// Settings of AdamW.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -60,8 +60,12 @@ struct Shared {
 /// (f32, of the parameter's axes). The nodes for any two parameters that both
 /// decay, or both do not, are alike but for names and axes.
 ///
+/// A parameter of [`UpdateRule::SignDescent`] has no moments, and its gradient is
+/// no part of the norm.
+///
 /// # Errors
-/// When `Train` has no gradients yet, or there is an `Update` entry already.
+/// When `Train` has no gradients yet, or only of parameters of sign descent, or
+/// there is an `Update` entry already.
 pub fn add_adamw(program: &Program, options: &AdamWOptions) -> Result<Program> {
     let mut program = program.clone();
     if program.entry(EntryKind::Update).is_some() {
@@ -82,11 +86,28 @@ pub fn add_adamw(program: &Program, options: &AdamWOptions) -> Result<Program> {
         let ty = program.states[&state].clone();
         gradients.push(program.main_mut().graph.add(Param { name: state, ty }, &[])?);
     }
-    let norm = global_norm(&mut program.main_mut().graph, &gradients)?;
+    let in_norm = |name: &Symbol| matches!(program.params[name].update, UpdateRule::AdamW { .. });
+    let normed: Vec<NodeId> =
+        names.iter().zip(&gradients).filter(|row| in_norm(row.0)).map(|row| *row.1).collect();
+    if normed.is_empty() {
+        let problem = "every parameter goes by the sign of its gradient: AdamW has nothing to update";
+        return Err(IrError::Invalid(problem.into()));
+    }
+    let norm = global_norm(&mut program.main_mut().graph, &normed)?;
     let shared = shared(&mut program.main_mut().graph, options, norm)?;
     let mut updates = Vec::new();
     for (name, gradient) in names.into_iter().zip(gradients) {
         let info = program.params[&name].clone();
+        let decay = match info.update {
+            UpdateRule::AdamW { decay } => decay,
+            UpdateRule::SignDescent { rate } => {
+                let graph = &mut program.main_mut().graph;
+                let param = graph.add(Param { name, ty: info.ty.clone() }, &[])?;
+                let param = sign_step(graph, rate, param, gradient)?;
+                updates.push((name, rounded(graph, param, info.ty.dtype)?));
+                continue;
+            }
+        };
         let moment_ty = TensorType::new(DType::F32, info.ty.axes.clone());
         let [mean_name, variance_name] =
             ["mean", "variance"].map(|moment| Symbol::new(&format!("{moment}.{name}")));
@@ -94,11 +115,8 @@ pub fn add_adamw(program: &Program, options: &AdamWOptions) -> Result<Program> {
         let param = graph.add(Param { name, ty: info.ty.clone() }, &[])?;
         let mean = graph.add(Param { name: mean_name, ty: moment_ty.clone() }, &[])?;
         let variance = graph.add(Param { name: variance_name, ty: moment_ty.clone() }, &[])?;
-        let [param, mean, variance] = step(graph, &shared, info.decay, param, gradient, mean, variance)?;
-        let param = match info.ty.dtype {
-            DType::F32 => param,
-            dtype => graph.add(Cast(dtype), &[param])?,
-        };
+        let [param, mean, variance] = step(graph, &shared, decay, param, gradient, mean, variance)?;
+        let param = rounded(graph, param, info.ty.dtype)?;
         updates.extend([(name, param), (mean_name, mean), (variance_name, variance)]);
         program.states.insert(mean_name, moment_ty.clone());
         program.states.insert(variance_name, moment_ty);
@@ -121,6 +139,14 @@ fn map(graph: &mut Graph, function: ScalarFn, operands: &[NodeId]) -> Result<Nod
 
 fn literal(graph: &mut Graph, value: f64) -> Result<NodeId> {
     graph.add(Literal::scalar(DType::F32, value), &[])
+}
+
+/// The value in a parameter's type.
+fn rounded(graph: &mut Graph, value: NodeId, dtype: DType) -> Result<NodeId> {
+    match dtype {
+        DType::F32 => Ok(value),
+        dtype => graph.add(Cast(dtype), &[value]),
+    }
 }
 
 fn global_norm(graph: &mut Graph, gradients: &[NodeId]) -> Result<NodeId> {
@@ -203,4 +229,15 @@ fn step(
     let change = map(graph, Div, &[change, scale])?;
     let param = map(graph, Sub, &[param, change])?;
     Ok([param, mean, variance])
+}
+
+/// The parameter, moved by `rate` against the sign of its gradient.
+fn sign_step(graph: &mut Graph, rate: f64, param: NodeId, gradient: NodeId) -> Result<NodeId> {
+    let [zero, down, up] = [0.0, rate, -rate].map(|value| literal(graph, f64::from(value as f32)));
+    let (zero, down, up) = (zero?, down?, up?);
+    let positive = map(graph, ScalarFn::Less, &[zero, gradient])?;
+    let negative = map(graph, ScalarFn::Less, &[gradient, zero])?;
+    let rest = map(graph, ScalarFn::Select, &[negative, up, zero])?;
+    let change = map(graph, ScalarFn::Select, &[positive, down, rest])?;
+    map(graph, ScalarFn::Sub, &[param, change])
 }

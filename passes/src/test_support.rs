@@ -5,6 +5,7 @@ use diptych_ir::evaluate::{Context, Value, evaluate};
 use diptych_ir::ops::{Contract, Input, Param};
 use diptych_ir::{
     Axes, Axis, Bounds, DType, Entry, EntryKind, Initializer, NodeId, ParamInfo, Program, Size, TensorType,
+    UpdateRule,
 };
 
 /// Numbers in [0, 1) that are the same in every run. They follow the golden
@@ -30,7 +31,7 @@ pub fn param(program: &mut Program, name: &str, axes: &[Axis]) -> NodeId {
     let info = ParamInfo {
         ty: ty.clone(),
         initializer: Initializer::Constant(0.0),
-        decay: axes.len() > 1,
+        update: UpdateRule::AdamW { decay: axes.len() > 1 },
         layers: None,
         order: axes.to_vec(),
     };

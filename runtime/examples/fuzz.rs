@@ -1,7 +1,7 @@
 //! Searches for programs that native code computes otherwise than the
 //! evaluator, for as long as it is told:
 //! `cargo run --release -p diptych-runtime --example fuzz -- --seconds 600`.
-//! `--from SEED` starts there, `--seed SEED` looks at one program and prints
+//! `--from SEED` starts there (before 1000000 programs have no experts), `--seed SEED` looks at one program and prints
 //! it, `--width avx512|avx2|portable` sets the vectors, `--budget STEPS` the
 //! evaluator's work for each program, `--forward` leaves gradients out,
 //! `--no-serving` prefill and decoding.
@@ -18,6 +18,7 @@ use diptych_runtime::cpu::compile::{Compiler, KernelCache};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 use support::check::{Options, check};
+use support::programs::ROUTED;
 
 /// Programs whose kernels are compiled together.
 const TOGETHER: u64 = 12;
@@ -31,7 +32,7 @@ struct Arguments {
 
 fn arguments() -> Result<Arguments, String> {
     let options = Options { width: VectorWidth::detect(), budget: 3e6, gradients: true, serving: true };
-    let mut parsed = Arguments { seconds: 60.0, from: 1000, one: None, options };
+    let mut parsed = Arguments { seconds: 60.0, from: ROUTED + 1000, one: None, options };
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         match argument.as_str() {

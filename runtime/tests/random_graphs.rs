@@ -9,7 +9,7 @@ mod support;
 use diptych_codegen::c::prelude::VectorWidth;
 use diptych_runtime::cpu::compile::{Compiler, KernelCache};
 use support::check::{Findings, Options, check, check_programs};
-use support::programs::Traits;
+use support::programs::{ROUTED, Traits};
 
 fn agree(seeds: impl IntoIterator<Item = u64>, options: Options) {
     let seeds: Vec<u64> = seeds.into_iter().collect();
@@ -35,6 +35,16 @@ fn agree(seeds: impl IntoIterator<Item = u64>, options: Options) {
 #[test]
 fn gradients_and_serving_are_as_the_evaluator_has_them() {
     agree(0..10, Options { width: VectorWidth::detect(), budget: 3e5, gradients: true, serving: true });
+}
+
+/// Of seeds whose attention can be served: what is seen over the past is not computed anew at each token.
+#[test]
+fn experts_are_as_the_evaluator_has_them() {
+    let options = Options { width: VectorWidth::detect(), budget: 2e5, gradients: true, serving: true };
+    agree([6, 8, 9].map(|seed| ROUTED + seed), options);
+    for width in VectorWidth::ALL.into_iter().filter(|width| width.is_supported()) {
+        agree([0, 3, 101].map(|seed| ROUTED + seed), Options { width, budget: 1e5, ..options });
+    }
 }
 
 /// Backward bodies in which streams and what lies between them could be joined in a circle.

@@ -55,9 +55,23 @@ fn gradients(device: &Device, preset: &str, compiled: CompiledProgram) -> Vec<(S
 }
 
 #[test]
-fn no_bit_changes_within_any_limit() {
+fn no_bit_of_attention_changes_within_any_limit() {
+    no_bit_changes(&["gpt2-tiny", "mla-tiny"]);
+}
+
+#[test]
+fn no_bit_of_experts_changes_within_any_limit() {
+    no_bit_changes(&["moe-tiny", "moe-latent-tiny"]);
+}
+
+#[test]
+fn no_bit_of_recurrences_changes_within_any_limit() {
+    no_bit_changes(&["hybrid-tiny", "mamba2-tiny"]);
+}
+
+fn no_bit_changes(presets: &[&str]) {
     let device = Device::cpu(Some(2)).unwrap();
-    for preset in ["gpt2-tiny", "mla-tiny"] {
+    for &preset in presets {
         let architecture = model(preset);
         let program = build(&*architecture).unwrap();
         let size = |axis: Axis| axis.fixed_size().unwrap_or(LENGTHS[0]) as f64;

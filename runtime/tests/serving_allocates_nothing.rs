@@ -17,7 +17,15 @@ fn prompts_and_batches_of_any_size_allocate_nothing() {
     assert!(allocations(|| drop(std::hint::black_box(vec![1u8; 10]))) > 0, "the counter must count");
 
     let registry = Registry::zoo();
-    for (family, preset) in [("llama", "llama-tiny"), ("hybrid", "hybrid-tiny")] {
+    let presets = [
+        ("llama", "llama-tiny"),
+        ("hybrid", "hybrid-tiny"),
+        ("hybrid", "gated-linear-tiny"),
+        ("hybrid", "mamba2-tiny"),
+        ("moe", "moe-tiny"),
+        ("moe", "moe-latent-tiny"),
+    ];
+    for (family, preset) in presets {
         let mut config = registry.preset(preset).unwrap().describe();
         config["context"] = 1100.into();
         serves_without_allocation(&build(&*registry.architecture(family, &config).unwrap()).unwrap());

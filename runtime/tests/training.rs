@@ -66,8 +66,16 @@ fn trainer<'d>(device: &'d Device, change: Value) -> Trainer<'d> {
     trainer_of(device, ("llama", "llama-tiny"), change)
 }
 
-/// Families whose steps differ in kind: attention alone, and with recurrences.
-const FAMILIES: [(&str, &str); 2] = [("llama", "llama-tiny"), ("hybrid", "hybrid-tiny")];
+/// Families whose steps differ in kind: attention alone, with recurrences, with experts, and with experts whose load a
+/// bias and a loss balance.
+const FAMILIES: [(&str, &str); 6] = [
+    ("llama", "llama-tiny"),
+    ("hybrid", "hybrid-tiny"),
+    ("hybrid", "gated-linear-tiny"),
+    ("hybrid", "mamba2-tiny"),
+    ("moe", "moe-tiny"),
+    ("moe", "moe-latent-tiny"),
+];
 
 fn trainer_of<'d>(device: &'d Device, (family, preset): (&str, &str), change: Value) -> Trainer<'d> {
     // One at a time, so that the first fills the cache of kernels for all others.
@@ -484,7 +492,7 @@ static ALLOCATOR: Counting = Counting;
 
 #[test]
 fn a_step_allocates_nothing() {
-    for (threads, family) in [(1, FAMILIES[0]), (2, FAMILIES[0]), (2, FAMILIES[1])] {
+    for (threads, family) in [(1, FAMILIES[0])].into_iter().chain(FAMILIES.map(|family| (2, family))) {
         let device = device(threads);
         let mut trainer = trainer_of(&device, family, json!({ "accumulation": 2 }));
         let count = |counted| device.pool.run(&|_, _| COUNTED.set(counted));

@@ -21,6 +21,8 @@
 //! }
 //! ```
 //!
+//! A parameter says how it starts and how a step changes it: `decay` is AdamW with weight decay,
+//! `sign_descent 0.001` goes by that much against the sign of the gradient, nothing is AdamW without decay.
 //! A parameter's axes stand in the order in which the user declared them. `#`
 //! gives a node its label; `//` starts a comment. Names that are not plain words
 //! are quoted. The user's source lines are not part of the text.

@@ -5,7 +5,7 @@
 use super::Reader;
 use crate::{
     Bounds, DType, Entry, EntryKind, Initializer, IrError, NodeId, Op, ParamInfo, Program, Region, Result,
-    Symbol, TensorType,
+    Symbol, TensorType, UpdateRule,
 };
 use std::collections::{BTreeMap, HashMap};
 
@@ -82,12 +82,15 @@ fn param(reader: &mut Reader) -> Result<ParamInfo> {
         let kinds = "how the parameter starts: `constant`, `normal`, `uniform` or `between`";
         return Err(reader.expected(kinds));
     };
-    let decay = reader.has_word("decay");
+    let update = match reader.has_word("sign_descent") {
+        true => UpdateRule::SignDescent { rate: reader.number()? },
+        false => UpdateRule::AdamW { decay: reader.has_word("decay") },
+    };
     let layers = if reader.has_word("stacked") { Some(reader.axis()?) } else { None };
     if reader.has_word("order") {
         order = reader.axes()?;
     }
-    Ok(ParamInfo { ty, initializer, decay, layers, order })
+    Ok(ParamInfo { ty, initializer, update, layers, order })
 }
 
 fn node_of(reader: &mut Reader, nodes: &Nodes) -> Result<NodeId> {

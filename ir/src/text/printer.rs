@@ -2,7 +2,7 @@
 //! would refuse it prints what there is, with `%missing` for absent nodes.
 
 use super::{axis, list, name, number, ty};
-use crate::{Entry, Initializer, NodeId, ParamInfo, Program, Region, Symbol};
+use crate::{Entry, Initializer, NodeId, ParamInfo, Program, Region, Symbol, UpdateRule};
 use std::collections::HashMap;
 
 /// The text of a program; see the module for how it reads. Nodes are numbered
@@ -46,9 +46,11 @@ fn param(info: &ParamInfo) -> String {
         Initializer::Uniform { bound } => format!(" uniform {}", number(bound)),
         Initializer::Between { least, most } => format!(" between {} and {}", number(least), number(most)),
     };
-    if info.decay {
-        text += " decay";
-    }
+    text += &match info.update {
+        UpdateRule::AdamW { decay: true } => " decay".to_owned(),
+        UpdateRule::AdamW { decay: false } => String::new(),
+        UpdateRule::SignDescent { rate } => format!(" sign_descent {}", number(rate)),
+    };
     if let Some(layers) = info.layers {
         text += &format!(" stacked {}", axis(layers));
     }

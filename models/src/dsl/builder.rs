@@ -5,7 +5,7 @@ use crate::{ModelError, Result, Tensor};
 use diptych_ir::ops::{Index, Input, Literal, Param};
 use diptych_ir::{
     Axes, Axis, Bounds, DType, Initializer, IrError, NodeId, Op, ParamInfo, Program, Region, RegionId, Span,
-    Symbol, TensorType,
+    Symbol, TensorType, UpdateRule,
 };
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
@@ -67,13 +67,24 @@ pub(crate) struct Frame {
     pub start: Vec<NodeId>,
     /// Stacked parameters in the enclosing frame, with their arguments here.
     pub stacked: Vec<(NodeId, NodeId)>,
+    /// What is added to the training loss, by full name: nodes of this frame.
+    pub losses: Vec<(Symbol, NodeId)>,
 }
 
 impl Frame {
     pub fn new(region: RegionId, layers: Option<Axis>) -> Frame {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
-        Frame { id, region, layers, captured: Vec::new(), over: None, start: Vec::new(), stacked: Vec::new() }
+        Frame {
+            id,
+            region,
+            layers,
+            captured: Vec::new(),
+            over: None,
+            start: Vec::new(),
+            stacked: Vec::new(),
+            losses: Vec::new(),
+        }
     }
 }
 
@@ -221,7 +232,30 @@ impl ModelBuilder {
     ) -> Tensor<'_> {
         let span = Span::caller();
         let axes = axes.into().0;
-        match self.add_param(name, &axes, initializer, decay, span) {
+        match self.add_param(name, &axes, initializer, UpdateRule::AdamW { decay }, span) {
+            Ok(tensor) => tensor,
+            Err(error) => self.poison(error, span),
+        }
+    }
+
+    /// As [`ModelBuilder::param`], but each step moves every element by `rate` against the sign
+    /// of its gradient, whatever the optimiser: no moments, no clipping, no part of the norm of
+    /// the gradients.
+    #[track_caller]
+    pub fn sign_descent_param(
+        &self,
+        name: &str,
+        axes: impl Into<AxisList>,
+        initializer: Initializer,
+        rate: f64,
+    ) -> Tensor<'_> {
+        let span = Span::caller();
+        if !(rate.is_finite() && rate > 0.0) {
+            let problem = format!("`{name}` is to change by {rate} at a step; give a positive number");
+            return self.fail("sign_descent_param", problem);
+        }
+        let axes = axes.into().0;
+        match self.add_param(name, &axes, initializer, UpdateRule::SignDescent { rate }, span) {
             Ok(tensor) => tensor,
             Err(error) => self.poison(error, span),
         }
@@ -232,7 +266,7 @@ impl ModelBuilder {
         name: &str,
         axes: &[Axis],
         initializer: Initializer,
-        decay: bool,
+        update: UpdateRule,
         span: Span,
     ) -> Result<Tensor<'_>, IrError> {
         let state = &mut *self.state.borrow_mut();
@@ -264,7 +298,7 @@ impl ModelBuilder {
         let graph = &mut program.region_mut(frames[holder].region).graph;
         let node = graph.add(Param { name: full, ty: ty.clone() }, &[])?;
         graph.annotate(node, Some(span), Some(full));
-        program.params.insert(full, ParamInfo { ty, initializer, decay, layers, order });
+        program.params.insert(full, ParamInfo { ty, initializer, update, layers, order });
         let frame = &mut frames[top];
         let node = match layers {
             None => node,

@@ -5,6 +5,7 @@ mod attention;
 mod builder;
 mod experts;
 mod layers;
+mod losses;
 mod repeat;
 mod rotary;
 mod scan;

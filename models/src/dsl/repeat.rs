@@ -3,7 +3,8 @@
 
 use super::builder::{Frame, State, reorder_arguments};
 use crate::{ModelBuilder, Tensor};
-use diptych_ir::{Axis, IrError, NodeId, Region, Span};
+use diptych_ir::ops::Reduce;
+use diptych_ir::{Axis, IrError, NodeId, ReduceKind, Region, Span};
 use std::collections::HashSet;
 
 impl ModelBuilder {
@@ -110,7 +111,9 @@ impl ModelBuilder {
         if results.iter().any(|result| result.is_poisoned()) {
             return Ok(Vec::new());
         }
-        let nodes = nodes?;
+        let mut nodes = nodes?;
+        // What layers add to the loss comes out stacked, so that an entry without the loss computes none of it.
+        nodes.extend(frame.losses.iter().map(|loss| loss.1));
         let graph = &program.region(frame.region).graph;
         let live: HashSet<NodeId> = graph.ancestors(&nodes).into_iter().collect();
         if let Some(&(_, unused)) = frame.stacked.iter().find(|port| !live.contains(&port.1)) {
@@ -127,9 +130,15 @@ impl ModelBuilder {
         let (mut region, copies) = reorder_arguments(program.region(frame.region), &arguments, &live)?;
         region.results = nodes.iter().filter_map(|node| copies.get(node).copied()).collect();
         *program.region_mut(frame.region) = region;
-        let Some(parent) = frames.last() else { return Ok(Vec::new()) };
-        let outputs =
+        let Some(parent) = frames.last_mut() else { return Ok(Vec::new()) };
+        let mut outputs =
             program.add_repeat(parent.region, frame.region, layers, false, &carried, &stacked, &invariant)?;
+        for ((name, _), stack) in frame.losses.iter().zip(outputs.split_off(results.len())) {
+            let graph = &mut program.region_mut(parent.region).graph;
+            let sum = graph.add(Reduce { kind: ReduceKind::Sum, over: vec![layers] }, &[stack])?;
+            graph.annotate(sum, None, Some(*name));
+            parent.losses.push((*name, sum));
+        }
         Ok(outputs.into_iter().map(|output| Tensor::new(self, parent.id, output)).collect())
     }
 }

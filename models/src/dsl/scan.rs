@@ -59,6 +59,43 @@ impl ModelBuilder {
         start: &[Tensor<'m>],
         step: impl FnOnce(&'m ModelBuilder, &[Tensor<'m>]) -> (Vec<Tensor<'m>>, Vec<Tensor<'m>>),
     ) -> Vec<Tensor<'m>> {
+        self.scan_results(name, start, step).into_iter().skip(start.len()).collect()
+    }
+
+    /// The sums of values along `time`, for each sequence by itself: f32[batch, …]. Positions are added one after the
+    /// other, so no bit depends on what else is in the batch. They are for what is added to the loss; when
+    /// serving they are sums of all positions so far.
+    #[track_caller]
+    pub fn sum_over_positions<'m, const N: usize>(
+        &'m self,
+        name: &str,
+        values: [Tensor<'m>; N],
+    ) -> [Tensor<'m>; N] {
+        let (span, batch, time) = (Span::caller(), self.batch(), self.time());
+        for ty in values.iter().filter_map(|value| value.ty()) {
+            if !(ty.axes.contains(batch) && ty.axes.contains(time)) {
+                let problem = format!("`{name}` sums along the time of each sequence, but was given {ty}");
+                return values.map(|_| self.poison_at("sum_over_positions", problem.clone(), span));
+            }
+        }
+        let rest = |value: Tensor<'m>| value.ty().map_or(Vec::new(), |ty| ty.axes.without(&[time]).to_vec());
+        let start = values.map(|value| if value.is_poisoned() { value } else { self.zeros(rest(value)) });
+        let sums = self.scan_results(name, &start, |_, sums| {
+            let next = sums.iter().zip(values).map(|(&sum, value)| sum + value.cast(DType::F32));
+            (next.collect(), Vec::new())
+        });
+        let mut sums = sums.into_iter();
+        values.map(|_| sums.next().unwrap_or_else(|| Tensor::poisoned(self)))
+    }
+
+    /// What a scan carries at the end, then what it yields; nothing after a mistake.
+    #[track_caller]
+    fn scan_results<'m>(
+        &'m self,
+        name: &str,
+        start: &[Tensor<'m>],
+        step: impl FnOnce(&'m ModelBuilder, &[Tensor<'m>]) -> (Vec<Tensor<'m>>, Vec<Tensor<'m>>),
+    ) -> Vec<Tensor<'m>> {
         let span = Span::caller();
         if start.iter().any(|tensor| tensor.is_poisoned()) {
             return Vec::new();
@@ -72,7 +109,7 @@ impl ModelBuilder {
             self.close_scan(&inputs, &[carried, yielded].concat(), name, span)
         });
         match done {
-            Ok(outputs) => outputs.into_iter().skip(start.len()).collect(),
+            Ok(outputs) => outputs,
             Err(error) => {
                 self.poison(error, span);
                 Vec::new()

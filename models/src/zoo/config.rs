@@ -55,6 +55,14 @@ pub fn positive_number(family: &str, name: &str, value: f64) -> Result<()> {
     }
 }
 
+/// Refuses numbers that are negative or not finite.
+pub fn not_negative(family: &str, name: &str, value: f64) -> Result<()> {
+    match value.is_finite() && value >= 0.0 {
+        true => Ok(()),
+        false => Err(ModelError::config(family, format!("`{name}` is {value}; it must be at least 0"))),
+    }
+}
+
 /// Refuses a rotary embedding whose numbers make no sense, or whose axis is odd.
 pub fn rotary(family: &str, rope: &Rope, axis: (&str, usize)) -> Result<()> {
     if let Some(problem) = rope.problem() {

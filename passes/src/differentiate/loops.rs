@@ -34,6 +34,14 @@ struct Seeds {
     carried: Gradients,
     /// For each stacked result with a gradient: position, and its cotangent.
     stacked: Gradients,
+    /// For each stacked result of a repeat whose gradient is the same for all layers: position, and its cotangent.
+    alike: Gradients,
+}
+
+impl Seeds {
+    fn all(&self) -> impl Iterator<Item = &(usize, NodeId)> {
+        self.carried.iter().chain(&self.stacked).chain(&self.alike)
+    }
 }
 
 /// What joins the two bodies.
@@ -79,8 +87,16 @@ pub(super) fn differentiate_loop(
         true => arguments_active[position],
         false => of_results.contains_key(&position) && active.contains(&results[position]),
     };
-    let seeds = add_seeds(program.region_mut(train), looped.carried, wanted)?;
-    let pairs: Vec<(NodeId, NodeId)> = (seeds.carried.iter().chain(&seeds.stacked))
+    let parent_graph = &program.region(parent).graph;
+    let lacks_layers = |gradient: &NodeId| !parent_graph.axes(*gradient).contains(looped.over);
+    let alike: HashSet<usize> = (of_results.iter())
+        .filter(|(position, gradient)| {
+            looped.name == "repeat" && **position >= looped.carried && lacks_layers(gradient)
+        })
+        .map(|(&position, _)| position)
+        .collect();
+    let seeds = add_seeds(program.region_mut(train), looped.carried, wanted, &alike)?;
+    let pairs: Vec<(NodeId, NodeId)> = (seeds.all())
         .map(|&(position, seed)| (results[position], seed))
         .filter(|(result, _)| active.contains(result))
         .collect();
@@ -105,7 +121,7 @@ pub(super) fn differentiate_loop(
 
     // Then they are cut off: what crosses the cut is kept, or computed again.
     let roots: Vec<NodeId> = of_arguments.iter().flatten().map(|gradient| gradient.1).collect();
-    let seed_nodes: HashSet<NodeId> = seeds.carried.iter().chain(&seeds.stacked).map(|seed| seed.1).collect();
+    let seed_nodes: HashSet<NodeId> = seeds.all().map(|seed| seed.1).collect();
     let mut cut = cut(program.region(train), looped, &roots, &forward, &seed_nodes, saves);
     if looped.name == "scan" {
         replay_states(program.region(train), looped, &mut cut);
@@ -195,12 +211,21 @@ fn zero(graph: &mut Graph) -> Result<NodeId> {
 
 /// Adds a stand-in for each cotangent that the backward body will be given.
 /// They become its arguments; the forward region gives them up again.
-fn add_seeds(region: &mut Region, carried: usize, wanted: impl Fn(usize) -> bool) -> Result<Seeds> {
-    let mut seeds = Seeds { carried: Vec::new(), stacked: Vec::new() };
+fn add_seeds(
+    region: &mut Region,
+    carried: usize,
+    wanted: impl Fn(usize) -> bool,
+    alike: &HashSet<usize>,
+) -> Result<Seeds> {
+    let mut seeds = Seeds { carried: Vec::new(), stacked: Vec::new(), alike: Vec::new() };
     for (position, &result) in region.results.iter().enumerate().filter(|(position, _)| wanted(*position)) {
         let ty = gradient_type(region.graph.axes(result));
         let seed = region.graph.add(Argument { index: region.arguments.len() + position, ty }, &[])?;
-        let list = if position < carried { &mut seeds.carried } else { &mut seeds.stacked };
+        let list = match position {
+            _ if position < carried => &mut seeds.carried,
+            _ if alike.contains(&position) => &mut seeds.alike,
+            _ => &mut seeds.stacked,
+        };
         list.push((position, seed));
     }
     Ok(seeds)
@@ -271,7 +296,10 @@ fn backward_body(train: &Region, name: Symbol, cotangents: &Cotangents) -> Resul
     let stacked = cut.stacked.iter().map(|&position| train.arguments[position]);
     let invariant = cut.invariant.iter().map(|&position| train.arguments[position]);
     let stacked_seeds = seeds.stacked.iter().map(|seed| seed.1);
-    for id in stacked.chain(cut.saved.iter().copied()).chain(stacked_seeds).chain(invariant) {
+    let alike_seeds = seeds.alike.iter().map(|seed| seed.1);
+    for id in
+        stacked.chain(cut.saved.iter().copied()).chain(stacked_seeds).chain(invariant).chain(alike_seeds)
+    {
         let argument = body.add_argument(graph.ty(id).clone())?;
         body.graph.annotate(argument, graph.node(id).span, graph.node(id).label);
         copies.insert(id, argument);
@@ -429,7 +457,11 @@ fn add_backward(
     for &(position, _) in &seeds.stacked {
         stacked.push(spread(graph, of_results[&position], &looped.results[position].axes)?);
     }
-    let invariant: Vec<NodeId> = cut.invariant.iter().map(|&position| given[position]).collect();
+    let mut invariant: Vec<NodeId> = cut.invariant.iter().map(|&position| given[position]).collect();
+    for &(position, _) in &seeds.alike {
+        let axes = looped.results[position].axes.without(&[looped.over]);
+        invariant.push(spread(graph, of_results[&position], &axes)?);
+    }
     let (span, label) = (graph.node(node).span, graph.node(node).label);
 
     let outputs =

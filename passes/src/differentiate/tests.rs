@@ -4,8 +4,9 @@
 use super::{differentiate, differentiate_keeping};
 use crate::test_net::Net;
 use crate::test_support::*;
+use diptych_ir::evaluate::Value;
 use diptych_ir::ops::*;
-use diptych_ir::{Axis, DType, EntryKind, NodeId, Op, Program, ScalarFn};
+use diptych_ir::{Axis, DType, EntryKind, NodeId, Op, Program, ScalarFn, Symbol};
 use proptest::prelude::*;
 
 fn fixed(name: &str, size: usize) -> Axis {
@@ -285,5 +286,43 @@ fn a_recurrence_alone_and_within_layers() {
         check_gradients(&program, &differentiated, &context);
         let simplified = crate::simplify(&differentiated).expect("simplify");
         check_gradients(&program, &simplified, &context);
+    }
+}
+
+/// A small mixture of experts whose layers add a loss.
+fn routed(change: serde_json::Value) -> Program {
+    let mut config = serde_json::json!({
+        "vocab": 7, "context": 8, "layers": 2, "embed": 4, "heads": 2, "experts": 4, "chosen": 2,
+        "expert_hidden": 3, "standard_deviation": 0.5, "balance_loss": 0.3,
+    });
+    config.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+    let architecture = diptych_models::Registry::zoo().architecture("moe", &config).unwrap();
+    diptych_models::build(&*architecture).unwrap()
+}
+
+#[test]
+fn what_layers_add_to_the_loss_has_its_gradients() {
+    let sigmoid = serde_json::json!({
+        "scores": "sigmoid", "layers": 3, "dense_layers": 1, "hidden": 5, "shared_hidden": 2, "groups": 2,
+        "selection_bias": true, "bias_rate": 0.0,
+    });
+    for change in [serde_json::json!({}), sigmoid] {
+        let program = routed(change);
+        let mut context = random_context(&program, &[("batch", 2), ("time", 4), ("past", 4)], 11, -1.0, 1.0);
+        let mut numbers = Numbers(5);
+        for (name, most) in [("tokens", 7.0), ("targets", 7.0)] {
+            let axes: [(Symbol, usize); 2] = [("batch".into(), 2), ("time".into(), 4)];
+            let ids = (0..8).map(|_| (numbers.next() * most).floor()).collect();
+            context.inputs.insert(name.into(), Value::new(&axes, ids).unwrap());
+        }
+        context.inputs.insert("inverse_tokens".into(), Value::scalar(0.125));
+        let differentiated = differentiate(&program).expect("differentiate");
+        check_gradients(&program, &differentiated, &context);
+        let rows = run_entry(&program, EntryKind::Train, &context);
+        let of =
+            |name: &str| rows.iter().find(|row| row.0 == name).expect("a root").1.data.iter().sum::<f64>();
+        // Of two layers, each 1 where the load is even.
+        assert!(of("auxiliary_loss") > 0.6 && of("auxiliary_loss") < 1.2, "{}", of("auxiliary_loss"));
+        assert!((of("loss") - of("auxiliary_loss") + of("log_prob") * 0.125).abs() < 1e-12);
     }
 }

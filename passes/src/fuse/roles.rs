@@ -149,6 +149,7 @@ impl<'a> Roles<'a> {
             && (!self.is_free(id) || stored)
             && !is_view(self.graph.op(id))
             && !matches!(self.graph.op(id), Op::Repeat(_) | Op::Scan(_))
-            && !is_gathered(self.graph, id)
+            // Weights that are taken for contractions alone are read in place, unless they are asked for besides.
+            && (self.is_wanted(id) || !is_gathered(self.graph, id))
     }
 }

@@ -5,7 +5,7 @@ use crate::test_net::Net;
 use crate::test_support::*;
 use crate::{AdamWOptions, add_adamw, differentiate};
 use diptych_ir::evaluate::{Context, Value};
-use diptych_ir::{Axis, EntryKind, NodeId, Op, Program, Symbol};
+use diptych_ir::{Axis, EntryKind, NodeId, Op, Program, Symbol, UpdateRule};
 use std::collections::BTreeSet;
 
 /// The ops below a node, without names and axes.
@@ -30,7 +30,9 @@ fn the_nodes_of_all_parameters_of_a_group_are_alike() {
     let program = crate::simplify(&program).expect("simplify");
     let update = program.entry(EntryKind::Update).expect("update");
     let shapes = |decay: bool| -> BTreeSet<String> {
-        let of_group = |name: &Symbol| program.params.get(name).is_some_and(|info| info.decay == decay);
+        let of_group = |name: &Symbol| {
+            program.params.get(name).is_some_and(|info| info.update == UpdateRule::AdamW { decay })
+        };
         let nodes = update.updates.iter().filter(|(name, _)| of_group(name));
         nodes.map(|&(_, id)| shape(&program, id)).collect()
     };
@@ -96,4 +98,56 @@ fn an_optimiser_without_gradients_or_a_second_one_is_refused() {
     let program = differentiate(&program).expect("differentiate");
     let program = add_adamw(&program, &AdamWOptions::default()).expect("adamw");
     assert!(refused(&program).contains("has an optimiser already"));
+}
+
+/// Two parameters: `x` by AdamW, `bias` by sign descent.
+fn with_a_bias(of_x: UpdateRule) -> Program {
+    let mut program = Program::new("with a bias");
+    let axes = [Axis::fixed("a", 3)];
+    for name in ["x", "bias"] {
+        param(&mut program, name, &axes);
+    }
+    program.params.get_mut(&Symbol::new("x")).expect("x").update = of_x;
+    program.params.get_mut(&Symbol::new("bias")).expect("bias").update =
+        UpdateRule::SignDescent { rate: 0.25 };
+    let graph = &mut program.main_mut().graph;
+    let leaf = |graph: &mut diptych_ir::Graph, name: &str| {
+        let ty = f32_type(&axes);
+        graph.add(diptych_ir::ops::Param { name: name.into(), ty }, &[]).expect("param")
+    };
+    let (x, bias) = (leaf(graph, "x"), leaf(graph, "bias"));
+    let sum = graph.add(diptych_ir::ops::Map(diptych_ir::ScalarFn::Mul), &[x, bias]).expect("mul");
+    weighted_loss(&mut program, sum, &axes);
+    program
+}
+
+#[test]
+fn sign_descent_goes_by_the_sign_alone_and_counts_for_no_norm() {
+    let program = differentiate(&with_a_bias(UpdateRule::AdamW { decay: false })).expect("differentiate");
+    let program = add_adamw(&program, &AdamWOptions::default()).expect("adamw");
+    let states: Vec<&str> = program.states.keys().map(|name| name.as_str()).collect();
+    assert_eq!(states, ["gradient.bias", "gradient.x", "mean.x", "variance.x"]);
+    let mut context = Context::default();
+    let value = |data: [f64; 3]| Value::new(&[("a".into(), 3)], data.to_vec()).expect("value");
+    for (name, data) in [
+        ("x", [1.0; 3]),
+        ("bias", [0.5, 0.5, -1.0]),
+        ("gradient.x", [0.3, 0.0, -0.4]),
+        ("gradient.bias", [1e-30, 0.0, -1e6]),
+        ("mean.x", [0.0; 3]),
+        ("variance.x", [0.0; 3]),
+    ] {
+        context.params.insert(name.into(), value(data));
+    }
+    for name in ["learning_rate", "bias_correction_mean", "bias_correction_variance"] {
+        context.inputs.insert(name.into(), Value::scalar(0.1));
+    }
+    let rows = run_entry(&program, EntryKind::Update, &context);
+    let of = |name: &str| rows.iter().find(|row| row.0 == name).expect("a row").1.data.clone();
+    assert!((of("gradient_norm")[0] - 0.5).abs() < 1e-12, "{:?}", of("gradient_norm"));
+    assert_eq!(of("bias"), [0.25, 0.5, -0.75]);
+
+    let all = differentiate(&with_a_bias(UpdateRule::SignDescent { rate: 0.1 })).expect("differentiate");
+    let message = add_adamw(&all, &AdamWOptions::default()).expect_err("refused").to_string();
+    assert!(message.contains("every parameter goes by the sign of its gradient"), "{message}");
 }

@@ -63,6 +63,9 @@ impl TrainMemory {
 pub struct StepReport {
     /// The mean of -log p(target), in nats, before the update.
     pub loss: f64,
+    /// What layers add to the loss that is descended, if they add anything: see `ModelBuilder::add_to_loss`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub auxiliary_loss: Option<f64>,
     /// The norm of all gradients together, before clipping.
     pub gradient_norm: f64,
     /// The learning rate of the update.
@@ -373,6 +376,7 @@ impl<'d> Trainer<'d> {
         }
         let inverse_tokens = 1.0 / tokens as f64;
         let mut log_probability = 0.0;
+        let mut auxiliary_loss = None;
         let mut first = 0;
         let batch = self.options.batch;
         for sequences in (0..accumulation).flat_map(|_| parts_of(batch, self.at_a_time)) {
@@ -388,12 +392,16 @@ impl<'d> Trainer<'d> {
             self.binding.bind(&self.sequences[..sequences])?;
             entry.run(&self.device.pool, &self.binding);
             log_probability = add(log_probability, entry, 0..rows);
+            if let Some(&[added, ..]) = entry.root("auxiliary_loss") {
+                auxiliary_loss = Some(auxiliary_loss.unwrap_or(0.0) + f64::from(added));
+            }
             first += rows;
         }
         let loss = -log_probability * inverse_tokens;
-        if !loss.is_finite() {
+        let parts = [("the loss", loss), ("what layers add to the loss", auxiliary_loss.unwrap_or(0.0))];
+        if let Some((what, found)) = parts.into_iter().find(|part| !part.1.is_finite()) {
             let state = "the parameters are as they were before the step";
-            return Err(TrainError::Diverged { step, what: "the loss", found: loss, state });
+            return Err(TrainError::Diverged { step, what, found, state });
         }
         let learning_rate = self.schedule.rate(step);
         let power = (step + 1).min(i32::MAX as u64) as i32;
@@ -415,7 +423,8 @@ impl<'d> Trainer<'d> {
         }
         self.step += 1;
         self.tokens_seen += tokens;
-        Ok(StepReport { loss, gradient_norm, learning_rate, tokens, seconds: start.elapsed().as_secs_f64() })
+        let seconds = start.elapsed().as_secs_f64();
+        Ok(StepReport { loss, auxiliary_loss, gradient_norm, learning_rate, tokens, seconds })
     }
 
     /// Scores held-out windows, some at a time. `source` fills the tokens

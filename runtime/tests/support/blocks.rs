@@ -123,7 +123,7 @@ fn with_param(random: &mut Random<'_>) {
     random.keep(y);
 }
 
-fn weighted<'m>(random: &mut Random<'m>, x: Tensor<'m>, over: &[Axis], to: &[Axis]) -> Tensor<'m> {
+pub fn weighted<'m>(random: &mut Random<'m>, x: Tensor<'m>, over: &[Axis], to: &[Axis]) -> Tensor<'m> {
     let size = 1.7 / (elements(over) as f64).sqrt();
     let weight = random.param(&[over, to].concat(), size);
     match random.low_precision && random.numbers.below(2) == 0 {

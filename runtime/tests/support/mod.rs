@@ -4,6 +4,7 @@
 
 pub mod blocks;
 pub mod check;
+pub mod experts;
 pub mod numbers;
 pub mod programs;
 pub mod reference;

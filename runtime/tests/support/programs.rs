@@ -2,8 +2,8 @@
 //! which random ops are applied, in the main region and in repeats; at the end
 //! everything is joined to logits. It computes nothing.
 
-use super::blocks;
 use super::numbers::Numbers;
+use super::{blocks, experts};
 use diptych_ir::{Axis, DType, EntryKind, Initializer, Op, Program};
 use diptych_models::{ModelBuilder, Tensor};
 
@@ -15,6 +15,8 @@ pub const TOKENS: usize = 17;
 const SIZES: [usize; 12] = [1, 2, 3, 5, 7, 16, 17, 31, 33, 48, 64, 100];
 /// Most elements of a value, for each row.
 pub const MOST_ELEMENTS: usize = 256;
+/// Programs of seeds from here on have experts among their steps; those before are what they were without.
+pub const ROUTED: u64 = 1_000_000;
 
 /// A program under construction.
 pub struct Random<'m> {
@@ -30,6 +32,8 @@ pub struct Random<'m> {
     pub low_precision: bool,
     /// Whether no position sees a later one.
     pub causal: bool,
+    /// Whether experts are among the steps.
+    routed: bool,
     names: usize,
     axes: usize,
 }
@@ -163,7 +167,10 @@ impl<'m> Random<'m> {
 
     fn steps(&mut self, count: usize) {
         for _ in 0..count {
-            blocks::step(self);
+            match self.routed && self.numbers.once_in(4) {
+                true => experts::step(self),
+                false => blocks::step(self),
+            }
         }
     }
 
@@ -182,6 +189,7 @@ impl<'m> Random<'m> {
             unused: Vec::new(),
             low_precision,
             causal: self.causal,
+            routed: self.routed,
             names: self.names,
             axes: self.axes,
         };
@@ -229,6 +237,7 @@ pub fn program(seed: u64) -> (Program, Traits) {
             unused: Vec::new(),
             low_precision,
             causal: true,
+            routed: seed >= ROUTED,
             names: 0,
             axes: 0,
         };

@@ -95,7 +95,7 @@ impl Moe {
             "num_key_value_heads": self.key_value_heads,
             "head_dim": self.head_dim,
             "num_local_experts": self.experts,
-            "output_router_logits": false,
+            "output_router_logits": self.balance_loss > 0.0,
         });
         let (class, shared, own) = match self.latent {
             None if plain && self.normalized && !self.query_key_norm => (
@@ -147,7 +147,13 @@ impl Moe {
             "initializer_range": self.standard_deviation,
             "dtype": "float32",
         });
-        for fields in [shared, own] {
+        let loss = match self.latent {
+            None if self.balance_loss > 0.0 => {
+                json!({ "router_aux_loss_coef": self.balance_loss * self.layers as f64 / self.chosen as f64 })
+            }
+            _ => json!({}),
+        };
+        for fields in [shared, own, loss] {
             if let (Value::Object(all), Value::Object(fields)) = (&mut config, fields) {
                 all.extend(fields);
             }
@@ -191,8 +197,6 @@ pub(in crate::zoo) fn parse(config: &Value) -> Result<Box<dyn Architecture>> {
     let mut fields = Fields::new(&model_type, config)?;
     let deviation = config.get("initializer_range").and_then(Value::as_f64).unwrap_or(0.02);
     fields.one_of("hidden_act", &[json!("silu")])?;
-    // A loss that transformers adds when it is asked for the router's logits.
-    fields.ignore(&["output_router_logits", "router_aux_loss_coef", "aux_loss_alpha", "seq_aux"]);
     let heads: usize = fields.required("num_attention_heads")?;
     let mut moe = Moe {
         vocab: fields.required("vocab_size")?,
@@ -218,6 +222,8 @@ pub(in crate::zoo) fn parse(config: &Value) -> Result<Box<dyn Architecture>> {
         groups: 1,
         chosen_groups: 1,
         selection_bias: false,
+        bias_rate: None,
+        balance_loss: 0.0,
         rope: fields.rope()?,
         norm_epsilon: fields.required("rms_norm_eps")?,
         tied: fields.or("tie_word_embeddings", false)?,
@@ -227,10 +233,23 @@ pub(in crate::zoo) fn parse(config: &Value) -> Result<Box<dyn Architecture>> {
     fields.one_of("attention_bias", &[json!(false)])?;
     match model_type.as_str() {
         "deepseek_v3" => deepseek(&mut moe, &mut fields)?,
-        _ => grouped(&mut moe, &mut fields, &model_type)?,
+        _ => {
+            moe.balance_loss = balance_loss(&moe, &mut fields)?;
+            grouped(&mut moe, &mut fields, &model_type)?;
+        }
     }
     fields.finish()?;
     Ok(Box::new(moe.check()?))
+}
+
+/// The coefficient of the load-balance loss. transformers adds its loss only when it is asked for the router's
+/// logits: one number for all layers, `E Σ_e f_e P_e` with means over all tokens of a batch and all layers, which is
+/// `k` where the load is even. Ours is one for each layer and sequence, and 1 there, so that `k / layers` times
+/// their coefficient weighs alike.
+fn balance_loss(moe: &Moe, fields: &mut Fields) -> Result<f64> {
+    let coefficient: f64 = fields.or("router_aux_loss_coef", 0.001)?;
+    let added = fields.or("output_router_logits", false)?;
+    Ok(if added { coefficient * moe.chosen as f64 / moe.layers as f64 } else { 0.0 })
 }
 
 fn grouped(moe: &mut Moe, fields: &mut Fields, model_type: &str) -> Result<()> {
@@ -259,6 +278,8 @@ fn grouped(moe: &mut Moe, fields: &mut Fields, model_type: &str) -> Result<()> {
 }
 
 fn deepseek(moe: &mut Moe, fields: &mut Fields) -> Result<()> {
+    // transformers' DeepSeek-V3 has no load-balance loss, whatever these say.
+    fields.ignore(&["output_router_logits", "router_aux_loss_coef", "aux_loss_alpha", "seq_aux"]);
     fields.one_of("rope_interleave", &[json!(true)])?;
     fields.one_of("scoring_func", &[json!("sigmoid")])?;
     fields.one_of("topk_method", &[json!("noaux_tc")])?;

@@ -2,13 +2,14 @@
 //! SwiGLU experts of which each token chooses a few (Shazeer et al. 2017), as
 //! Mixtral, Qwen3-MoE and DeepSeek-V3 have them. No token is dropped.
 
+mod balance;
 mod hugging_face;
 
 pub(super) use hugging_face::parse as parse_hugging_face;
 
 use super::attention::{GroupedQuery, Latent, LatentSizes};
 use super::config::{
-    divides, norm_epsilon, plain_rope, positive, positive_number, rotary, standard_deviation,
+    divides, norm_epsilon, not_negative, plain_rope, positive, positive_number, rotary, standard_deviation,
 };
 use super::published::presets;
 use crate::architecture::{Precision, parse_config};
@@ -19,6 +20,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 const FAMILY: &str = "moe";
+
+/// What is added to sums of sigmoids: all of a row may be zero.
+const LEAST_SUM: f64 = 1e-20;
+
+/// The rate of the selection bias where none is given: that of DeepSeek-V3 (2024, section 4.2).
+const BIAS_RATE: f64 = 0.001;
 
 /// The configuration of a mixture of experts.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -87,6 +94,14 @@ pub struct Moe {
     /// the load without a loss (Wang et al. 2024).
     #[serde(default)]
     pub selection_bias: bool,
+    /// What an element of that bias changes by at each step of training: up where an expert has less than
+    /// the mean load, down where it has more. 0.001 if not given; with 0 it stays as it is.
+    #[serde(default)]
+    pub bias_rate: Option<f64>,
+    /// What the load-balance loss of each layer, `E / k · Σ_e f_e P_e` for each sequence (DeepSeek-V3, 2024,
+    /// section 2.1.2), is multiplied by before it is added to the training loss; 0 for none.
+    #[serde(default)]
+    pub balance_loss: f64,
     /// The rotary embedding.
     #[serde(default = "plain_rope")]
     pub rope: Rope,
@@ -191,6 +206,16 @@ impl Moe {
         positive_number(FAMILY, "scale", self.scale)?;
         positive_number(FAMILY, "norm_epsilon", self.norm_epsilon)?;
         positive_number(FAMILY, "standard_deviation", self.standard_deviation)?;
+        not_negative(FAMILY, "balance_loss", self.balance_loss)?;
+        let bias_rate = match (self.selection_bias, self.bias_rate) {
+            (true, rate) => Some(rate.unwrap_or(BIAS_RATE)),
+            (false, None) => None,
+            (false, Some(_)) => {
+                let problem = "`bias_rate` is the rate of the `selection_bias`, which is off; leave it out";
+                return Err(ModelError::config(FAMILY, problem));
+            }
+        };
+        not_negative(FAMILY, "bias_rate", bias_rate.unwrap_or(0.0))?;
         match self.latent {
             Some(latent) => {
                 positive(
@@ -216,7 +241,7 @@ impl Moe {
                         format!("`{name}` is an option of grouped queries; leave it out beside `latent`");
                     return Err(ModelError::config(FAMILY, problem));
                 }
-                Ok(Moe { key_value_heads: None, ..self })
+                Ok(Moe { key_value_heads: None, bias_rate, ..self })
             }
             None => {
                 divides(FAMILY, ("key_value_heads", key_value_heads), ("heads", self.heads))?;
@@ -225,7 +250,12 @@ impl Moe {
                 }
                 let head_dim = self.head_dim.unwrap_or(self.embed / self.heads);
                 rotary(FAMILY, &self.rope, ("head_dim", head_dim))?;
-                Ok(Moe { key_value_heads: Some(key_value_heads), head_dim: Some(head_dim), ..self })
+                Ok(Moe {
+                    key_value_heads: Some(key_value_heads),
+                    head_dim: Some(head_dim),
+                    bias_rate,
+                    ..self
+                })
             }
         }
     }
@@ -255,6 +285,14 @@ impl Moe {
         inside.equal(1.0).select(order, f64::NEG_INFINITY).merge([group, member], expert)
     }
 
+    /// The scores of a token, which sum to 1.
+    fn probabilities<'m>(&self, scores: Tensor<'m>, expert: Axis) -> Tensor<'m> {
+        match self.scores {
+            Scores::Softmax => scores,
+            Scores::Sigmoid => scores / (scores.sum(expert) + LEAST_SUM),
+        }
+    }
+
     /// The sum of what the chosen experts make of a layer's normalised input, weighed by their scores.
     fn experts<'m>(&self, m: &'m ModelBuilder, h: Tensor<'m>, axes: &Axes) -> Tensor<'m> {
         let Axes { expert, choice, embed, expert_hidden: hidden } = *axes;
@@ -264,19 +302,24 @@ impl Moe {
             Scores::Sigmoid => logits.sigmoid(),
         };
         let mut order = scores.detach();
-        if self.selection_bias {
-            order = order + m.param("router.bias", expert, Initializer::Constant(0.0), false).detach();
+        let bias = self.selection_bias.then(|| balance::selection_bias(m, expert, self.bias_rate));
+        if let Some(bias) = bias {
+            order = order + bias.detach();
         }
         if self.groups > 1 {
             order = self.in_best_groups(m, order, expert);
         }
         let ids = order.top_k(expert, choice);
+        if let (Some(bias), true) = (bias, self.bias_rate != Some(0.0)) {
+            balance::follow_load(m, bias, ids, expert, choice);
+        }
+        if self.balance_loss > 0.0 {
+            balance::add_loss(m, self.balance_loss, self.probabilities(scores, expert), ids, expert, choice);
+        }
         let mut weight = scores.take(ids, expert);
         if self.normalized {
-            // All sigmoids of a row may be zero.
-            let least = if self.scores == Scores::Sigmoid { 1e-20 } else { 0.0 };
             let sum = weight.sum(choice);
-            weight = weight / if least > 0.0 { sum + least } else { sum };
+            weight = weight / if self.scores == Scores::Sigmoid { sum + LEAST_SUM } else { sum };
         }
         if self.scale != 1.0 {
             weight = weight * self.scale;
@@ -417,7 +460,8 @@ pub(crate) fn family() -> Family {
                     "experts": 5, "chosen": 2, "expert_hidden": 20,
                 }),
             ),
-            // DeepSeek-V3 in small: latent attention, a dense layer first, a shared expert, groups and a bias.
+            // DeepSeek-V3 in small: latent attention, a dense layer first, a shared expert, groups, and a bias and
+            // a loss that balance the load.
             (
                 "moe-latent-tiny".to_owned(),
                 json!({
@@ -425,6 +469,7 @@ pub(crate) fn family() -> Family {
                     "latent": { "query_latent": 14, "latent": 10, "content_dim": 6, "rotary_dim": 4, "value_dim": 5 },
                     "hidden": 40, "experts": 8, "chosen": 3, "expert_hidden": 12, "shared_hidden": 12,
                     "scores": "sigmoid", "scale": 2.5, "groups": 4, "chosen_groups": 2, "selection_bias": true,
+                    "balance_loss": 0.01,
                 }),
             ),
             // 23M parameters, of which a token uses 9M.
