@@ -3,6 +3,7 @@
 //! Nothing here knows of graphs or ops.
 
 mod nest;
+mod operations;
 pub mod prelude;
 mod routing;
 mod statements;
