@@ -26,45 +26,91 @@ pub(super) enum Run {
     Lanes,
 }
 
+/// Where the text of an operation stands.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ready {
+    /// In the loop over vectors.
+    InBody,
+    /// Before that loop, since it does not vary along it.
+    Before,
+    /// In variables outside of the loop over rows, one for each vector of columns.
+    Kept,
+}
+
+/// A nest on its way to text.
+pub(super) struct Loops<'n> {
+    pub(super) nest: &'n Nest,
+    pub(super) kinds: Vec<Kind>,
+    /// The loops around that over vectors, outermost first.
+    pub(super) outer: Vec<DimId>,
+    /// The vectorised dimension.
+    pub(super) inner: Option<DimId>,
+    /// For each operation.
+    pub(super) ready: Vec<Ready>,
+}
+
 impl Writer<'_> {
     pub(super) fn nest(&mut self, nest: &Nest) {
-        let kinds = self.kinds(nest);
-        let inner = nest.dims.last().copied();
-        let outer = &nest.dims[..nest.dims.len().saturating_sub(1)];
-        for &dim in outer {
+        let (inner, outer) = match nest.dims.split_last() {
+            Some((&inner, outer)) => (Some(inner), outer),
+            None => (None, &[][..]),
+        };
+        let ready = vec![Ready::InBody; nest.body.len()];
+        let loops = Loops { nest, kinds: self.kinds(nest), outer: outer.to_vec(), inner, ready };
+        match self.columns_of(nest) {
+            Some(columns) => self.columns(loops, &columns),
+            None => self.rows(loops),
+        }
+    }
+
+    /// The loops over some dimensions.
+    pub(super) fn open_loops(&mut self, dims: &[DimId]) {
+        for &dim in dims {
             let (name, count) = (self.name(dim).to_owned(), self.count(dim));
             self.open(format!("for (int64_t i_{name} = 0; i_{name} < {count}; i_{name}++) {{"));
         }
-        if outer.is_empty() {
+        if dims.is_empty() {
             self.open("{");
         }
-        let hoisted = self.hoist(nest, &kinds, outer, inner);
-        match inner {
+    }
+
+    pub(super) fn close_loops(&mut self, dims: &[DimId]) {
+        for _ in 0..dims.len().max(1) {
+            self.close();
+        }
+    }
+
+    /// Row by row, each from its first vector to its last.
+    fn rows(&mut self, mut loops: Loops<'_>) {
+        let outer = loops.outer.clone();
+        self.open_rows(&loops, &outer);
+        self.hoist(&mut loops, &outer, |_| true);
+        match loops.inner {
             None => {
                 self.line("const int64_t i = 0, left = 1;");
                 self.line("(void)i, (void)left;");
-                self.body(nest, &kinds, &hoisted, outer, inner, false);
+                self.body(&loops, false);
             }
             Some(dim) => {
                 let count = self.count(dim);
                 self.line("int64_t i = 0;");
                 self.open(format!("for (; i + LANES <= {count}; i += LANES) {{"));
-                self.body(nest, &kinds, &hoisted, outer, inner, true);
+                self.body(&loops, true);
                 self.close();
-                let constant = self.program.dims[dim].extent.constant();
-                if constant.is_none_or(|constant| constant % 16 != 0) {
+                if !self.fills_vectors(dim) {
                     self.open(format!("if (i < {count}) {{"));
                     self.line(format!("const int64_t left = {count} - i;"));
-                    self.body(nest, &kinds, &hoisted, outer, inner, false);
+                    self.body(&loops, false);
                     self.close();
                 }
             }
         }
-        self.results(nest, outer, inner);
-        self.close();
-        for _ in 1..outer.len() {
-            self.close();
-        }
+        self.close_rows(&loops, &outer);
+    }
+
+    /// Whether a dimension is a whole number of vectors, whatever their width.
+    pub(super) fn fills_vectors(&self, dim: DimId) -> bool {
+        self.program.dims[dim].extent.constant().is_some_and(|constant| constant % 16 == 0)
     }
 
     fn kinds(&self, nest: &Nest) -> Vec<Kind> {
@@ -199,12 +245,14 @@ impl Writer<'_> {
         }
     }
 
-    /// Declares what does not change along the vectorised dimension. Returns
-    /// which values are declared already.
-    fn hoist(&mut self, nest: &Nest, kinds: &[Kind], outer: &[DimId], inner: Option<DimId>) -> Vec<bool> {
-        let mut hoisted = vec![false; nest.body.len()];
-        for (id, instr) in nest.body.iter().enumerate() {
-            hoisted[id] = true;
+    /// Declares what does not change along the vectorised dimension, of the operations that are wanted here,
+    /// within loops over these dimensions.
+    pub(super) fn hoist(&mut self, loops: &mut Loops<'_>, outer: &[DimId], wanted: impl Fn(&Instr) -> bool) {
+        let inner = loops.inner;
+        for (id, instr) in loops.nest.body.iter().enumerate() {
+            if loops.ready[id] != Ready::InBody || !wanted(instr) {
+                continue;
+            }
             match instr {
                 Instr::Float(value) => self.line(format!("const vf v{id} = splat({});", float(*value))),
                 Instr::Int(value) => self.line(format!("const vi v{id} = splat_int({value});")),
@@ -224,34 +272,34 @@ impl Writer<'_> {
                     let address = self.element(place, outer, inner, "0");
                     self.line(format!(
                         "const {} v{id} = {};",
-                        vector(kinds[id]),
+                        vector(loops.kinds[id]),
                         splat(Self::dtype(place), &address)
                     ));
                 }
                 Instr::Load(place) if matches!(self.run(place, inner), Run::Contiguous) => {
-                    hoisted[id] = false;
                     if let Place::Strided(_) = place {
                         let address = self.element(place, outer, inner, "0");
                         self.line(format!("const {} *p{id} = {address};", c_type(Self::dtype(place))));
                     }
+                    continue;
                 }
                 Instr::LoadAt { id: ids, size, .. } | Instr::AddAt { id: ids, size, .. } => {
-                    hoisted[id] = false;
                     if !varies(ids, inner) {
                         let text = self.id_text(ids, *size, outer, inner, "0");
                         self.line(format!("const int64_t id_{id} = {text};"));
                     }
+                    continue;
                 }
                 Instr::Reduce { kind, over, .. } => {
-                    hoisted[id] = false;
                     if inner.is_some_and(|inner| over.contains(&inner)) {
                         self.line(format!("vf r{id} = splat({});", neutral(*kind)));
                     }
+                    continue;
                 }
-                _ => hoisted[id] = false,
+                _ => continue,
             }
+            loops.ready[id] = Ready::Before;
         }
-        hoisted
     }
 
     /// The absolute position along a dimension.

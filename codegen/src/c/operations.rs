@@ -1,25 +1,29 @@
 //! The text of a nest's single operations, for one vector of points, whole or
 //! in part. It knows nothing of loops.
 
-use super::nest::{Kind, Run};
+use super::nest::{Kind, Loops, Ready, Run};
 use super::writer::Writer;
-use crate::tile::{Along, DimId, Extent, Id, Instr, Nest, Place, View};
+use crate::tile::{Along, DimId, Extent, Id, Instr, Place, View};
 use diptych_ir::{DType, ReduceKind, ScalarFn};
 
 impl Writer<'_> {
-    pub(super) fn body(
-        &mut self,
-        nest: &Nest,
-        kinds: &[Kind],
-        hoisted: &[bool],
-        outer: &[DimId],
-        inner: Option<DimId>,
-        whole: bool,
-    ) {
+    /// All operations of a nest for a vector of points.
+    pub(super) fn body(&mut self, loops: &Loops<'_>, whole: bool) {
+        let (kinds, outer, inner) = (&loops.kinds, &loops.outer[..], loops.inner);
         let lanes = if whole { "LANES" } else { "left" };
-        for (id, instr) in nest.body.iter().enumerate() {
-            if hoisted[id] {
-                continue;
+        for (id, instr) in loops.nest.body.iter().enumerate() {
+            match (loops.ready[id], instr) {
+                (Ready::InBody, _) => {}
+                (Ready::Kept, Instr::Reduce { kind, value, .. }) => {
+                    let sum = combine(*kind, &format!("k{id}[column]"), &format!("v{value}"));
+                    self.line(format!("k{id}[column] = {sum};"));
+                    continue;
+                }
+                (Ready::Kept, _) => {
+                    self.line(format!("const {} v{id} = k{id}[column];", vector(kinds[id])));
+                    continue;
+                }
+                (Ready::Before, _) => continue,
             }
             match instr {
                 Instr::Float(_) | Instr::Int(_) | Instr::Truth(_) => {}
@@ -274,30 +278,6 @@ impl Writer<'_> {
             false => self.line(format!("store_partial({address}, left, {new});")),
         }
     }
-
-    /// Folds what was kept in registers along the vectorised dimension.
-    pub(super) fn results(&mut self, nest: &Nest, outer: &[DimId], inner: Option<DimId>) {
-        for (id, instr) in nest.body.iter().enumerate() {
-            let Instr::Reduce { kind, over, into, fresh, .. } = instr else { continue };
-            if !inner.is_some_and(|inner| over.contains(&inner)) {
-                continue;
-            }
-            let address = self.element(&Place::Strided(into.clone()), outer, None, "0");
-            let folded = match kind {
-                ReduceKind::Sum => format!("fold_sum(r{id})"),
-                ReduceKind::Max => format!("fold_max(r{id})"),
-            };
-            self.open("{");
-            self.line(format!("float *result = {address};"));
-            self.line(format!("const float folded = {folded};"));
-            match (fresh, kind) {
-                (true, _) => self.line("*result = folded;"),
-                (false, ReduceKind::Sum) => self.line("*result += folded;"),
-                (false, ReduceKind::Max) => self.line("*result = *result > folded ? *result : folded;"),
-            }
-            self.close();
-        }
-    }
 }
 
 /// Whether an id may vary along the vectorised dimension.
@@ -323,14 +303,14 @@ pub(super) fn neutral(kind: ReduceKind) -> &'static str {
     }
 }
 
-fn combine(kind: ReduceKind, left: &str, right: &str) -> String {
+pub(super) fn combine(kind: ReduceKind, left: &str, right: &str) -> String {
     match kind {
         ReduceKind::Sum => format!("{left} + {right}"),
         ReduceKind::Max => format!("v_max({left}, {right})"),
     }
 }
 
-fn load(dtype: DType, address: &str, whole: bool) -> String {
+pub(super) fn load(dtype: DType, address: &str, whole: bool) -> String {
     let suffix = match dtype {
         DType::BF16 => "_bf16",
         DType::I32 => "_int",
