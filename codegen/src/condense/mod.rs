@@ -44,3 +44,6 @@ fn in_lists(list: &mut Vec<Stmt>, done: &mut impl FnMut(&mut Vec<Stmt>) -> bool)
     }
     done(list)
 }
+
+#[cfg(test)]
+mod tests;
