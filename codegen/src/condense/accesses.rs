@@ -1,6 +1,6 @@
 //! What statements read and write: arguments and tiles, by their base.
 
-use crate::tile::{Base, Id, Instr, Place, Stmt, View};
+use crate::tile::{Base, Id, Instr, Place, RowMap, Stmt, View};
 
 /// How something is looked at.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -9,7 +9,8 @@ pub(super) enum Access {
     Write,
 }
 
-/// Calls a function on each strided view of a statement, and of those within it.
+/// Calls a function on each view of a statement, and of those within it. What it changes is changed there, but for
+/// panels.
 pub(super) fn views(stmt: &mut Stmt, see: &mut impl FnMut(&mut View, Access)) {
     match stmt {
         Stmt::Nest(nest) => nest.body.iter_mut().for_each(|instr| views_of_instr(instr, see)),
@@ -36,8 +37,14 @@ pub(super) fn views(stmt: &mut Stmt, see: &mut impl FnMut(&mut View, Access)) {
 }
 
 fn view_of_place(place: &mut Place, access: Access, see: &mut impl FnMut(&mut View, Access)) {
-    if let Place::Strided(view) = place {
-        see(view, access);
+    match place {
+        Place::Strided(view) => see(view, access),
+        // Panels are arguments, of which only that they are looked at matters here.
+        Place::Packed(packed) => {
+            let base = Base::Arg(packed.arg);
+            let rows = RowMap::InOrder;
+            see(&mut View { base, dtype: packed.dtype, offset: 0, strides: Vec::new(), rows }, access);
+        }
     }
 }
 
