@@ -282,6 +282,11 @@ fn what_is_compiled_can_be_read() {
     diptych::ir::text::parse(&read("compiled.graph")).unwrap();
     assert!(read("decode.c").contains("void "));
     assert!(read("train.plan").starts_with("train: "));
+    // A training step of recurrences has copies that the model's program has not.
+    let explained = worked(path, &["explain", "--model", "hybrid-tiny"]);
+    for part in [", copy", "scan(layers.", "predicted"] {
+        assert!(explained.contains(part), "{part}: {explained}");
+    }
     let explained = worked(path, &["explain", "--model", "llama-tiny", "--entry", "decode"]);
     for part in ["FLOP/byte", "predicted", "fuses", "embedding"] {
         assert!(explained.contains(part), "{part}: {explained}");

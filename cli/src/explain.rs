@@ -193,7 +193,12 @@ impl Walk<'_> {
 /// The nodes of a launch, by the names that the model gives them where it does.
 pub fn fused(program: &Program, launch: &Launch) -> String {
     let graph = &program.region(launch.region).graph;
-    let names: Vec<String> = launch.nodes.iter().map(|&node| node_name(graph, node)).collect();
+    // What a loop is given must be stored as it is: an entry adds copies for that, which the program has not.
+    let name = |&node: &NodeId| match graph.contains(node) {
+        true => node_name(graph, node),
+        false => "copy".to_owned(),
+    };
+    let names: Vec<String> = launch.nodes.iter().map(name).collect();
     names.join(", ")
 }
 

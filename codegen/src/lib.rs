@@ -1,6 +1,7 @@
 //! Tile programs, the lowering of fused groups to them, and the C writer.
 
 pub mod c;
+mod condense;
 pub mod driver;
 pub mod entry;
 pub mod lower;

@@ -273,6 +273,31 @@ fn integers_gather_and_folds() {
 }
 
 #[test]
+fn folds_of_many_are_the_folds_of_each() {
+    type Folds = unsafe extern "C" fn(*const f32, *mut f32);
+    type Fold = unsafe extern "C" fn(*const f32) -> f32;
+    let mut random = Random(4);
+    for (width, library) in libraries() {
+        let lanes = width.lanes();
+        let folds = function!(library, "test_folds", Folds);
+        let (sum, max) =
+            (function!(library, "test_fold_sum", Fold), function!(library, "test_fold_max", Fold));
+        for _ in 0..100 {
+            let x: Vec<f32> = (0..lanes * lanes).map(|_| random.float()).collect();
+            let mut out = vec![0.0; 2 * lanes];
+            // SAFETY: exports.c reads as many vectors as one has lanes, and writes two.
+            unsafe { folds(x.as_ptr(), out.as_mut_ptr()) };
+            for (lane, vector) in x.chunks(lanes).enumerate() {
+                // SAFETY: a chunk is a vector.
+                let (sum, max) = unsafe { (sum(vector.as_ptr()), max(vector.as_ptr())) };
+                assert_eq!(out[lane].to_bits(), sum.to_bits(), "{width:?}");
+                assert_eq!(out[lanes + lane].to_bits(), max.to_bits(), "{width:?}");
+            }
+        }
+    }
+}
+
+#[test]
 fn bf16_rounds_as_half_does() {
     type To = unsafe extern "C" fn(i64, *const f32, *mut u16, *mut u16, *mut u16);
     type From = unsafe extern "C" fn(i64, *const u16, *mut f32, *mut f32);

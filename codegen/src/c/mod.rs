@@ -2,7 +2,10 @@
 //! What every generated file begins with is in `prelude`.
 //! Nothing here knows of graphs or ops.
 
+mod columns;
+mod folds;
 mod nest;
+mod operations;
 pub mod prelude;
 mod routing;
 mod statements;

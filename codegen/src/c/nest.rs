@@ -1,21 +1,23 @@
 //! Pointwise nests: loops over dimensions, the last vectorised, with the same
 //! vector code for whole vectors and for what is left over, so that the bits of
-//! an element do not depend on where it stands.
+//! an element do not depend on where it stands. What is done for a vector is in
+//! `operations`.
 
+use super::operations::{neutral, splat, varies, vector};
 use super::writer::{Writer, c_type, float};
-use crate::tile::{Along, Base, DimId, Extent, Id, Instr, Nest, Place, RowMap, View};
-use diptych_ir::{DType, ReduceKind, ScalarFn};
+use crate::tile::{Along, Base, DimId, Extent, Instr, Nest, Place, RowMap, View};
+use diptych_ir::{DType, ScalarFn};
 
 /// What a vector variable holds.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
+pub(super) enum Kind {
     Float,
     Int,
     Mask,
 }
 
 /// How an access runs along the vectorised dimension.
-enum Run {
+pub(super) enum Run {
     /// The same element for all lanes.
     Same,
     /// One element after the other.
@@ -24,45 +26,91 @@ enum Run {
     Lanes,
 }
 
+/// Where the text of an operation stands.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ready {
+    /// In the loop over vectors.
+    InBody,
+    /// Before that loop, since it does not vary along it.
+    Before,
+    /// In variables outside of the loop over rows, one for each vector of columns.
+    Kept,
+}
+
+/// A nest on its way to text.
+pub(super) struct Loops<'n> {
+    pub(super) nest: &'n Nest,
+    pub(super) kinds: Vec<Kind>,
+    /// The loops around that over vectors, outermost first.
+    pub(super) outer: Vec<DimId>,
+    /// The vectorised dimension.
+    pub(super) inner: Option<DimId>,
+    /// For each operation.
+    pub(super) ready: Vec<Ready>,
+}
+
 impl Writer<'_> {
     pub(super) fn nest(&mut self, nest: &Nest) {
-        let kinds = self.kinds(nest);
-        let inner = nest.dims.last().copied();
-        let outer = &nest.dims[..nest.dims.len().saturating_sub(1)];
-        for &dim in outer {
+        let (inner, outer) = match nest.dims.split_last() {
+            Some((&inner, outer)) => (Some(inner), outer),
+            None => (None, &[][..]),
+        };
+        let ready = vec![Ready::InBody; nest.body.len()];
+        let loops = Loops { nest, kinds: self.kinds(nest), outer: outer.to_vec(), inner, ready };
+        match self.columns_of(nest) {
+            Some(columns) => self.columns(loops, &columns),
+            None => self.rows(loops),
+        }
+    }
+
+    /// The loops over some dimensions.
+    pub(super) fn open_loops(&mut self, dims: &[DimId]) {
+        for &dim in dims {
             let (name, count) = (self.name(dim).to_owned(), self.count(dim));
             self.open(format!("for (int64_t i_{name} = 0; i_{name} < {count}; i_{name}++) {{"));
         }
-        if outer.is_empty() {
+        if dims.is_empty() {
             self.open("{");
         }
-        let hoisted = self.hoist(nest, &kinds, outer, inner);
-        match inner {
+    }
+
+    pub(super) fn close_loops(&mut self, dims: &[DimId]) {
+        for _ in 0..dims.len().max(1) {
+            self.close();
+        }
+    }
+
+    /// Row by row, each from its first vector to its last.
+    fn rows(&mut self, mut loops: Loops<'_>) {
+        let outer = loops.outer.clone();
+        self.open_rows(&loops, &outer);
+        self.hoist(&mut loops, &outer, |_| true);
+        match loops.inner {
             None => {
                 self.line("const int64_t i = 0, left = 1;");
                 self.line("(void)i, (void)left;");
-                self.body(nest, &kinds, &hoisted, outer, inner, false);
+                self.body(&loops, false);
             }
             Some(dim) => {
                 let count = self.count(dim);
                 self.line("int64_t i = 0;");
                 self.open(format!("for (; i + LANES <= {count}; i += LANES) {{"));
-                self.body(nest, &kinds, &hoisted, outer, inner, true);
+                self.body(&loops, true);
                 self.close();
-                let constant = self.program.dims[dim].extent.constant();
-                if constant.is_none_or(|constant| constant % 16 != 0) {
+                if !self.fills_vectors(dim) {
                     self.open(format!("if (i < {count}) {{"));
                     self.line(format!("const int64_t left = {count} - i;"));
-                    self.body(nest, &kinds, &hoisted, outer, inner, false);
+                    self.body(&loops, false);
                     self.close();
                 }
             }
         }
-        self.results(nest, outer, inner);
-        self.close();
-        for _ in 1..outer.len() {
-            self.close();
-        }
+        self.close_rows(&loops, &outer);
+    }
+
+    /// Whether a dimension is a whole number of vectors, whatever their width.
+    pub(super) fn fills_vectors(&self, dim: DimId) -> bool {
+        self.program.dims[dim].extent.constant().is_some_and(|constant| constant % 16 == 0)
     }
 
     fn kinds(&self, nest: &Nest) -> Vec<Kind> {
@@ -95,7 +143,7 @@ impl Writer<'_> {
     }
 
     /// How a place is walked along the vectorised dimension.
-    fn run(&self, place: &Place, inner: Option<DimId>) -> Run {
+    pub(super) fn run(&self, place: &Place, inner: Option<DimId>) -> Run {
         let Some(inner) = inner else { return Run::Same };
         match place {
             Place::Strided(view) if self.follows_pair(view, inner) => Run::Lanes,
@@ -128,7 +176,7 @@ impl Writer<'_> {
     }
 
     /// Whether a view's elements are found by the pair that the vectorised dimension walks.
-    fn follows_pair(&self, view: &View, inner: DimId) -> bool {
+    pub(super) fn follows_pair(&self, view: &View, inner: DimId) -> bool {
         let dims = &self.program.dims;
         !matches!(view.base, Base::Tile(_))
             && view.strides.iter().any(|&(dim, stride)| match dims[dim].extent {
@@ -139,7 +187,7 @@ impl Writer<'_> {
     }
 
     /// Whether a position follows from the pair that the vectorised dimension walks.
-    fn is_choice_of(&self, dim: DimId, inner: Option<DimId>) -> bool {
+    pub(super) fn is_choice_of(&self, dim: DimId, inner: Option<DimId>) -> bool {
         match self.program.dims[dim].extent {
             Extent::Pairs { .. } => Some(dim) == inner,
             Extent::Choice { pair, .. } => Some(pair) == inner,
@@ -148,7 +196,7 @@ impl Writer<'_> {
     }
 
     /// The address of an element of a place, with the vectorised position as given.
-    fn element(&self, place: &Place, outer: &[DimId], inner: Option<DimId>, at: &str) -> String {
+    pub(super) fn element(&self, place: &Place, outer: &[DimId], inner: Option<DimId>, at: &str) -> String {
         let index = |dim: DimId| {
             if Some(dim) == inner { Some(at.to_owned()) } else { self.outer_index(outer)(dim) }
         };
@@ -161,7 +209,7 @@ impl Writer<'_> {
         }
     }
 
-    fn dtype(place: &Place) -> DType {
+    pub(super) fn dtype(place: &Place) -> DType {
         match place {
             Place::Strided(view) => view.dtype,
             Place::Packed(view) => view.dtype,
@@ -169,7 +217,7 @@ impl Writer<'_> {
     }
 
     /// The address of an element of a table row that an id names.
-    fn element_at(
+    pub(super) fn element_at(
         &self,
         table: &Place,
         id: &str,
@@ -197,12 +245,14 @@ impl Writer<'_> {
         }
     }
 
-    /// Declares what does not change along the vectorised dimension. Returns
-    /// which values are declared already.
-    fn hoist(&mut self, nest: &Nest, kinds: &[Kind], outer: &[DimId], inner: Option<DimId>) -> Vec<bool> {
-        let mut hoisted = vec![false; nest.body.len()];
-        for (id, instr) in nest.body.iter().enumerate() {
-            hoisted[id] = true;
+    /// Declares what does not change along the vectorised dimension, of the operations that are wanted here,
+    /// within loops over these dimensions.
+    pub(super) fn hoist(&mut self, loops: &mut Loops<'_>, outer: &[DimId], wanted: impl Fn(&Instr) -> bool) {
+        let inner = loops.inner;
+        for (id, instr) in loops.nest.body.iter().enumerate() {
+            if loops.ready[id] != Ready::InBody || !wanted(instr) {
+                continue;
+            }
             match instr {
                 Instr::Float(value) => self.line(format!("const vf v{id} = splat({});", float(*value))),
                 Instr::Int(value) => self.line(format!("const vi v{id} = splat_int({value});")),
@@ -222,38 +272,38 @@ impl Writer<'_> {
                     let address = self.element(place, outer, inner, "0");
                     self.line(format!(
                         "const {} v{id} = {};",
-                        vector(kinds[id]),
+                        vector(loops.kinds[id]),
                         splat(Self::dtype(place), &address)
                     ));
                 }
                 Instr::Load(place) if matches!(self.run(place, inner), Run::Contiguous) => {
-                    hoisted[id] = false;
                     if let Place::Strided(_) = place {
                         let address = self.element(place, outer, inner, "0");
                         self.line(format!("const {} *p{id} = {address};", c_type(Self::dtype(place))));
                     }
+                    continue;
                 }
                 Instr::LoadAt { id: ids, size, .. } | Instr::AddAt { id: ids, size, .. } => {
-                    hoisted[id] = false;
                     if !varies(ids, inner) {
                         let text = self.id_text(ids, *size, outer, inner, "0");
                         self.line(format!("const int64_t id_{id} = {text};"));
                     }
+                    continue;
                 }
                 Instr::Reduce { kind, over, .. } => {
-                    hoisted[id] = false;
                     if inner.is_some_and(|inner| over.contains(&inner)) {
                         self.line(format!("vf r{id} = splat({});", neutral(*kind)));
                     }
+                    continue;
                 }
-                _ => hoisted[id] = false,
+                _ => continue,
             }
+            loops.ready[id] = Ready::Before;
         }
-        hoisted
     }
 
     /// The absolute position along a dimension.
-    fn position_text(&self, dim: DimId, index: &str, walked: bool) -> String {
+    pub(super) fn position_text(&self, dim: DimId, index: &str, walked: bool) -> String {
         match self.program.dims[dim].extent {
             Extent::Pairs { .. } => {
                 let index = if walked { index } else { "0" };
@@ -279,392 +329,9 @@ impl Writer<'_> {
     }
 
     /// The absolute position of the row that an argument names, of a sequence.
-    fn position_of(&self, dim: DimId, chosen: usize, index: &str) -> String {
+    pub(super) fn position_of(&self, dim: DimId, chosen: usize, index: &str) -> String {
         let sequence = format!("{}_start + {index}", self.name(dim));
         let chosen = &self.program.args[chosen].name;
         format!("step->row_position[step->sequence_row[{sequence}] + {chosen}[{sequence}]]")
-    }
-
-    fn body(
-        &mut self,
-        nest: &Nest,
-        kinds: &[Kind],
-        hoisted: &[bool],
-        outer: &[DimId],
-        inner: Option<DimId>,
-        whole: bool,
-    ) {
-        let lanes = if whole { "LANES" } else { "left" };
-        for (id, instr) in nest.body.iter().enumerate() {
-            if hoisted[id] {
-                continue;
-            }
-            match instr {
-                Instr::Float(_) | Instr::Int(_) | Instr::Truth(_) => {}
-                Instr::Position(dim) if self.is_choice_of(*dim, inner) => {
-                    let text = self.position_text(*dim, "(i + lane)", true);
-                    self.line(format!("vi v{id} = {{0}};"));
-                    self.line(format!(
-                        "for (int64_t lane = 0; lane < {lanes}; lane++) v{id}[lane] = {text};"
-                    ));
-                }
-                Instr::Position(dim) => {
-                    let text = match self.program.dims[*dim].extent {
-                        Extent::Rows { .. } => {
-                            let address = format!("step->row_position + {}_start + i", self.name(*dim));
-                            if whole {
-                                format!("load_int({address})")
-                            } else {
-                                format!("load_partial_int({address}, left)")
-                            }
-                        }
-                        _ => {
-                            format!("splat_int((int32_t)({})) + iota()", self.position_text(*dim, "i", true))
-                        }
-                    };
-                    self.line(format!("const vi v{id} = {text};"));
-                }
-                Instr::PositionOf { dim, chosen } => {
-                    let position = self.position_of(*dim, *chosen, "(i + lane)");
-                    self.line(format!("vi v{id} = {{0}};"));
-                    self.line(format!(
-                        "for (int64_t lane = 0; lane < {lanes}; lane++) v{id}[lane] = {position};"
-                    ));
-                }
-                Instr::Load(place) => match (self.run(place, inner), place) {
-                    (Run::Contiguous, _) => {
-                        let address = match place {
-                            Place::Strided(_) => format!("p{id} + i"),
-                            Place::Packed(_) => self.element(place, outer, inner, "i"),
-                        };
-                        self.line(format!(
-                            "const {} v{id} = {};",
-                            vector(kinds[id]),
-                            load(Self::dtype(place), &address, whole)
-                        ));
-                    }
-                    (_, place) => {
-                        let address = self.element(place, outer, inner, "(i + lane)");
-                        self.lane_load(id, kinds[id], Self::dtype(place), &address, lanes, "");
-                    }
-                },
-                Instr::LoadAt { table, id: ids, along, size } => {
-                    self.load_at(id, kinds[id], (table, ids, *along, *size), outer, inner, whole)
-                }
-                Instr::Map(function, operands) => {
-                    let text = match function {
-                        ScalarFn::Select => select(operands, kinds[id]),
-                        _ => map(*function, operands, kinds[operands[0]]),
-                    };
-                    self.line(format!("const {} v{id} = {text};", vector(kinds[id])));
-                }
-                Instr::ToFloat(value) => {
-                    let text = match kinds[*value] {
-                        Kind::Mask => format!("int_to_float(-v{value})"),
-                        _ => format!("int_to_float(v{value})"),
-                    };
-                    self.line(format!("const vf v{id} = {text};"));
-                }
-                Instr::Round(value) => self.line(format!("const vf v{id} = round_bf16(v{value});")),
-                Instr::Store(place, value) => self.store(place, *value, outer, inner, whole),
-                Instr::AddAt { table, id: ids, along, size, value } => {
-                    self.add_at(id, *value, (table, ids, *along, *size), outer, inner, whole)
-                }
-                Instr::Reduce { kind, value, over, into, .. } => {
-                    self.reduce(id, (*kind, *value), over, into, outer, inner, whole);
-                }
-            }
-        }
-    }
-
-    fn lane_load(&mut self, id: usize, kind: Kind, dtype: DType, address: &str, lanes: &str, before: &str) {
-        let element = scalar_load(dtype, address);
-        self.line(format!("{} v{id} = {{0}};", vector(kind)));
-        self.line(format!(
-            "for (int64_t lane = 0; lane < {lanes}; lane++) {{ {before}v{id}[lane] = {element}; }}"
-        ));
-    }
-
-    /// The C expression of an id along an axis of this size.
-    fn id_text(&self, id: &Id, size: usize, outer: &[DimId], inner: Option<DimId>, at: &str) -> String {
-        let text = match id {
-            Id::Stored(view) => {
-                format!("*({})", self.element(&Place::Strided(view.clone()), outer, inner, at))
-            }
-            Id::Computed(value) => format!("v{value}[lane]"),
-            Id::Position(dim) if Some(*dim) == inner => self.position_text(*dim, at, true),
-            Id::Position(dim) => {
-                self.position_text(*dim, &format!("i_{}", self.name(*dim)), outer.contains(dim))
-            }
-        };
-        format!("most(0, least({text}, {}))", size - 1)
-    }
-
-    fn load_at(
-        &mut self,
-        id: usize,
-        kind: Kind,
-        (table, ids, along, size): (&Place, &Id, Along, usize),
-        outer: &[DimId],
-        inner: Option<DimId>,
-        whole: bool,
-    ) {
-        let lanes = if whole { "LANES" } else { "left" };
-        let dtype = Self::dtype(table);
-        if varies(ids, inner) {
-            let text = self.id_text(ids, size, outer, inner, "(i + lane)");
-            let address = self.element_at(table, "row", along, outer, inner, "(i + lane)");
-            return self.lane_load(
-                id,
-                kind,
-                dtype,
-                &address,
-                lanes,
-                &format!("const int64_t row = {text}; "),
-            );
-        }
-        let row = format!("id_{id}");
-        match (table, inner) {
-            (Place::Strided(view), Some(inner))
-                if view.stride(inner) == 1 && !self.follows_pair(view, inner) =>
-            {
-                let address = self.element_at(table, &row, along, outer, Some(inner), "i");
-                self.line(format!("const {} v{id} = {};", vector(kind), load(dtype, &address, whole)));
-            }
-            _ => {
-                let address = self.element_at(table, &row, along, outer, inner, "(i + lane)");
-                self.lane_load(id, kind, dtype, &address, lanes, "");
-            }
-        }
-    }
-
-    fn add_at(
-        &mut self,
-        id: usize,
-        value: usize,
-        (table, ids, along, size): (&Place, &Id, Along, usize),
-        outer: &[DimId],
-        inner: Option<DimId>,
-        whole: bool,
-    ) {
-        let lanes = if whole { "LANES" } else { "left" };
-        if varies(ids, inner) {
-            let text = self.id_text(ids, size, outer, inner, "(i + lane)");
-            let address = self.element_at(table, "row", along, outer, inner, "(i + lane)");
-            self.line(format!(
-                "for (int64_t lane = 0; lane < {lanes}; lane++) {{ const int64_t row = {text}; *({address}) += v{value}[lane]; }}"
-            ));
-            return;
-        }
-        let row = format!("id_{id}");
-        match (table, inner) {
-            (Place::Strided(view), Some(inner)) if view.stride(inner) == 1 => {
-                let address = self.element_at(table, &row, along, outer, Some(inner), "i");
-                let sum = format!("{} + v{value}", load(DType::F32, &address, whole));
-                match whole {
-                    true => self.line(format!("store({address}, {sum});")),
-                    false => self.line(format!("store_partial({address}, left, {sum});")),
-                }
-            }
-            _ => {
-                let address = self.element_at(table, &row, along, outer, inner, "(i + lane)");
-                self.line(format!(
-                    "for (int64_t lane = 0; lane < {lanes}; lane++) *({address}) += v{value}[lane];"
-                ));
-            }
-        }
-    }
-
-    fn store(&mut self, place: &Place, value: usize, outer: &[DimId], inner: Option<DimId>, whole: bool) {
-        let dtype = Self::dtype(place);
-        let suffix = match dtype {
-            DType::BF16 => "_bf16",
-            DType::I32 => "_int",
-            DType::Bool => "_bool",
-            DType::F32 => "",
-        };
-        let contiguous = matches!(self.run(place, inner), Run::Contiguous | Run::Same);
-        if contiguous {
-            let address = self.element(place, outer, inner, "i");
-            let text = match whole {
-                true => format!("store{suffix}({address}, v{value});"),
-                false => format!("store_partial{suffix}({address}, left, v{value});"),
-            };
-            self.line(text);
-        } else {
-            let lanes = if whole { "LANES" } else { "left" };
-            let address = self.element(place, outer, inner, "(i + lane)");
-            let element = match dtype {
-                DType::BF16 => format!("float_to_bf16(v{value}[lane])"),
-                DType::Bool => format!("v{value}[lane] & 1"),
-                DType::F32 | DType::I32 => format!("v{value}[lane]"),
-            };
-            self.line(format!("for (int64_t lane = 0; lane < {lanes}; lane++) *({address}) = {element};"));
-        }
-    }
-
-    fn reduce(
-        &mut self,
-        id: usize,
-        (kind, value): (ReduceKind, usize),
-        over: &[DimId],
-        into: &View,
-        outer: &[DimId],
-        inner: Option<DimId>,
-        whole: bool,
-    ) {
-        if inner.is_some_and(|inner| over.contains(&inner)) {
-            let counted = match whole {
-                true => format!("v{value}"),
-                false => format!(
-                    "select_float(iota() < splat_int((int32_t)left), v{value}, splat({}))",
-                    neutral(kind)
-                ),
-            };
-            self.line(format!("r{id} = {};", combine(kind, &format!("r{id}"), &counted)));
-            return;
-        }
-        let place = Place::Strided(into.clone());
-        if matches!(self.run(&place, inner), Run::Lanes) {
-            let lanes = if whole { "LANES" } else { "left" };
-            let address = self.element(&place, outer, inner, "(i + lane)");
-            let new = match kind {
-                ReduceKind::Sum => format!("*to + v{value}[lane]"),
-                ReduceKind::Max => format!("*to > v{value}[lane] ? *to : v{value}[lane]"),
-            };
-            self.line(format!(
-                "for (int64_t lane = 0; lane < {lanes}; lane++) {{ float *to = {address}; *to = {new}; }}"
-            ));
-            return;
-        }
-        let address = self.element(&place, outer, inner, "i");
-        let old = load(DType::F32, &address, whole);
-        let new = combine(kind, &old, &format!("v{value}"));
-        match whole {
-            true => self.line(format!("store({address}, {new});")),
-            false => self.line(format!("store_partial({address}, left, {new});")),
-        }
-    }
-
-    /// Folds what was kept in registers along the vectorised dimension.
-    fn results(&mut self, nest: &Nest, outer: &[DimId], inner: Option<DimId>) {
-        for (id, instr) in nest.body.iter().enumerate() {
-            let Instr::Reduce { kind, over, into, fresh, .. } = instr else { continue };
-            if !inner.is_some_and(|inner| over.contains(&inner)) {
-                continue;
-            }
-            let address = self.element(&Place::Strided(into.clone()), outer, None, "0");
-            let folded = match kind {
-                ReduceKind::Sum => format!("fold_sum(r{id})"),
-                ReduceKind::Max => format!("fold_max(r{id})"),
-            };
-            self.open("{");
-            self.line(format!("float *result = {address};"));
-            self.line(format!("const float folded = {folded};"));
-            match (fresh, kind) {
-                (true, _) => self.line("*result = folded;"),
-                (false, ReduceKind::Sum) => self.line("*result += folded;"),
-                (false, ReduceKind::Max) => self.line("*result = *result > folded ? *result : folded;"),
-            }
-            self.close();
-        }
-    }
-}
-
-/// Whether an id may vary along the vectorised dimension.
-fn varies(id: &Id, inner: Option<DimId>) -> bool {
-    match id {
-        Id::Stored(view) => inner.is_some_and(|inner| view.stride(inner) != 0),
-        Id::Position(dim) => inner == Some(*dim),
-        Id::Computed(_) => true,
-    }
-}
-
-fn vector(kind: Kind) -> &'static str {
-    match kind {
-        Kind::Float => "vf",
-        Kind::Int | Kind::Mask => "vi",
-    }
-}
-
-fn neutral(kind: ReduceKind) -> &'static str {
-    match kind {
-        ReduceKind::Sum => "0.0f",
-        ReduceKind::Max => "-__builtin_inff()",
-    }
-}
-
-fn combine(kind: ReduceKind, left: &str, right: &str) -> String {
-    match kind {
-        ReduceKind::Sum => format!("{left} + {right}"),
-        ReduceKind::Max => format!("v_max({left}, {right})"),
-    }
-}
-
-fn load(dtype: DType, address: &str, whole: bool) -> String {
-    let suffix = match dtype {
-        DType::BF16 => "_bf16",
-        DType::I32 => "_int",
-        DType::Bool => "_bool",
-        DType::F32 => "",
-    };
-    if whole { format!("load{suffix}({address})") } else { format!("load_partial{suffix}({address}, left)") }
-}
-
-fn splat(dtype: DType, address: &str) -> String {
-    match dtype {
-        DType::F32 => format!("splat(*({address}))"),
-        DType::Bool => format!("splat_int(-*({address}))"),
-        DType::BF16 => format!("splat(bf16_to_float(*({address})))"),
-        DType::I32 => format!("splat_int(*({address}))"),
-    }
-}
-
-fn scalar_load(dtype: DType, address: &str) -> String {
-    match dtype {
-        DType::BF16 => format!("bf16_to_float(*({address}))"),
-        DType::Bool => format!("-*({address})"),
-        DType::F32 | DType::I32 => format!("*({address})"),
-    }
-}
-
-fn select(x: &[usize], kind: Kind) -> String {
-    let suffix = if kind == Kind::Float { "float" } else { "int" };
-    format!("select_{suffix}(v{}, v{}, v{})", x[0], x[1], x[2])
-}
-
-fn map(function: ScalarFn, x: &[usize], kind: Kind) -> String {
-    let v = |position: usize| format!("v{}", x[position]);
-    let infix = |op: &str| format!("{} {op} {}", v(0), v(1));
-    let call = |name: &str| {
-        format!("v_{name}({})", x.iter().map(|x| format!("v{x}")).collect::<Vec<_>>().join(", "))
-    };
-    let suffix = if kind == Kind::Float { "" } else { "_int" };
-    match function {
-        ScalarFn::Add => infix("+"),
-        ScalarFn::Sub => infix("-"),
-        ScalarFn::Mul => infix("*"),
-        ScalarFn::Div => infix("/"),
-        ScalarFn::Max => call(&format!("max{suffix}")),
-        ScalarFn::Min => call(&format!("min{suffix}")),
-        ScalarFn::Abs => call(&format!("abs{suffix}")),
-        ScalarFn::Neg => format!("-{}", v(0)),
-        ScalarFn::Less => format!("(vi)({})", infix("<")),
-        ScalarFn::LessEqual => format!("(vi)({})", infix("<=")),
-        ScalarFn::Equal => format!("(vi)({})", infix("==")),
-        ScalarFn::And => infix("&"),
-        ScalarFn::Or => infix("|"),
-        ScalarFn::Not => format!("~{}", v(0)),
-        ScalarFn::Select => select(x, Kind::Float),
-        ScalarFn::Detach => v(0),
-        ScalarFn::Exp
-        | ScalarFn::Log
-        | ScalarFn::Sqrt
-        | ScalarFn::Rsqrt
-        | ScalarFn::Tanh
-        | ScalarFn::Sigmoid
-        | ScalarFn::Erf
-        | ScalarFn::Sin
-        | ScalarFn::Cos => call(function.name()),
     }
 }

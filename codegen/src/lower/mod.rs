@@ -11,6 +11,7 @@ mod recurrence;
 mod stages;
 mod tables;
 
+use crate::condense::condense;
 use crate::tile::TileProgram;
 use diptych_ir::{NodeId, Program, RegionId};
 use diptych_passes::fuse::{Group, GroupKind};
@@ -85,10 +86,14 @@ pub use grouped::lower_grouping;
 /// # Errors
 /// When a value would have to be moved in a way that no statement expresses.
 pub fn lower(group: &Group, context: &Context) -> Result<Lowered, LowerError> {
-    if group.kind == GroupKind::Scan {
-        return recurrence::lower(group, context);
-    }
-    let mut lowering = stages::Lowering::new(group, context)?;
-    lowering.order()?;
-    lowering.emit()
+    let mut lowered = match group.kind {
+        GroupKind::Scan => recurrence::lower(group, context)?,
+        _ => {
+            let mut lowering = stages::Lowering::new(group, context)?;
+            lowering.order()?;
+            lowering.emit()?
+        }
+    };
+    condense(&mut lowered.program);
+    Ok(lowered)
 }

@@ -23,6 +23,12 @@ void test_fma(const float *a, const float *b, const float *c, float *out) {
 }
 float test_fold_sum(const float *x) { return fold_sum(load(x)); }
 float test_fold_max(const float *x) { return fold_max(load(x)); }
+void test_folds(const float *x, float *out) {
+    vf sums[LANES], maxima[LANES];
+    for (int l = 0; l < LANES; l++) sums[l] = maxima[l] = load(x + l * LANES);
+    store(out, fold_sums(sums));
+    store(out + LANES, fold_maxima(maxima));
+}
 void test_integers(const int32_t *a, const int32_t *b, int32_t *out) {
     vi x = load_int(a), y = load_int(b);
     store_int(out, v_max_int(x, y));

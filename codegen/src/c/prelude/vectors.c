@@ -282,3 +282,36 @@ INLINE float fold_max(vf v) {
     v = v_max(v, SHUFFLE(v, v, PARTNER, 1));
     return v[0];
 }
+
+/* The folds of as many vectors as a vector has lanes, that of vector l in lane l: each by the tree above, so with the
+ * same bits. Two vectors share each shuffle and each sum, whose halves are theirs. */
+#define FOLD_LOW(lane, step) ((lane) & (step) ? LANES + ((lane) ^ (step)) : (lane))
+#define FOLD_HIGH(lane, step) ((lane) & (step) ? LANES + (lane) : (lane) ^ (step))
+#define FOLD_HALVES(v, step, JOIN)                                                    \
+    UNROLL for (int l = 0; l < (step); l++) {                                         \
+        vf low = SHUFFLE(v[l], v[l + (step)], FOLD_LOW, step);                        \
+        v[l] = JOIN(low, SHUFFLE(v[l], v[l + (step)], FOLD_HIGH, step));              \
+    }
+INLINE vf v_add(vf a, vf b) { return a + b; }
+INLINE vf fold_sums(vf *v) {
+#if LANES >= 16
+    FOLD_HALVES(v, 8, v_add)
+#endif
+#if LANES >= 8
+    FOLD_HALVES(v, 4, v_add)
+#endif
+    FOLD_HALVES(v, 2, v_add)
+    FOLD_HALVES(v, 1, v_add)
+    return v[0];
+}
+INLINE vf fold_maxima(vf *v) {
+#if LANES >= 16
+    FOLD_HALVES(v, 8, v_max)
+#endif
+#if LANES >= 8
+    FOLD_HALVES(v, 4, v_max)
+#endif
+    FOLD_HALVES(v, 2, v_max)
+    FOLD_HALVES(v, 1, v_max)
+    return v[0];
+}

@@ -1,0 +1,143 @@
+use super::condense;
+use crate::tile::{Arg, Base, Dim, Extent, Instr, Nest, Place, RowMap, Stmt, Tile, TileProgram, View};
+use diptych_ir::{DType, ReduceKind, ScalarFn};
+
+const ROW: usize = 0;
+const COLUMN: usize = 1;
+
+fn view(base: Base, strides: &[(usize, usize)]) -> View {
+    View { base, dtype: DType::F32, offset: 0, strides: strides.to_vec(), rows: RowMap::InOrder }
+}
+
+/// A matrix: an argument or a tile.
+fn matrix(base: Base) -> Place {
+    Place::Strided(view(base, &[(ROW, 8), (COLUMN, 1)]))
+}
+
+fn columns(base: Base) -> View {
+    view(base, &[(COLUMN, 1)])
+}
+
+fn nest(body: Vec<Instr>) -> Stmt {
+    Stmt::Nest(Nest { dims: vec![ROW, COLUMN], body })
+}
+
+fn map(function: ScalarFn, left: usize, right: usize) -> Instr {
+    Instr::Map(function, vec![left, right])
+}
+
+fn sum(value: usize, into: Base) -> Instr {
+    Instr::Reduce { kind: ReduceKind::Sum, value, over: vec![ROW], into: columns(into), fresh: false }
+}
+
+/// A program over 4 × 8 elements, with arguments and tiles of that size.
+fn program(args: usize, tiles: usize, body: Vec<Stmt>) -> TileProgram {
+    let dim = |name: &str, size| Dim { name: name.to_owned(), extent: Extent::Whole(size) };
+    let arg = |at| Arg { name: format!("a{at}"), dtype: DType::F32, written: true };
+    let tile = |at| Tile { name: format!("t{at}"), dims: vec![ROW, COLUMN], elements: 32 };
+    TileProgram {
+        name: "test".to_owned(),
+        notes: Vec::new(),
+        args: (0..args).map(arg).collect(),
+        dims: vec![dim("row", 4), dim("column", 8)],
+        grid: Vec::new(),
+        tiles: (0..tiles).map(tile).collect(),
+        tables: Vec::new(),
+        body,
+    }
+}
+
+/// A step of the delta rule in small: the state, tile 0, is scaled into tile 1 and summed into tile 2, and then
+/// becomes what is scaled, plus the sums.
+fn step(between: Vec<Stmt>, function: ScalarFn) -> Vec<Stmt> {
+    let [state, scaled, sums] = [0, 1, 2].map(Base::Tile);
+    let scale = nest(vec![
+        Instr::Load(matrix(state)),
+        Instr::Float(0.5),
+        map(function, 0, 1),
+        Instr::Store(matrix(scaled), 2),
+        sum(2, sums),
+    ]);
+    let update = nest(vec![
+        Instr::Load(matrix(state)), // of which nothing comes
+        Instr::Load(matrix(scaled)),
+        Instr::Load(Place::Strided(columns(sums))),
+        map(ScalarFn::Add, 1, 2),
+        Instr::Store(matrix(state), 3),
+    ]);
+    [vec![scale], between, vec![update]].concat()
+}
+
+fn stores(program: &TileProgram, base: Base) -> usize {
+    let of = |stmt: &Stmt| match stmt {
+        Stmt::Nest(nest) => nest.body.iter().filter(|instr| **instr == Instr::Store(matrix(base), 2)).count(),
+        _ => 0,
+    };
+    program.body.iter().map(of).sum()
+}
+
+#[test]
+fn a_value_takes_the_place_of_what_it_is_computed_from() {
+    let mut found = program(1, 3, step(Vec::new(), ScalarFn::Div));
+    condense(&mut found);
+    assert_eq!(found.tiles.len(), 2, "{found:?}");
+    assert_eq!(stores(&found, Base::Tile(0)), 2, "{found:?}");
+}
+
+#[test]
+fn a_cheap_value_is_computed_again_where_what_it_needs_is_still_read() {
+    // The state is read in between, in another order, so it must stay.
+    let body = vec![Instr::Load(matrix(Base::Tile(0))), Instr::Store(matrix(Base::Arg(0)), 0)];
+    let read = Stmt::Nest(Nest { dims: vec![COLUMN, ROW], body });
+    let mut found = program(1, 3, step(vec![read.clone()], ScalarFn::Mul));
+    condense(&mut found);
+    assert_eq!(found.tiles.len(), 2, "{found:?}");
+    // A division is not cheap.
+    let before = program(1, 3, step(vec![read], ScalarFn::Div));
+    let mut kept = before.clone();
+    condense(&mut kept);
+    assert_eq!(kept.tiles, before.tiles);
+}
+
+#[test]
+fn nothing_is_computed_from_what_has_changed() {
+    let change = nest(vec![Instr::Float(1.0), Instr::Store(matrix(Base::Tile(0)), 0)]);
+    let before = program(1, 3, step(vec![change], ScalarFn::Mul));
+    let mut found = before.clone();
+    condense(&mut found);
+    assert_eq!(found.tiles, before.tiles);
+}
+
+/// Two sums of one tile into others, and a copy of the first sum to an argument between them.
+fn two_sums(second: Vec<Instr>) -> Vec<Stmt> {
+    let first = nest(vec![Instr::Load(matrix(Base::Tile(0))), sum(0, Base::Tile(1))]);
+    let copy = Stmt::Nest(Nest {
+        dims: vec![COLUMN],
+        body: vec![
+            Instr::Load(Place::Strided(columns(Base::Tile(1)))),
+            Instr::Store(Place::Strided(columns(Base::Arg(0))), 0),
+        ],
+    });
+    vec![first, copy, nest(second)]
+}
+
+#[test]
+fn nests_that_load_the_same_are_joined_before_what_needs_them() {
+    let load = || Instr::Load(matrix(Base::Tile(0)));
+    let mut found = program(1, 3, two_sums(vec![load(), map(ScalarFn::Mul, 0, 0), sum(1, Base::Tile(2))]));
+    condense(&mut found);
+    let joined = vec![load(), sum(0, Base::Tile(1)), map(ScalarFn::Mul, 0, 0), sum(2, Base::Tile(2))];
+    assert_eq!(found.body.len(), 2, "{found:?}");
+    assert_eq!(found.body[0], nest(joined));
+}
+
+#[test]
+fn a_nest_that_needs_another_s_result_is_not_joined_with_it() {
+    let sums = Instr::Load(Place::Strided(columns(Base::Tile(1))));
+    let second =
+        vec![Instr::Load(matrix(Base::Tile(0))), sums, map(ScalarFn::Mul, 0, 1), sum(2, Base::Tile(2))];
+    let before = program(1, 3, two_sums(second));
+    let mut found = before.clone();
+    condense(&mut found);
+    assert_eq!(found, before);
+}
