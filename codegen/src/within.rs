@@ -79,22 +79,16 @@ pub fn compile_within(
     if !kinds.contains(&EntryKind::Accumulate) {
         accumulating.push(EntryKind::Accumulate);
     }
-    let parts = match limit.batch {
-        1 => None,
-        _ => {
-            let passed = Passed::through(program, &accumulating, optimizer)?;
-            let parts = Search { passed, kinds: &accumulating, ..whole };
-            let everything = parts.compile(&[])?;
-            // Sums that do not go on from one part of a batch to the next would have other bits.
-            let goes_on = everything.entries[&EntryKind::Accumulate].added.is_empty();
-            goes_on.then_some((parts, everything))
-        }
-    };
+    let passed = Passed::through(program, &accumulating, optimizer)?;
+    let search = Search { passed, kinds: &accumulating, ..whole };
+    let everything = search.compile(&[])?;
+    // Sums that do not go on from one part of a batch to the next would have other bits.
+    let goes_on = everything.entries[&EntryKind::Accumulate].added.is_empty();
     let halves = std::iter::successors(Some(limit.batch), |size| (*size > 1).then(|| size.div_ceil(2)));
-    for at_a_time in halves.skip(1) {
-        let Some((search, everything)) = &parts else { break };
+    // To keep sums apart until the update can take less than to add them up at once, also with the batch as a whole.
+    for at_a_time in halves.take_while(|&size| goes_on || size == limit.batch) {
         // Computing again what could be kept only takes longer.
-        let (bytes, seconds) = search.takes(everything, at_a_time);
+        let (bytes, seconds) = search.takes(&everything, at_a_time);
         if best.as_ref().is_some_and(|best: &Found| best.seconds <= seconds) {
             continue;
         }
