@@ -376,6 +376,13 @@ impl Assignment<'_> {
         graph.ordered(fixed.filter(|axis| !left.contains(*axis) && of_weight(axis))).first().copied()
     }
 
+    /// Whether a group leaves something behind: what others read, or what a cache keeps.
+    fn stores(&self, group: &Group) -> bool {
+        group.kind == GroupKind::Scan
+            || !group.outputs.is_empty()
+            || group.nodes.iter().any(|&node| self.roles.is_wanted(node))
+    }
+
     /// Outputs, and the order of the units.
     fn finish(mut self, order: &[NodeId], roots: &[NodeId]) -> Result<RegionSteps, FuseError> {
         let mut read: HashMap<NodeId, HashSet<usize>> = HashMap::new();
@@ -436,7 +443,7 @@ impl Assignment<'_> {
                 return Err(self.roles.error(order[0], "the groups need one another in a circle".into()));
             };
             taken.insert(ready);
-            if matches!(&self.work[ready], Unit::Group(group) if group.nodes.is_empty()) {
+            if matches!(&self.work[ready], Unit::Group(group) if !self.stores(group)) {
                 continue;
             }
             steps.push(match &self.work[ready] {
