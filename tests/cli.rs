@@ -371,6 +371,14 @@ fn architectures_are_compared_where_they_do_not_fit() {
     refused(path, &["compare", "llama-3-8b", "--batch", "1,0"], &["--batch", "at least 1"]);
     refused(path, &["compare", "absent.json"], &["cannot read", "absent.json"]);
     let config = fixture("llama").join("config.json").display().to_string();
+    // Eight layers of the gated delta rule with every fourth attention: states of 4 heads, 64 × 64, and the inputs of
+    // the three convolutions at the last three positions.
+    let hybrid =
+        worked(path, &["compare", "bench-hybrid", "--context", "64", "--batch", "1", "--target", "h100"]);
+    let states = 6 * (4 * 64 * 64 + 3 * 3 * 4 * 64) * 4;
+    let row = hybrid.lines().find(|line| line.starts_with("states, bytes/sequence")).unwrap();
+    assert_eq!(row.chars().filter(char::is_ascii_digit).collect::<String>(), states.to_string(), "{row}");
+
     let imported = worked(path, &["compare", &config, "--context", "16", "--batch", "1"]);
     assert!(imported.contains("prefill, 1 × 16"), "{imported}");
 }

@@ -132,6 +132,12 @@ impl ModelCost {
         decode.buffers.iter().filter(grows).map(row_bytes).sum()
     }
 
+    /// Bytes that a sequence takes whatever its length: what recurrences carry, in all layers.
+    pub fn state_bytes_per_sequence(&self) -> f64 {
+        let decode = &self.compiled.entries[&EntryKind::Decode];
+        decode.buffers.iter().filter(|buffer| matches!(buffer.role, Role::State { .. })).map(row_bytes).sum()
+    }
+
     /// Bytes that a device holds to serve: what prefill and decode read of parameters, in the precision in
     /// which they read it. Masters that are only needed to derive others are not among them.
     pub fn weight_bytes(&self) -> f64 {

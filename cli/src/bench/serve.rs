@@ -26,6 +26,7 @@ pub struct Served {
     pub prefill: Vec<Speed>,
     pub decode: Vec<Speed>,
     pub cache_bytes_per_token: usize,
+    pub state_bytes_per_sequence: usize,
     pub sample: Sample,
 }
 
@@ -41,6 +42,7 @@ pub fn run(bench: &Bench<'_>, contender: &Contender, trainer: &Trainer<'_>) -> R
         prefill: Vec::new(),
         decode: Vec::new(),
         cache_bytes_per_token: server.cache_bytes_per_token(),
+        state_bytes_per_sequence: server.cache_bytes_per_sequence(),
         sample: sample(bench, &mut server, context)?,
     };
     let longest = bench.contexts.iter().copied().max().unwrap_or(1) + DECODE_TOKENS;

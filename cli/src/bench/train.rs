@@ -70,6 +70,7 @@ pub fn run(
         prefill: served.prefill,
         decode: served.decode,
         cache_bytes_per_token: served.cache_bytes_per_token,
+        state_bytes_per_sequence: served.state_bytes_per_sequence,
         memory_bound: bound.total(),
         peak_memory: if told { peak_memory() } else { None },
         compile: compiled.compile,

@@ -93,6 +93,8 @@ pub struct OnTarget {
     pub weight_bytes: f64,
     /// Bytes that a position takes in the caches of all layers.
     pub cache_bytes_per_token: f64,
+    /// Bytes that a sequence takes whatever its length: states of recurrences in all layers.
+    pub state_bytes_per_sequence: f64,
     /// Bytes of parameters as they are trained.
     pub trained_bytes: f64,
     /// Bytes of gradients.
@@ -289,6 +291,7 @@ fn on_target(cost: &ModelCost, most: usize, place: &Place, grid: &Grid, compile_
     OnTarget {
         weight_bytes: cost.weight_bytes(),
         cache_bytes_per_token: cost.cache_bytes_per_token(),
+        state_bytes_per_sequence: cost.state_bytes_per_sequence(),
         trained_bytes: kept.parameter_bytes,
         gradient_bytes: kept.gradient_bytes,
         optimizer_bytes: kept.optimizer_bytes,

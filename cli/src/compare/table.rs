@@ -67,10 +67,16 @@ fn on_target(findings: &Findings, at: usize) -> Vec<Row> {
     let mut rows = vec![
         with("weights to serve".into(), &|on| bytes(on.weight_bytes)),
         with("cache, bytes/token".into(), &|on| thousands(on.cache_bytes_per_token as u64)),
+    ];
+    let recurrent = |model: &ModelFindings| model.on.iter().any(|on| on.state_bytes_per_sequence > 0.0);
+    if findings.models.iter().any(recurrent) {
+        rows.push(with("states, bytes/sequence".into(), &|on| thousands(on.state_bytes_per_sequence as u64)));
+    }
+    rows.extend([
         with("training: parameters".into(), &|on| bytes(on.trained_bytes)),
         with("training: gradients".into(), &|on| bytes(on.gradient_bytes)),
         with("training: optimizer".into(), &|on| bytes(on.optimizer_bytes)),
-    ];
+    ]);
     for &context in &findings.grid.contexts {
         let name = format!("training: activations of 1 × {}", thousands(context as u64));
         rows.push(with(name, &|on| {

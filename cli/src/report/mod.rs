@@ -82,6 +82,8 @@ pub struct ModelReport {
     pub decode: Vec<Speed>,
     /// Bytes that a position takes in the caches of all layers, as allocated.
     pub cache_bytes_per_token: usize,
+    /// Bytes that a sequence takes whatever its length: states of recurrences in all layers.
+    pub state_bytes_per_sequence: usize,
     /// Memory known before the run, bytes.
     pub memory_bound: u64,
     /// Peak resident memory of the process in this model's part of the run, bytes.
@@ -234,6 +236,7 @@ pub(crate) mod tests {
             prefill: vec![speed(128, 9000.0), speed(512, 8000.0)],
             decode: vec![speed(128, 300.0), speed(512, 250.0 - 20.0 * at)],
             cache_bytes_per_token: 12_288,
+            state_bytes_per_sequence: 0,
             memory_bound: 300 << 20,
             peak_memory: Some(280 << 20),
             compile: Compile {

@@ -31,8 +31,12 @@ pub fn rows(report: &Report) -> Vec<Row> {
             rows.push(row(&format!("{name} at {}, tokens/s", thousands(speed.context as u64)), &cell));
         }
     }
+    rows.push(row("key-value cache, bytes/token", &|model| thousands(model.cache_bytes_per_token as u64)));
+    if models.iter().any(|model| model.state_bytes_per_sequence > 0) {
+        let states = |model: &ModelReport| thousands(model.state_bytes_per_sequence as u64);
+        rows.push(row("states, bytes/sequence", &states));
+    }
     rows.extend([
-        row("key-value cache, bytes/token", &|model| thousands(model.cache_bytes_per_token as u64)),
         row("memory bound before the run", &|model| bytes(model.memory_bound as f64)),
         row("peak memory, measured", &|model| {
             model.peak_memory.map_or("–".to_owned(), |peak| bytes(peak as f64))
