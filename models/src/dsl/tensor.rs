@@ -174,6 +174,12 @@ impl<'m> Tensor<'m> {
         self * self.sigmoid()
     }
 
+    /// log(1 + exp(x)), without overflow.
+    #[track_caller]
+    pub fn softplus(self) -> Tensor<'m> {
+        self.max(0.0) + ((-self.abs()).exp() + 1.0).log()
+    }
+
     /// x · Φ(x), by the error function (Hendrycks and Gimpel 2016).
     #[track_caller]
     pub fn gelu(self) -> Tensor<'m> {

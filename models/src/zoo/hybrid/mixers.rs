@@ -10,11 +10,6 @@ const LENGTH_EPSILON: f64 = 1e-6;
 /// The gates of gated linear attention are this root of a logistic function, so that they start near one.
 const GATE_ROOT: f64 = 16.0;
 
-/// log(1 + exp(x)), without overflow.
-fn softplus(x: Tensor<'_>) -> Tensor<'_> {
-    x.max(0.0) + ((-x.abs()).exp() + 1.0).log()
-}
-
 /// x over its length along an axis.
 fn unit(x: Tensor<'_>, axis: Axis) -> Tensor<'_> {
     x * ((x * x).sum(axis) + LENGTH_EPSILON).rsqrt()
@@ -62,7 +57,7 @@ impl Hybrid {
         let v = m.linear(&name("v"), h, embed, [head, value]);
         let gate =
             m.linear_with(&name("decay"), h, embed, [head, key], Linear { bias: true, ..Linear::default() });
-        let gate = (softplus(-gate) * (-1.0 / GATE_ROOT)).exp();
+        let gate = ((-gate).softplus() * (-1.0 / GATE_ROOT)).exp();
         let start = m.zeros([m.batch(), head, key, value]);
         let [y] = m.scan(&name("state"), [start], |_, [state]| {
             let state = state * gate + k * v;
@@ -123,7 +118,7 @@ impl Hybrid {
         let bias = m.param(&format!("{prefix}dt_bias"), head, steps, false);
         let rates = Initializer::Between { least: 0.0, most: 16f64.ln() };
         let rate = m.param(&format!("{prefix}decay_log"), head, rates, false).exp();
-        let step = softplus(dt.cast(DType::F32) + bias);
+        let step = (dt.cast(DType::F32) + bias).softplus();
         (step, (-(step * rate)).exp())
     }
 
