@@ -3,7 +3,7 @@
 
 use crate::{ModelError, models::initialize};
 use diptych_ir::evaluate::{Context, Value, evaluate};
-use diptych_ir::{EntryKind, IrError, Program, Symbol};
+use diptych_ir::{EntryKind, IrError, ParamInfo, Program, Symbol, UpdateRule};
 use diptych_passes::differentiate;
 use diptych_passes::differentiate::gradient_name;
 use diptych_runtime::decode::{DecodeError, ServeOptions, Server, Window};
@@ -45,7 +45,7 @@ pub struct Differences {
     pub score: f64,
     /// Of logits, after the first half of each text (`prefill`) and each token from there on (`decode`).
     pub serving: f64,
-    /// Of gradients (`train`), as a part of the largest element of all gradients.
+    /// Of gradients (`train`), as a part of the largest element of all gradients; not of parameters that descend by sign.
     pub gradients: f64,
 }
 
@@ -194,7 +194,9 @@ fn gradients(trainer: &Trainer, program: &Program, context: &Context) -> Result<
     let nodes: Vec<_> = updates.iter().map(|update| update.1).collect();
     let values = evaluate(&backward, &nodes, context)?;
     let (mut largest, mut apart): (f64, f64) = (0.0, 0.0);
-    for (&name, info) in &program.params {
+    // What a sign is taken of may be counts, beside which all gradients would be small.
+    let descends = |info: &ParamInfo| matches!(info.update, UpdateRule::AdamW { .. });
+    for (&name, info) in program.params.iter().filter(|param| descends(param.1)) {
         let name = gradient_name(name);
         let Some(at) = updates.iter().position(|update| update.0 == name) else { continue };
         let wanted = values[at].in_order(&info.order);

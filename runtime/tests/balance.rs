@@ -31,6 +31,7 @@ fn trainer<'d>(device: &'d Device, model: Value, options: Value) -> Trainer<'d> 
     });
     all.as_object_mut().unwrap().extend(options.as_object().unwrap().clone());
     let (program, identity) = self::model(model);
+    let experts = identity.config["experts"].as_u64().unwrap() as usize;
     let options: TrainOptions = serde_json::from_value(all).unwrap();
     let mut trainer = Trainer::new(device, &program, identity, options).unwrap();
     // Attention adds nothing, so that the router sees the token alone.
@@ -40,12 +41,11 @@ fn trainer<'d>(device: &'d Device, model: Value, options: Value) -> Trainer<'d> 
             "embedding" => (0..16).map(unit).collect(),
             "layers.o" => vec![0.0; 16],
             // [expert, embed]: tokens 0 and 1 prefer expert 0, token 2 expert 1, token 3 expert 2, none expert 3.
-            "layers.router" => vec![
-                2.0, 2.0, 0.0, 0.0, //
-                0.0, 0.0, 2.0, 0.0, //
-                0.0, 0.0, 0.0, 2.0, //
-                0.0, 0.0, 0.0, 0.0,
-            ],
+            "layers.router" => {
+                [[2.0, 2.0, 0.0, 0.0], [0.0, 0.0, 2.0, 0.0], [0.0, 0.0, 0.0, 2.0], [0.0, 0.0, 0.0, 0.0]]
+                    [..experts]
+                    .concat()
+            }
             name => initialize(&program, name, 3).unwrap(),
         })
         .unwrap();
@@ -64,36 +64,69 @@ fn repeated(tokens: &[i32], inputs: &mut [i32], targets: &mut [i32]) {
 }
 
 #[test]
+fn an_even_load_moves_no_bias_however_a_batch_is_cut() {
+    let device = Device::cpu(Some(2)).unwrap();
+    // A third is no number in binary.
+    let model = json!({ "experts": 3, "scores": "sigmoid", "selection_bias": true, "bias_rate": 0.25 });
+    for batch in [3, 1] {
+        let options = json!({ "batch": batch, "accumulation": 3 / batch });
+        let mut trainer = trainer(&device, model.clone(), options);
+        let step = trainer.step(|micro, inputs, targets| {
+            let rows = inputs.chunks_exact_mut(TIME).zip(targets.chunks_exact_mut(TIME));
+            for (at, (inputs, targets)) in rows.enumerate() {
+                // Six tokens of one kind and five of each other; all sequences together have 16 of each. Tokens 0 and
+                // 1 have the same expert, so token 1 is left out.
+                let kinds = [0, 2, 3];
+                let tokens = [0, 1, 2].map(|next| kinds[(micro as usize * batch + at + next) % 3]);
+                repeated(&tokens, inputs, targets);
+            }
+        });
+        step.unwrap();
+        assert_eq!(parameter(&trainer, "gradient.layers.router.bias"), [0.0; 3], "{batch} at a time");
+        assert_eq!(parameter(&trainer, "layers.router.bias"), [0.0; 3], "{batch} at a time");
+    }
+}
+
+#[test]
 fn the_bias_goes_against_the_excess_of_load() {
     let device = Device::cpu(Some(2)).unwrap();
     let model = json!({ "scores": "sigmoid", "selection_bias": true, "bias_rate": 0.25 });
+    // The gradient is four times the excess, since there are four experts.
     let mut even = trainer(&device, model.clone(), json!({}));
     // 16, 8, 8 and 0 of 32 tokens, where the mean is 8.
     even.step(|_, inputs, targets| repeated(&[0, 1, 2, 3], inputs, targets)).unwrap();
-    assert_eq!(parameter(&even, "gradient.layers.router.bias"), [8.0, 0.0, 0.0, -8.0]);
+    assert_eq!(parameter(&even, "gradient.layers.router.bias"), [32.0, 0.0, 0.0, -32.0]);
     assert_eq!(parameter(&even, "layers.router.bias"), [-0.25, 0.0, 0.0, 0.25]);
     // sigmoid(4) - 0.25 is less than sigmoid(0) + 0.25: tokens 0 and 1 go to expert 3 from now on, and the bias turns.
     even.step(|_, inputs, targets| repeated(&[0, 1, 2, 3], inputs, targets)).unwrap();
-    assert_eq!(parameter(&even, "gradient.layers.router.bias"), [-8.0, 0.0, 0.0, 8.0]);
+    assert_eq!(parameter(&even, "gradient.layers.router.bias"), [-32.0, 0.0, 0.0, 32.0]);
     assert_eq!(parameter(&even, "layers.router.bias"), [0.0; EXPERTS]);
 
     // Micro-batches count together: 24, 0, 8 and 0 tokens, then 0, 0, 32 and 0; the mean is 16.
-    let mut cut = trainer(&device, model, json!({ "accumulation": 2 }));
+    let mut cut = trainer(&device, model.clone(), json!({ "accumulation": 2 }));
     let report = cut.step(|micro, inputs, targets| match micro {
         0 => repeated(&[0, 1, 0, 3], inputs, targets),
         _ => repeated(&[3], inputs, targets),
     });
-    assert_eq!(parameter(&cut, "gradient.layers.router.bias"), [8.0, -16.0, 24.0, -16.0]);
+    assert_eq!(parameter(&cut, "gradient.layers.router.bias"), [32.0, -64.0, 96.0, -64.0]);
     assert_eq!(parameter(&cut, "layers.router.bias"), [-0.25, 0.25, -0.25, 0.25]);
     let report = report.unwrap();
     assert_eq!(report.auxiliary_loss, Some(0.0), "the bias adds nothing to the loss");
-    // Rates are far below what changes a weight: all that is left of the norm is that of the others.
-    let norm: f64 = cut
+    // The norm is that of the other gradients, which are there one by one if the batch is not cut.
+    let mut whole = trainer(&device, model, json!({ "batch": 4 }));
+    let of_whole = whole.step(|_, inputs, targets| {
+        let (first, rest) = inputs.split_at_mut(2 * TIME);
+        let (first_targets, rest_targets) = targets.split_at_mut(2 * TIME);
+        repeated(&[0, 1, 0, 3], first, first_targets);
+        repeated(&[3], rest, rest_targets);
+    });
+    assert_eq!(of_whole.unwrap().gradient_norm, report.gradient_norm);
+    let norm: f64 = whole
         .session()
         .store
         .names()
         .filter(|name| name.as_str().starts_with("gradient.") && !name.as_str().ends_with("router.bias"))
-        .flat_map(|name| parameter(&cut, name.as_str()))
+        .flat_map(|name| parameter(&whole, name.as_str()))
         .map(|x| f64::from(x).powi(2))
         .sum();
     assert!((report.gradient_norm / norm.sqrt() - 1.0).abs() < 1e-5, "{report:?}, {}", norm.sqrt());
@@ -152,7 +185,8 @@ fn largest_share(
     for _ in 0..steps {
         trainer.step(&mut text).unwrap();
         let excess = parameter(trainer, "gradient.layers.router.bias");
-        shares.iter_mut().zip(excess).for_each(|(share, excess)| *share += excess / (64 * steps) as f32);
+        // Four times the excess, since there are four experts.
+        shares.iter_mut().zip(excess).for_each(|(share, excess)| *share += excess / (4 * 64 * steps) as f32);
     }
     shares.into_iter().fold(0.0, f32::max)
 }

@@ -227,6 +227,7 @@ impl<'a> Lowering<'a> {
             }
         }
         self.find_fold(&nodes);
+        self.refuse_reading_ahead(&nodes)?;
         self.find_in_place();
         for &id in &nodes {
             let class = self.computed[&id].class;
@@ -257,6 +258,24 @@ impl<'a> Lowering<'a> {
                 computed.direct = direct;
                 computed.tile = tile;
                 computed.chunk = chunk;
+            }
+        }
+        Ok(())
+    }
+
+    /// What is computed along the stream cannot read what is only there after it, but for a maximum, which is folded.
+    fn refuse_reading_ahead(&self, nodes: &[NodeId]) -> Result<(), LowerError> {
+        let maximum = self.fold.as_ref().map(|fold| fold.maximum);
+        for &id in nodes.iter().filter(|id| self.computed[id].phase == Phase::Stream) {
+            for (read, _) in self.reads(id) {
+                let source = &self.computed[&read];
+                if (source.over_stream || source.phase == Phase::After) && maximum != Some(read) {
+                    let what = self.error(read, String::new()).node;
+                    return Err(self.error(
+                        id,
+                        format!("is formed along the axis that `{what}` sums over, and reads that sum"),
+                    ));
+                }
             }
         }
         Ok(())

@@ -2,7 +2,7 @@
 //! are done. It knows no kernel.
 
 use super::expression::is_sum_over_tokens;
-use diptych_ir::{Entry, EntryKind, NodeId, Op, Program, RegionId, ScalarFn, Symbol};
+use diptych_ir::{Entry, EntryKind, Graph, NodeId, Op, Program, RegionId, ScalarFn, Symbol};
 use std::collections::HashSet;
 
 /// The updates of an entry, and the sums among them that go on.
@@ -52,7 +52,7 @@ pub fn continued_sums(program: &Program, entry: &Entry) -> Continued {
 /// Where a sum over tokens is computed: here, or in the body of the repeat that yields it and nothing else of it.
 fn place_of(program: &Program, sum: NodeId) -> Option<(RegionId, NodeId)> {
     let graph = &program.main().graph;
-    if is_sum_over_tokens(graph, sum) {
+    if goes_on(graph, sum) {
         return Some((Program::MAIN, sum));
     }
     let Op::Output(output) = graph.op(sum) else { return None };
@@ -61,6 +61,14 @@ fn place_of(program: &Program, sum: NodeId) -> Option<(RegionId, NodeId)> {
     let inner = body.results[output.index];
     let once = body.results.iter().filter(|&&result| result == inner).count() == 1;
     let alone = once && body.graph.users(inner).is_empty();
-    (output.index >= repeat.carried && alone && is_sum_over_tokens(&body.graph, inner))
-        .then_some((repeat.body, inner))
+    (output.index >= repeat.carried && alone && goes_on(&body.graph, inner)).then_some((repeat.body, inner))
+}
+
+/// Whether a node is a sum over tokens, one after the other. What has no axes but those of tokens is summed many tokens
+/// at a time.
+fn goes_on(graph: &Graph, sum: NodeId) -> bool {
+    let along_tokens = |&id: &NodeId| graph.axes(id).iter().all(|axis| axis.fixed_size().is_none());
+    let many_at_a_time =
+        matches!(graph.op(sum), Op::Reduce(_)) && graph.operands(sum).iter().all(along_tokens);
+    is_sum_over_tokens(graph, sum) && !many_at_a_time
 }

@@ -21,8 +21,9 @@ pub(super) fn selection_bias<'m>(m: &'m ModelBuilder, expert: Axis, rate: Option
 /// Has the bias go by the load (Wang et al. 2024, "Auxiliary-loss-free load balancing strategy"): a step lowers it
 /// by its rate where an expert has more than the mean load of all micro-batches, and raises it where it has less.
 ///
-/// What is added to the loss is exactly zero. Its gradient is the load less the mean, which micro-batches add up as
-/// they do any gradient. Every position counts, also one whose target is not learned from.
+/// What is added to the loss is exactly zero. Its gradient is the load less the mean, times the number of experts: a
+/// sum of whole numbers over positions, so that an even load is exactly zero, and micro-batches add up as they do for
+/// any gradient. Every position counts, also one whose target is not learned from.
 pub(super) fn follow_load<'m>(
     m: &'m ModelBuilder,
     bias: Tensor<'m>,
@@ -30,15 +31,16 @@ pub(super) fn follow_load<'m>(
     expert: Axis,
     choice: Axis,
 ) {
-    let load = chosen(m, ids, expert, choice).sum([m.batch(), m.time()]);
-    let excess = (load - load.mean(expert)).detach();
-    m.add_to_loss("router.load", ((bias - bias.detach()) * excess).sum(expert));
+    let [experts, choices] = [expert, choice].map(|axis| axis.fixed_size().unwrap_or(1) as f64);
+    let excess = (chosen(m, ids, expert, choice) * experts - choices).detach();
+    m.add_to_loss("router.load", ((bias - bias.detach()) * excess).sum(expert).sum([m.batch(), m.time()]));
 }
 
 /// Adds the load-balance loss of a layer: `coefficient` times the mean over sequences, each as often as it has tokens,
 /// of `E / k · Σ_e f_e P_e`, where of a sequence's tokens the share `f_e` has chosen expert `e`, and `P_e` is the mean
-/// of its probability (DeepSeek-V3, 2024, section 2.1.2, equations 17 to 20; Shazeer et al. 2017 and Fedus et al. 2021
-/// have it over a whole batch). It is 1 where the load is even. No gradient flows through the counts.
+/// of its probability (DeepSeek-V3, 2024, section 2.1.2; Shazeer et al. 2017 and Fedus et al. 2021 have it over a whole
+/// batch). Experts count as they are chosen, by groups and bias. It is 1 where the load is even. No gradient flows
+/// through the counts.
 ///
 /// A mean over sequences does not depend on how a batch is cut into micro-batches. Mean over tokens that are learned
 /// from: where some targets are passed over, it weighs as much more as they are.
