@@ -236,11 +236,18 @@ fn within(
     let own = usize::try_from(allowed.saturating_sub(beside)).unwrap_or(usize::MAX);
     let planned = Plan::within(device, program, identity, options.clone(), &[], own, &seconds_of);
     let (plan, choice) = planned.map_err(|error| match error {
-        TrainError::Memory { least, .. } => {
+        TrainError::Memory { least, whole, .. } => {
+            let uncut = match whole.first() {
+                Some(state) => format!(
+                    "; the batch runs as a whole, since `{state}` is not a sum over tokens alone and would have other \
+                     bits otherwise: --batch and --accumulation can cut it"
+                ),
+                None => String::new(),
+            };
             let least = least as u64 + beside;
             Failure(format!(
                 "--memory {memory}: the run takes at least {} ({least} bytes), however few sequences run at a time \
-                 and whatever is computed again",
+                 and whatever is computed again{uncut}",
                 bytes(least as f64)
             ))
         }

@@ -4,7 +4,7 @@
 
 use crate::driver::{CompiledProgram, Passed};
 use crate::entry::{CompileError, EntryOptions};
-use diptych_ir::{Axis, EntryKind, Program};
+use diptych_ir::{Axis, EntryKind, Program, Symbol};
 use diptych_passes::AdamWOptions;
 use diptych_passes::rematerialize::{InBody, Kept, kept_values};
 use std::collections::BTreeSet;
@@ -49,6 +49,8 @@ pub enum WithinError {
         allowed: usize,
         /// The least limit that works.
         least: usize,
+        /// States for whose sake a batch is not cut: their gradients would have other bits.
+        whole: Vec<Symbol>,
     },
 }
 
@@ -66,27 +68,27 @@ pub fn compile_within(
     options: EntryOptions,
     limit: &Limit<'_>,
 ) -> Result<(CompiledProgram, Choice), WithinError> {
-    let whole = Search { passed: Passed::through(program, kinds, optimizer)?, kinds, options, limit };
-    let everything = whole.compile(&[])?;
-    let without = whole.takes(&everything, limit.batch);
+    let at_once = Search { passed: Passed::through(program, kinds, optimizer)?, kinds, options, limit };
+    let everything = at_once.compile(&[])?;
+    let without = at_once.takes(&everything, limit.batch);
     let choice = |at_a_time, recomputed, with| Choice { at_a_time, recomputed, without, with };
     if without.0 <= limit.bytes {
         return Ok((everything, choice(limit.batch, Vec::new(), without)));
     }
     let mut least = without.0;
-    let mut best = whole.cheapest(limit.batch, &mut least)?;
+    let mut best = at_once.cheapest(limit.batch, &mut least)?;
     let mut accumulating = kinds.to_vec();
     if !kinds.contains(&EntryKind::Accumulate) {
         accumulating.push(EntryKind::Accumulate);
     }
     let passed = Passed::through(program, &accumulating, optimizer)?;
-    let search = Search { passed, kinds: &accumulating, ..whole };
+    let search = Search { passed, kinds: &accumulating, ..at_once };
     let everything = search.compile(&[])?;
     // Sums that do not go on from one part of a batch to the next would have other bits.
-    let goes_on = everything.entries[&EntryKind::Accumulate].added.is_empty();
+    let whole = everything.entries[&EntryKind::Accumulate].added.clone();
     let halves = std::iter::successors(Some(limit.batch), |size| (*size > 1).then(|| size.div_ceil(2)));
     // To keep sums apart until the update can take less than to add them up at once, also with the batch as a whole.
-    for at_a_time in halves.take_while(|&size| goes_on || size == limit.batch) {
+    for at_a_time in halves.take_while(|&size| whole.is_empty() || size == limit.batch) {
         // Computing again what could be kept only takes longer.
         let (bytes, seconds) = search.takes(&everything, at_a_time);
         if best.as_ref().is_some_and(|best: &Found| best.seconds <= seconds) {
@@ -105,7 +107,7 @@ pub fn compile_within(
         }
     }
     let Found { compiled, at_a_time, recomputed, bytes, seconds } =
-        best.ok_or(WithinError::TooLittle { allowed: limit.bytes, least })?;
+        best.ok_or(WithinError::TooLittle { allowed: limit.bytes, least, whole })?;
     Ok((compiled, choice(at_a_time, recomputed, (bytes, seconds))))
 }
 

@@ -234,6 +234,16 @@ fn what_is_added_to_the_loss_is_one_number() {
     assert_eq!(message, "add_to_loss: `length` is added twice; give each part of the loss a name of its own");
     let (message, _) = mistake(|m| {
         let (x, embed, vocab) = input(m);
+        let scale = m.param("scale", embed, diptych_ir::Initializer::Constant(1.0), false);
+        m.add_to_loss("decay", (scale * scale).sum(embed));
+        m.head("head", x * scale, embed, vocab)
+    });
+    assert!(
+        message.starts_with("add_to_loss: `decay` depends on no token, so it would count once"),
+        "{message}"
+    );
+    let (message, _) = mistake(|m| {
+        let (x, embed, vocab) = input(m);
         let [y] = m.scan("state", [m.zeros([m.batch(), embed])], |m, [state]| {
             m.add_to_loss("state", m.number(DType::F32, 1.0));
             ([state + x], [state])

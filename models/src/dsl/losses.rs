@@ -3,7 +3,7 @@
 
 use crate::{ModelBuilder, Tensor};
 use diptych_ir::ops::{Input, Map};
-use diptych_ir::{DType, IrError, NodeId, ScalarFn, Span, Symbol, TensorType};
+use diptych_ir::{DType, IrError, NodeId, Op, ScalarFn, Span, Symbol, TensorType};
 
 impl ModelBuilder {
     /// One over the number of targets that a step learns from, all its micro-batches together:
@@ -26,7 +26,7 @@ impl ModelBuilder {
     /// it, and what only it needs is computed in training alone.
     ///
     /// A step adds up the gradients of its micro-batches, so the number must be a sum over
-    /// sequences, each by itself: then it does not matter how a batch is cut. Times
+    /// sequences, each by itself: then it does not matter how a batch is cut. One of parameters alone is refused. Times
     /// [`ModelBuilder::inverse_tokens`] it is on the scale of the cross-entropy.
     ///
     /// ```
@@ -73,6 +73,16 @@ impl ModelBuilder {
             return wrong(format!(
                 "is {ty}; what is added to the loss is one number, f32[]: sum it over its axes"
             ));
+        }
+        let along_tokens = |&id: &NodeId| {
+            let whole = matches!(graph.op(id), Op::Output(_));
+            whole || graph.axes(id).iter().any(|axis| axis.fixed_size().is_none())
+        };
+        if !graph.ancestors(&[node]).iter().any(along_tokens) {
+            return wrong(
+                "depends on no token, so it would count once for each micro-batch; weight decay is an option of training"
+                    .into(),
+            );
         }
         if state.frames.iter().flat_map(|frame| &frame.losses).any(|loss| loss.0 == name) {
             return wrong("is added twice; give each part of the loss a name of its own".into());

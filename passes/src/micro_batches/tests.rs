@@ -90,6 +90,27 @@ fn sums_over_tokens_go_on() {
 }
 
 #[test]
+fn a_sum_of_one_number_a_token_does_not_go_on() {
+    let mut program = Program::new("scalar");
+    let (batch, time) = (diptych_ir::Axis::symbolic("batch"), diptych_ir::Axis::symbolic("time"));
+    let b = param(&mut program, "b", &[]);
+    let x = input(&mut program, "x", diptych_ir::DType::F32, &[batch, time]);
+    let graph = &mut program.main_mut().graph;
+    let y = graph.add(Map(ScalarFn::Mul), &[b, x]).expect("map");
+    let over = vec![batch, time];
+    let loss =
+        graph.add(diptych_ir::ops::Reduce { kind: diptych_ir::ReduceKind::Sum, over }, &[y]).expect("sum");
+    set_loss(&mut program, loss);
+    let program = add_adamw(&differentiate(&program).expect("differentiate"), &AdamWOptions::default());
+    let mut program = add_accumulate(&program.expect("optimiser")).expect("accumulate");
+    program.entries.retain(|entry| entry.kind == EntryKind::Accumulate);
+    let program = normalize(&program, false).expect("normalize");
+    let continued = continued_sums(&program, program.entry(EntryKind::Accumulate).expect("entry"));
+    // Such a sum takes many tokens at a time.
+    assert_eq!(continued.added, ["gradient.b".into()]);
+}
+
+#[test]
 fn what_has_no_optimiser_is_refused() {
     let program = differentiate(&Net::new().program(1, false)).expect("differentiate");
     let refused = add_accumulate(&program).expect_err("refused").to_string();

@@ -7,6 +7,7 @@ use crate::schedule::ScheduleError;
 use crate::session::SessionError;
 use diptych_codegen::entry::CompileError;
 use diptych_codegen::within::WithinError;
+use diptych_ir::Symbol;
 use std::path::PathBuf;
 
 /// Why training cannot start, go on, be saved or be resumed.
@@ -28,6 +29,8 @@ pub enum TrainError {
         allowed: usize,
         /// The least limit that works.
         least: usize,
+        /// States for whose sake a batch is not cut: their gradients would have other bits.
+        whole: Vec<Symbol>,
     },
     /// A checkpoint cannot be read or written.
     #[error(transparent)]
@@ -118,7 +121,7 @@ impl From<WithinError> for TrainError {
     fn from(error: WithinError) -> Self {
         match error {
             WithinError::Compile(error) => error.into(),
-            WithinError::TooLittle { allowed, least } => TrainError::Memory { allowed, least },
+            WithinError::TooLittle { allowed, least, whole } => TrainError::Memory { allowed, least, whole },
         }
     }
 }

@@ -64,6 +64,7 @@ pub struct StepReport {
     /// The mean of -log p(target), in nats, before the update.
     pub loss: f64,
     /// What layers add to the loss that is descended, if they add anything: see `ModelBuilder::add_to_loss`.
+    /// Its last bits depend on how a batch is cut; those of gradients do not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub auxiliary_loss: Option<f64>,
     /// The norm of all gradients together, before clipping.
