@@ -251,6 +251,7 @@ fn largest_difference(found: &[f32], wanted: &[f64]) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ModelBuilder;
     use crate::guide::stack;
 
     fn model() -> Program {
@@ -275,6 +276,23 @@ mod tests {
         for difference in [score, serving, gradients] {
             assert!(0.0 < difference && difference < 1e-5, "{difference}");
         }
+    }
+
+    #[test]
+    fn attention_is_served_outside_of_repeats() {
+        let program = ModelBuilder::new("flat", 64).finish(|m| {
+            let (vocab, embed) = (m.axis("vocab", 32), m.axis("embed", 16));
+            let (head, head_dim) = (m.axis("head", 2), m.axis("head_dim", 8));
+            let x = m.embedding("embedding", vocab, embed).take(m.tokens(), vocab);
+            let [q, k, v] = ["q", "k", "v"].map(|name| m.linear(name, x, embed, [head, head_dim]));
+            let seen = (q.dot(k.history(), head_dim) * 0.35).causal().softmax(m.past());
+            let x = x + m.linear("o", seen.dot(v.history(), m.past()), [head, head_dim], embed);
+            m.head("head", x, embed, vocab)
+        });
+        let program = program.unwrap();
+        let context = reference_context(&program, &[&[1, 2, 3, 4, 5], &[6, 7, 8, 9, 10]], 1).unwrap();
+        let Differences { score, serving, gradients } = check(&program, &context).unwrap();
+        assert!(score.max(serving).max(gradients) < 1e-5, "{score} {serving} {gradients}");
     }
 
     #[test]

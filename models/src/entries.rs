@@ -51,7 +51,8 @@ pub(crate) fn define<'m>(m: &'m ModelBuilder, logits: Tensor<'m>) -> Result<Vec<
 
 /// The value of `root` at one position of each sequence: `take(root, ids,
 /// time)`, with the `take` moved towards the leaves past every op that acts
-/// position by position, so that only that position is computed above it.
+/// position by position, so that only that position is computed above it. It
+/// stays above attention, whose kernels are the same for any number of positions.
 pub(crate) fn at_position(
     graph: &mut Graph,
     root: NodeId,
@@ -65,10 +66,14 @@ pub(crate) fn at_position(
             moved.insert(id, id);
             continue;
         }
+        if graph.axes(id).iter().any(|&axis| axis.fixed_size().is_none() && axis != time && axis != batch) {
+            continue;
+        }
         let operands = graph.operands(id);
         let op = graph.op(id).clone();
-        // What lies below a repeat or a history need not be there once more.
-        let copy = if position_by_position(&op, time, batch) {
+        // What lies below a repeat, a history or attention need not be there once more.
+        let known = operands.iter().all(|operand| moved.contains_key(operand));
+        let copy = if known && position_by_position(&op, time, batch) {
             let operands: Vec<NodeId> = operands.iter().map(|operand| moved[operand]).collect();
             graph.add(op, &operands)?
         } else {
