@@ -161,9 +161,11 @@ impl Search<'_> {
                 None => too_few = middle,
             }
         }
-        // More can be worse where what a value is computed from is then alive for longer.
-        while chosen.is_none() && enough > 1 {
-            enough -= 1;
+        // More can be worse where what a value is computed from is then alive for longer: some shorter starts are
+        // tried, too, not all, as that takes seconds where nothing fits.
+        let fewer = enough.div_ceil(8);
+        while chosen.is_none() && enough > fewer {
+            enough -= fewer;
             chosen = fits(&values[..enough])?;
         }
         let Some(mut compiled) = chosen else { return Ok(None) };
