@@ -296,6 +296,25 @@ mod tests {
     }
 
     #[test]
+    fn two_expansions_one_in_the_other_are_right_or_refused() {
+        // Both widths are formed block by block; the backward pass needs the sum over the wider one within the other.
+        let program = ModelBuilder::new("factored", 64).finish(|m| {
+            let (vocab, embed, wide) = (m.axis("vocab", 17), m.axis("embed", 2), m.axis("wide", 16));
+            let (out, one) = (m.axis("out", 300), m.axis("one", 1));
+            let x = m.embedding("embedding", vocab, embed).take(m.tokens(), vocab);
+            let x = m.linear("up", m.layer_norm("norm", x, embed, 0.1), embed, wide);
+            let z = m.embedding("other", vocab, one).take(m.tokens(), vocab);
+            m.linear("down", (x + m.linear("beside", z, one, wide)) * 0.5, wide, out)
+        });
+        let program = program.unwrap();
+        let context = reference_context(&program, &[&[1, 2, 3, 4], &[5, 6, 7, 8]], 1).unwrap();
+        match check(&program, &context) {
+            Ok(found) => assert!(found.gradients < 1e-4, "{found:?}"),
+            Err(error) => assert!(error.to_string().contains("reads that sum"), "{error}"),
+        }
+    }
+
+    #[test]
     fn misfits_are_refused() {
         let program = model();
         let refused = |texts: &[&[i32]]| reference_context(&program, texts, 1).unwrap_err().to_string();
