@@ -215,7 +215,7 @@ fn argument(entry: &CompiledEntry, arg: ArgRef) -> String {
     match &buffer.role {
         Role::Stored(name) | Role::Input(name) | Role::Root(name) => name.to_string(),
         Role::Derived => format!("derived {}", arg.buffer),
-        Role::Cache { node, .. } => format!("cache {}", node.index()),
+        Role::Cache { room, .. } => format!("cache {room}"),
         Role::State { node, index, .. } => format!("state {}.{index}", node.index()),
         Role::Temporary => format!("value {}", arg.buffer),
     }

@@ -425,7 +425,11 @@ impl Builder<'_> {
                 Source::Starts(ids, count) => scope.groupings[&(ids, count)][1],
                 Source::Cache(node) => {
                     let slots = scope.layers.unwrap_or(1);
-                    let buffer = self.role_buffer(Role::Cache { region, node }, region, node, slots);
+                    let Op::History(history) = self.program.region(region).graph.op(node) else {
+                        return Err(self.error("a cache of what is no history"));
+                    };
+                    let role = Role::Cache { room: history.room, window: history.window };
+                    let buffer = self.role_buffer(role, region, node, slots);
                     ArgRef { buffer, slot: if scope.layers.is_some() { Slot::Layer } else { Slot::First } }
                 }
                 Source::State { scan, index } => {

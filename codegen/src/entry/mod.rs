@@ -34,10 +34,10 @@ pub enum Role {
     Derived,
     /// What a `history` has seen.
     Cache {
-        /// The region of the `history`.
-        region: RegionId,
-        /// The `history`.
-        node: NodeId,
+        /// Which of the program's caches it is.
+        room: usize,
+        /// How many positions are kept, if not all.
+        window: Option<usize>,
     },
     /// The state of each sequence, of a value that a scan carries.
     State {

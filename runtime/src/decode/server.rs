@@ -9,7 +9,7 @@ use crate::executor::{Binding, CacheRooms, CacheSize, Executable, Sequence, Shar
 use crate::session::{Device, Session, SessionError};
 use diptych_codegen::entry::{Limits, Role};
 use diptych_codegen::tile::CHUNK;
-use diptych_ir::{EntryKind, Op, Program};
+use diptych_ir::{EntryKind, Program};
 
 /// What a server has room for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -178,7 +178,7 @@ impl<'s> Server<'s> {
             decode: load(EntryKind::Decode)?,
             score: load(EntryKind::Score)?,
             window: cached
-                .and_then(|entry| window(&compiled.program, entry.buffers.iter().map(|buffer| &buffer.role))),
+                .and_then(|entry| window(entry.buffers.iter().map(|buffer| &buffer.role))),
             caches,
             free: FreeChunks::new(size.chunks),
             places: (0..options.sequences)
@@ -525,12 +525,9 @@ fn vocabulary(program: &Program) -> usize {
 }
 
 /// The most positions that any cache is read back to; `None` if one is read to its start.
-fn window<'r>(program: &Program, mut roles: impl Iterator<Item = &'r Role>) -> Option<usize> {
+fn window<'r>(mut roles: impl Iterator<Item = &'r Role>) -> Option<usize> {
     roles.try_fold(1, |most, role| match role {
-        Role::Cache { region, node } => match program.region(*region).graph.op(*node) {
-            Op::History(history) => history.window.map(|window| most.max(window)),
-            _ => None,
-        },
+        Role::Cache { window, .. } => window.map(|window| most.max(window)),
         _ => Some(most),
     })
 }
