@@ -216,7 +216,7 @@ fn argument(entry: &CompiledEntry, arg: ArgRef) -> String {
         Role::Stored(name) | Role::Input(name) | Role::Root(name) => name.to_string(),
         Role::Derived => format!("derived {}", arg.buffer),
         Role::Cache { room, .. } => format!("cache {room}"),
-        Role::State { node, index, .. } => format!("state {}.{index}", node.index()),
+        Role::State { room, index } => format!("state {room}.{index}"),
         Role::Temporary => format!("value {}", arg.buffer),
     }
 }

@@ -41,10 +41,8 @@ pub enum Role {
     },
     /// The state of each sequence, of a value that a scan carries.
     State {
-        /// The region of the scan.
-        region: RegionId,
-        /// The scan.
-        node: NodeId,
+        /// Which of the program's recurrences it is.
+        room: usize,
         /// Which of the carried values.
         index: usize,
     },

@@ -1,7 +1,7 @@
 //! The e-graph's nodes: an op of the graph and its operands' classes, and what
 //! is known of a class. It knows no rule and no cost.
 
-use diptych_ir::ops::{Contract, Reduce};
+use diptych_ir::ops::{Contract, History, Reduce};
 use diptych_ir::{Axis, DType, Graph, Op, ReduceKind, ScalarFn, Symbol, TensorType};
 use egg::{Analysis, DidMerge, Id, Language};
 use std::collections::HashSet;
@@ -175,11 +175,12 @@ impl Analysis<ENode> for Known {
     }
 }
 
-/// The op with its summed axes in walking order.
+/// The op with its summed axes in walking order, and in no room: one value has one history.
 pub(super) fn canonical(known: &Known, op: Op) -> Op {
     match op {
         Op::Contract(contract) => Contract { over: known.ordered(contract.over) }.into(),
         Op::Reduce(reduce) => Reduce { kind: reduce.kind, over: known.ordered(reduce.over) }.into(),
+        Op::History(history) => History { room: 0, ..history }.into(),
         other => other,
     }
 }
