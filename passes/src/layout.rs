@@ -173,6 +173,17 @@ impl Layouts {
         layouts
     }
 
+    /// These layouts for another form of the same program: the parameters are stored once, and caches in one order.
+    pub fn alongside(&self, program: &Program) -> Layouts {
+        let mut layouts = self.clone();
+        for &name in program.regions.iter().flat_map(|region| region.graph.axis_order()) {
+            if !layouts.order.contains(&name) {
+                layouts.order.push(name);
+            }
+        }
+        layouts
+    }
+
     /// The axes in the order in which they lie in memory, slowest first.
     pub fn ordered(&self, axes: impl IntoIterator<Item = Axis>) -> Vec<Axis> {
         let mut sorted: Vec<Axis> = axes.into_iter().collect();

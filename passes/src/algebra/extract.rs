@@ -40,12 +40,12 @@ const WORTH_IT: f64 = 1e-4;
 /// How many changes the local search may try: enough for a few hundred classes.
 const TRIALS: usize = 4_000;
 
-/// The choice with the least joint cost that was found.
+/// The choice with the least joint cost that was found. What the graph had may be forbidden: then there is no such start.
 pub(super) fn extract(problem: &Problem) -> Choice {
     let start = problem.original.clone();
-    let Some(start_cost) = joint(problem, &start, 0.0) else { return start };
-    let penalty = start_cost * WORTH_IT;
-    let mut best = (start_cost, start);
+    let start_cost = joint(problem, &start, 0.0);
+    let penalty = start_cost.unwrap_or(0.0) * WORTH_IT;
+    let mut best = (start_cost.unwrap_or(f64::INFINITY), start);
     let greedy = greedy(problem, penalty);
     if let Some(cost) = joint(problem, &greedy, penalty) {
         let improved = improve(problem, greedy, cost, penalty);

@@ -7,9 +7,10 @@ use super::chunks::{ChunkTable, FreeChunks};
 use super::memory::ServeMemory;
 use crate::executor::{Binding, CacheRooms, CacheSize, Executable, Sequence, SharedMemory, Workspace};
 use crate::session::{Device, Session, SessionError};
+use diptych_codegen::driver::CompiledProgram;
 use diptych_codegen::entry::{Limits, Role};
 use diptych_codegen::tile::CHUNK;
-use diptych_ir::{EntryKind, Program};
+use diptych_ir::EntryKind;
 
 /// What a server has room for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -161,7 +162,7 @@ impl<'s> Server<'s> {
         let workspace =
             Workspace::new(memory.entries.iter().map(|entry| entry.1)).map_err(SessionError::from)?;
         let shared = SharedMemory { caches: Some(&caches), workspace: Some(&workspace) };
-        let vocabulary = vocabulary(&compiled.program);
+        let vocabulary = vocabulary(compiled);
         let load = |kind: EntryKind| -> Result<Option<Loaded>, DecodeError> {
             if !memory.entries.iter().any(|entry| entry.0 == kind) {
                 return Ok(None);
@@ -515,11 +516,12 @@ fn fill<'t>(run: &mut Executable, name: &str, given: impl Iterator<Item = &'t [i
 }
 
 /// How many token ids a program has: the size of its logits.
-fn vocabulary(program: &Program) -> usize {
-    let logits = [EntryKind::Prefill, EntryKind::Decode]
-        .into_iter()
-        .find_map(|kind| program.entry(kind)?.root("logits"));
-    logits.map_or(0, |logits| {
+fn vocabulary(compiled: &CompiledProgram) -> usize {
+    let logits = [EntryKind::Prefill, EntryKind::Decode].into_iter().find_map(|kind| {
+        let program = compiled.program_of(kind);
+        Some((program, program.entry(kind)?.root("logits")?))
+    });
+    logits.map_or(0, |(program, logits)| {
         program.main().graph.axes(logits).iter().filter_map(|axis| axis.fixed_size()).product()
     })
 }
