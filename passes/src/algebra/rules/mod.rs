@@ -1,5 +1,10 @@
 //! The rules, one a row: name, class, what is looked for, what is put there,
-//! and under which conditions. To add a rule, add a row; the harness tests it.
+//! and under which conditions. One file a subject; to add a rule, add a row;
+//! the harness tests it.
+
+mod axes;
+mod contractions;
+mod scalars;
 
 use super::pattern::{Term, Variables, parse};
 
@@ -72,73 +77,35 @@ const fn rule(
     Rule { name, class, left, right, conditions }
 }
 
-use Class::{Exact, Real};
-use When::{AtMost, Covers, Fresh, Inverse, Joins, Lacks, Narrower, NotZero, ParamOnly, Varies};
+/// The rows of each file: to add a file of rules, add it here.
+const TABLES: &[&[Rule]] = &[scalars::ROWS, contractions::ROWS, axes::ROWS];
 
 /// Every rule.
-#[rustfmt::skip]
-pub const RULES: &[Rule] = &[
-    // Less work, always.
-    rule("negate_twice", Exact, "(neg (neg x))", "x", &[]),
-    rule("multiply_by_one", Exact, "(mul x 1)", "x", &[]),
-    rule("divide_by_one", Exact, "(div x 1)", "x", &[]),
-    rule("subtract_zero", Exact, "(sub x 0)", "x", &[]),
-    rule("add_zero", Real, "(add x 0)", "x", &[]),
-    rule("add_negative", Exact, "(add x (neg y))", "(sub x y)", &[]),
-    rule("subtract_negative", Exact, "(sub x (neg y))", "(add x y)", &[]),
-    rule("negate_product", Exact, "(mul (neg x) y)", "(neg (mul x y))", &[]),
-    rule("negate_quotient", Exact, "(div (neg x) y)", "(neg (div x y))", &[]),
-    rule("negate_difference", Real, "(neg (sub x y))", "(sub y x)", &[]),
-    rule("negate_constant_factor", Exact, "(neg (mul $c x))", "(mul (neg c) x)", &[]),
-    rule("select_twice", Exact, "(select m (select m x y) z)", "(select m x z)", &[]),
-    rule("detach_twice", Exact, "(detach (detach x))", "(detach x)", &[]),
-    rule("cast_twice", Exact, "(cast[d] (cast[d] x))", "(cast[d] x)", &[]),
-    rule("cast_to_same", Exact, "(cast[d] x)", "x", &[]),
-    // Scalars, computed now.
-    rule("fold_add", Real, "(add $c $d)", "(=add c d)", &[]),
-    rule("fold_sub", Real, "(sub $c $d)", "(=sub c d)", &[]),
-    rule("fold_mul", Real, "(mul $c $d)", "(=mul c d)", &[]),
-    rule("fold_div", Real, "(div $c $d)", "(=div c d)", &[]),
-    rule("fold_neg", Exact, "(neg $c)", "(=neg c)", &[]),
-    rule("fold_sqrt", Real, "(sqrt $c)", "(=sqrt c)", &[]),
-    rule("fold_rsqrt", Real, "(rsqrt $c)", "(=rsqrt c)", &[]),
-    rule("fold_exp", Real, "(exp $c)", "(=exp c)", &[]),
-    rule("merge_scales", Real, "(mul $c (mul $d x))", "(mul (=mul c d) x)", &[]),
-    rule("merge_scale_and_divisor", Real, "(div (mul $c x) $d)", "(mul (=div c d) x)", &[NotZero("d")]),
-    rule("divisor_to_scale", Real, "(div x $c)", "(mul (=div 1 c) x)", &[NotZero("c")]),
-    rule("scale_out_of_product", Real, "(mul (mul $c x) y)", "(mul c (mul x y))", &[]),
-    rule("scale_out_of_quotient", Real, "(div (mul $c x) y)", "(mul c (div x y))", &[]),
-    // Contractions: sums of products of any number of factors.
-    rule("sum_is_contraction", Real, "(sum[A] (mul x y))", "(contract[A] x y)", &[]),
-    rule("product_into_contraction", Real, "(contract[A] (mul x y) zs..)", "(contract[A] x y zs..)",
-        &[AtMost("zs", "zs", 4), When::Some("zs")]),
-    rule("sum_of_none", Real, "(sum[] x)", "x", &[]),
-    rule("contraction_of_none", Real, "(contract[] x y)", "(mul x y)", &[]),
-    rule("contraction_of_one", Real, "(contract[A] x)", "(sum[A] x)", &[]),
-    rule("flatten", Real, "(contract[A] (contract[B] xs..) ys..)", "(contract[A+B] xs.. ys..)",
-        &[AtMost("xs", "ys", 4), Fresh("B", "xs", "ys", "A")]),
-    rule("associate", Real, "(contract[A] x y zs..)", "(contract[A&zs] (contract[A-zs] x y) zs..)",
-        &[When::Some("zs"), Joins("x", "y", "A", "zs")]),
-    rule("division_out_of_contraction", Real, "(contract[A] (div x d) ys..)", "(div (contract[A] x ys..) d)",
-        &[Lacks("d", "A")]),
-    rule("division_into_contraction", Real, "(div (contract[A] x ys..) d)", "(contract[A] (div x d) ys..)",
-        &[Lacks("d", "A"), Covers("x", "d"), Varies("d")]),
-    rule("division_out_of_sum", Real, "(sum[A] (div x d))", "(div (sum[A] x) d)", &[Lacks("d", "A")]),
-    rule("scale_into_contraction", Real, "(mul s (contract[A] xs..))", "(contract[A] s xs..)",
-        &[Lacks("s", "A"), Narrower("s"), AtMost("xs", "xs", 6)]),
-    rule("scale_out_of_contraction", Real, "(contract[A] s x)", "(mul s (sum[A] x))",
-        &[When::Some("A"), Lacks("s", "A")]),
-    rule("negation_out_of_contraction", Real, "(contract[A] (neg x) ys..)", "(neg (contract[A] x ys..))", &[]),
-    rule("add_weights", Real, "(add (contract[A] x xs..) (contract[A] y xs..))", "(contract[A] (add x y) xs..)",
-        &[ParamOnly("x"), ParamOnly("y"), When::Some("xs")]),
-    // Bookkeeping of axes.
-    rule("rename_twice", Exact, "(rename[r] (rename[s] x))", "(rename[r*s] x)", &[]),
-    rule("rename_back", Exact, "(rename[r] (rename[s] x))", "x", &[Inverse("r", "s")]),
-    rule("slice_twice", Exact, "(slice[r] (slice[s] x))", "(slice[r*s] x)", &[]),
-    rule("slice_of_concat", Exact, "(slice[s] (concat[c] xs..))", "(pick[s/c] xs..)", &[]),
-    rule("split_of_merge", Exact, "(split[s] (merge[m] x))", "x", &[Inverse("s", "m")]),
-    rule("merge_of_split", Exact, "(merge[m] (split[s] x))", "x", &[Inverse("m", "s")]),
-];
+pub const RULES: &[Rule] = &joined::<{ count() }>();
+
+const fn count() -> usize {
+    let (mut count, mut table) = (0, 0);
+    while table < TABLES.len() {
+        count += TABLES[table].len();
+        table += 1;
+    }
+    count
+}
+
+const fn joined<const COUNT: usize>() -> [Rule; COUNT] {
+    let mut rules = [TABLES[0][0]; COUNT];
+    let (mut filled, mut table) = (0, 0);
+    while table < TABLES.len() {
+        let mut row = 0;
+        while row < TABLES[table].len() {
+            rules[filled] = TABLES[table][row];
+            filled += 1;
+            row += 1;
+        }
+        table += 1;
+    }
+    rules
+}
 
 /// A rule, read.
 #[derive(Clone, Debug)]
