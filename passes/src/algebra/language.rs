@@ -30,6 +30,11 @@ pub(super) enum Shape {
     Split,
     Merge,
     Cast,
+    History,
+    /// Any scalar function: in patterns only.
+    AnyMap,
+    /// Any rename, split, merge or slice: in patterns only.
+    AnyMove,
     /// An op that no rule speaks of.
     Other,
 }
@@ -47,7 +52,17 @@ impl Shape {
             Op::Split(_) => Shape::Split,
             Op::Merge(_) => Shape::Merge,
             Op::Cast(_) => Shape::Cast,
+            Op::History(_) => Shape::History,
             _ => Shape::Other,
+        }
+    }
+
+    /// Whether a pattern that asks for this takes what is of the other shape.
+    pub fn takes(self, other: Shape) -> bool {
+        match self {
+            Shape::AnyMap => matches!(other, Shape::Map(_)),
+            Shape::AnyMove => matches!(other, Shape::Rename | Shape::Split | Shape::Merge | Shape::Slice),
+            _ => self == other,
         }
     }
 

@@ -6,8 +6,10 @@ mod cost;
 mod extract;
 #[cfg(test)]
 mod harness;
+mod joined;
 mod language;
 mod liveness;
+mod pairs;
 mod pattern;
 mod region;
 mod report;

@@ -4,6 +4,9 @@
 
 mod axes;
 mod contractions;
+mod histories;
+mod merges;
+mod pieces;
 mod scalars;
 
 use super::pattern::{Term, Variables, parse};
@@ -25,7 +28,9 @@ pub enum Class {
 pub enum When {
     /// The value depends on parameters and literals only.
     ParamOnly(&'static str),
-    /// The values have none of the summed axes.
+    /// The values depend on more than parameters.
+    AtRun(&'static str),
+    /// The values have none of the summed axes, or of those that the op is of.
     Lacks(&'static str, &'static str),
     /// There is at least one value, or one summed axis.
     Some(&'static str),
@@ -40,6 +45,13 @@ pub enum When {
     Joins(&'static str, &'static str, &'static str, &'static str),
     /// The value has fewer axes than the one that is rewritten.
     Narrower(&'static str),
+    /// The value has at most so many times the elements, at a position, of the one that is rewritten.
+    Light(&'static str, usize),
+    /// Among the summed axes is one of tokens.
+    OverTokens(&'static str),
+    /// Of two values that play the same part, the first and all that was joined to it came before the
+    /// second, which was joined to nothing: one of the many orders in which to join several is enough.
+    Ordered(&'static str, &'static str),
     /// The first op undoes the second.
     Inverse(&'static str, &'static str),
     /// The constant is not zero.
@@ -63,6 +75,8 @@ pub struct Rule {
     pub left: &'static str,
     /// What is equal to it.
     pub right: &'static str,
+    /// A second value and what is equal to it: this rule is about two that share variables.
+    pub beside: Option<[&'static str; 2]>,
     /// Under which conditions.
     pub conditions: &'static [When],
 }
@@ -74,11 +88,23 @@ const fn rule(
     right: &'static str,
     conditions: &'static [When],
 ) -> Rule {
-    Rule { name, class, left, right, conditions }
+    Rule { name, class, left, right, beside: None, conditions }
+}
+
+/// A rule about two values that share variables.
+const fn pair(
+    name: &'static str,
+    class: Class,
+    [left, beside]: [&'static str; 2],
+    [right, equal]: [&'static str; 2],
+    conditions: &'static [When],
+) -> Rule {
+    Rule { name, class, left, right, beside: Some([beside, equal]), conditions }
 }
 
 /// The rows of each file: to add a file of rules, add it here.
-const TABLES: &[&[Rule]] = &[scalars::ROWS, contractions::ROWS, axes::ROWS];
+const TABLES: &[&[Rule]] =
+    &[scalars::ROWS, contractions::ROWS, axes::ROWS, histories::ROWS, pieces::ROWS, merges::ROWS];
 
 /// Every rule.
 pub const RULES: &[Rule] = &joined::<{ count() }>();
@@ -113,6 +139,8 @@ pub(super) struct Compiled {
     pub rule: Rule,
     pub left: Term,
     pub right: Term,
+    /// The second value's two sides.
+    pub beside: Option<(Term, Term)>,
     pub variables: Variables,
     /// The conditions, with the numbers of their variables.
     pub conditions: Vec<Condition>,
@@ -122,6 +150,10 @@ pub(super) struct Compiled {
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub(super) enum Condition {
     ParamOnly(usize),
+    AtRun(usize),
+    Light(usize, usize),
+    OverTokens(usize),
+    Ordered(usize, usize),
     Lacks(usize, usize),
     Some(usize),
     AtMost(usize, usize, usize),
@@ -132,6 +164,29 @@ pub(super) enum Condition {
     NotZero(usize),
     Varies(usize),
     Fresh { over: usize, within: usize, apart: usize, outer: usize },
+}
+
+impl Condition {
+    /// The variables that it is about.
+    pub fn variables(self) -> Vec<usize> {
+        match self {
+            Condition::ParamOnly(x)
+            | Condition::AtRun(x)
+            | Condition::Light(x, _)
+            | Condition::OverTokens(x)
+            | Condition::Some(x)
+            | Condition::Narrower(x)
+            | Condition::NotZero(x)
+            | Condition::Varies(x) => vec![x],
+            Condition::Ordered(x, y)
+            | Condition::Lacks(x, y)
+            | Condition::AtMost(x, y, _)
+            | Condition::Covers(x, y)
+            | Condition::Inverse(x, y) => vec![x, y],
+            Condition::Joins(x, y, axes, zs) => vec![x, y, axes, zs],
+            Condition::Fresh { over, within, apart, outer } => vec![over, within, apart, outer],
+        }
+    }
 }
 
 /// Reads rules.
@@ -151,7 +206,15 @@ fn compile_one(rule: &Rule) -> Result<Compiled, String> {
     if !matches!(left, Term::Node { .. }) {
         return Err("the left side must be an op".into());
     }
+    let second = rule.beside.map(|[left, _]| parse(left, &mut variables, true)).transpose()?;
+    if matches!(&second, Some(left) if !matches!(left, Term::Node { .. })) {
+        return Err("the second left side must be an op".into());
+    }
     let right = parse(rule.right, &mut variables, false)?;
+    let beside = match (second, rule.beside) {
+        (Some(left), Some([_, right])) => Some((left, parse(right, &mut variables, false)?)),
+        _ => None,
+    };
     let find =
         |name: &str| variables.find(name).ok_or_else(|| format!("no variable `{name}` in the left side"));
     let conditions = rule
@@ -160,6 +223,10 @@ fn compile_one(rule: &Rule) -> Result<Compiled, String> {
         .map(|when| {
             Ok(match *when {
                 When::ParamOnly(x) => Condition::ParamOnly(find(x)?),
+                When::AtRun(x) => Condition::AtRun(find(x)?),
+                When::Light(x, most) => Condition::Light(find(x)?, most),
+                When::OverTokens(axes) => Condition::OverTokens(find(axes)?),
+                When::Ordered(x, y) => Condition::Ordered(find(x)?, find(y)?),
                 When::Lacks(x, axes) => Condition::Lacks(find(x)?, find(axes)?),
                 When::Some(xs) => Condition::Some(find(xs)?),
                 When::AtMost(xs, ys, most) => Condition::AtMost(find(xs)?, find(ys)?, most),
@@ -178,5 +245,5 @@ fn compile_one(rule: &Rule) -> Result<Compiled, String> {
             })
         })
         .collect::<Result<_, String>>()?;
-    Ok(Compiled { rule: *rule, left, right, variables, conditions })
+    Ok(Compiled { rule: *rule, left, right, beside, variables, conditions })
 }
