@@ -6,22 +6,25 @@
 mod broken_moves;
 
 use super::language::{EGraph, Known, Shape, add};
+use super::mesh::Ranks;
 use super::pairs::search_pairs;
 use super::pattern::{Over, Payload, Term};
 use super::rewrite::{Budget, apply, search};
 use super::rules::{Class, Compiled, Condition, RULES, Rule, compile};
+use super::simulated_ranks;
 use crate::test_support::Numbers;
 use diptych_ir::evaluate::{Context, Value};
 use diptych_ir::ops::{
-    Cast, Concat, Contract, History, Input, Literal, Map, Merge, Param, Reduce, Rename, Slice, Split,
+    AllGather, AllReduce, Cast, Concat, Contract, History, Input, Literal, Map, Merge, Param, Reduce,
+    ReduceScatter, Rename, Slice, Split,
 };
-use diptych_ir::{Axes, Axis, DType, Graph, NodeId, Op, ReduceKind, ScalarFn, Symbol, TensorType};
+use diptych_ir::{Axes, Axis, DType, Graph, NodeId, Op, ReduceKind, ScalarFn, Size, Symbol, TensorType};
 use egg::Id;
 use std::collections::{BTreeMap, HashMap};
 
 /// How often each rule must fire, and in how many tries.
 const FIRINGS: usize = 200;
-const TRIES: usize = 60_000;
+const TRIES: usize = 120_000;
 
 struct Random(Numbers);
 
@@ -46,6 +49,12 @@ impl Random {
     }
 }
 
+/// Scalar functions that stand for any.
+const FUNCTIONS: &[ScalarFn] = {
+    use ScalarFn::*;
+    &[Neg, Exp, Sigmoid, Abs, Not, Detach, Add, Sub, Mul, Div, Max, LessEqual, And, Select]
+};
+
 /// What a variable of a rule stands for in an instance.
 #[derive(Clone)]
 enum Chosen {
@@ -61,6 +70,8 @@ struct Instance {
     pool: Vec<Axis>,
     /// Axes of tokens: only what is no parameter has them.
     tokens: Vec<Axis>,
+    /// The axis of the simulated ranks, if the rule speaks of collectives: then the pool has it too.
+    mesh: Option<Axis>,
     chosen: Vec<Option<Chosen>>,
     /// Whether the rule wants a variable to be a parameter, if it says so.
     wanted: Vec<Option<bool>>,
@@ -80,6 +91,12 @@ impl Instance {
         };
         let is_param = self.wanted[variable].unwrap_or_else(|| random.chance(60));
         let mut axes = random.subset(&self.pool);
+        // On ranks, operands that are pieces of one kind have to be found together.
+        if let Some(other) =
+            random.pick(&self.graph.ids()).filter(|_| self.mesh.is_some() && random.chance(40))
+        {
+            axes = self.graph.axes(other).to_vec();
+        }
         if !is_param {
             axes.extend(
                 self.tokens.iter().zip([70, 15]).filter(|(_, often)| random.chance(*often)).map(|t| *t.0),
@@ -200,15 +217,17 @@ impl Instance {
 
     /// A random op that moves axes, one that undoes its operand in half of the cases.
     fn structural(&self, shape: Shape, ids: &[NodeId], axes: &Axes, random: &mut Random) -> Option<Op> {
+        if let Some(op) = self.mesh.and_then(|mesh| self.over_ranks(shape, mesh, axes, random)) {
+            return Some(op);
+        }
         let inner = ids.first().map(|&id| self.graph.op(id).clone());
         let undo = random.chance(50);
         let axis = random.pick(axes);
         let name = random.pick(&["a", "b", "c", "e", "f"])?;
         Some(match (shape, inner) {
             (Shape::AnyMap, _) => {
-                use ScalarFn::{Abs, Add, Div, Exp, Less, Max, Mul, Neg, Not, Select, Sub, Tanh};
-                let functions = [Abs, Add, Div, Exp, Less, Max, Mul, Neg, Not, Select, Sub, Tanh];
-                let fit: Vec<ScalarFn> = functions.into_iter().filter(|f| f.arity() == ids.len()).collect();
+                let fit: Vec<ScalarFn> =
+                    FUNCTIONS.iter().copied().filter(|f| f.arity() == ids.len()).collect();
                 Map(random.pick(&fit)?).into()
             }
             (Shape::AnyMove, _) => {
@@ -293,6 +312,55 @@ impl Instance {
     }
 }
 
+impl Instance {
+    /// A random collective or split over the ranks: half of them speak of what another op of the instance does.
+    fn over_ranks(&self, shape: Shape, mesh: Axis, axes: &Axes, random: &mut Random) -> Option<Op> {
+        let spoken = self.chosen.iter().filter_map(|chosen| match chosen {
+            Some(Chosen::Payload(op)) => Ranks::of(op).filter(|ranks| ranks.mesh == mesh),
+            _ => None,
+        });
+        let spoken: Vec<Ranks> = spoken.collect();
+        if random.chance(50)
+            && let Some(op) = random.pick(&spoken).and_then(|ranks| ranks.op(shape))
+        {
+            return Some(op);
+        }
+        let ranks = mesh.fixed_size()?;
+        let axis = random.pick(axes).filter(|axis| *axis != mesh);
+        let op = match shape {
+            Shape::AllReduce => AllReduce { mesh, kind: ReduceKind::Sum }.into(),
+            Shape::AllGather => {
+                let piece = axis?;
+                let whole = self.axis_of(piece.fixed_size()? * ranks, piece.name, "whole", random);
+                AllGather { mesh, piece, whole }.into()
+            }
+            Shape::ReduceScatter | Shape::Split => {
+                let whole = axis?;
+                let size = whole.fixed_size().filter(|size| size % ranks == 0)?;
+                let piece = self.axis_of(size / ranks, whole.name, "piece", random);
+                match shape {
+                    Shape::Split => Split { axis: whole, into: vec![mesh, piece] }.into(),
+                    _ => ReduceScatter { mesh, whole, piece }.into(),
+                }
+            }
+            _ => return None,
+        };
+        Some(op)
+    }
+
+    /// An axis of this size: one that other values may have, one that keeps a name, or a new one.
+    fn axis_of(&self, size: usize, kept: Symbol, new: &str, random: &mut Random) -> Axis {
+        let fit = |axis: &Axis| axis.fixed_size() == Some(size) && Some(*axis) != self.mesh;
+        let known: Vec<Axis> = self.pool.iter().copied().filter(fit).collect();
+        let name = match random.below(4) {
+            0 => kept,
+            1 => Symbol::new(new),
+            _ => random.pick(&known).map_or(Symbol::new(new), |axis| axis.name),
+        };
+        Axis { name, size: Size::Fixed(size) }
+    }
+}
+
 /// A random value of a type; with specials, also what floats have beside numbers.
 fn value(ty: &TensorType, specials: bool, context: &Context, random: &mut Random) -> Value {
     let shape = context.shape(&ty.axes).expect("fixed sizes");
@@ -302,9 +370,9 @@ fn value(ty: &TensorType, specials: bool, context: &Context, random: &mut Random
         }
         let specials = if specials { 25 } else { 0 };
         let x = match random.chance(specials) {
-            true => {
-                random.pick(&[0.0, -0.0, f64::INFINITY, f64::NEG_INFINITY, f64::NAN, 1e-40]).unwrap_or(0.0)
-            }
+            true => random
+                .pick(&[0.0, -0.0, f64::INFINITY, f64::NEG_INFINITY, f64::NAN, 1e-40, 5e-324])
+                .unwrap_or(0.0),
             false => (0.3 + 1.3 * random.0.next()) * if random.chance(50) { 1.0 } else { -1.0 },
         };
         match ty.dtype {
@@ -358,18 +426,26 @@ fn difference(class: Class, left: &Value, right: &Value) -> Option<String> {
     let scale = left.data.iter().chain(&right.data).fold(1e-300, |most: f64, x| most.max(x.abs()));
     let same = |a: f64, b: f64| match class {
         Class::Exact => a.to_bits() == b.to_bits() || a.is_nan() && b.is_nan(),
+        // Sums of up to 16 terms, each rounded to bf16 on either side.
+        Class::Approximate => (a - b).abs() <= 16.0 * 2f64.powi(-8) * scale.max(1.0),
         // Operands are about 1, so a sum that is much less has cancelled.
-        _ => (a - b).abs() <= 1e-9 * scale.max(1e-2),
+        Class::Real => (a - b).abs() <= 1e-9 * scale.max(1e-2),
     };
     let unequal = left.data.iter().zip(&right.data).find(|(a, b)| !same(**a, **b));
     unequal.map(|(a, b)| format!("{a} and {b}"))
+}
+
+/// Whether a rule has a collective on either side: then it is tested on simulated ranks.
+fn speaks_of_ranks(rule: &Compiled) -> bool {
+    let shapes = [rule.left.shapes(), rule.right.shapes()].concat();
+    shapes.iter().any(|shape| matches!(shape, Shape::AllReduce | Shape::AllGather | Shape::ReduceScatter))
 }
 
 /// Tests a rule.
 ///
 /// # Errors
 /// When it never or seldom fires, or what it says is wrong.
-fn check(rule: &Rule, seed: u64) -> Result<(), String> {
+pub(super) fn check(rule: &Rule, seed: u64) -> Result<(), String> {
     let rule = &compile(std::slice::from_ref(rule))?[0];
     let mut random = Random(Numbers(seed));
     let mut fired = 0;
@@ -397,12 +473,18 @@ fn wanted(rule: &Compiled, variable: usize) -> Option<bool> {
 }
 
 fn check_once(rule: &Compiled, random: &mut Random) -> Result<usize, String> {
-    let pool = ["a", "b", "c", "d"].map(|name| Axis::fixed(name, 1 + random.below(4)));
+    let mut pool = ["a", "b", "c", "d"].map(|name| Axis::fixed(name, 1 + random.below(4))).to_vec();
+    let mesh = speaks_of_ranks(rule).then(|| Axis::fixed("rank", 1 + random.below(3)));
+    if let Some(mesh) = mesh {
+        // One axis can be cut over the ranks, into pieces of another.
+        let (ranks, piece) = (mesh.fixed_size().unwrap_or(1), 1 + random.below(2));
+        pool = vec![mesh, Axis::fixed("a", ranks * piece), Axis::fixed("b", piece), pool[2]];
+    }
     let tokens = if is_of_tokens(rule) { time_and_past().to_vec() } else { Vec::new() };
     let count = rule.variables.0.len();
     let wanted = (0..count).map(|variable| wanted(rule, variable)).collect();
     let mut instance =
-        Instance { graph: Graph::new(), pool: pool.to_vec(), tokens, chosen: vec![None; count], wanted };
+        Instance { graph: Graph::new(), pool, tokens, mesh, chosen: vec![None; count], wanted };
     let lefts = std::iter::once(&rule.left).chain(rule.beside.as_ref().map(|beside| &beside.0));
     let roots: Option<Vec<NodeId>> = lefts.map(|left| instance.term(left, random)).collect();
     let Some(roots) = roots else { return Ok(0) };
@@ -439,6 +521,11 @@ fn check_once(rule: &Compiled, random: &mut Random) -> Result<usize, String> {
     }
     egraph.rebuild();
     let roots_and_classes: Vec<(NodeId, Id)> = roots.iter().map(|&root| (root, classes[&root])).collect();
+    // What no rank could compute is no instance.
+    let on_ranks = |class| mesh.map(|mesh| simulated_ranks::evaluate(&egraph, class, mesh, &calls[1]));
+    if roots_and_classes.iter().any(|pair| on_ranks(pair.1).is_some_and(|held| held.is_err())) {
+        return Ok(0);
+    }
     let mut budget = Budget { steps: 100_000 };
     let found: Vec<_> = match roots_and_classes[..] {
         [(_, first), (_, second)] => (search_pairs(&egraph, rule, [&[first], &[second]], 4, &mut budget)
@@ -459,7 +546,10 @@ fn check_once(rule: &Compiled, random: &mut Random) -> Result<usize, String> {
         for (&(root, class), added) in roots_and_classes.iter().zip(added) {
             let left = evaluate(&egraph, class, &calls, 1, &mut known);
             let right = evaluate(&egraph, added, &calls, 1, &mut known);
-            if let Some(difference) = difference(rule.rule.class, &left, &right) {
+            let difference = difference(rule.rule.class, &left, &right).or_else(|| {
+                mesh.and_then(|mesh| simulated_ranks::difference(&egraph, added, mesh, &calls[1], &right))
+            });
+            if let Some(difference) = difference {
                 let text = super::report::expression(&graph, root, 9);
                 return Err(format!("rule `{}` is wrong on {text}: {difference}", rule.rule.name));
             }
@@ -476,7 +566,7 @@ fn every_rule_fires_and_is_right() {
     assert!(problems.is_empty(), "{}", problems.join("\n"));
 }
 
-fn known(name: &str) -> Rule {
+pub(super) fn known(name: &str) -> Rule {
     *RULES.iter().find(|rule| rule.name == name).unwrap_or_else(|| panic!("no rule `{name}`"))
 }
 

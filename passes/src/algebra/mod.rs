@@ -9,6 +9,9 @@ mod harness;
 mod joined;
 mod language;
 mod liveness;
+mod mesh;
+#[cfg(test)]
+mod mutations;
 mod pairs;
 mod pattern;
 mod region;
@@ -16,6 +19,8 @@ mod report;
 mod rewrite;
 mod rules;
 mod saturate;
+#[cfg(test)]
+mod simulated_ranks;
 #[cfg(test)]
 mod tests;
 mod twins;
@@ -67,7 +72,8 @@ pub fn optimize_forward(
     program: &Program,
     objective: &Objective,
 ) -> Result<(Program, AlgebraReport), AlgebraError> {
-    optimize_with(program, objective, RULES, &vec![Default::default(); program.regions.len()], 3.0)
+    let free = vec![Default::default(); program.regions.len()];
+    optimize_with(program, objective, &rules::keeping(Class::Real), &free, 3.0)
 }
 
 /// Rewrites what only the gradients of `train` use, after
@@ -87,7 +93,7 @@ pub fn optimize_backward(
         })
         .collect();
     let frozen = live(program, &roots, &|_| 1.0).nodes;
-    optimize_with(program, objective, RULES, &frozen, 1.0)
+    optimize_with(program, objective, &rules::keeping(Class::Real), &frozen, 1.0)
 }
 
 /// Rewrites every region but for the frozen nodes of each.

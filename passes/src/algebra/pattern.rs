@@ -10,6 +10,10 @@
 //!            [A+B] both  [A&ys] those that ys have  [A-ys] the others  [] none (right)
 //! (rename[r] x)  likewise slice, concat, split, merge, cast, history; [r*s] one after the other (right)
 //! (map[f] x ys..)   any scalar function          (move[m] x)   any rename, split, merge or slice
+//! (all_reduce[r] x)  sums over ranks; likewise all_gather, reduce_scatter. On the right, these and split take
+//!            what another of them was bound to: mesh axis, whole and piece; [r/x] also cuts an axis of x;
+//!            [A/g] the summed axes, with the piece in place of the whole of g
+//! (size[A-x])  how many points the axes have, if that is known (right)
 //! (concat[c] (cast[d] @xs)..)   left: all operands are such nodes, and xs is what they are of;
 //!            right: one such node for each of xs. There, a value that has not what a move is of
 //!            is the same all along it, and stays as it is.
@@ -81,6 +85,8 @@ pub(super) enum Term {
         concat: usize,
         from: usize,
     },
+    /// The number of points of some axes.
+    Size(Over),
 }
 
 /// What stands in brackets.
@@ -91,6 +97,8 @@ pub(super) enum Payload {
     Bound(usize),
     /// The first applied to what the second gives.
     Composed(usize, usize),
+    /// The ranks of the first, with an axis of the second's value cut over them.
+    Cutting(usize, usize),
 }
 
 /// A set of summed axes.
@@ -105,13 +113,20 @@ pub(super) enum Over {
     Outside(Box<Over>, usize),
     /// All axes of a value.
     Of(usize),
-    /// With the piece that a list is at, in place of the axis of a concat.
+    /// With the piece in place of the whole: of a concat, the piece that a list is at; of a gather, a rank's.
     Piece(Box<Over>, usize),
     /// The one axis that two sets of axes are joined to.
     Joined(Box<[Over; 2]>),
 }
 
 impl Term {
+    /// The kinds of op that the pattern names, from the outermost on.
+    pub fn shapes(&self) -> Vec<Shape> {
+        let Term::Node { shape, operands, each, .. } = self else { return Vec::new() };
+        let inner = operands.iter().chain(each.as_deref()).flat_map(Term::shapes);
+        std::iter::once(*shape).chain(inner).collect()
+    }
+
     /// The lists that a term takes an item of.
     pub fn lists(&self, into: &mut Vec<usize>) {
         match self {
@@ -295,6 +310,12 @@ impl<'a> Reader<'a> {
         if let Some(built) = self.built(name, bracket, &mut operands, &rests, &mut each)? {
             return Ok(built);
         }
+        if name == "size" {
+            if self.left || !operands.is_empty() || !rests.is_empty() {
+                return Err("`size` is a number, on the right only".into());
+            }
+            return Ok(Term::Size(self.over(bracket)?));
+        }
         let shape = shape_of(name).ok_or_else(|| format!("no op `{name}`"))?;
         let payload = match shape {
             Shape::Map(function) => {
@@ -304,16 +325,20 @@ impl<'a> Reader<'a> {
                 Payload::None
             }
             Shape::Contract | Shape::Sum | Shape::Max => Payload::Over(self.over(bracket)?),
-            _ => match bracket.split_once('*') {
-                Some((outer, inner)) => Payload::Composed(
+            _ => match (bracket.split_once('*'), bracket.split_once('/')) {
+                (Some((outer, inner)), _) => Payload::Composed(
                     self.variable(outer.trim(), Kind::Payload)?,
                     self.variable(inner.trim(), Kind::Payload)?,
                 ),
-                None => Payload::Bound(self.variable(bracket.trim(), Kind::Payload)?),
+                (None, Some((ranks, of))) => Payload::Cutting(
+                    self.variable(ranks.trim(), Kind::Payload)?,
+                    self.variable(of.trim(), Kind::Class)?,
+                ),
+                (None, None) => Payload::Bound(self.variable(bracket.trim(), Kind::Payload)?),
             },
         };
-        if self.left && matches!(payload, Payload::Composed(..)) {
-            return Err("a composition can stand on the right only".into());
+        if self.left && matches!(payload, Payload::Composed(..) | Payload::Cutting(..)) {
+            return Err("a composition or a cut can stand on the right only".into());
         }
         Ok(Term::Node { shape, payload, operands, rests, each })
     }
@@ -428,6 +453,9 @@ fn shape_of(name: &str) -> Option<Shape> {
         "merge" => Shape::Merge,
         "cast" => Shape::Cast,
         "history" => Shape::History,
+        "all_reduce" => Shape::AllReduce,
+        "all_gather" => Shape::AllGather,
+        "reduce_scatter" => Shape::ReduceScatter,
         "map" => Shape::AnyMap,
         "move" => Shape::AnyMove,
         name => Shape::Map(ScalarFn::from_name(name)?),

@@ -3,6 +3,7 @@
 
 use super::joined;
 use super::language::{EGraph, ENode, Shape, add};
+use super::mesh::Ranks;
 use super::pattern::{Over, Payload, Term};
 use super::rules::{Compiled, Condition};
 use diptych_ir::ops::{Concat, Contract, Literal, Map, Reduce, Rename, Slice};
@@ -304,6 +305,18 @@ pub(super) fn allows(egraph: &EGraph, condition: Condition, root: Id, bindings: 
             (Some(outer), Some(inner)) => inverse(outer, inner),
             _ => false,
         },
+        Condition::SameRanks(left, right) => {
+            let ranks = |variable| payload(bindings, variable).and_then(Ranks::of);
+            ranks(left).zip(ranks(right)).is_some_and(|(left, right)| left.agrees(right))
+        }
+        Condition::Alone(over, ys) => {
+            let names = names(egraph, ids(bindings, ys));
+            axes(bindings, over).iter().any(|axis| !names.contains(&axis.name))
+        }
+        Condition::ScalesWeights(x) => ids(bindings, x).iter().all(|&id| egraph[id].data.scales_weights),
+        Condition::Positive(c) => {
+            ids(bindings, c).iter().all(|&id| egraph[id].data.constant.is_some_and(|c| c > 0.0))
+        }
         Condition::NotZero(c) => {
             ids(bindings, c).iter().all(|&id| egraph[id].data.constant.is_some_and(|c| c != 0.0))
         }
@@ -313,7 +326,7 @@ pub(super) fn allows(egraph: &EGraph, condition: Condition, root: Id, bindings: 
     }
 }
 
-/// The axes that an op takes from its operands.
+/// The axes that an op takes from its operands, or, of a collective, all that it is of.
 fn taken(op: &Op) -> Vec<Axis> {
     match op {
         Op::Rename(rename) => vec![rename.from],
@@ -322,7 +335,7 @@ fn taken(op: &Op) -> Vec<Axis> {
         Op::Merge(merge) => merge.axes.clone(),
         Op::Concat(concat) => concat.pieces.clone(),
         Op::History(history) => vec![history.time],
-        _ => Vec::new(),
+        op => Ranks::of(op).map(Ranks::axes).unwrap_or_default(),
     }
 }
 
@@ -426,6 +439,11 @@ pub(super) fn build(egraph: &mut EGraph, term: &Term, bindings: &Bindings) -> Op
             // A literal that is no number helps nobody and hides where it came from.
             if value.is_finite() { literal(egraph, value) } else { None }
         }
+        Term::Size(over) => {
+            let axes = summed(egraph, over, bindings)?;
+            let sizes = axes.iter().map(|axis| axis.fixed_size());
+            literal(egraph, sizes.product::<Option<usize>>()? as f64)
+        }
         Term::Pick { slice, concat, from } => {
             let (Op::Slice(slice), Op::Concat(concat)) =
                 (payload(bindings, *slice)?, payload(bindings, *concat)?)
@@ -489,7 +507,11 @@ pub(super) fn build(egraph: &mut EGraph, term: &Term, bindings: &Bindings) -> Op
                     if place(bindings).is_some() && stays(egraph, op, &given) {
                         return given.first().copied();
                     }
-                    op.clone()
+                    of_shape(op, *shape)?
+                }
+                (_, Payload::Cutting(ranks, value)) => {
+                    let value = *ids(bindings, *value).first()?;
+                    Ranks::of(payload(bindings, *ranks)?)?.cutting(&egraph[value].data.ty.axes)?.op(*shape)?
                 }
                 (_, Payload::Composed(outer, inner)) => {
                     composed(payload(bindings, *outer)?, payload(bindings, *inner)?)?
@@ -499,6 +521,11 @@ pub(super) fn build(egraph: &mut EGraph, term: &Term, bindings: &Bindings) -> Op
             add(egraph, op, given)
         }
     }
+}
+
+/// The op that a variable stands for, or one of another kind that speaks of the same ranks.
+fn of_shape(op: &Op, shape: Shape) -> Option<Op> {
+    if shape.takes(Shape::of(op)) { Some(op.clone()) } else { Ranks::of(op)?.op(shape) }
 }
 
 fn literal(egraph: &mut EGraph, value: f64) -> Option<Id> {
@@ -554,11 +581,13 @@ pub(super) fn summed(egraph: &EGraph, over: &Over, bindings: &Bindings) -> Optio
             let axes = ids(bindings, *variable).iter().flat_map(|&id| egraph[id].data.ty.axes.iter());
             Some(axes.copied().collect())
         }
-        Over::Piece(over, concat) => {
-            let Op::Concat(concat) = payload(bindings, *concat)? else { return None };
+        Over::Piece(over, cut) => {
+            let (whole, piece) = match payload(bindings, *cut)? {
+                Op::Concat(concat) => (concat.into, *concat.pieces.get(place(bindings)?)?),
+                op => Ranks::of(op)?.cut.map(|cut| (cut.whole, cut.piece))?,
+            };
             let mut axes = summed(egraph, over, bindings)?;
-            let whole = axes.iter_mut().find(|axis| **axis == concat.into)?;
-            *whole = *concat.pieces.get(place(bindings)?)?;
+            *axes.iter_mut().find(|axis| **axis == whole)? = piece;
             Some(axes)
         }
         Over::Joined(along) => Some(vec![joined::along(egraph, along, bindings)?.whole]),

@@ -83,20 +83,24 @@ pub(super) fn saturate(
     Ok(done)
 }
 
-/// The classes that have a node of the kind that a left side begins with.
+/// The classes that have a node of the kind that a left side begins with; none
+/// if the e-graph lacks another kind that it names.
 fn candidates(egraph: &EGraph, left: &Term) -> Vec<Id> {
-    let shape = match left {
-        Term::Node { shape, .. } => *shape,
-        _ => Shape::Other,
+    let known = |shape: Shape| -> Vec<Id> {
+        egraph.classes_for_op(&shape).map(Iterator::collect).unwrap_or_default()
     };
-    let mut classes: Vec<Id> = match shape {
-        Shape::AnyMap | Shape::AnyMove => {
-            let begins = |class: &&egg::EClass<_, _>| {
-                class.nodes.iter().any(|node: &super::language::ENode| shape.takes(Shape::of(&node.op)))
-            };
-            egraph.classes().filter(begins).map(|class| class.id).collect()
+    let shapes = left.shapes();
+    let is_any = |shape: Shape| matches!(shape, Shape::AnyMap | Shape::AnyMove);
+    if shapes.iter().any(|&shape| !is_any(shape) && known(shape).is_empty()) {
+        return Vec::new();
+    }
+    let mut classes = match shapes.first() {
+        Some(&first) if is_any(first) => {
+            let begins = |id: &Id| egraph[*id].nodes.iter().any(|node| first.takes(Shape::of(&node.op)));
+            egraph.classes().map(|class| class.id).filter(begins).collect()
         }
-        _ => egraph.classes_for_op(&shape).map(Iterator::collect).unwrap_or_default(),
+        Some(&first) => known(first),
+        None => Vec::new(),
     };
     classes.sort_unstable();
     classes

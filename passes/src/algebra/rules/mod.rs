@@ -3,11 +3,14 @@
 //! the harness tests it.
 
 mod axes;
+mod collectives;
 mod contractions;
 mod histories;
 mod merges;
 mod pieces;
+mod reductions;
 mod scalars;
+mod weights;
 
 use super::pattern::{Term, Variables, parse};
 
@@ -54,6 +57,15 @@ pub enum When {
     Ordered(&'static str, &'static str),
     /// The first op undoes the second.
     Inverse(&'static str, &'static str),
+    /// The two ops speak of the same ranks and, where both cut an axis over
+    /// these, of the same pieces.
+    SameRanks(&'static str, &'static str),
+    /// Of the summed axes (first), one is in none of the values (second).
+    Alone(&'static str, &'static str),
+    /// The constant is greater than zero.
+    Positive(&'static str),
+    /// A scale of the value can go into weights that it is linear in.
+    ScalesWeights(&'static str),
     /// The constant is not zero.
     NotZero(&'static str),
     /// The value is no known constant.
@@ -103,8 +115,17 @@ const fn pair(
 }
 
 /// The rows of each file: to add a file of rules, add it here.
-const TABLES: &[&[Rule]] =
-    &[scalars::ROWS, contractions::ROWS, axes::ROWS, histories::ROWS, pieces::ROWS, merges::ROWS];
+const TABLES: &[&[Rule]] = &[
+    scalars::ROWS,
+    contractions::ROWS,
+    weights::ROWS,
+    reductions::ROWS,
+    axes::ROWS,
+    histories::ROWS,
+    pieces::ROWS,
+    merges::ROWS,
+    collectives::ROWS,
+];
 
 /// Every rule.
 pub const RULES: &[Rule] = &joined::<{ count() }>();
@@ -131,6 +152,11 @@ const fn joined<const COUNT: usize>() -> [Rule; COUNT] {
         table += 1;
     }
     rules
+}
+
+/// The rules that keep as much of a value as a class does, or more.
+pub(super) fn keeping(class: Class) -> Vec<Rule> {
+    RULES.iter().filter(|rule| rule.class <= class).copied().collect()
 }
 
 /// A rule, read.
@@ -161,6 +187,10 @@ pub(super) enum Condition {
     Covers(usize, usize),
     Joins(usize, usize, usize, usize),
     Inverse(usize, usize),
+    SameRanks(usize, usize),
+    Alone(usize, usize),
+    Positive(usize),
+    ScalesWeights(usize),
     NotZero(usize),
     Varies(usize),
     Fresh { over: usize, within: usize, apart: usize, outer: usize },
@@ -177,11 +207,15 @@ impl Condition {
             | Condition::Some(x)
             | Condition::Narrower(x)
             | Condition::NotZero(x)
+            | Condition::Positive(x)
+            | Condition::ScalesWeights(x)
             | Condition::Varies(x) => vec![x],
             Condition::Ordered(x, y)
             | Condition::Lacks(x, y)
             | Condition::AtMost(x, y, _)
             | Condition::Covers(x, y)
+            | Condition::SameRanks(x, y)
+            | Condition::Alone(x, y)
             | Condition::Inverse(x, y) => vec![x, y],
             Condition::Joins(x, y, axes, zs) => vec![x, y, axes, zs],
             Condition::Fresh { over, within, apart, outer } => vec![over, within, apart, outer],
@@ -234,6 +268,10 @@ fn compile_one(rule: &Rule) -> Result<Compiled, String> {
                 When::Joins(x, y, axes, zs) => Condition::Joins(find(x)?, find(y)?, find(axes)?, find(zs)?),
                 When::Narrower(x) => Condition::Narrower(find(x)?),
                 When::Inverse(outer, inner) => Condition::Inverse(find(outer)?, find(inner)?),
+                When::SameRanks(left, right) => Condition::SameRanks(find(left)?, find(right)?),
+                When::Alone(axes, ys) => Condition::Alone(find(axes)?, find(ys)?),
+                When::ScalesWeights(x) => Condition::ScalesWeights(find(x)?),
+                When::Positive(c) => Condition::Positive(find(c)?),
                 When::NotZero(c) => Condition::NotZero(find(c)?),
                 When::Varies(x) => Condition::Varies(find(x)?),
                 When::Fresh(over, within, apart, outer) => Condition::Fresh {
