@@ -5,7 +5,7 @@
 //! fused and scheduled, the caller finds out.
 
 use super::region::{Kept, Wanted};
-use super::rules::RULES;
+use super::rules::{Class, keeping};
 use super::space::{Chosen, Space};
 use super::{AlgebraError, AlgebraReport, Objective};
 use diptych_ir::{EntryKind, Program, text};
@@ -69,7 +69,7 @@ pub fn forms(
     numerics: Numerics,
 ) -> Result<Vec<Form>, AlgebraError> {
     let frozen = vec![Default::default(); program.regions.len()];
-    let space = Space::saturate(program, objective, RULES, frozen, 3.0)?;
+    let space = Space::saturate(program, objective, &keeping(Class::Real), frozen, 3.0)?;
     let search = Search { space: &space, all: program.entries.iter().map(|entry| entry.kind).collect() };
     let mut found: Vec<Form> = Vec::new();
     let mut add = |form: Form| {

@@ -7,8 +7,13 @@ mod extract;
 mod forms;
 #[cfg(test)]
 mod harness;
+mod joined;
 mod language;
 mod liveness;
+mod mesh;
+#[cfg(test)]
+mod mutations;
+mod pairs;
 mod pattern;
 mod region;
 mod report;
@@ -16,6 +21,8 @@ mod rewrite;
 mod rules;
 mod saturate;
 mod space;
+#[cfg(test)]
+mod simulated_ranks;
 #[cfg(test)]
 mod tests;
 mod twins;
@@ -76,7 +83,7 @@ pub fn optimize_backward(
         })
         .collect();
     let frozen = live(program, &roots, &|_| 1.0).nodes;
-    let space = Space::saturate(program, objective, RULES, frozen, 1.0)?;
+    let space = Space::saturate(program, objective, &rules::keeping(Class::Real), frozen, 1.0)?;
     let entries: Vec<EntryKind> = program.entries.iter().map(|entry| entry.kind).collect();
     let factors = vec![1.0; objective.bindings.len()];
     let chosen = space.choose(Wanted { factors: &factors, entries: &entries, histories: None });
