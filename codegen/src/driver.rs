@@ -21,7 +21,7 @@ pub struct CompiledProgram {
     pub layouts: Layouts,
     /// The entries.
     pub entries: BTreeMap<EntryKind, CompiledEntry>,
-    /// What equality saturation found: in the forward program, and in what only training uses.
+    /// What equality saturation found: in the forward program, and in what only training uses. Empty if there was none.
     pub algebra: Vec<AlgebraReport>,
     /// Seconds of each stage, in order.
     pub stages: Vec<(String, f64)>,
@@ -47,6 +47,19 @@ pub fn compile_program(
     Passed::through(program, kinds, optimizer)?.compile(kinds, options, &BTreeSet::new())
 }
 
+/// As [`compile_program`], with every product in the order in which the model has it: no equality saturation.
+///
+/// # Errors
+/// As said there.
+pub fn compile_program_plainly(
+    program: &Program,
+    kinds: &[EntryKind],
+    optimizer: &AdamWOptions,
+    options: EntryOptions,
+) -> Result<CompiledProgram, CompileError> {
+    Passed::rewritten(program, kinds, optimizer, None)?.compile(kinds, options, &BTreeSet::new())
+}
+
 /// A program after the passes that rewrite it, before it is laid out and divided into kernels.
 pub(crate) struct Passed {
     pub(crate) program: Program,
@@ -62,12 +75,27 @@ impl Passed {
         kinds: &[EntryKind],
         optimizer: &AdamWOptions,
     ) -> Result<Passed, CompileError> {
+        Self::rewritten(program, kinds, optimizer, Some(&objective()))
+    }
+
+    /// The passes, with equality saturation if there is something that it is to weigh.
+    fn rewritten(
+        program: &Program,
+        kinds: &[EntryKind],
+        optimizer: &AdamWOptions,
+        objective: Option<&Objective>,
+    ) -> Result<Passed, CompileError> {
         let mut stages = Vec::new();
         let mut lap = laps(&mut stages);
         verify(program)?;
-        let (rewritten, forward) = optimize_forward(program, &objective())?;
-        let mut program = divide_after_sums(&rewritten)?;
-        let mut algebra = vec![forward];
+        let mut program = program.clone();
+        let mut algebra = Vec::new();
+        if let Some(objective) = objective {
+            let (rewritten, forward) = optimize_forward(&program, objective)?;
+            program = rewritten;
+            algebra.push(forward);
+        }
+        program = divide_after_sums(&program)?;
         lap("algebra");
         let trains =
             |kind: &EntryKind| matches!(kind, EntryKind::Train | EntryKind::Accumulate | EntryKind::Update);
@@ -79,8 +107,8 @@ impl Passed {
         }
         program = simplify(&program)?;
         lap("simplify");
-        if kinds.iter().any(trains) {
-            let (rewritten, backward) = optimize_backward(&program, &objective())?;
+        if let (Some(objective), true) = (objective, kinds.iter().any(trains)) {
+            let (rewritten, backward) = optimize_backward(&program, objective)?;
             program = rewritten;
             algebra.push(backward);
             lap("algebra of the backward pass");
