@@ -25,7 +25,7 @@ pub struct CompiledProgram {
     pub layouts: Layouts,
     /// The entries.
     pub entries: BTreeMap<EntryKind, CompiledEntry>,
-    /// What equality saturation found: in the forward program, and in what only training uses.
+    /// What equality saturation found: in the forward program, and in what only training uses. Empty if there was none.
     pub algebra: Vec<AlgebraReport>,
     /// What the caches keep, for people to read.
     pub keeps: Vec<String>,
@@ -82,6 +82,20 @@ pub fn compile_program(
     compile_rewritten(&rewrite_by_default(program, options)?, kinds, optimizer, options)
 }
 
+/// As [`compile_program`], with every product in the order in which the model has it: no equality saturation.
+///
+/// # Errors
+/// As said there.
+pub fn compile_program_plainly(
+    program: &Program,
+    kinds: &[EntryKind],
+    optimizer: &AdamWOptions,
+    options: EntryOptions,
+) -> Result<CompiledProgram, CompileError> {
+    let rewriting = Rewriting { algebra: false, ..Rewriting::default() };
+    compile_rewritten(&rewrite(program, &rewriting, options)?, kinds, optimizer, options)
+}
+
 /// Chooses the form of a program that [`compile_program`] compiles.
 ///
 /// # Errors
@@ -94,7 +108,8 @@ pub fn rewrite_by_default(program: &Program, options: EntryOptions) -> Result<Re
 #[derive(Clone, Debug)]
 pub struct Rewritten {
     form: Form,
-    objective: Objective,
+    /// What is to be made small in the backward pass, if that is rewritten, too.
+    objective: Option<Objective>,
     /// The forms that were compared, with what each costs over the model's life, the chosen one first.
     pub compared: Vec<Compared>,
     /// Seconds of each stage.
@@ -152,7 +167,7 @@ pub fn rewrite(
                 let kinds: Vec<EntryKind> = objective.bindings.iter().map(|binding| binding.entry).collect();
                 let rewritten = Rewritten {
                     form: form.clone(),
-                    objective: objective.clone(),
+                    objective: Some(objective.clone()),
                     compared: Vec::new(),
                     stages: Vec::new(),
                 };
@@ -169,7 +184,7 @@ pub fn rewrite(
     let form = candidates.first().map(|candidate| candidate.1.clone());
     let form = form.unwrap_or_else(|| as_written(program, objective));
     let compared = candidates.into_iter().map(|candidate| candidate.0).collect();
-    Ok(Rewritten { form, objective: objective.clone(), compared, stages })
+    Ok(Rewritten { form, objective: rewriting.algebra.then(|| objective.clone()), compared, stages })
 }
 
 /// A program that nothing was done to.
@@ -221,7 +236,8 @@ impl Passed {
         let mut stages = rewritten.stages.clone();
         let mut lap = laps(&mut stages);
         let form = &rewritten.form;
-        let mut algebra: Vec<AlgebraReport> = form.parts.iter().map(|part| part.report.clone()).collect();
+        let reports = form.parts.iter().map(|part| part.report.clone());
+        let mut algebra: Vec<AlgebraReport> = reports.filter(|_| rewritten.objective.is_some()).collect();
         let mut parts: Vec<PassedPart> = Vec::new();
         let mut shared: Option<Layouts> = None;
         for part in &form.parts {
@@ -235,8 +251,8 @@ impl Passed {
             }
             program = simplify(&program)?;
             lap("simplify");
-            if training {
-                let (rewritten, backward) = optimize_backward(&program, &rewritten.objective)?;
+            if let (true, Some(objective)) = (training, &rewritten.objective) {
+                let (rewritten, backward) = optimize_backward(&program, objective)?;
                 program = rewritten;
                 algebra.push(backward);
                 lap("algebra of the backward pass");

@@ -140,7 +140,10 @@ impl Layouts {
                 let Op::Contract(contract) = region.graph.op(id) else { continue };
                 let operands = region.graph.operands(id);
                 let with_rows = operands.iter().any(|&operand| {
-                    matches!(leading(region.graph.axes(operand)), Ok(Leading::Rows | Leading::Batch))
+                    matches!(
+                        leading(region.graph.axes(operand)),
+                        Ok(Leading::Rows | Leading::Batch | Leading::Past)
+                    )
                 });
                 for &operand in operands.iter().filter(|_| with_rows && operands.len() == 2) {
                     let (operand, chosen) = chosen_weight(region, &operands, operand);

@@ -23,7 +23,7 @@ fn model(preset: &str) -> Box<dyn Architecture> {
 }
 
 fn arena(compiled: &CompiledProgram) -> usize {
-    place(&compiled.entries[&EntryKind::Train].lifetimes(LIMITS)).bytes
+    place(&compiled.entries[&EntryKind::Train].lifetimes(LIMITS, 0)).bytes
 }
 
 /// The bits of the loss and of every gradient after a step.

@@ -5,7 +5,9 @@
 use super::TrainError;
 use super::identity::ModelIdentity;
 use super::options::TrainOptions;
-use crate::executor::{Binding, Executable, MemoryBound, ParameterStore, Sequence, SharedMemory, Workspace};
+use crate::executor::{
+    Binding, CacheSize, Executable, MemoryBound, ParameterStore, Sequence, SharedMemory, Workspace,
+};
 use crate::schedule::Schedule;
 use crate::session::{Device, Session, SessionError};
 use diptych_codegen::driver::{CompiledProgram, Rewritten, compile_rewritten, rewrite_by_default};
@@ -240,7 +242,13 @@ fn entry_bounds(
     let limits = limits(options, at_a_time);
     let bound = |kind| {
         let entry = compiled.entries.get(&kind)?;
-        Some(Executable::memory_bound(entry, limits, device.pool.threads(), device.width))
+        Some(Executable::memory_bound(
+            entry,
+            limits,
+            CacheSize::default(),
+            device.pool.threads(),
+            device.width,
+        ))
     };
     entries(options, at_a_time).into_iter().filter_map(bound).collect()
 }
