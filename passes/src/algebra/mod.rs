@@ -4,6 +4,7 @@
 
 mod cost;
 mod extract;
+mod gap;
 #[cfg(test)]
 mod harness;
 mod language;
@@ -21,11 +22,13 @@ mod twins;
 mod whole;
 
 pub use cost::{Binding, Limits, Objective};
+pub use gap::{ExtractionGap, Stage, extraction_gaps};
 pub use report::{AlgebraReport, Change, EntryCost, RegionReport, Seconds, StopReason};
 pub use rules::{Class, RULES, Rule, When};
 
 use diptych_ir::{EntryKind, IrError, NodeId, Program, Size, Symbol};
 use liveness::{Live, live};
+use std::collections::HashSet;
 
 /// Why the algebra could not rewrite a program.
 #[derive(Debug, thiserror::Error)]
@@ -78,14 +81,18 @@ pub fn optimize_backward(
     program: &Program,
     objective: &Objective,
 ) -> Result<(Program, AlgebraReport), AlgebraError> {
+    optimize_with(program, objective, RULES, &seen_by_all_entries(program), 1.0)
+}
+
+/// What a root of any entry depends on, gradients and updates of `train` left out.
+fn seen_by_all_entries(program: &Program) -> Vec<HashSet<NodeId>> {
     let roots: Vec<NodeId> = (program.entries.iter())
         .flat_map(|entry| {
             let updates = entry.updates.iter().filter(move |_| entry.kind != EntryKind::Train);
             entry.roots.iter().chain(updates).map(|root| root.1)
         })
         .collect();
-    let frozen = live(program, &roots, &|_| 1.0).nodes;
-    optimize_with(program, objective, RULES, &frozen, 1.0)
+    live(program, &roots, &|_| 1.0).nodes
 }
 
 /// Rewrites every region but for the frozen nodes of each.
@@ -93,9 +100,28 @@ pub(crate) fn optimize_with(
     program: &Program,
     objective: &Objective,
     rules: &[Rule],
-    frozen: &[std::collections::HashSet<NodeId>],
+    frozen: &[HashSet<NodeId>],
     training_passes: f64,
 ) -> Result<(Program, AlgebraReport), AlgebraError> {
+    let mut optimized = program.clone();
+    let mut report = AlgebraReport::default();
+    for_each_region(program, objective, rules, frozen, training_passes, &mut |task| {
+        report.regions.push(region::optimize(task, &mut optimized)?);
+        Ok(())
+    })?;
+    diptych_ir::verify(&optimized)?;
+    Ok((optimized, report))
+}
+
+/// Does something with the task of every region.
+fn for_each_region(
+    program: &Program,
+    objective: &Objective,
+    rules: &[Rule],
+    frozen: &[HashSet<NodeId>],
+    training_passes: f64,
+    action: &mut dyn FnMut(&region::Task) -> Result<(), AlgebraError>,
+) -> Result<(), AlgebraError> {
     check_sizes(program, objective)?;
     let rules = rules::compile(rules).map_err(AlgebraError::Rule)?;
     let param_arguments = liveness::parameter_arguments(program);
@@ -110,8 +136,6 @@ pub(crate) fn optimize_with(
             live(program, &roots, &|axis| binding.size(axis).unwrap_or(1.0))
         })
         .collect();
-    let mut optimized = program.clone();
-    let mut report = AlgebraReport::default();
     for index in 0..program.regions.len() {
         let task = region::Task {
             program,
@@ -123,10 +147,9 @@ pub(crate) fn optimize_with(
             param_arguments: &param_arguments[index],
             training_passes,
         };
-        report.regions.push(region::optimize(&task, &mut optimized)?);
+        action(&task)?;
     }
-    diptych_ir::verify(&optimized)?;
-    Ok((optimized, report))
+    Ok(())
 }
 
 fn check_sizes(program: &Program, objective: &Objective) -> Result<(), AlgebraError> {

@@ -7,7 +7,7 @@ use super::language::{EGraph, ENode, Facts, Known, add, canonical};
 use super::liveness::Live;
 use super::report::{Change, EntryCost, RegionReport, Seconds, expression};
 use super::rules::Compiled;
-use super::saturate::saturate;
+use super::saturate::{Saturation, saturate};
 use super::{AlgebraError, Objective};
 use diptych_ir::{NodeId, Op, Program};
 use egg::{Id, Language};
@@ -87,6 +87,16 @@ pub(super) fn build(task: &Task) -> Result<Saturated, AlgebraError> {
     Ok(Saturated { egraph, classes, order })
 }
 
+/// Saturates the e-graph of a task, unless all of its nodes must stay.
+///
+/// # Errors
+/// When a rule proves unsound.
+pub(super) fn grow(task: &Task, saturated: &mut Saturated) -> Result<Saturation, AlgebraError> {
+    let free = saturated.order.iter().any(|id| !task.frozen.contains(id));
+    let rules = if free { task.rules } else { &[] };
+    saturate(&mut saturated.egraph, rules, &task.objective.limits).map_err(|problem| task.unsound(problem))
+}
+
 /// Rewrites the region of a task in the program.
 ///
 /// # Errors
@@ -97,13 +107,10 @@ pub(super) fn optimize(task: &Task, program: &mut Program) -> Result<RegionRepor
     let mut lap = || std::mem::replace(&mut clock, Instant::now()).elapsed().as_secs_f64();
     let mut saturated = build(task)?;
     seconds.build = lap();
-    let free = saturated.order.iter().any(|id| !task.frozen.contains(id));
-    let rules = if free { task.rules } else { &[] };
-    let saturation = saturate(&mut saturated.egraph, rules, &task.objective.limits)
-        .map_err(|problem| task.unsound(problem))?;
+    let saturation = grow(task, &mut saturated)?;
     seconds.saturate = lap();
     let selection = Selection::new(task, &saturated);
-    let choice = extract(&selection.problem);
+    let choice = extract(&selection.problem).choice;
     seconds.extract = lap();
     let changes = rebuild(task, &saturated, &selection, &choice, program)?;
     seconds.rebuild = lap();
