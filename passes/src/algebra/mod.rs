@@ -5,6 +5,7 @@
 mod cost;
 mod extract;
 mod forms;
+mod gap;
 #[cfg(test)]
 mod harness;
 mod joined;
@@ -30,6 +31,7 @@ mod twins;
 mod whole;
 
 pub use cost::{Binding, Limits, Objective};
+pub use gap::{ExtractionGap, Stage, extraction_gaps};
 pub use forms::{Form, Numerics, Part, forms, optimize_forward};
 pub use report::{AlgebraReport, Change, EntryCost, RegionReport, Seconds, StopReason};
 pub use rules::{Class, RULES, Rule, When};
@@ -38,6 +40,7 @@ use diptych_ir::{EntryKind, IrError, NodeId, Program, Symbol};
 use liveness::live;
 use region::Wanted;
 use space::Space;
+use std::collections::HashSet;
 
 /// Why the algebra could not rewrite a program.
 #[derive(Debug, thiserror::Error)]
@@ -76,16 +79,21 @@ pub fn optimize_backward(
     program: &Program,
     objective: &Objective,
 ) -> Result<(Program, AlgebraReport), AlgebraError> {
+    let frozen = seen_by_all_entries(program);
+    let space = Space::saturate(program, objective, &rules::keeping(Class::Real), frozen, 1.0)?;
+    let entries: Vec<EntryKind> = program.entries.iter().map(|entry| entry.kind).collect();
+    let factors = vec![1.0; objective.bindings.len()];
+    let chosen = space.choose(Wanted { factors: &factors, entries: &entries, histories: None });
+    space.rebuild(&chosen, &entries, &Default::default())
+}
+
+/// What a root of any entry depends on, the gradients of training aside, by region.
+fn seen_by_all_entries(program: &Program) -> Vec<HashSet<NodeId>> {
     let roots: Vec<NodeId> = (program.entries.iter())
         .flat_map(|entry| {
             let updates = entry.updates.iter().filter(move |_| entry.kind != EntryKind::Train);
             entry.roots.iter().chain(updates).map(|root| root.1)
         })
         .collect();
-    let frozen = live(program, &roots, &|_| 1.0).nodes;
-    let space = Space::saturate(program, objective, &rules::keeping(Class::Real), frozen, 1.0)?;
-    let entries: Vec<EntryKind> = program.entries.iter().map(|entry| entry.kind).collect();
-    let factors = vec![1.0; objective.bindings.len()];
-    let chosen = space.choose(Wanted { factors: &factors, entries: &entries, histories: None });
-    space.rebuild(&chosen, &entries, &Default::default())
+    live(program, &roots, &|_| 1.0).nodes
 }

@@ -2,7 +2,7 @@
 //! choice among them by cost. It knows no kernel.
 
 use super::cost::Binding;
-use super::extract::{Choice, costs, extract, reach};
+use super::extract::{Choice, Problem, best_found, costs, reach};
 use super::liveness::{Live, live, parameter_arguments};
 use super::region::{Kept, Saturated, Selection, Task, Wanted, build, costs_before, rebuild};
 use super::report::{AlgebraReport, EntryCost, RegionReport, Seconds};
@@ -105,7 +105,7 @@ impl<'p> Space<'p> {
         let of = |(index, region): (usize, &Region)| {
             let mut lap = laps();
             let selection = Selection::new(&self.task(index), &region.saturated, wanted);
-            let choice = extract(&selection.problem);
+            let choice = best_found(&selection.problem);
             (selection, choice, lap())
         };
         Chosen { regions: self.regions.iter().enumerate().map(of).collect() }
@@ -141,6 +141,15 @@ impl<'p> Space<'p> {
         let label = labels.into_iter().find_map(|&id| program.graph.node(id).label);
         let label = label.map_or_else(|| "a value".to_owned(), |label| label.to_string());
         format!("{label} {}", egraph[class].data.ty)
+    }
+
+    /// The problem of each region, to be searched offline.
+    pub fn problems(&self, wanted: Wanted) -> impl Iterator<Item = (diptych_ir::Symbol, Problem)> {
+        let of = move |(index, region): (usize, &Region)| {
+            let selection = Selection::new(&self.task(index), &region.saturated, wanted);
+            (self.program.regions[index].name, selection.problem)
+        };
+        self.regions.iter().enumerate().map(of)
     }
 
     /// The histories that a choice keeps in the caches of an entry.
