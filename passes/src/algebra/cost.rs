@@ -5,7 +5,6 @@ use diptych_ir::{Axes, Axis, EntryKind, Op, ScalarFn, Size, Symbol};
 use std::collections::BTreeMap;
 
 use super::language::Facts;
-use crate::layout::{Leading, leading};
 
 /// How an entry is run, and how much of that there will be.
 #[derive(Clone, PartialEq, Debug)]
@@ -108,9 +107,6 @@ const PLAIN: f64 = 2.0;
 const DIVISION: f64 = 16.0;
 const TRANSCENDENTAL: f64 = 24.0;
 
-/// What a value over all positions so far costs when serving, in seconds: no kernel computes it again at every step.
-const OVER_PAST: f64 = 1e3;
-
 /// How costs are counted in one binding of one region.
 #[derive(Clone, Debug)]
 pub(super) struct Rates<'a> {
@@ -126,11 +122,6 @@ impl Rates<'_> {
         let serving = !trains(self.binding.entry);
         if result.param_only && serving && self.objective.derived_at_load {
             return 0.0;
-        }
-        let computes = matches!(op, Op::Map(_) | Op::Cast(_) | Op::Contract(_) | Op::Reduce(_));
-        if serving && computes && result.ty.dtype.is_float() && leading(&result.ty.axes) == Ok(Leading::Past)
-        {
-            return OVER_PAST;
         }
         let elements =
             |axes: &Axes| -> f64 { axes.iter().filter_map(|&axis| self.binding.size(axis)).product() };
