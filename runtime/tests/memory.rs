@@ -1,14 +1,22 @@
 //! What training may not keep: logits, and anything over two long axes; and that
 //! entries leave nothing to one another in the memory that they share.
 
-use diptych_codegen::driver::compile_program;
+mod naive;
+
+use diptych_codegen::driver::{compile_program, compile_program_plainly};
 use diptych_codegen::entry::{EntryOptions, Limits, Role};
-use diptych_ir::EntryKind;
+use diptych_codegen::tile::CHUNK;
+use diptych_ir::{DType, EntryKind, Program};
 use diptych_models::{Registry, build, initialize};
 use diptych_passes::AdamWOptions;
 use diptych_passes::layout::{Layout, Leading};
-use diptych_runtime::executor::{Binding, Executable, Sequence, SharedMemory, Workspace};
+use diptych_runtime::decode::{ServeOptions, Server};
+use diptych_runtime::executor::{
+    Binding, CacheRooms, CacheSize, Executable, Sequence, SharedMemory, Workspace,
+};
 use diptych_runtime::session::{Device, Session};
+
+const CONTEXT: usize = 192;
 
 #[test]
 fn no_logits_are_stored_in_training() {
@@ -98,4 +106,86 @@ fn what_lies_in_a_shared_workspace_changes_no_bit() {
         }
     }
     assert!(padded > 0, "no value has padding, which this is about");
+}
+
+/// A session of a program whose values over the past are computed as the model says.
+fn plain_session(device: &Device, program: &Program, kinds: &[EntryKind]) -> Session {
+    let compiled =
+        compile_program_plainly(program, kinds, &AdamWOptions::default(), device.options()).unwrap();
+    let mut session = Session::load(device, compiled, CONTEXT).unwrap();
+    for name in program.params.keys() {
+        session.store.set(*name, &initialize(program, name.as_str(), 3).unwrap()).unwrap();
+    }
+    session
+}
+
+#[test]
+fn values_over_the_past_take_workspace_of_the_size_of_a_cache_once_for_all_layers() {
+    let device = Device::cpu(Some(1)).unwrap();
+    let session = plain_session(&device, &naive::latent(DType::F32, None), &[EntryKind::Decode]);
+    let entry = &session.compiled.entries[&EntryKind::Decode];
+    let limits = Limits { rows: 2, batch: 2 };
+    let arena = |chunks| {
+        let cache = CacheSize { chunks, sequences: 2 };
+        Executable::memory_bound(entry, limits, cache, 1, device.width).arena
+    };
+    // Keys and values of three heads: f32[20] and f32[10].
+    assert_eq!(arena(30) - arena(10), 20 * CHUNK * 3 * (20 + 10) * size_of::<f32>());
+    let bound = |cache_positions| {
+        let options = ServeOptions { rows: 2, batch: 2, sequences: 2, cache_positions };
+        let server = Server::new(&device, &session, options).unwrap();
+        (server.memory().total() - server.cache_bytes(), server.cache_bytes_per_token())
+    };
+    let (small, large) = (bound(10 * CHUNK), bound(30 * CHUNK));
+    assert_eq!(large.0 - small.0, arena(30) - arena(10), "what a server says that it takes");
+    // Two layers, each with a latent of 24 and a rotated key of 8.
+    assert_eq!((small.1, large.1), (2 * (24 + 8) * size_of::<f32>(), 2 * (24 + 8) * size_of::<f32>()));
+}
+
+/// The bits of the logits of two texts, a prompt in pieces and then a token at a time, with every byte of the
+/// workspace set before each run.
+fn decoded(device: &Device, program: &Program, byte: u8) -> Vec<u32> {
+    let kinds = [EntryKind::Prefill, EntryKind::Decode];
+    let session = plain_session(device, program, &kinds);
+    let size = CacheSize { chunks: 6, sequences: 2 };
+    let caches = CacheRooms::new(&session.compiled.entries[&EntryKind::Decode], size).unwrap();
+    let limits = Limits { rows: 100, batch: 2 };
+    let bound = |kind| {
+        let entry = &session.compiled.entries[kind];
+        Executable::memory_bound(entry, limits, size, 1, device.width)
+    };
+    let workspace = Workspace::new(kinds.iter().map(bound)).unwrap();
+    let shared = SharedMemory { caches: Some(&caches), workspace: Some(&workspace) };
+    let [mut prefill, mut decode] =
+        kinds.map(|kind| session.executable_in(device, kind, shared, limits).unwrap());
+    let mut binding = Binding::cached(limits, CONTEXT, size);
+    let mut found = Vec::new();
+    for start in [0, 50, 100].into_iter().chain(150..160) {
+        let length = if start < 150 { 50 } else { 1 };
+        let run = if start < 150 { &mut prefill } else { &mut decode };
+        let chunks = [[4, 0, 2], [1, 5, 3]];
+        let sequence = |state: usize| Sequence { origin: start, length, chunks: &chunks[state], state };
+        binding.bind(&[sequence(0), sequence(1)]).unwrap();
+        for (at, token) in run.input::<i32>("tokens").unwrap()[..2 * length].iter_mut().enumerate() {
+            *token = ((start + at) * 31 % 61) as i32;
+        }
+        if let Some(last) = run.input::<i32>("last") {
+            last.fill(length as i32 - 1);
+        }
+        workspace.fill(byte);
+        run.refresh(&device.pool, &binding);
+        run.run(&device.pool, &binding);
+        found.extend_from_slice(run.root("logits").unwrap());
+    }
+    assert!(found.iter().all(|number| number.is_finite()));
+    found.into_iter().map(f32::to_bits).collect()
+}
+
+#[test]
+fn what_is_computed_over_the_past_is_written_before_it_is_read() {
+    let device = Device::cpu(Some(1)).unwrap();
+    for program in [naive::latent(DType::F32, Some(40)), naive::everything(DType::F32)] {
+        let [clean, spoilt] = [0, 0xff].map(|byte| decoded(&device, &program, byte));
+        assert!(clean == spoilt, "a run depends on what another left in the workspace");
+    }
 }
