@@ -1,5 +1,7 @@
 //! What the optimiser finds unaided, and where the cost says no.
 
+mod merges;
+
 use super::{AlgebraReport, Binding, Objective, RULES, optimize_forward};
 use diptych_ir::evaluate::{Context, Value, evaluate};
 use diptych_ir::ops::{Contract, Input, Literal, Map, Reduce};
