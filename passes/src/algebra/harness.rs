@@ -5,7 +5,7 @@
 
 mod broken_moves;
 
-use super::language::{EGraph, Known, Shape, add};
+use super::language::{EGraph, Known, Shape, add, give};
 use super::mesh::Ranks;
 use super::pairs::search_pairs;
 use super::pattern::{Over, Payload, Term};
@@ -520,6 +520,7 @@ fn check_once(rule: &Compiled, random: &mut Random) -> Result<usize, String> {
         classes.insert(id, add(&mut egraph, graph.op(id).clone(), operands).expect("typed"));
     }
     egraph.rebuild();
+    give(&mut egraph);
     let roots_and_classes: Vec<(NodeId, Id)> = roots.iter().map(|&root| (root, classes[&root])).collect();
     // What no rank could compute is no instance.
     let on_ranks = |class| mesh.map(|mesh| simulated_ranks::evaluate(&egraph, class, mesh, &calls[1]));

@@ -116,6 +116,8 @@ pub(super) struct Facts {
     pub ty: TensorType,
     /// Whether it depends on parameters and literals only.
     pub param_only: bool,
+    /// Whether it was there before any rewrite, or is several such values joined.
+    pub given: bool,
     /// Its value, if it is a known f32 scalar.
     pub constant: Option<f64>,
     /// Whether a scale of the value can go all the way into weights that it is linear in.
@@ -161,6 +163,21 @@ impl Known {
     }
 }
 
+/// Whether a value is nothing but several given ones in one.
+fn is_joined(egraph: &EGraph, node: &ENode) -> bool {
+    matches!(node.op, Op::Merge(_) | Op::Concat(_)) && node.operands.iter().all(|&id| egraph[id].data.given)
+}
+
+/// Marks all that is there now as given.
+pub(super) fn give(egraph: &mut EGraph) {
+    let classes: Vec<Id> = egraph.classes().map(|class| class.id).collect();
+    for id in classes {
+        let facts = Facts { given: true, ..egraph[id].data.clone() };
+        egraph.set_analysis_data(id, facts);
+    }
+    egraph.rebuild();
+}
+
 impl Analysis<ENode> for Known {
     type Data = Facts;
 
@@ -173,14 +190,15 @@ impl Analysis<ENode> for Known {
         };
         let param_only = egraph.analysis.param_only(node, |id| egraph[id].data.param_only);
         let scales_weights = param_only || scales_weights(egraph, node);
-        Facts { ty, param_only, constant, scales_weights }
+        Facts { ty, param_only, given: is_joined(egraph, node), constant, scales_weights }
     }
 
     fn remake(egraph: &mut EGraph, node: &ENode, id: Id) -> Facts {
         let param_only = egraph.analysis.param_only(node, |id| egraph[id].data.param_only);
         let scales_weights = param_only || scales_weights(egraph, node);
         let known = &egraph[id].data;
-        Facts { ty: known.ty.clone(), param_only, constant: known.constant, scales_weights }
+        let given = known.given || is_joined(egraph, node);
+        Facts { ty: known.ty.clone(), param_only, given, constant: known.constant, scales_weights }
     }
 
     fn merge(&mut self, known: &mut Facts, other: Facts) -> DidMerge {
@@ -190,11 +208,12 @@ impl Analysis<ENode> for Known {
         let merged = Facts {
             ty: known.ty.clone(),
             param_only: known.param_only || other.param_only,
+            given: known.given || other.given,
             constant: known.constant.or(other.constant),
             scales_weights: known.scales_weights || other.scales_weights,
         };
         let same = |a: &Facts, b: &Facts| {
-            (a.param_only, a.scales_weights) == (b.param_only, b.scales_weights)
+            (a.param_only, a.given, a.scales_weights) == (b.param_only, b.given, b.scales_weights)
                 && a.constant.map(f64::to_bits) == b.constant.map(f64::to_bits)
         };
         let changed = DidMerge(!same(&merged, known), !same(&merged, &other));

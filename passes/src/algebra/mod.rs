@@ -28,6 +28,8 @@ mod simulated_ranks;
 mod tests;
 mod twins;
 #[cfg(test)]
+mod weights_tests;
+#[cfg(test)]
 mod whole;
 
 pub use cost::{Binding, Limits, Objective};

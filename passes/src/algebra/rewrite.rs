@@ -268,6 +268,7 @@ fn holds(egraph: &EGraph, rule: &Compiled, root: Id, bindings: &Bindings) -> boo
 pub(super) fn allows(egraph: &EGraph, condition: Condition, root: Id, bindings: &Bindings) -> bool {
     match condition {
         Condition::ParamOnly(x) => ids(bindings, x).iter().all(|&id| egraph[id].data.param_only),
+        Condition::Given(x) => ids(bindings, x).iter().all(|&id| egraph[id].data.given),
         Condition::AtRun(x) => ids(bindings, x).iter().all(|&id| !egraph[id].data.param_only),
         Condition::Light(x, most) => {
             let elements = |id: Id| -> f64 {

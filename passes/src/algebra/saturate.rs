@@ -1,15 +1,17 @@
 //! Applies all rules to all classes, round by round, until nothing new comes
-//! or a limit is reached. It chooses nothing.
+//! or a limit is reached. A rule looks only where something has changed since it
+//! last looked. It chooses nothing.
 
 use super::cost::Limits;
-use super::language::{EGraph, Shape};
+use super::language::{EGraph, Shape, give};
 use super::pairs::search_pairs;
 use super::pattern::Term;
 use super::report::StopReason;
 use super::rewrite::{Bindings, Budget, apply, search};
 use super::rules::Compiled;
 use egg::Id;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 /// What saturation did.
 pub(super) struct Saturation {
@@ -29,10 +31,16 @@ pub(super) fn saturate(
 ) -> Result<Saturation, String> {
     let mut done = Saturation { fired: BTreeMap::new(), rounds: 0, stop: StopReason::Rounds };
     let mut budget = Budget { steps: limits.steps };
+    let depths: Vec<usize> = rules.iter().map(|rule| depth(&rule.left)).collect();
+    let mut seen = HashMap::new();
+    // Rules that have found more than one round may bring look everywhere in the next.
+    let mut behind = vec![false; rules.len()];
     egraph.rebuild();
+    give(egraph);
     while done.rounds < limits.rounds {
         done.rounds += 1;
         let mut matches: Vec<(usize, Vec<Id>, Bindings)> = Vec::new();
+        let changed = changes(egraph, &mut seen, depths.iter().copied().max().unwrap_or(1));
         for (number, rule) in rules.iter().enumerate() {
             let mut left = limits.matches;
             if let Some((second, _)) = &rule.beside {
@@ -41,11 +49,16 @@ pub(super) fn saturate(
                 matches.extend(found.into_iter().map(|(roots, bindings)| (number, roots.to_vec(), bindings)));
                 continue;
             }
+            let everywhere = behind[number];
             for class in candidates(egraph, &rule.left) {
+                if !everywhere && !changed[depths[number] - 1].contains(&class) {
+                    continue;
+                }
                 let found = search(egraph, rule, class, left, &mut budget);
                 left -= found.len().min(left);
                 matches.extend(found.into_iter().map(|bindings| (number, vec![class], bindings)));
             }
+            behind[number] = left == 0;
         }
         let mut changed = false;
         for (number, roots, bindings) in matches {
@@ -81,6 +94,43 @@ pub(super) fn saturate(
         }
     }
     Ok(done)
+}
+
+/// How many classes, one below the other, a pattern looks at.
+fn depth(term: &Term) -> usize {
+    match term {
+        Term::Node { operands, each, .. } => {
+            1 + operands.iter().chain(each.as_deref()).map(depth).max().unwrap_or(1)
+        }
+        _ => 1,
+    }
+}
+
+/// The classes that have changed since the last round; those and the ones right above them; and so on.
+fn changes(egraph: &EGraph, seen: &mut HashMap<Id, u64>, levels: usize) -> Vec<HashSet<Id>> {
+    let mut now = HashMap::new();
+    for class in egraph.classes() {
+        let mut hasher = DefaultHasher::new();
+        let facts = &class.data;
+        (&class.nodes, facts.constant.map(f64::to_bits)).hash(&mut hasher);
+        (facts.param_only, facts.given, facts.scales_weights).hash(&mut hasher);
+        now.insert(class.id, hasher.finish());
+    }
+    let first = now.iter().filter(|(id, hash)| seen.get(id) != Some(hash)).map(|(id, _)| *id).collect();
+    *seen = now;
+    let mut sets: Vec<HashSet<Id>> = vec![first];
+    while sets.len() < levels {
+        let below = &sets[sets.len() - 1];
+        let above = egraph.classes().filter(|class| {
+            below.contains(&class.id)
+                || class
+                    .nodes
+                    .iter()
+                    .any(|node| node.operands.iter().any(|&id| below.contains(&egraph.find(id))))
+        });
+        sets.push(above.map(|class| class.id).collect());
+    }
+    sets
 }
 
 /// The classes that have a node of the kind that a left side begins with; none

@@ -1,5 +1,7 @@
 //! What the optimiser finds unaided, and where the cost says no.
 
+mod merges;
+
 use super::{AlgebraReport, Binding, Objective, RULES, optimize_forward};
 use diptych_ir::evaluate::{Context, Value, evaluate};
 use diptych_ir::ops::{Contract, Input, Literal, Map, Reduce};
@@ -8,19 +10,19 @@ use diptych_ir::{
     TensorType,
 };
 
-fn axis(name: &str, size: usize) -> Axis {
+pub(super) fn axis(name: &str, size: usize) -> Axis {
     match name {
         "batch" | "time" | "past" => Axis::symbolic(name),
         _ => Axis::fixed(name, size),
     }
 }
 
-fn input(program: &mut Program, name: &str, axes: &[Axis]) -> NodeId {
+pub(super) fn input(program: &mut Program, name: &str, axes: &[Axis]) -> NodeId {
     let ty = TensorType::new(DType::F32, Axes::new(axes.iter().copied()).unwrap());
     program.main_mut().graph.add(Input { name: name.into(), ty }, &[]).unwrap()
 }
 
-fn finish(mut program: Program, root: NodeId) -> Program {
+pub(super) fn finish(mut program: Program, root: NodeId) -> Program {
     for name in ["batch", "time", "past"] {
         program.bounds.insert(name.into(), Bounds { least: 1, most: 4096 });
     }
@@ -52,7 +54,7 @@ fn attention(dim: usize, scale: f64) -> Program {
     finish(program, out)
 }
 
-fn objective(bindings: Vec<Binding>) -> Objective {
+pub(super) fn objective(bindings: Vec<Binding>) -> Objective {
     Objective { bindings, ..Objective::typical(1e11, 1e10, 1.0, 1.0) }
 }
 
@@ -60,7 +62,7 @@ fn training(past: usize) -> Objective {
     objective(vec![Binding::new(EntryKind::Train, 2, past, past, 1e6)])
 }
 
-fn optimized(program: &Program, objective: &Objective) -> (Program, AlgebraReport) {
+pub(super) fn optimized(program: &Program, objective: &Objective) -> (Program, AlgebraReport) {
     let (optimized, report) = optimize_forward(program, objective).unwrap();
     for cost in report.regions.iter().flat_map(|region| &region.costs) {
         assert!(cost.after.is_finite() && cost.before.is_finite());
@@ -68,7 +70,7 @@ fn optimized(program: &Program, objective: &Objective) -> (Program, AlgebraRepor
     (optimized, report)
 }
 
-fn close(left: &Value, right: &Value, tolerance: f64) {
+pub(super) fn close(left: &Value, right: &Value, tolerance: f64) {
     assert_eq!(left.axes, right.axes);
     let scale = left.data.iter().fold(1e-30_f64, |most, x| most.max(x.abs()));
     for (a, b) in left.data.iter().zip(&right.data) {
@@ -76,12 +78,12 @@ fn close(left: &Value, right: &Value, tolerance: f64) {
     }
 }
 
-fn root(program: &Program) -> NodeId {
+pub(super) fn root(program: &Program) -> NodeId {
     program.main().results[0]
 }
 
 /// The context of a program: sizes of 2 and 3, inputs and parameters from a counter.
-fn context(program: &Program) -> Context {
+pub(super) fn context(program: &Program) -> Context {
     let mut context = Context::default();
     for (name, size) in [("batch", 2), ("time", 3), ("past", 3)] {
         context.sizes.insert(name.into(), size);
@@ -106,7 +108,7 @@ fn context(program: &Program) -> Context {
     context
 }
 
-fn same_value(before: &Program, after: &Program) {
+pub(super) fn same_value(before: &Program, after: &Program) {
     let context = context(before);
     let left = evaluate(before, &[root(before)], &context).unwrap();
     let right = evaluate(after, &[root(after)], &context).unwrap();
@@ -159,7 +161,7 @@ fn normed(embed: usize, out: usize) -> (Program, NodeId, NodeId) {
 }
 
 /// Whether something is computed from parameters alone.
-fn derives_weights(program: &Program) -> bool {
+pub(super) fn derives_weights(program: &Program) -> bool {
     let graph = &program.main().graph;
     graph.topological_order().into_iter().any(|id| {
         let operands = graph.operands(id);

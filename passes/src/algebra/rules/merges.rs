@@ -1,8 +1,11 @@
 //! Products that share an operand become parts of one product: queries, keys and
 //! values, gate and up, and their gradients. More than two are merged one by one.
+//!
+//! Only what was there before any rewrite is merged: each value has so many equal forms that all pairs
+//! of them would soon be too many, and what is found of one pair is found of the others' too.
 
 use super::Class::{Exact, Real};
-use super::When::{self, AtRun, Ordered, OverTokens, ParamOnly};
+use super::When::{self, AtRun, Given, Ordered, OverTokens, ParamOnly};
 use super::{Rule, pair, rule};
 
 /// The rows.
@@ -13,14 +16,16 @@ pub(super) const ROWS: &[Rule] = &[
         ["(contract[A] x v)", "(contract[A] x w)"],
         ["(first[v-x|w-x] (contract[A] x (join[v-x|w-x] v w)))",
          "(second[v-x|w-x] (contract[A] x (join[v-x|w-x] v w)))"],
-        &[AtRun("x"), ParamOnly("v"), ParamOnly("w"), Ordered("v", "w"), When::Some("A")]),
+        &[AtRun("x"), Given("x"), ParamOnly("v"), Given("v"), ParamOnly("w"), Given("w"), Ordered("v", "w"),
+          When::Some("A")]),
     pair("merge_weight_gradients", Exact,
         ["(contract[A] x v)", "(contract[A] x w)"],
         ["(first[v-x|w-x] (contract[A] x (join[v-x|w-x] v w)))",
          "(second[v-x|w-x] (contract[A] x (join[v-x|w-x] v w)))"],
-        &[OverTokens("A"), AtRun("x"), AtRun("v"), AtRun("w"), Ordered("v", "w")]),
+        &[OverTokens("A"), AtRun("x"), Given("x"), AtRun("v"), Given("v"), AtRun("w"), Given("w"),
+          Ordered("v", "w")]),
     rule("merge_input_gradients", Real, "(add (contract[A] x v) (contract[B] y w))",
         "(contract[A|B] (join[A|B] x y) (join[A|B] v w))",
-        &[AtRun("x"), AtRun("y"), ParamOnly("v"), ParamOnly("w"), Ordered("v", "w"),
-          When::Some("A"), When::Some("B")]),
+        &[AtRun("x"), Given("x"), AtRun("y"), Given("y"), ParamOnly("v"), Given("v"), ParamOnly("w"), Given("w"),
+          Ordered("v", "w"), When::Some("A"), When::Some("B")]),
 ];

@@ -31,6 +31,8 @@ pub enum Class {
 pub enum When {
     /// The value depends on parameters and literals only.
     ParamOnly(&'static str),
+    /// The value was there before any rewrite, or is several such values joined.
+    Given(&'static str),
     /// The values depend on more than parameters.
     AtRun(&'static str),
     /// The values have none of the summed axes, or of those that the op is of.
@@ -176,6 +178,7 @@ pub(super) struct Compiled {
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub(super) enum Condition {
     ParamOnly(usize),
+    Given(usize),
     AtRun(usize),
     Light(usize, usize),
     OverTokens(usize),
@@ -201,6 +204,7 @@ impl Condition {
     pub fn variables(self) -> Vec<usize> {
         match self {
             Condition::ParamOnly(x)
+            | Condition::Given(x)
             | Condition::AtRun(x)
             | Condition::Light(x, _)
             | Condition::OverTokens(x)
@@ -257,6 +261,7 @@ fn compile_one(rule: &Rule) -> Result<Compiled, String> {
         .map(|when| {
             Ok(match *when {
                 When::ParamOnly(x) => Condition::ParamOnly(find(x)?),
+                When::Given(x) => Condition::Given(find(x)?),
                 When::AtRun(x) => Condition::AtRun(find(x)?),
                 When::Light(x, most) => Condition::Light(find(x)?, most),
                 When::OverTokens(axes) => Condition::OverTokens(find(axes)?),

@@ -3,7 +3,7 @@
 //! where that is less work.
 
 use super::Class::{Approximate, Exact, Real};
-use super::When::{Covers, ParamOnly, ScalesWeights, Some};
+use super::When::{Covers, Given, ParamOnly, ScalesWeights, Some};
 use super::{Rule, rule};
 
 /// The rows.
@@ -16,10 +16,10 @@ pub(super) const ROWS: &[Rule] = &[
     rule("subtract_weights", Real, "(sub (contract[A] x xs..) (contract[A] y xs..))", "(contract[A] (sub x y) xs..)",
         &[ParamOnly("x"), ParamOnly("y"), Some("xs")]),
     rule("distribute_weights", Real, "(contract[A] (add x y) zs..)", "(add (contract[A] x zs..) (contract[A] y zs..))",
-        &[ParamOnly("x"), ParamOnly("y"), Some("zs")]),
+        &[ParamOnly("x"), Given("x"), ParamOnly("y"), Given("y"), Some("zs")]),
     // Biases.
     rule("bias_through_weights", Real, "(contract[A] (add x b) ws..)", "(add (contract[A] x ws..) (contract[A] b ws..))",
-        &[ParamOnly("b"), ParamOnly("ws"), Some("ws")]),
+        &[ParamOnly("b"), Given("b"), ParamOnly("ws"), Given("ws"), Some("ws")]),
     rule("add_biases", Real, "(add (add x b) c)", "(add x (add b c))",
         &[ParamOnly("b"), ParamOnly("c"), Covers("b", "c")]),
     // What two values are multiplied with alike.
