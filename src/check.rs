@@ -2,6 +2,7 @@
 //! same numbers go through both. It knows no architecture.
 
 use crate::{ModelError, models::initialize};
+use diptych_codegen::driver::rewrite_by_default;
 use diptych_ir::evaluate::{Context, Value, evaluate};
 use diptych_ir::{EntryKind, IrError, ParamInfo, Program, Symbol, UpdateRule};
 use diptych_passes::differentiate;
@@ -236,7 +237,8 @@ fn trainer<'d>(
     let identity =
         ModelIdentity { family: program.name.to_string(), config: serde_json::Value::Null, context };
     let also = [EntryKind::Score, EntryKind::Prefill, EntryKind::Decode];
-    Trainer::load(device, Plan::new(device, program, identity, options, &also)?)
+    let rewritten = rewrite_by_default(program, device.options()).map_err(SessionError::from)?;
+    Trainer::load(device, Plan::new(device, &rewritten, identity, options, &also)?)
 }
 
 /// Infinite where one is not a number, or their counts differ.

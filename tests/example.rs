@@ -12,7 +12,7 @@ mod local_global;
 #[path = "../examples/latent_experts.rs"]
 mod latent_experts;
 
-use diptych::codegen::driver::compile_program;
+use diptych::codegen::driver::{compile_program, rewrite_by_default};
 use diptych::codegen::entry::EntryOptions;
 use diptych::ir::EntryKind;
 use diptych::models::initialize;
@@ -104,7 +104,14 @@ fn trains_and_serves(family: Family, config: Value) {
     };
     let device = Device::cpu(Some(2)).unwrap();
     let also = [EntryKind::Prefill, EntryKind::Decode];
-    let plan = Plan::new(&device, &program, identity, options, &also).unwrap();
+    let plan = Plan::new(
+        &device,
+        &rewrite_by_default(&program, device.options()).unwrap(),
+        identity,
+        options,
+        &also,
+    )
+    .unwrap();
     let mut trainer = Trainer::load(&device, plan).unwrap();
     trainer.initialize(|name| initialize(&program, name, 1).unwrap()).unwrap();
     // Each token is followed by the one 3 further.

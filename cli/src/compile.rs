@@ -6,10 +6,11 @@ use crate::config::RunConfig;
 use crate::explain::{entry_kinds, plan_text};
 use crate::failure::Result;
 use crate::machine::open_device;
+use crate::objective::ObjectiveArguments;
 use crate::output::{claim_folder, tell, write_file};
 use clap::Args;
 use diptych_codegen::c::file_text;
-use diptych_codegen::driver::compile_program;
+use diptych_codegen::driver::compile_rewritten;
 use diptych_ir::text;
 use diptych_models::{Registry, build};
 use std::path::PathBuf;
@@ -21,6 +22,8 @@ pub struct Arguments {
     model: ModelArguments,
     #[command(flatten)]
     device: DeviceArguments,
+    #[command(flatten)]
+    objective: ObjectiveArguments,
     /// The folder to write; it must be empty or not there.
     #[arg(long, value_name = "FOLDER")]
     out: PathBuf,
@@ -34,18 +37,21 @@ pub struct Arguments {
 /// # Errors
 /// When it cannot be compiled, or the folder cannot be written.
 pub fn run(registry: &Registry, arguments: &Arguments) -> Result<()> {
-    let config = RunConfig::read(registry, &arguments.model, &toml::Table::new())?;
+    let config = RunConfig::read(registry, &arguments.model, &arguments.objective.table()?)?;
     let device = open_device(&arguments.device)?;
     let program = build(&*config.architecture)?;
     let train = config.train.options(config.architecture.context())?;
-    let compiled = compile_program(&program, &entry_kinds(None)?, &train.optimizer.into(), device.options())?;
+    let objective = config.objective.objective(config.architecture.context(), train.batch, train.time)?;
+    let rewritten = config.objective.rewrite(&program, objective, device.options())?;
+    let kinds = entry_kinds(None)?;
+    let compiled = compile_rewritten(&rewritten, &kinds, &train.optimizer.into(), device.options())?;
     claim_folder(&arguments.out, arguments.force)?;
     let file = |name: &str, text: &str| write_file(&arguments.out.join(name), text.as_bytes());
     file("model.graph", &text::print(&program))?;
     file("compiled.graph", &text::print(&compiled.program))?;
     for (kind, entry) in &compiled.entries {
         file(&format!("{}.c", kind.name()), &file_text(&entry.kernels))?;
-        file(&format!("{}.plan", kind.name()), &plan_text(&compiled.program, entry, None))?;
+        file(&format!("{}.plan", kind.name()), &plan_text(compiled.program_of(*kind), entry, None))?;
     }
     let mut stages = String::new();
     for (stage, seconds) in &compiled.stages {

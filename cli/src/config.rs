@@ -3,12 +3,13 @@
 
 use crate::arguments::ModelArguments;
 use crate::failure::{Failure, Result, file_failure};
+use crate::objective::ObjectiveConfig;
 use diptych_models::{Architecture, Registry};
 use diptych_runtime::schedule::{ScheduleConfig, ScheduleKind};
 use diptych_runtime::train::{ModelIdentity, OptimizerOptions, TrainOptions};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use toml::{Table, Value as Toml};
 
 /// How to train. Lengths are in optimizer steps unless they say otherwise.
@@ -138,6 +139,8 @@ pub struct RunConfig {
     pub train: TrainConfig,
     /// On what.
     pub text: TextConfig,
+    /// What it is compiled for.
+    pub objective: ObjectiveConfig,
 }
 
 impl RunConfig {
@@ -166,15 +169,20 @@ impl RunConfig {
             merge(&mut table, &parse_setting(setting)?);
         }
         let mut take = |name: &str| table.remove(name);
-        let (model, train, text) = (take("model"), take("train"), take("text"));
+        let (model, train, text, objective) = (take("model"), take("train"), take("text"), take("objective"));
         if let Some(name) = table.keys().next() {
             return Err(Failure(format!(
-                "configuration: unknown table `{name}`; there are: model, train, text"
+                "configuration: unknown table `{name}`; there are: model, train, text, objective"
             )));
         }
         let model = model.ok_or_else(|| Failure::new("configuration: no table `[model]`"))?;
         let train: TrainConfig = section("train", train)?;
-        Ok(RunConfig { architecture: architecture(registry, model)?, train, text: section("text", text)? })
+        Ok(RunConfig {
+            architecture: architecture(registry, model)?,
+            train,
+            text: section("text", text)?,
+            objective: section("objective", objective)?,
+        })
     }
 
     /// As a file from which [`RunConfig::read`] makes it again.
@@ -192,8 +200,23 @@ impl RunConfig {
         table.insert("model".to_owned(), Toml::try_from(model)?);
         table.insert("train".to_owned(), Toml::try_from(&self.train)?);
         table.insert("text".to_owned(), Toml::try_from(&self.text)?);
+        table.insert("objective".to_owned(), Toml::try_from(&self.objective)?);
         Ok(toml::to_string(&table)?)
     }
+}
+
+/// What the run whose configuration lies in this file was compiled for; `None` if there is no such file.
+///
+/// # Errors
+/// When the file is none of a run's.
+pub fn objective_of_run(path: &Path) -> Result<Option<ObjectiveConfig>> {
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(file_failure("read", path)(error)),
+    };
+    let table = text.parse::<Table>().map_err(|error| Failure(format!("{}: {error}", path.display())))?;
+    section("objective", table.get("objective").cloned()).map(Some)
 }
 
 /// What checkpoints say of an architecture.

@@ -6,9 +6,10 @@ use crate::config::RunConfig;
 use crate::failure::{Failure, Result};
 use crate::format::{bytes, seconds, short, thousands};
 use crate::machine::{open_device, open_machine};
+use crate::objective::ObjectiveArguments;
 use crate::output::print;
 use clap::Args;
-use diptych_codegen::driver::compile_program;
+use diptych_codegen::driver::compile_rewritten;
 use diptych_codegen::entry::{ArgRef, CompiledEntry, Launch, PlanStep, Role};
 use diptych_cost::launch::RunSizes;
 use diptych_cost::{EntryPrediction, Work, predict_entry};
@@ -24,6 +25,8 @@ pub struct Arguments {
     model: ModelArguments,
     #[command(flatten)]
     device: DeviceArguments,
+    #[command(flatten)]
+    objective: ObjectiveArguments,
     /// One entry alone: train, accumulate, update, score, prefill or decode.
     #[arg(long, value_name = "ENTRY")]
     entry: Option<String>,
@@ -41,14 +44,16 @@ pub struct Arguments {
 /// When the model cannot be compiled.
 pub fn run(registry: &Registry, arguments: &Arguments) -> Result<()> {
     let kinds = entry_kinds(arguments.entry.as_deref())?;
-    let config = RunConfig::read(registry, &arguments.model, &toml::Table::new())?;
+    let config = RunConfig::read(registry, &arguments.model, &arguments.objective.table()?)?;
     let train = config.train.options(config.architecture.context())?;
     let device = open_device(&arguments.device)?;
     let (machine, _) = open_machine(&arguments.device, &device)?;
     let arguments =
         Arguments { context: arguments.context.clamp(1, config.architecture.context()), ..arguments.clone() };
     let program = build(&*config.architecture)?;
-    let compiled = compile_program(&program, &kinds, &train.optimizer.into(), device.options())?;
+    let objective = config.objective.objective(config.architecture.context(), train.batch, train.time)?;
+    let rewritten = config.objective.rewrite(&program, objective, device.options())?;
+    let compiled = compile_rewritten(&rewritten, &kinds, &train.optimizer.into(), device.options())?;
     let mut out = format!(
         "{}: {} parameters, context {}, vocabulary {}\n",
         config.architecture.name(),
@@ -79,7 +84,10 @@ pub fn run(registry: &Registry, arguments: &Arguments) -> Result<()> {
     for entry in compiled.entries.values() {
         let sizes = sizes(entry.kind, &train, arguments.context);
         let prediction = predict_entry(entry, &machine, device.pool.threads(), &sizes);
-        push(&mut out, format_args!("\n{}", plan_text(&compiled.program, entry, Some(&prediction))));
+        push(
+            &mut out,
+            format_args!("\n{}", plan_text(compiled.program_of(entry.kind), entry, Some(&prediction))),
+        );
     }
     print(&out)
 }
@@ -215,8 +223,8 @@ fn argument(entry: &CompiledEntry, arg: ArgRef) -> String {
     match &buffer.role {
         Role::Stored(name) | Role::Input(name) | Role::Root(name) => name.to_string(),
         Role::Derived => format!("derived {}", arg.buffer),
-        Role::Cache { node, .. } => format!("cache {}", node.index()),
-        Role::State { node, index, .. } => format!("state {}.{index}", node.index()),
+        Role::Cache { room, .. } => format!("cache {room}"),
+        Role::State { room, index } => format!("state {room}.{index}"),
         Role::Temporary => format!("value {}", arg.buffer),
     }
 }

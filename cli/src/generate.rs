@@ -4,6 +4,7 @@ use crate::arguments::{DeviceArguments, WeightArguments};
 use crate::failure::{Failure, Result};
 use crate::format::{seconds, short};
 use crate::machine::{open_device, peak_text};
+use crate::objective::ObjectiveArguments;
 use crate::output::{print, tell};
 use crate::weights::Weights;
 use clap::Args;
@@ -24,6 +25,8 @@ pub struct Arguments {
     weights: WeightArguments,
     #[command(flatten)]
     device: DeviceArguments,
+    #[command(flatten)]
+    objective: ObjectiveArguments,
     /// A tokenizer.json, if not the one beside the weights.
     #[arg(long, value_name = "FILE")]
     tokenizer: Option<PathBuf>,
@@ -82,7 +85,13 @@ pub fn run(registry: &Registry, arguments: &Arguments) -> Result<()> {
         rows: prompt.len().clamp(1, 512),
         ..ServeOptions::single(prompt.len() + arguments.tokens)
     };
-    let session = weights.session(&device, context, room, &[EntryKind::Prefill, EntryKind::Decode])?;
+    let session = weights.session(
+        &device,
+        context,
+        room,
+        &[EntryKind::Prefill, EntryKind::Decode],
+        &arguments.objective,
+    )?;
     let mut server = Server::new(&device, &session, room)?;
 
     let end: Vec<i32> = vocabulary.end_of_text().map(|id| id as i32).into_iter().collect();

@@ -15,6 +15,7 @@ mod held_out;
 mod machine;
 mod model_flops;
 mod models;
+mod objective;
 mod output;
 mod progress;
 mod report;

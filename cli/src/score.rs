@@ -5,6 +5,7 @@ use crate::arguments::{DeviceArguments, TextArguments, WeightArguments};
 use crate::failure::{Failure, Result};
 use crate::format::thousands;
 use crate::machine::open_device;
+use crate::objective::ObjectiveArguments;
 use crate::output::print;
 use crate::report::{Loss, loss_text};
 use crate::text::read_corpus;
@@ -26,6 +27,8 @@ pub struct Arguments {
     text: TextArguments,
     #[command(flatten)]
     device: DeviceArguments,
+    #[command(flatten)]
+    objective: ObjectiveArguments,
     /// A tokenizer.json, if not the one beside the weights.
     #[arg(long, value_name = "FILE")]
     tokenizer: Option<PathBuf>,
@@ -57,7 +60,7 @@ pub fn run(registry: &Registry, arguments: &Arguments) -> Result<()> {
     let end = vocabulary.end_of_text()? as i32;
     let device = open_device(&arguments.device)?;
     let room = ServeOptions::single(window);
-    let session = weights.session(&device, window, room, &[EntryKind::Score])?;
+    let session = weights.session(&device, window, room, &[EntryKind::Score], &arguments.objective)?;
     let mut server = Server::new(&device, &session, room)?;
 
     let (mut losses, mut tokens, mut log_probs) = (Vec::new(), 0, Vec::new());

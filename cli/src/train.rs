@@ -7,17 +7,17 @@ use crate::failure::{Failure, Result};
 use crate::format::{bytes, parse_bytes, seconds, short, thousands};
 use crate::held_out::HeldOutSet;
 use crate::machine::{MemoryBound, open_device, open_machine, peak_text};
+use crate::objective::ObjectiveArguments;
 use crate::output::{claim_folder, numbered_folder, print, tell, write_file};
 use crate::progress::StepProgress;
 use crate::start::initialize_trainer;
 use crate::text::{prepare_text, read_vocabulary};
 use crate::weights::{VOCABULARY_FILE, checkpoint_name, newest_checkpoint};
 use clap::Args;
-use diptych_codegen::driver::CompiledProgram;
+use diptych_codegen::driver::{CompiledProgram, Rewritten};
 use diptych_codegen::within::Choice;
 use diptych_cost::{StepSizes, predict_step};
 use diptych_data::{HeldOut, TrainingOrder, loss_per_token};
-use diptych_ir::Program;
 use diptych_models::{Registry, build, count_parameters};
 use diptych_passes::rematerialize::Kept;
 use diptych_runtime::metrics::MetricsWriter;
@@ -29,7 +29,7 @@ use std::sync::Arc;
 use toml::{Table, Value as Toml};
 
 /// What a run's configuration is called in its folder.
-const CONFIG_FILE: &str = "run.toml";
+pub const CONFIG_FILE: &str = "run.toml";
 
 /// What `train` takes.
 #[derive(Args)]
@@ -40,6 +40,8 @@ pub struct Arguments {
     text: TextArguments,
     #[command(flatten)]
     device: DeviceArguments,
+    #[command(flatten)]
+    objective: ObjectiveArguments,
     /// The run's folder; it must be empty or not there. Without it, the first free of runs/FAMILY, runs/FAMILY-2, …
     #[arg(long, value_name = "FOLDER")]
     out: Option<PathBuf>,
@@ -110,6 +112,7 @@ impl Arguments {
             train.insert("memory".to_owned(), Toml::String(memory.clone()));
         }
         let mut table = Table::from_iter([("train".to_owned(), Toml::Table(train))]);
+        table.insert("objective".to_owned(), Toml::Table(self.objective.overrides()?));
         if let Some(data) = &self.text.data {
             let data = Toml::String(data.display().to_string());
             table.insert("text".to_owned(), Toml::Table(Table::from_iter([("data".to_owned(), data)])));
@@ -163,9 +166,11 @@ pub fn run(registry: &Registry, arguments: &Arguments) -> Result<()> {
         HeldOutSet::new(&held_out, &prepared.vocabulary, options.time, 4, config.train.evaluate_tokens)?;
 
     let identity = identity(architecture);
+    let objective = config.objective.objective(architecture.context(), options.batch, options.time)?;
+    let rewritten = config.objective.rewrite(&program, objective, device.options())?;
     let plan = match config.train.memory.as_str() {
-        "" => Plan::new(&device, &program, identity, options.clone(), &[])?,
-        memory => within(memory, &arguments.device, &device, &program, identity, &options)?,
+        "" => Plan::new(&device, &rewritten, identity, options.clone(), &[])?,
+        memory => within(memory, &arguments.device, &device, &rewritten, identity, &options)?,
     };
     tell(format!(
         "{}: {} parameters; {}",
@@ -221,7 +226,7 @@ fn within(
     memory: &str,
     arguments: &DeviceArguments,
     device: &Device,
-    program: &Program,
+    rewritten: &Rewritten,
     identity: ModelIdentity,
     options: &TrainOptions,
 ) -> Result<Plan> {
@@ -234,7 +239,7 @@ fn within(
         predict_step(compiled, &machine, device.pool.threads(), sizes, at_a_time)
     };
     let own = usize::try_from(allowed.saturating_sub(beside)).unwrap_or(usize::MAX);
-    let planned = Plan::within(device, program, identity, options.clone(), &[], own, &seconds_of);
+    let planned = Plan::within(device, rewritten, identity, options.clone(), &[], own, &seconds_of);
     let (plan, choice) = planned.map_err(|error| match error {
         TrainError::Memory { least, whole, .. } => {
             let uncut = match whole.first() {

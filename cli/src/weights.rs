@@ -2,12 +2,14 @@
 //! folder, with the architecture and the vocabulary that belong to them.
 
 use crate::arguments::WeightArguments;
-use crate::config::identity;
+use crate::config::{identity, objective_of_run};
 use crate::failure::{Failure, Result, file_failure};
 use crate::machine::MemoryBound;
+use crate::objective::{ObjectiveArguments, ObjectiveConfig};
 use crate::output::tell;
 use crate::text::read_vocabulary;
-use diptych_codegen::driver::compile_program;
+use crate::train::CONFIG_FILE;
+use diptych_codegen::driver::compile_rewritten;
 use diptych_data::Vocabulary;
 use diptych_ir::{EntryKind, Program};
 use diptych_models::{Architecture, Registry, build, hugging_face};
@@ -30,6 +32,8 @@ pub struct Weights {
     folder: PathBuf,
     end_of_text: Option<u32>,
     source: Source,
+    /// What the run was compiled for.
+    objective: ObjectiveConfig,
 }
 
 enum Source {
@@ -61,7 +65,15 @@ impl Weights {
             tensors.expect(name.as_str(), Dtype::F32, &shape)?;
         }
         let folder = file.parent().unwrap_or(Path::new(".")).to_owned();
-        Ok(Weights { architecture, program, folder, end_of_text: None, source: Source::Run(tensors) })
+        let objective = objective_of_run(&folder.join(CONFIG_FILE))?.unwrap_or_default();
+        Ok(Weights {
+            architecture,
+            program,
+            folder,
+            end_of_text: None,
+            source: Source::Run(tensors),
+            objective,
+        })
     }
 
     fn of_hugging_face(registry: &Registry, folder: &Path) -> Result<Weights> {
@@ -81,6 +93,7 @@ impl Weights {
             folder: folder.to_owned(),
             end_of_text: id.and_then(|id| u32::try_from(id).ok()),
             source: Source::HuggingFace(checkpoint),
+            objective: ObjectiveConfig::default(),
         })
     }
 
@@ -111,8 +124,13 @@ impl Weights {
         context: usize,
         room: ServeOptions,
         kinds: &[EntryKind],
+        objective: &ObjectiveArguments,
     ) -> Result<Session> {
-        let compiled = compile_program(&self.program, kinds, &Default::default(), device.options())?;
+        let config = objective.over(&self.objective)?;
+        let time = context.min(256);
+        let rewritten =
+            config.rewrite(&self.program, config.objective(context, 8, time)?, device.options())?;
+        let compiled = compile_rewritten(&rewritten, kinds, &Default::default(), device.options())?;
         let memory = ServeMemory::of(device, &compiled, context, room, kinds);
         let part = memory.parameters.min(PART_ELEMENTS * size_of::<f32>());
         let in_file = match &self.source {

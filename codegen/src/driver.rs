@@ -3,7 +3,9 @@
 
 use crate::entry::{CompileError, CompiledEntry, EntryOptions, compile_entry};
 use diptych_ir::{EntryKind, Program, verify};
-use diptych_passes::algebra::{AlgebraReport, Objective, optimize_backward, optimize_forward};
+use diptych_passes::algebra::{
+    AlgebraReport, Binding, Form, Numerics, Objective, Part, forms, optimize_backward,
+};
 use diptych_passes::fuse::StreamedAxes;
 use diptych_passes::layout::Layouts;
 use diptych_passes::normalize::{divide_after_sums, normalize};
@@ -15,94 +17,272 @@ use std::time::Instant;
 /// A program with its compiled entries.
 #[derive(Clone, Debug)]
 pub struct CompiledProgram {
-    /// After all passes that all entries share.
+    /// After all passes: what all entries share or, if each has a form of its own, that of training.
     pub program: Program,
+    /// The programs of the entries that have a form of their own.
+    pub own: BTreeMap<EntryKind, Program>,
     /// How parameters are stored, the same for all entries.
     pub layouts: Layouts,
     /// The entries.
     pub entries: BTreeMap<EntryKind, CompiledEntry>,
-    /// What equality saturation found: in the forward program, and in what only training uses.
+    /// What equality saturation found: in the forward program, and in what only training uses. Empty if there was none.
     pub algebra: Vec<AlgebraReport>,
+    /// What the caches keep, for people to read.
+    pub keeps: Vec<String>,
     /// Seconds of each stage, in order.
     pub stages: Vec<(String, f64)>,
 }
 
-/// What the algebra weighs: a desktop processor's two cores, as much training as
-/// serving. Weights derived from others are not packed in panels yet, so they
-/// are not taken to be free when serving.
-fn objective() -> Objective {
-    Objective { derived_at_load: false, ..Objective::typical(200e9, 25e9, 1.0, 1.0) }
+impl CompiledProgram {
+    /// The program that an entry was compiled from.
+    pub fn program_of(&self, kind: EntryKind) -> &Program {
+        self.own.get(&kind).unwrap_or(&self.program)
+    }
+}
+
+/// How a program may be rewritten before it is compiled.
+pub struct Rewriting<'a> {
+    /// Whether it may be at all.
+    pub algebra: bool,
+    /// What is to be made small.
+    pub objective: Objective,
+    /// How far entries may differ.
+    pub numerics: Numerics,
+    /// Seconds of a run of a binding, of a compiled program: what picks among forms once they are fused. Without it
+    /// the additive model does.
+    pub seconds: Option<&'a dyn Fn(&CompiledProgram, &Binding) -> f64>,
+}
+
+impl Rewritten {
+    /// The program of training, and of all entries that have its form.
+    pub fn program(&self) -> &Program {
+        &self.form.parts[0].program
+    }
+}
+
+impl Default for Rewriting<'_> {
+    /// All entries alike, by the additive model: a desktop processor's two cores, as many tokens trained as served.
+    fn default() -> Self {
+        // Weights derived from others are not packed in panels yet, so they are not taken to be free when serving.
+        let objective = Objective { derived_at_load: false, ..Objective::typical(200e9, 25e9, 1.0, 1.0) };
+        Rewriting { algebra: true, objective, numerics: Numerics::Same, seconds: None }
+    }
 }
 
 /// Compiles entries of a program; if one of them trains, with gradients and the optimiser.
 ///
 /// # Errors
-/// When a pass refuses the program: which op, and why.
+/// When the program cannot be compiled: which op, and why.
 pub fn compile_program(
     program: &Program,
     kinds: &[EntryKind],
     optimizer: &AdamWOptions,
     options: EntryOptions,
 ) -> Result<CompiledProgram, CompileError> {
-    Passed::through(program, kinds, optimizer)?.compile(kinds, options, &BTreeSet::new())
+    compile_rewritten(&rewrite_by_default(program, options)?, kinds, optimizer, options)
+}
+
+/// As [`compile_program`], with every product in the order in which the model has it: no equality saturation.
+///
+/// # Errors
+/// As said there.
+pub fn compile_program_plainly(
+    program: &Program,
+    kinds: &[EntryKind],
+    optimizer: &AdamWOptions,
+    options: EntryOptions,
+) -> Result<CompiledProgram, CompileError> {
+    let rewriting = Rewriting { algebra: false, ..Rewriting::default() };
+    compile_rewritten(&rewrite(program, &rewriting, options)?, kinds, optimizer, options)
+}
+
+/// Chooses the form of a program that [`compile_program`] compiles.
+///
+/// # Errors
+/// When the program is malformed.
+pub fn rewrite_by_default(program: &Program, options: EntryOptions) -> Result<Rewritten, CompileError> {
+    rewrite(program, &Rewriting::default(), options)
+}
+
+/// A program as the algebra has left it, still to be differentiated and compiled.
+#[derive(Clone, Debug)]
+pub struct Rewritten {
+    form: Form,
+    /// What is to be made small in the backward pass, if that is rewritten, too.
+    objective: Option<Objective>,
+    /// The forms that were compared, with what each costs over the model's life, the chosen one first.
+    pub compared: Vec<Compared>,
+    /// Seconds of each stage.
+    stages: Vec<(String, f64)>,
+}
+
+/// A form that was compared.
+#[derive(Clone, Debug)]
+pub struct Compared {
+    /// What its caches keep.
+    pub keeps: Vec<String>,
+    /// Whether all entries have it, with the same bits.
+    pub shared: bool,
+    /// Seconds of a run of each binding of the objective, in the additive model.
+    pub additive: Vec<f64>,
+    /// The same after fusion, if that was asked.
+    pub fused: Option<Vec<f64>>,
+}
+
+impl Compared {
+    /// Seconds of a run of each binding, by the best model there is.
+    pub fn seconds(&self) -> &[f64] {
+        self.fused.as_ref().unwrap_or(&self.additive)
+    }
+}
+
+/// Chooses the form of a program.
+///
+/// # Errors
+/// When the program is malformed, or no form of it can be compiled.
+pub fn rewrite(
+    program: &Program,
+    rewriting: &Rewriting,
+    options: EntryOptions,
+) -> Result<Rewritten, CompileError> {
+    verify(program)?;
+    let mut stages = Vec::new();
+    let mut lap = laps(&mut stages);
+    let objective = &rewriting.objective;
+    let found = match rewriting.algebra {
+        true => forms(program, objective, rewriting.numerics)?,
+        false => vec![as_written(program, objective)],
+    };
+    lap("algebra");
+    let compared = |form: &Form, fused| Compared {
+        keeps: form.keeps.clone(),
+        shared: form.is_shared(),
+        additive: form.seconds.clone(),
+        fused,
+    };
+    let mut candidates = Vec::new();
+    for form in found {
+        let fused = match rewriting.seconds {
+            Some(seconds) => {
+                let kinds: Vec<EntryKind> = objective.bindings.iter().map(|binding| binding.entry).collect();
+                let rewritten = Rewritten {
+                    form: form.clone(),
+                    objective: Some(objective.clone()),
+                    compared: Vec::new(),
+                    stages: Vec::new(),
+                };
+                let compiled = compile_rewritten(&rewritten, &kinds, &AdamWOptions::default(), options)?;
+                Some(objective.bindings.iter().map(|binding| seconds(&compiled, binding)).collect())
+            }
+            None => None,
+        };
+        candidates.push((compared(&form, fused), form));
+    }
+    lap("comparison of forms");
+    drop(lap);
+    candidates.sort_by(|a, b| objective.total(a.0.seconds()).total_cmp(&objective.total(b.0.seconds())));
+    let form = candidates.first().map(|candidate| candidate.1.clone());
+    let form = form.unwrap_or_else(|| as_written(program, objective));
+    let compared = candidates.into_iter().map(|candidate| candidate.0).collect();
+    Ok(Rewritten { form, objective: rewriting.algebra.then(|| objective.clone()), compared, stages })
+}
+
+/// A program that nothing was done to.
+fn as_written(program: &Program, objective: &Objective) -> Form {
+    let entries = program.entries.iter().map(|entry| entry.kind).collect();
+    let part = Part { entries, program: program.clone(), report: AlgebraReport::default() };
+    Form { parts: vec![part], keeps: Vec::new(), seconds: vec![0.0; objective.bindings.len()] }
+}
+
+/// Compiles entries of a program whose form is chosen.
+///
+/// # Errors
+/// When a pass refuses the program: which op, and why.
+pub fn compile_rewritten(
+    rewritten: &Rewritten,
+    kinds: &[EntryKind],
+    optimizer: &AdamWOptions,
+    options: EntryOptions,
+) -> Result<CompiledProgram, CompileError> {
+    Passed::through(rewritten, kinds, optimizer)?.compile(kinds, options, &BTreeSet::new())
 }
 
 /// A program after the passes that rewrite it, before it is laid out and divided into kernels.
 pub(crate) struct Passed {
-    pub(crate) program: Program,
+    /// What is trained, and all entries that share its form, first.
+    parts: Vec<PassedPart>,
     layouts: Layouts,
-    streamed: StreamedAxes,
     algebra: Vec<AlgebraReport>,
+    keeps: Vec<String>,
     stages: Vec<(String, f64)>,
+}
+
+struct PassedPart {
+    program: Program,
+    streamed: StreamedAxes,
+    layouts: Layouts,
+}
+
+fn trains(kind: EntryKind) -> bool {
+    matches!(kind, EntryKind::Train | EntryKind::Accumulate | EntryKind::Update)
 }
 
 impl Passed {
     pub(crate) fn through(
-        program: &Program,
+        rewritten: &Rewritten,
         kinds: &[EntryKind],
         optimizer: &AdamWOptions,
     ) -> Result<Passed, CompileError> {
-        let mut stages = Vec::new();
+        let mut stages = rewritten.stages.clone();
         let mut lap = laps(&mut stages);
-        verify(program)?;
-        let (rewritten, forward) = optimize_forward(program, &objective())?;
-        let mut program = divide_after_sums(&rewritten)?;
-        let mut algebra = vec![forward];
-        lap("algebra");
-        let trains =
-            |kind: &EntryKind| matches!(kind, EntryKind::Train | EntryKind::Accumulate | EntryKind::Update);
-        if kinds.iter().any(trains) {
-            program = differentiate(&program)?;
-            lap("differentiate");
-            program = add_adamw(&program, optimizer)?;
-            lap("optimizer");
-        }
-        program = simplify(&program)?;
-        lap("simplify");
-        if kinds.iter().any(trains) {
-            let (rewritten, backward) = optimize_backward(&program, &objective())?;
-            program = rewritten;
-            algebra.push(backward);
-            lap("algebra of the backward pass");
-        }
-        if kinds.contains(&EntryKind::Accumulate) {
-            program = add_accumulate(&program)?;
-            lap("micro-batches");
-        }
-        // What is streamed, and in what order sums over whole weights go, decides bits: they are chosen now, and are
-        // the same whatever is computed again, and whether the program is trained or not.
-        let layouts = Layouts::choose(&program);
-        lap("layout");
-        let streamed = StreamedAxes::of(&normalize(&program, false)?)?;
-        lap("long axes");
-        if !kinds.iter().any(trains) {
-            // Layers may add to the training loss what no other entry should compute.
-            program.entries.retain(|entry| !trains(&entry.kind));
+        let form = &rewritten.form;
+        let reports = form.parts.iter().map(|part| part.report.clone());
+        let mut algebra: Vec<AlgebraReport> = reports.filter(|_| rewritten.objective.is_some()).collect();
+        let mut parts: Vec<PassedPart> = Vec::new();
+        let mut shared: Option<Layouts> = None;
+        for part in &form.parts {
+            let training = kinds.iter().copied().any(trains) && part.entries.contains(&EntryKind::Train);
+            let mut program = divide_after_sums(&part.program)?;
+            if training {
+                program = differentiate(&program)?;
+                lap("differentiate");
+                program = add_adamw(&program, optimizer)?;
+                lap("optimizer");
+            }
             program = simplify(&program)?;
-            lap("simplify for serving");
+            lap("simplify");
+            if let (true, Some(objective)) = (training, &rewritten.objective) {
+                let (rewritten, backward) = optimize_backward(&program, objective)?;
+                program = rewritten;
+                algebra.push(backward);
+                lap("algebra of the backward pass");
+            }
+            if training && kinds.contains(&EntryKind::Accumulate) {
+                program = add_accumulate(&program)?;
+                lap("micro-batches");
+            }
+            // What is streamed, and in what order sums over whole weights go, decides bits: they are chosen now, and
+            // are the same whatever is computed again, and whether the program is trained or not.
+            let layouts = shared.get_or_insert_with(|| Layouts::choose(&program)).alongside(&program);
+            lap("layout");
+            let streamed = StreamedAxes::of(&normalize(&program, false)?)?;
+            lap("long axes");
+            if !kinds.iter().copied().any(trains) {
+                // Layers may add to the training loss what no other entry should compute.
+                program.entries.retain(|entry| !trains(entry.kind));
+                program = simplify(&program)?;
+                lap("simplify for serving");
+            }
+            parts.push(PassedPart { program, streamed, layouts });
         }
         drop(lap);
-        Ok(Passed { program, layouts, streamed, algebra, stages })
+        let layouts = shared.unwrap_or_default();
+        Ok(Passed { parts, layouts, algebra, keeps: form.keeps.clone(), stages })
+    }
+
+    /// The program that is trained.
+    pub(crate) fn trained(&self) -> &Program {
+        &self.parts[0].program
     }
 
     /// The rest of the way; backward passes compute `recomputed` again.
@@ -114,31 +294,41 @@ impl Passed {
     ) -> Result<CompiledProgram, CompileError> {
         let mut stages = self.stages.clone();
         let mut lap = laps(&mut stages);
-        let program = rematerialize(&self.program, recomputed)?;
+        let program = rematerialize(self.trained(), recomputed)?;
         lap("recomputation");
         verify(&program)?;
         lap("verify");
-        let mut entries = BTreeMap::new();
+        let (mut entries, mut own) = (BTreeMap::new(), BTreeMap::new());
         for &kind in kinds {
-            entries.insert(kind, compile_entry(&program, kind, &self.layouts, &self.streamed, options)?);
+            let apart = self.parts[1..].iter().find(|part| part.program.entry(kind).is_some());
+            let part = apart.unwrap_or(&self.parts[0]);
+            let from = apart.map_or(&program, |part| &part.program);
+            entries.insert(kind, compile_entry(from, kind, &part.layouts, &part.streamed, options)?);
+            own.extend(apart.map(|part| (kind, part.program.clone())));
             lap(kind.name());
         }
         drop(lap);
         Ok(CompiledProgram {
             program,
+            own,
             layouts: self.layouts.clone(),
             entries,
             algebra: self.algebra.clone(),
+            keeps: self.keeps.clone(),
             stages,
         })
     }
 }
 
-/// Notes the seconds since the last call, under a name.
+/// Notes the seconds since the last call, under a name; of the same name together.
 fn laps(stages: &mut Vec<(String, f64)>) -> impl FnMut(&str) {
     let mut start = Instant::now();
     move |name| {
-        stages.push((name.to_owned(), start.elapsed().as_secs_f64()));
+        let seconds = start.elapsed().as_secs_f64();
+        match stages.iter_mut().find(|stage| stage.0 == name) {
+            Some(stage) => stage.1 += seconds,
+            None => stages.push((name.to_owned(), seconds)),
+        }
         start = Instant::now();
     }
 }

@@ -49,7 +49,11 @@ pub enum Extent {
     /// A chunk of one sequence's tokens.
     Time,
     /// A chunk of one sequence's positions so far.
-    Past,
+    Past {
+        /// Of an instance's chunk: how many positions a position sees, its own the last. What no new token sees is
+        /// not there, and no instance has it.
+        window: Option<usize>,
+    },
     /// A block of the pairs of a run-time row and one of its ids, sorted by id: all of a block have the
     /// same. The first two arguments are the order of the pairs and where each id's begin.
     Pairs {
@@ -91,7 +95,7 @@ impl Extent {
             | Extent::Rows { block, .. }
             | Extent::Pairs { block, .. }
             | Extent::Flat { block } => block,
-            Extent::Time | Extent::Past => CHUNK,
+            Extent::Time | Extent::Past { .. } => CHUNK,
             Extent::Choice { .. } => 1,
             Extent::Sequence | Extent::Position => 1,
         }

@@ -2,9 +2,9 @@
 //! keep for the backward pass are computed again there instead. Every choice is taken through the whole compiler, so
 //! that memory and time are those of the real plan. It knows no machine: what a plan takes is asked of the caller.
 
-use crate::driver::{CompiledProgram, Passed};
+use crate::driver::{CompiledProgram, Passed, Rewritten};
 use crate::entry::{CompileError, EntryOptions};
-use diptych_ir::{Axis, EntryKind, Program, Symbol};
+use diptych_ir::{Axis, EntryKind, Symbol};
 use diptych_passes::AdamWOptions;
 use diptych_passes::rematerialize::{InBody, Kept, kept_values};
 use std::collections::BTreeSet;
@@ -54,7 +54,7 @@ pub enum WithinError {
     },
 }
 
-/// As [`crate::driver::compile_program`], within a memory limit: the plan that is predicted to be the fastest, of those
+/// As [`crate::driver::compile_rewritten`], within a memory limit: the plan that is predicted to be the fastest, of those
 /// that were found to keep it. Batches are halved, and for each number of sequences at a time values are given up in
 /// the order of the work that a byte of them costs; those that need not have been are then kept after all, the dearest
 /// first. No choice changes a bit of the results.
@@ -62,13 +62,13 @@ pub enum WithinError {
 /// # Errors
 /// When a pass refuses the program, or the limit cannot be kept: then with the least that can.
 pub fn compile_within(
-    program: &Program,
+    rewritten: &Rewritten,
     kinds: &[EntryKind],
     optimizer: &AdamWOptions,
     options: EntryOptions,
     limit: &Limit<'_>,
 ) -> Result<(CompiledProgram, Choice), WithinError> {
-    let at_once = Search { passed: Passed::through(program, kinds, optimizer)?, kinds, options, limit };
+    let at_once = Search { passed: Passed::through(rewritten, kinds, optimizer)?, kinds, options, limit };
     let everything = at_once.compile(&[])?;
     let without = at_once.takes(&everything, limit.batch);
     let choice = |at_a_time, recomputed, with| Choice { at_a_time, recomputed, without, with };
@@ -81,7 +81,7 @@ pub fn compile_within(
     if !kinds.contains(&EntryKind::Accumulate) {
         accumulating.push(EntryKind::Accumulate);
     }
-    let passed = Passed::through(program, &accumulating, optimizer)?;
+    let passed = Passed::through(rewritten, &accumulating, optimizer)?;
     let search = Search { passed, kinds: &accumulating, ..at_once };
     let everything = search.compile(&[])?;
     // Sums that do not go on from one part of a batch to the next would have other bits.
@@ -142,7 +142,7 @@ impl Search<'_> {
     /// The cheapest recomputation that was found to keep the limit; `least` becomes the least that any takes.
     fn cheapest(&self, at_a_time: usize, least: &mut usize) -> Result<Option<Found>, CompileError> {
         let limit = self.limit;
-        let mut values = kept_values(&self.passed.program);
+        let mut values = kept_values(self.passed.trained());
         let flops = |value: &Kept| value.flops(limit.size);
         let flops_per_byte = |value: &Kept| flops(value) / value.bytes(limit.size).max(1.0);
         values.sort_by(|a, b| flops_per_byte(a).total_cmp(&flops_per_byte(b)));

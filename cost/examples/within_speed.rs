@@ -5,7 +5,7 @@
 //! `cargo run --release -p diptych-cost --example within_speed -- [--model llama-15m] [--batch 8] [--time 256] [--threads 2] [--rounds 5] [--percent 60,40]`
 
 use diptych_codegen::c::prelude::{LINK_FLAGS, prelude};
-use diptych_codegen::driver::CompiledProgram;
+use diptych_codegen::driver::{CompiledProgram, rewrite_by_default};
 use diptych_cost::{Machine, ProbeSource, StepSizes, Target, measured, predict_step};
 use diptych_models::{Registry, build, initialize};
 use diptych_runtime::session::Device;
@@ -47,8 +47,9 @@ fn main() -> Result<(), Failure> {
     let seconds = |compiled: &CompiledProgram, at_a_time: usize| {
         predict_step(compiled, &machine, device.pool.threads(), sizes, at_a_time)
     };
+    let rewritten = rewrite_by_default(&program, device.options())?;
     let within =
-        |bytes| Plan::within(&device, &program, identity.clone(), options.clone(), &[], bytes, &seconds);
+        |bytes| Plan::within(&device, &rewritten, identity.clone(), options.clone(), &[], bytes, &seconds);
 
     let (everything, _) = within(usize::MAX)?;
     let (most, activations) = (everything.memory_bound().total(), everything.memory_bound().temporaries);

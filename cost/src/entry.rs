@@ -318,7 +318,7 @@ struct Memory<'a> {
 
 impl<'a> Memory<'a> {
     fn new(entry: &'a CompiledEntry, run: &RunSizes) -> Memory<'a> {
-        let lifetimes = entry.lifetimes(limits(run));
+        let lifetimes = entry.lifetimes(limits(run), run.cached());
         let arena = place(&lifetimes);
         let temporary = |id: &BufferId| entry.buffers[*id].role == Role::Temporary;
         let range = |id: BufferId| (arena.offsets[id], arena.offsets[id] + lifetimes[id].bytes);

@@ -6,10 +6,11 @@
 //! Reading order: [`work`] (what is to be done), [`machine`] (how fast each kind of it goes),
 //! [`target`] (machines described in files), [`roofline`] (the two put together) and [`gpu`] (the same where
 //! the machine cuts kernels its own way), [`launch`] (the work of a
-//! tile program at run-time sizes), [`entry`] (all launches of an entry, in order), [`step`] (a training step), then [`memory`],
+//! tile program at run-time sizes), [`entry`] (all launches of an entry, in order), [`step`] (a training step) and [`binding`] (an entry as an objective weighs it), then [`memory`],
 //! [`utilisation`], [`money`] and [`model`] (what a user asks about).
 #![warn(missing_docs)]
 
+pub mod binding;
 pub mod entry;
 pub mod gpu;
 pub mod launch;
@@ -25,6 +26,7 @@ pub mod target;
 pub mod utilisation;
 pub mod work;
 
+pub use binding::{predict_binding, sizes_of};
 pub use entry::{EntryPrediction, LaunchPrediction, predict_entry};
 pub use launch::{RunSizes, Sequence, Whole, launch_work, whole_work};
 pub use machine::{DotShare, GpuRates, Kind, Machine, MemoryLevel, Network, Precision, Price, Rates};

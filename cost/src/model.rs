@@ -166,7 +166,7 @@ impl ModelCost {
             parameter_bytes: self.compiled.program.params.values().map(|info| bytes(&info.ty)).sum(),
             gradient_bytes: states(true),
             optimizer_bytes: states(false),
-            activation_bytes: arena_bytes(train, batch * tokens, batch),
+            activation_bytes: arena_bytes(train, &RunSizes::equal(batch, 0, tokens)),
         }
     }
 
@@ -191,7 +191,7 @@ impl ModelCost {
     /// Floating-point operations of contractions for one token that sees `context` positions, its own included.
     pub fn decode_flops(&self, context: usize) -> f64 {
         let entry = &self.compiled.entries[&EntryKind::Decode];
-        contraction_flops(entry, &entry.steps, &RunSizes::equal(1, context.saturating_sub(1), 1))
+        contraction_flops(entry, &entry.steps, &decoding(1, context))
     }
 
     /// What a job takes, `batch` sequences at once: training on `context` tokens of each, a prompt of `context`
@@ -207,7 +207,7 @@ impl ModelCost {
     ) -> JobCost {
         let run = match kind {
             JobKind::Train | JobKind::Prefill => RunSizes::equal(batch, 0, context),
-            JobKind::Decode => RunSizes::equal(batch, context.saturating_sub(1), 1),
+            JobKind::Decode => decoding(batch, context),
         };
         let predicted = |entry: EntryKind, run: &RunSizes| {
             predict_entry(&self.compiled.entries[&entry], machine, threads, run)
@@ -246,7 +246,7 @@ impl ModelCost {
     }
 
     fn job_memory(&self, kind: JobKind, batch: usize, context: usize) -> f64 {
-        let serving = |entry: EntryKind, rows: usize| {
+        let serving = |entry: EntryKind, run: RunSizes| {
             let entry = &self.compiled.entries[&entry];
             let caches = entry
                 .buffers
@@ -259,12 +259,12 @@ impl ModelCost {
                     _ => row_bytes(buffer),
                 })
                 .sum();
-            self.weight_bytes() + cache + arena_bytes(entry, rows, batch)
+            self.weight_bytes() + cache + arena_bytes(entry, &run)
         };
         match kind {
             JobKind::Train => self.training_memory(batch, context).total_bytes(),
-            JobKind::Prefill => serving(EntryKind::Prefill, batch * context),
-            JobKind::Decode => serving(EntryKind::Decode, batch),
+            JobKind::Prefill => serving(EntryKind::Prefill, RunSizes::equal(batch, 0, context)),
+            JobKind::Decode => serving(EntryKind::Decode, decoding(batch, context)),
         }
     }
 }
@@ -296,8 +296,14 @@ fn row_bytes(buffer: &Buffer) -> f64 {
 }
 
 /// Bytes of what is alive within a run only.
-fn arena_bytes(entry: &CompiledEntry, rows: usize, batch: usize) -> f64 {
-    place(&entry.lifetimes(Limits { rows, batch })).bytes as f64
+fn arena_bytes(entry: &CompiledEntry, run: &RunSizes) -> f64 {
+    let limits = Limits { rows: run.rows(), batch: run.batch() };
+    place(&entry.lifetimes(limits, run.cached())).bytes as f64
+}
+
+/// A token more for each of so many sequences, that sees `context` positions, its own included.
+fn decoding(batch: usize, context: usize) -> RunSizes {
+    RunSizes::equal(batch, context.saturating_sub(1), 1)
 }
 
 fn each_launch<'a>(steps: &'a [PlanStep], times: f64, visit: &mut impl FnMut(&'a Launch, f64)) {

@@ -80,8 +80,9 @@ pub enum TargetError {
     },
 }
 
-const BUILT_IN: [(&str, &str); 6] = [
+const BUILT_IN: [(&str, &str); 7] = [
     ("this-machine", include_str!("../../targets/this-machine.toml")),
+    ("reference-cpu", include_str!("../../targets/reference-cpu.toml")),
     ("cpu-server", include_str!("../../targets/cpu-server.toml")),
     ("a100-80gb-sxm", include_str!("../../targets/a100-80gb-sxm.toml")),
     ("h100-sxm", include_str!("../../targets/h100-sxm.toml")),

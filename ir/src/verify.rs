@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 /// - a parameter's order is one of its axes, the layer axis first;
 /// - regions refer to each other without a cycle, and ports are used as declared;
 /// - every node's type is what its op infers, and operands of loops fit the body;
+/// - histories of one room keep values of one type for as long;
 /// - only collectives cross the ranks of a mesh axis, and a `send` is met by a `receive`;
 /// - roots are values of the main region, and updates have the type of what they update.
 ///
@@ -27,6 +28,7 @@ pub fn verify(program: &Program) -> Result<()> {
         program.regions.iter().flat_map(|region| region.graph.ids().into_iter().map(move |id| (region, id)))
     };
     let mesh: BTreeSet<Axis> = nodes().filter_map(|(region, id)| region.graph.op(id).mesh()).collect();
+    verify_rooms(nodes())?;
     let mut inputs = BTreeMap::new();
     for region in &program.regions {
         verify_region(program, region, &mesh, &mut inputs)?;
@@ -42,6 +44,21 @@ pub fn verify(program: &Program) -> Result<()> {
 
 fn invalid<T>(problem: String) -> Result<T> {
     Err(IrError::Invalid(problem))
+}
+
+fn verify_rooms<'p>(nodes: impl Iterator<Item = (&'p Region, NodeId)>) -> Result<()> {
+    let mut rooms: BTreeMap<usize, (&TensorType, Option<usize>)> = BTreeMap::new();
+    for (region, id) in nodes {
+        let Op::History(history) = region.graph.op(id) else { continue };
+        let kept = (region.graph.ty(id), history.window);
+        let known = *rooms.entry(history.room).or_insert(kept);
+        if known != kept {
+            let (room, [one, other]) =
+                (history.room, [known, kept].map(|(ty, window)| format!("{ty} ({window:?})")));
+            return invalid(format!("room {room} is a history of {one} and of {other}: each has its own"));
+        }
+    }
+    Ok(())
 }
 
 fn verify_declarations(program: &Program) -> Result<()> {

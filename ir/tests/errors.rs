@@ -50,7 +50,7 @@ fn ops_say_what_does_not_fit() {
         (Slice { axis: b, start: usize::MAX, into: Axis::fixed("b", 2) }.into(), vec![x.clone()]),
         (Concat { pieces: vec![a], into: six }.into(), vec![line.clone()]),
         (Concat { pieces: vec![a, wide], into: six }.into(), vec![line.clone(), ids.clone()]),
-        (History { time: batch, past: six, window: None }.into(), vec![line.clone()]),
+        (History { time: batch, past: six, window: None, room: 0 }.into(), vec![line.clone()]),
         (Index { axis: a, origin: Some(a) }.into(), vec![]),
         (Literal::scalar(DType::F32, 1.0).into(), vec![line.clone()]),
         (Argument { index: 0, ty: line.ty() }.into(), vec![]),

@@ -206,7 +206,7 @@ fn axis_bookkeeping() {
     let joined = gives(Concat { pieces, into: five }, &given, &[a, five]);
     assert_eq!(joined, [1.0, 2.0, 3.0, 7.0, 8.0, 4.0, 5.0, 6.0, 7.0, 9.0]);
     let past = Axis::fixed("past", 3);
-    let history = History { time: b, past, window: None };
+    let history = History { time: b, past, window: None, room: 0 };
     assert_eq!(gives(history, &[floats(&[b], &[1.0, 2.0, 3.0])], &[past]), [1.0, 2.0, 3.0]);
 }
 
@@ -217,7 +217,7 @@ fn history_without_a_cache_spans_the_sequence() -> Result<()> {
     let ty = diptych_ir::TensorType::new(DType::F32, diptych_ir::Axes::new([time]).expect("one axis"));
     let graph = &mut program.main_mut().graph;
     let x = graph.add(diptych_ir::ops::Input { name: "x".into(), ty }, &[])?;
-    let kept = graph.add(History { time, past, window: None }, &[x])?;
+    let kept = graph.add(History { time, past, window: None, room: 0 }, &[x])?;
     let mut context = Context::default();
     context.inputs.insert("x".into(), Value::new(&[(time.name, 2)], vec![1.0, 2.0])?);
     let unbound = evaluate(&program, &[kept], &context).expect_err("no sizes");

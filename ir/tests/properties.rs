@@ -47,7 +47,7 @@ fn cases(sizes: [usize; 3], numbers: &mut Numbers) -> Vec<(Op, Vec<Given>)> {
             Concat { pieces: vec![a, b], into: joined }.into(),
             vec![numbers.floats(&[a, c]), numbers.floats(&[b])],
         ),
-        (History { time: a, past: renamed, window: None }.into(), vec![x]),
+        (History { time: a, past: renamed, window: None, room: 0 }.into(), vec![x]),
     ]
 }
 

@@ -71,7 +71,7 @@ fn sample() -> Result<Program> {
     let y = program.add_repeat(Program::MAIN, body, layers, true, &[x], &[scale], &[])?[0];
 
     let graph = &mut program.main_mut().graph;
-    let kept = graph.add(History { time, past, window: Some(5) }, &[y])?;
+    let kept = graph.add(History { time, past, window: Some(5), room: 0 }, &[y])?;
     let scores = graph.add(Contract { over: vec![embed] }, &[y, kept])?;
     let position = graph.add(Index { axis: time, origin: Some(batch) }, &[])?;
     let key = graph.add(Index { axis: past, origin: None }, &[])?;

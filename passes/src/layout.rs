@@ -140,7 +140,10 @@ impl Layouts {
                 let Op::Contract(contract) = region.graph.op(id) else { continue };
                 let operands = region.graph.operands(id);
                 let with_rows = operands.iter().any(|&operand| {
-                    matches!(leading(region.graph.axes(operand)), Ok(Leading::Rows | Leading::Batch))
+                    matches!(
+                        leading(region.graph.axes(operand)),
+                        Ok(Leading::Rows | Leading::Batch | Leading::Past)
+                    )
                 });
                 for &operand in operands.iter().filter(|_| with_rows && operands.len() == 2) {
                     let (operand, chosen) = chosen_weight(region, &operands, operand);
@@ -169,6 +172,17 @@ impl Layouts {
             let layout = owner.and_then(|owner| layouts.params.get(&owner).cloned());
             let layout = layout.unwrap_or_else(|| layouts.dense(ty));
             layouts.params.insert(state, layout);
+        }
+        layouts
+    }
+
+    /// These layouts for another form of the same program: the parameters are stored once, and caches in one order.
+    pub fn alongside(&self, program: &Program) -> Layouts {
+        let mut layouts = self.clone();
+        for &name in program.regions.iter().flat_map(|region| region.graph.axis_order()) {
+            if !layouts.order.contains(&name) {
+                layouts.order.push(name);
+            }
         }
         layouts
     }

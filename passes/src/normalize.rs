@@ -6,6 +6,7 @@
 mod grouped;
 
 use crate::fuse::is_view;
+use crate::layout::Leading;
 use diptych_ir::ops::{Cast, Contract, Literal, Map, Reduce, spread};
 use diptych_ir::{Axis, DType, Graph, NodeId, Op, Program, ReduceKind, Region, Result, ScalarFn, Size};
 use std::collections::HashSet;
@@ -316,15 +317,17 @@ fn normal_form(graph: &mut Graph, id: NodeId, contract: &Contract) -> Result<Opt
     }
 }
 
-/// A reduction over positions and positions so far, as one over the latter and one over the rest.
+/// A reduction over positions and positions so far, as one over the latter and one over the rest. Rows of positions
+/// so far alone are summed at once, as rows of tokens are.
 fn sum_in_turn(graph: &mut Graph, id: NodeId, reduce: &Reduce) -> Result<Option<NodeId>> {
     let is_past = |axis: &&Axis| crate::layout::symbol(**axis) == Some("past");
     let Some(&past) = reduce.over.iter().find(is_past) else { return Ok(None) };
     let rest: Vec<Axis> = reduce.over.iter().copied().filter(|&axis| axis != past).collect();
-    if !rest.iter().any(|&axis| crate::layout::symbol(axis).is_some()) {
+    let operand = graph.operands(id)[0];
+    let rows = crate::layout::leading(graph.axes(operand)) == Ok(Leading::Past);
+    if rows || !rest.iter().any(|&axis| crate::layout::symbol(axis).is_some()) {
         return Ok(None);
     }
-    let operand = graph.operands(id)[0];
     let inner = graph.add(Reduce { kind: reduce.kind, over: vec![past] }, &[operand])?;
     graph.add(Reduce { kind: reduce.kind, over: rest }, &[inner]).map(Some)
 }

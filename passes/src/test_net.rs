@@ -93,8 +93,8 @@ impl Net {
             add(Concat { pieces: vec![half, half], into: self.head_dim }.into(), &[first, second])
         };
         let (q, k) = (rotary(q), rotary(k));
-        let history = History { time: self.time, past: self.past, window: None };
-        let (k, v) = (add(history.into(), &[k]), add(history.into(), &[v]));
+        let history = |room| History { time: self.time, past: self.past, window: None, room };
+        let (k, v) = (add(history(0).into(), &[k]), add(history(1).into(), &[v]));
         let scores = add(Contract { over: vec![self.head_dim] }.into(), &[q, k]);
         let now = add(Index { axis: self.time, origin: Some(self.batch) }.into(), &[]);
         let then = add(Index { axis: self.past, origin: None }.into(), &[]);

@@ -8,7 +8,7 @@ use crate::executor::{
     SharedMemory, load_kernels,
 };
 use diptych_codegen::c::prelude::VectorWidth;
-use diptych_codegen::driver::{CompiledProgram, compile_program};
+use diptych_codegen::driver::{CompiledProgram, Rewritten, compile_program, compile_rewritten};
 use diptych_codegen::entry::{CompileError, EntryOptions, Limits};
 use diptych_ir::{EntryKind, Program};
 use diptych_passes::AdamWOptions;
@@ -88,7 +88,7 @@ pub struct Session {
 }
 
 impl Session {
-    /// Compiles entries of a program, with parameters all zero.
+    /// Compiles entries of a program in the form that is chosen by default, with parameters all zero.
     ///
     /// # Errors
     /// When the program cannot be compiled, or memory is short.
@@ -100,6 +100,20 @@ impl Session {
         optimizer: &AdamWOptions,
     ) -> Result<Session, SessionError> {
         Self::load(device, compile_program(program, kinds, optimizer, device.options())?, context)
+    }
+
+    /// The same of a program whose form is chosen.
+    ///
+    /// # Errors
+    /// As of [`Session::compile`].
+    pub fn compile_rewritten(
+        device: &Device,
+        rewritten: &Rewritten,
+        context: usize,
+        kinds: &[EntryKind],
+        optimizer: &AdamWOptions,
+    ) -> Result<Session, SessionError> {
+        Self::load(device, compile_rewritten(rewritten, kinds, optimizer, device.options())?, context)
     }
 
     /// Compiles the kernels of a program that has been through the passes, with parameters all zero.

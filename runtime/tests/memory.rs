@@ -39,7 +39,15 @@ fn two_steps(device: &Device, preset: &str, kinds: &[EntryKind], spoilt: bool) -
         session.store.set(*name, &initialize(&program, name.as_str(), 3).unwrap()).unwrap();
     }
     let limits = Limits { rows: 90, batch: 2 };
-    let bound = |kind| Executable::memory_bound(&session.compiled.entries[kind], limits, 2, device.width);
+    let bound = |kind| {
+        Executable::memory_bound(
+            &session.compiled.entries[kind],
+            limits,
+            CacheSize::default(),
+            2,
+            device.width,
+        )
+    };
     let padded: usize = kinds.iter().map(|kind| bound(kind).padded).sum();
     let workspace = Workspace::new(kinds.iter().map(bound)).unwrap();
     let shared = SharedMemory { caches: None, workspace: Some(&workspace) };

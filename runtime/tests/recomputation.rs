@@ -1,6 +1,6 @@
 //! What is computed again in the backward pass instead of being kept changes no bit, and takes less memory.
 
-use diptych_codegen::driver::CompiledProgram;
+use diptych_codegen::driver::{CompiledProgram, rewrite_by_default};
 use diptych_codegen::entry::Limits;
 use diptych_codegen::within::{Limit, WithinError, compile_within};
 use diptych_ir::{Axis, EntryKind};
@@ -23,7 +23,7 @@ fn model(preset: &str) -> Box<dyn Architecture> {
 }
 
 fn arena(compiled: &CompiledProgram) -> usize {
-    place(&compiled.entries[&EntryKind::Train].lifetimes(LIMITS)).bytes
+    place(&compiled.entries[&EntryKind::Train].lifetimes(LIMITS, 0)).bytes
 }
 
 /// The bits of the loss and of every gradient after a step.
@@ -80,7 +80,13 @@ fn no_bit_changes(presets: &[&str]) {
             // One batch that is not cut: only recomputation can help.
             let limit = Limit { bytes, batch: 1, memory: &memory, seconds: &|_, _| 0.0, size: &size };
             let options = device.options();
-            compile_within(&program, &[EntryKind::Train], &AdamWOptions::default(), options, &limit)
+            compile_within(
+                &rewrite_by_default(&program, options).unwrap(),
+                &[EntryKind::Train],
+                &AdamWOptions::default(),
+                options,
+                &limit,
+            )
         };
         let (everything, choice) = compile(usize::MAX).unwrap();
         assert!(choice.recomputed.is_empty());

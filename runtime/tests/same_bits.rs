@@ -2,7 +2,10 @@
 //! bit the same from training, scoring, prefill at any split and decode, at any
 //! batch size and thread count, for every family of the zoo, in f32 and bf16.
 
-use diptych_codegen::entry::Limits;
+mod naive;
+
+use diptych_codegen::driver::{CompiledProgram, compile_program, compile_program_plainly};
+use diptych_codegen::entry::{Buffer, CompileError, EntryOptions, Limits, Role};
 use diptych_ir::evaluate::{Context, Value, evaluate};
 use diptych_ir::ops::Slice;
 use diptych_ir::{Axis, DType, EntryKind, NodeId, Program, Symbol, UpdateRule};
@@ -81,9 +84,14 @@ fn with_probes(program: &Program) -> Program {
     program
 }
 
-fn session(device: &Device, program: &Program, kinds: &[EntryKind]) -> Session {
-    let mut session = Session::compile(device, program, CONTEXT, kinds, &AdamWOptions::default())
-        .unwrap_or_else(|error| panic!("{error}"));
+/// With the algebra or without.
+type Compile =
+    fn(&Program, &[EntryKind], &AdamWOptions, EntryOptions) -> Result<CompiledProgram, CompileError>;
+
+fn session(device: &Device, program: &Program, kinds: &[EntryKind], compile: Compile) -> Session {
+    let compiled = compile(program, kinds, &AdamWOptions::default(), device.options())
+        .unwrap_or_else(|error| panic!("{}: {error}", program.name));
+    let mut session = Session::load(device, compiled, CONTEXT).unwrap_or_else(|error| panic!("{error}"));
     for name in program.params.keys() {
         session.store.set(*name, &initialize(program, name.as_str(), 3).unwrap()).unwrap();
     }
@@ -220,11 +228,17 @@ fn assert_same(case: &str, width: usize, expected: &[Vec<u32>], found: &[Vec<u32
 }
 
 /// Every way in which a text can be run, each against the score of that text alone.
-fn all_entries_agree(case: &str, devices: [&Device; 2], program: &Program, tolerance: f64) {
+fn all_entries_agree(
+    case: &str,
+    devices: [&Device; 2],
+    program: &Program,
+    compile: Compile,
+    tolerance: f64,
+) -> [Session; 2] {
     use EntryKind::{Decode, Prefill, Score, Train};
     let probes = with_probes(program);
-    let served = session(devices[1], program, &[Train, Score, Prefill, Decode]);
-    let probed = session(devices[1], &probes, &[Prefill, Decode]);
+    let served = session(devices[1], program, &[Train, Score, Prefill, Decode], compile);
+    let probed = session(devices[1], &probes, &[Prefill, Decode], compile);
     let caches =
         CacheRooms::new(&probed.compiled.entries[&Decode], CacheSize { chunks: 21, sequences: 7 }).unwrap();
     let vocab = program.main().graph.axes(logits(program)).iter().find_map(|axis| axis.fixed_size()).unwrap();
@@ -286,6 +300,7 @@ fn all_entries_agree(case: &str, devices: [&Device; 2], program: &Program, toler
         assert_same(&case("logits of decode"), vocab, &all_logits, &found_logits);
         serving_agrees(&case("serving"), device, &served, &texts, (&log_probs, &all_logits));
     }
+    [served, probed]
 }
 
 /// The gradients of a short text against the reference evaluator's, with the same roundings.
@@ -383,8 +398,41 @@ fn every_family_agrees(dtype: &str, tolerance: f64) {
     let devices = [1, 2].map(|threads| Device::cpu(Some(threads)).unwrap());
     for (name, preset, change) in variants() {
         let program = program(preset, &change, dtype);
-        all_entries_agree(&format!("{name} {dtype}"), [&devices[0], &devices[1]], &program, tolerance);
+        let case = format!("{name} {dtype}");
+        all_entries_agree(&case, [&devices[0], &devices[1]], &program, compile_program, tolerance);
     }
+}
+
+/// What is computed for all positions so far at every step, in all entries alike.
+fn naive_forms_agree(dtype: DType, tolerance: f64) {
+    let devices = [1, 2].map(|threads| Device::cpu(Some(threads)).unwrap());
+    for (name, program) in [
+        ("latent", naive::latent(dtype, None)),
+        ("windowed latent", naive::latent(dtype, Some(40))),
+        ("everything", naive::everything(dtype)),
+    ] {
+        let case = format!("{name} {}", dtype.name());
+        let devices = [&devices[0], &devices[1]];
+        let sessions = all_entries_agree(&case, devices, &program, compile_program_plainly, tolerance);
+        for session in &sessions {
+            for kind in [EntryKind::Prefill, EntryKind::Decode] {
+                let entry = &session.compiled.entries[&kind];
+                let computed =
+                    |buffer: &&Buffer| buffer.role == Role::Temporary && entry.lies_along_cache(buffer);
+                assert!(entry.buffers.iter().any(|buffer| computed(&buffer)), "{case}: {}", kind.name());
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_computed_over_the_past_has_the_same_bits_in_f32() {
+    naive_forms_agree(DType::F32, 1e-4);
+}
+
+#[test]
+fn what_is_computed_over_the_past_has_the_same_bits_in_bf16() {
+    naive_forms_agree(DType::BF16, 2e-2);
 }
 
 #[test]
@@ -410,7 +458,7 @@ fn a_root_of_one_entry_changes_no_other_s_bits() {
     let score = program.entries.iter_mut().find(|entry| entry.kind == EntryKind::Score).unwrap();
     score.roots.push((Symbol::new("some_logits"), some));
     let device = Device::cpu(Some(1)).unwrap();
-    let session = session(&device, &program, &[EntryKind::Train, EntryKind::Score]);
+    let session = session(&device, &program, &[EntryKind::Train, EntryKind::Score], compile_program);
     let texts = Texts::new(613);
     let [train, score] = [EntryKind::Train, EntryKind::Score].map(|kind| {
         let mut found = empty(1);
@@ -428,7 +476,7 @@ fn an_empty_kernel_cache_gives_the_same_bits() {
     let texts = Texts::new(97);
     let [warm, cold] = [KernelCache::standard(), KernelCache::at(folder.path())].map(|cache| {
         let device = Device { cache, ..Device::cpu(Some(2)).unwrap() };
-        let session = session(&device, &program, &[EntryKind::Score]);
+        let session = session(&device, &program, &[EntryKind::Score], compile_program);
         let mut found = empty(1);
         let mut score = Runner::new(&device, &session, EntryKind::Score, None);
         score.collect(&texts, &whole(&[0, 1, 2, 3, 4, 5, 6]), "log_prob", &mut found);

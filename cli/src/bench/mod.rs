@@ -12,10 +12,12 @@ use crate::failure::{Failure, Result};
 use crate::format::{seconds, thousands};
 use crate::held_out::HeldOutSet;
 use crate::machine::{open_device, open_machine};
+use crate::objective::{Form, ObjectiveConfig};
 use crate::output::{claim_folder, numbered_folder, print, tell, write_file};
 use crate::report::{Conditions, Loss, ModelReport, Pair, Report, page, table};
 use crate::text::prepare_text;
 use clap::Args;
+use diptych_codegen::driver::Rewritten;
 use diptych_cost::Machine;
 use diptych_data::{DocumentLoss, Estimate, HeldOut, Prepared, TrainingOrder, paired_difference};
 use diptych_ir::Program;
@@ -24,11 +26,12 @@ use diptych_runtime::session::Device;
 use std::path::PathBuf;
 use std::time::Instant;
 
-/// The models of the bench, as the table calls them, and their presets.
-const MODELS: [(&str, &str); 3] = [
-    ("Multi-head", "bench-multi-head"),
-    ("Grouped-query", "bench-grouped-query"),
-    ("Latent", "bench-latent"),
+/// The models of the bench, as the table calls them, their presets, and whether their entries may differ in rounding.
+const MODELS: [(&str, &str, Form); 4] = [
+    ("Multi-head", "bench-multi-head", Form::Same),
+    ("Grouped-query", "bench-grouped-query", Form::Same),
+    ("Latent", "bench-latent", Form::Same),
+    ("Latent, fast", "bench-latent", Form::Fast),
 ];
 /// Seconds of a whole run, by default and with `--quick`, with some to spare below 5 minutes and 1.
 const SECONDS: [f64; 2] = [270.0, 52.0];
@@ -76,6 +79,8 @@ struct Contender {
     preset: String,
     architecture: Box<dyn Architecture>,
     program: Program,
+    /// The program in the form that was chosen for it.
+    rewritten: Rewritten,
 }
 
 /// What all models of a bench share.
@@ -100,7 +105,8 @@ pub fn run(registry: &Registry, arguments: &Arguments) -> Result<()> {
     if !(budget.is_finite() && budget > 0.0) {
         return Err(Failure(format!("--seconds is {budget}; it must be a positive number")));
     }
-    let contenders = contenders(registry, &arguments.models)?;
+    let device = open_device(&arguments.device)?;
+    let contenders = contenders(registry, arguments, &device)?;
     let (vocabulary, context) = sizes(&contenders)?;
     if arguments.batch == 0 || arguments.time == 0 || arguments.time > context || arguments.steps == Some(0) {
         return Err(Failure(format!(
@@ -114,7 +120,6 @@ pub fn run(registry: &Registry, arguments: &Arguments) -> Result<()> {
         }
         None => numbered_folder("diptych-bench")?,
     };
-    let device = open_device(&arguments.device)?;
     let (machine, machine_summary) = open_machine(&arguments.device, &device)?;
     let (prepared, text) = prepare_text(&arguments.text, vocabulary, None, None)?;
     let bench = Bench {
@@ -185,15 +190,21 @@ pub fn run(registry: &Registry, arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-fn contenders(registry: &Registry, presets: &[String]) -> Result<Vec<Contender>> {
-    let named: Vec<(&str, &str)> = match presets.is_empty() {
+fn contenders(registry: &Registry, arguments: &Arguments, device: &Device) -> Result<Vec<Contender>> {
+    let presets = &arguments.models;
+    let named: Vec<(&str, &str, Form)> = match presets.is_empty() {
         true => MODELS.to_vec(),
-        false => presets.iter().map(|preset| (preset.as_str(), preset.as_str())).collect(),
+        false => presets.iter().map(|preset| (preset.as_str(), preset.as_str(), Form::Same)).collect(),
     };
-    let make = |(title, preset): (&str, &str)| {
+    let make = |(title, preset, numerics): (&str, &str, Form)| {
         let architecture = registry.preset(preset)?;
         let program = build(&*architecture)?;
-        Ok(Contender { title: title.to_owned(), preset: preset.to_owned(), architecture, program })
+        let config = ObjectiveConfig { numerics, ..ObjectiveConfig::default() };
+        let time = arguments.time.clamp(1, architecture.context());
+        let objective = config.objective(architecture.context(), arguments.batch.max(1), time)?;
+        let rewritten = config.rewrite(&program, objective, device.options())?;
+        let (title, preset) = (title.to_owned(), preset.to_owned());
+        Ok(Contender { title, preset, architecture, program, rewritten })
     };
     named.into_iter().map(make).collect()
 }

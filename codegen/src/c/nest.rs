@@ -320,7 +320,7 @@ impl Writer<'_> {
         match self.program.dims[dim].extent {
             Extent::Rows { .. } => format!("step->row_position[{}_start{index}]", self.name(dim)),
             Extent::Time => format!("time_position{index}"),
-            Extent::Past => format!("past_position{index}"),
+            Extent::Past { .. } => format!("past_position{index}"),
             Extent::Sequence => "sequence_start".to_owned(),
             Extent::Position => format!("(origin + {}_start - first_row)", self.name(dim)),
             Extent::Whole(_) => format!("0{index}"),

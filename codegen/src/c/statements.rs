@@ -100,7 +100,7 @@ impl Writer<'_> {
                 ));
                 self.line(format!("const int32_t *{name}_ids = {order} + {name}_first;"));
             }
-            Extent::Past => {
+            Extent::Past { .. } => {
                 let first = match bounds.window {
                     Some(window) => format!("most(0, time_position - {}) / CHUNK", window - 1),
                     None => "0".to_owned(),

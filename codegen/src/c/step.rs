@@ -28,6 +28,12 @@ pub struct StepTables {
     pub block_sequence: *const i32,
     /// Chunk of each pair, counted from the sequence's first row.
     pub block_index: *const i32,
+    /// Pairs of a sequence and a chunk of its positions so far.
+    pub past_blocks: i64,
+    /// Sequence of each of these pairs.
+    pub past_block_sequence: *const i32,
+    /// Chunk of each of these pairs, counted from position 0.
+    pub past_block_index: *const i32,
     /// First row of each chunk of each sequence's positions so far.
     pub chunk_row: *const i32,
     /// Place of each sequence's state of recurrences.
@@ -46,6 +52,8 @@ struct step {
     const int32_t *row_position, *row_cache;
     const int32_t *sequence_row, *sequence_origin;
     const int32_t *block_sequence, *block_index;
+    int64_t past_blocks;
+    const int32_t *past_block_sequence, *past_block_index;
     const int32_t *chunk_row, *sequence_state;
     void (*dot)(int64_t m, int64_t n, int64_t k, const float *a, int64_t a_m, int64_t a_k, const float *b,
                 int64_t b_panel, int64_t b_k, int b_padded, float *c, int64_t c_m, int64_t c_panel, int c_padded,

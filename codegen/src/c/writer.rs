@@ -122,7 +122,7 @@ impl Writer<'_> {
             Extent::Flat { block } => format!("{}s in blocks of {block}", dim.name),
             Extent::Pairs { block, .. } => format!("{}s sorted by id, in blocks of {block}", dim.name),
             Extent::Choice { size, .. } => format!("{} ({size})", dim.name),
-            Extent::Time | Extent::Past => format!("chunks of {} of each sequence", dim.name),
+            Extent::Time | Extent::Past { .. } => format!("chunks of {} of each sequence", dim.name),
             Extent::Sequence | Extent::Position => format!("{}s", dim.name),
             Extent::Whole(size) => format!("{} ({size})", dim.name),
         }
@@ -134,7 +134,14 @@ impl Writer<'_> {
         if grid.is_empty() {
             self.line("(void)instance;");
         }
-        let sequences = self.program.dims.iter().any(|dim| matches!(dim.extent, Extent::Time | Extent::Past));
+        let extents: Vec<Extent> = grid.iter().map(|&dim| self.program.dims[dim].extent).collect();
+        // Sequences have as many chunks of tokens, and of positions so far, as they are long.
+        let pairs = match extents.iter().find(|extent| matches!(extent, Extent::Time | Extent::Past { .. })) {
+            Some(Extent::Past { .. }) => "past_block",
+            _ => "block",
+        };
+        let sequences =
+            self.program.dims.iter().any(|dim| matches!(dim.extent, Extent::Time | Extent::Past { .. }));
         for (position, &dim) in grid.iter().enumerate().rev() {
             let name = self.name(dim).to_owned();
             let first = position == 0;
@@ -174,10 +181,10 @@ impl Writer<'_> {
                         "const int64_t {name}_count = least({block}, sizes[0] - {name}_start);"
                     ));
                 }
-                Extent::Time | Extent::Past => {
-                    self.line(format!("const int64_t pair = {};", place("step->blocks".to_owned())));
+                Extent::Time | Extent::Past { .. } => {
+                    self.line(format!("const int64_t pair = {};", place(format!("step->{pairs}s"))));
                     if !first {
-                        self.line("instance /= step->blocks;");
+                        self.line(format!("instance /= step->{pairs}s;"));
                     }
                 }
                 Extent::Pairs { along, block, .. } => self.pair_block(&name, along, block),
@@ -204,15 +211,23 @@ impl Writer<'_> {
             }
         }
         if sequences {
-            self.line("const int64_t sequence = step->block_sequence[pair];");
+            self.line(format!("const int64_t sequence = step->{pairs}_sequence[pair];"));
             self.line("const int64_t first_row = step->sequence_row[sequence];");
             self.line("const int64_t length = step->sequence_row[sequence + 1] - first_row;");
             self.line("const int64_t origin = step->sequence_origin[sequence];");
             self.line("const int32_t *chunk_row = step->chunk_row + sequence * step->chunk_stride;");
-            for &dim in &grid {
-                match self.program.dims[dim].extent {
+            for extent in extents {
+                match extent {
                     Extent::Time => self.time_range("step->block_index[pair]"),
-                    Extent::Past => self.past_range("step->block_index[pair]"),
+                    Extent::Past { window } => {
+                        self.past_range("step->past_block_index[pair]");
+                        if let Some(window) = window {
+                            self.line(format!(
+                                "if (past_chunk < most(0, origin - {}) / CHUNK) return;",
+                                window - 1
+                            ));
+                        }
+                    }
                     _ => {}
                 }
             }

@@ -162,17 +162,23 @@ impl Builder<'_> {
     }
 
     /// The buffer of the states of a value that a scan carries.
-    fn state_buffer(&mut self, region: RegionId, node: NodeId, index: usize, slots: usize) -> BufferId {
-        let role = Role::State { region, node, index };
-        if let Some(known) = self.buffers.iter().position(|buffer| buffer.role == role) {
-            return known;
-        }
-        let (dtype, layout) = match self.program.region(region).graph.op(node) {
-            Op::Scan(scan) => (scan.results[index].dtype, self.layouts.dense(&scan.results[index])),
-            _ => (diptych_ir::DType::F32, self.values.get(region, node)),
+    fn state_buffer(
+        &mut self,
+        region: RegionId,
+        node: NodeId,
+        index: usize,
+        slots: usize,
+    ) -> Result<BufferId, CompileError> {
+        let Op::Scan(scan) = self.program.region(region).graph.op(node) else {
+            return Err(self.error("a state of what is no recurrence"));
         };
+        let role = Role::State { room: scan.room, index };
+        if let Some(known) = self.buffers.iter().position(|buffer| buffer.role == role) {
+            return Ok(known);
+        }
+        let (dtype, layout) = (scan.results[index].dtype, self.layouts.dense(&scan.results[index]));
         self.buffers.push(Buffer { role, dtype, layout, slots, first: usize::MAX, last: 0 });
-        self.buffers.len() - 1
+        Ok(self.buffers.len() - 1)
     }
 
     /// How many values of the layout a node's value is: layers of a stack.
@@ -425,12 +431,16 @@ impl Builder<'_> {
                 Source::Starts(ids, count) => scope.groupings[&(ids, count)][1],
                 Source::Cache(node) => {
                     let slots = scope.layers.unwrap_or(1);
-                    let buffer = self.role_buffer(Role::Cache { region, node }, region, node, slots);
+                    let Op::History(history) = self.program.region(region).graph.op(node) else {
+                        return Err(self.error("a cache of what is no history"));
+                    };
+                    let role = Role::Cache { room: history.room, window: history.window };
+                    let buffer = self.role_buffer(role, region, node, slots);
                     ArgRef { buffer, slot: if scope.layers.is_some() { Slot::Layer } else { Slot::First } }
                 }
                 Source::State { scan, index } => {
                     let slots = scope.layers.unwrap_or(1);
-                    let buffer = self.state_buffer(region, scan, index, slots);
+                    let buffer = self.state_buffer(region, scan, index, slots)?;
                     ArgRef { buffer, slot: if scope.layers.is_some() { Slot::Layer } else { Slot::First } }
                 }
                 Source::Value(id) => match self.place(scope, id) {

@@ -34,17 +34,15 @@ pub enum Role {
     Derived,
     /// What a `history` has seen.
     Cache {
-        /// The region of the `history`.
-        region: RegionId,
-        /// The `history`.
-        node: NodeId,
+        /// Which of the program's caches it is.
+        room: usize,
+        /// How many positions are kept, if not all.
+        window: Option<usize>,
     },
     /// The state of each sequence, of a value that a scan carries.
     State {
-        /// The region of the scan.
-        region: RegionId,
-        /// The scan.
-        node: NodeId,
+        /// Which of the program's recurrences it is.
+        room: usize,
         /// Which of the carried values.
         index: usize,
     },
@@ -168,6 +166,8 @@ pub enum GridCount {
     },
     /// Pairs of a sequence and a chunk of its tokens.
     Chunks,
+    /// Pairs of a sequence and a chunk of its positions so far.
+    PastChunks,
     /// At most as many as blocks of pairs of a row and an id: each id's begin anew.
     Pairs {
         /// Which rows.
@@ -182,12 +182,14 @@ pub enum GridCount {
 }
 
 impl GridCount {
-    /// The number of instances, given how many rows there are of a kind, and pairs of a sequence and a chunk.
-    pub fn instances(self, rows: impl Fn(Leading) -> usize, chunks: usize) -> usize {
+    /// The number of instances, given how many rows there are of a kind, and pairs of a sequence and a chunk: of its
+    /// tokens, and of its positions so far.
+    pub fn instances(self, rows: impl Fn(Leading) -> usize, [chunks, past_chunks]: [usize; 2]) -> usize {
         match self {
             GridCount::Fixed(count) => count,
             GridCount::Rows { leading, block } => rows(leading).div_ceil(block),
             GridCount::Chunks => chunks,
+            GridCount::PastChunks => past_chunks,
             GridCount::Pairs { leading, each, ids, block } => {
                 let pairs = rows(leading) * each;
                 pairs / block + ids.min(pairs)
@@ -208,7 +210,8 @@ impl GridCount {
             Extent::Blocks { size, block } => GridCount::Fixed(size.div_ceil(block)),
             Extent::Rows { leading, block } => GridCount::Rows { leading, block },
             Extent::Flat { block } => GridCount::Fixed(flat.div_ceil(block)),
-            Extent::Time | Extent::Past => GridCount::Chunks,
+            Extent::Time => GridCount::Chunks,
+            Extent::Past { .. } => GridCount::PastChunks,
             Extent::Sequence => GridCount::Rows { leading: Leading::Batch, block: 1 },
             Extent::Whole(_) | Extent::Choice { .. } | Extent::Position => GridCount::Fixed(1),
         }
@@ -286,13 +289,27 @@ impl CompiledEntry {
     /// The lifetimes of all buffers in an arena. Those that are not temporary have no
     /// size there, nor those with padding: it must stay zero, while what lies in an
     /// arena shares its place with other values, and maybe with those of other entries.
-    pub fn lifetimes(&self, limits: Limits) -> Vec<Lifetime> {
+    ///
+    /// `cached` is the number of rows of each cache, 0 if the entry has none: what is computed for all positions so
+    /// far lies as in a cache.
+    pub fn lifetimes(&self, limits: Limits, cached: usize) -> Vec<Lifetime> {
         let lifetime = |buffer: &Buffer| {
             let placed = buffer.role == Role::Temporary && !buffer.has_padding(self.panel);
-            let bytes = if placed { buffer.bytes(limits, self.panel) } else { 0 };
+            let bytes = match placed {
+                true if self.lies_along_cache(buffer) => {
+                    buffer.slots * cached * buffer.layout.row_elements(self.panel) * buffer.dtype.bytes()
+                }
+                true => buffer.bytes(limits, self.panel),
+                false => 0,
+            };
             Lifetime { bytes, first: buffer.first, last: buffer.last }
         };
         self.buffers.iter().map(lifetime).collect()
+    }
+
+    /// Whether a buffer has a row for each row of a cache.
+    pub fn lies_along_cache(&self, buffer: &Buffer) -> bool {
+        self.kind.cached() && buffer.layout.leading() == Leading::Past
     }
 
     /// The buffer of a role.

@@ -2,7 +2,7 @@
 //! which is streamed, and in what blocks. Block sizes depend on fixed sizes
 //! and the kind of group alone, never on what a run binds.
 
-use super::{Context, LowerError};
+use super::{Context, LowerError, past};
 use crate::tile::{Dim, DimId, Extent, PAIRS};
 use diptych_ir::{Axis, Graph, NodeId, Op, ReduceKind, Size};
 use diptych_passes::fuse::{Group, GroupKind, Grouping, StreamAxis};
@@ -141,6 +141,16 @@ pub fn choose(group: &Group, context: &Context) -> Result<Dims, LowerError> {
                 dims.divide(axis, Extent::Blocks { size, block: choose_block(size, 1, 8, 1) });
             }
         }
+        // Rows of a cache lie chunk by chunk, found through a table.
+        GroupKind::Rows(Leading::Past) if !context.history_is_rename => {
+            let time = dims.add("time", Extent::Time);
+            let past = dims.add("past", Extent::Past { window: past::computed(graph, group) });
+            dims.sequence = Some((time, past));
+            dims.grid.push(past);
+            if let Some((axis, extent)) = column_blocks(group, &contractions, graph, context) {
+                dims.divide(axis, extent);
+            }
+        }
         GroupKind::Rows(leading) => {
             let block = if contractions.is_empty() { POINTWISE_ROWS } else { context.tile_rows * 12 };
             let row = dims.add("row", Extent::Rows { leading: *leading, block });
@@ -185,7 +195,7 @@ pub fn choose(group: &Group, context: &Context) -> Result<Dims, LowerError> {
             let long = |axis: StreamAxis| matches!(axis, StreamAxis::Time | StreamAxis::Past);
             if long(axes.along) {
                 let time = dims.add("time", Extent::Time);
-                let past = dims.add("past", Extent::Past);
+                let past = dims.add("past", Extent::Past { window: None });
                 dims.sequence = Some((time, past));
             }
             let streamed_rows = matches!(axes.along, StreamAxis::Rows(_));

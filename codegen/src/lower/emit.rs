@@ -3,7 +3,7 @@
 //! running maximum.
 
 use super::stages::{Class, Computed, Fold, Lowering, Phase};
-use super::{LowerError, Lowered};
+use super::{LowerError, Lowered, past};
 use crate::tile::{DimId, Instr, Nest, Place, Stmt, StreamBounds, TileProgram, ValueId, View};
 use diptych_ir::ops::Literal;
 use diptych_ir::{DType, NodeId, Op, ReduceKind, ScalarFn};
@@ -381,7 +381,13 @@ impl Lowering<'_> {
         let mut bounds = reductions.clone().map(|&id| self.mask_of(id));
         let first = bounds.next().unwrap_or_default();
         let agree = reductions.all(|&id| self.mask_of(id) == first);
-        if agree { first } else { StreamBounds::default() }
+        let mut bounds = if agree { first } else { StreamBounds::default() };
+        if !self.context.history_is_rename {
+            // What a cache does not keep is not there, whatever a mask says.
+            let kept = self.group.nodes.iter().filter_map(|&id| past::kept(self.graph, id));
+            bounds.window = bounds.window.into_iter().chain(kept).min();
+        }
+        bounds
     }
 
     /// What the mask says that a value has gone through, so that it counts for

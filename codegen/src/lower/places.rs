@@ -197,7 +197,8 @@ impl Lowering<'_> {
     fn walks_tokens(&self, row: DimId) -> bool {
         matches!(
             self.dims.list[row].extent,
-            Extent::Rows { leading: Leading::Rows, .. } | Extent::Pairs { leading: Leading::Rows, .. }
+            Extent::Rows { leading: Leading::Rows | Leading::Past, .. }
+                | Extent::Pairs { leading: Leading::Rows, .. }
         )
     }
 

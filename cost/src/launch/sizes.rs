@@ -34,6 +34,12 @@ impl RunSizes {
         self.sequences.iter().map(|sequence| sequence.length).sum()
     }
 
+    /// Rows that the caches of these sequences take, in whole chunks.
+    pub fn cached(&self) -> usize {
+        let chunks = |sequence: &Sequence| (sequence.origin + sequence.length).div_ceil(CHUNK);
+        self.sequences.iter().map(chunks).sum::<usize>() * CHUNK
+    }
+
     /// Sequences.
     pub fn batch(&self) -> usize {
         self.sequences.len()
@@ -80,7 +86,7 @@ impl Sizes<'_> {
     }
 
     pub(super) fn is_sequence(&self, dim: DimId) -> bool {
-        matches!(self.extent(dim), Extent::Time | Extent::Past)
+        matches!(self.extent(dim), Extent::Time | Extent::Past { .. })
     }
 
     /// All positions of a dimension, over its blocks.
@@ -95,7 +101,11 @@ impl Sizes<'_> {
             Extent::Rows { leading, .. } => self.rows(leading),
             Extent::Time => self.run.rows(),
             Extent::Flat { .. } => self.launch.flat,
-            Extent::Past => self.run.sequences.iter().map(|sequence| sequence.origin + sequence.length).sum(),
+            Extent::Past { window } => {
+                let seen =
+                    |sequence: &Sequence| sequence.origin + sequence.length - first_seen(sequence, 0, window);
+                self.run.sequences.iter().map(seen).sum()
+            }
         };
         total as f64
     }
@@ -105,7 +115,7 @@ impl Sizes<'_> {
         match self.extent(dim) {
             Extent::Whole(_) | Extent::Choice { .. } => 1.0,
             Extent::Sequence | Extent::Position => self.total(dim),
-            Extent::Time | Extent::Past => self.visits(At::INSTANCE).count,
+            Extent::Time | Extent::Past { .. } => self.visits(At::INSTANCE).count,
             // The last block of each id is half full, if there are more pairs than fit in one.
             Extent::Pairs { block, .. } => {
                 let used = self.used_ids(dim).unwrap_or(1.0);
@@ -194,9 +204,10 @@ impl Sizes<'_> {
             points *= self.total(dim);
         }
         if loops.iter().any(|&dim| self.is_sequence(dim)) {
-            let sees = |extent| dims.iter().any(|&dim| self.extent(dim) == extent);
+            let sees_time = dims.iter().any(|&dim| self.extent(dim) == Extent::Time);
+            let sees_past = dims.iter().any(|&dim| matches!(self.extent(dim), Extent::Past { .. }));
             let visits = self.visits(at);
-            points *= match (sees(Extent::Time), sees(Extent::Past)) {
+            points *= match (sees_time, sees_past) {
                 (false, false) => visits.count,
                 (true, false) => visits.time,
                 (false, true) => visits.past,
@@ -215,9 +226,9 @@ impl Sizes<'_> {
     /// Distinct positions that all visits together see.
     pub(super) fn distinct(&self, dim: DimId, at: At) -> f64 {
         match (self.extent(dim), at.stream) {
-            (Extent::Past, Some((stream, bounds))) if stream == dim => {
+            (Extent::Past { .. }, Some((stream, bounds))) if stream == dim => {
                 let seen = self.run.sequences.iter().map(|sequence| {
-                    let first = self.first_past(sequence, 0, bounds);
+                    let first = first_seen(sequence, 0, bounds.window);
                     sequence.origin + sequence.length - first
                 });
                 seen.sum::<usize>() as f64
@@ -232,12 +243,6 @@ impl Sizes<'_> {
         }
     }
 
-    /// First position that the chunk of tokens from `start` on looks at.
-    fn first_past(&self, sequence: &Sequence, start: usize, bounds: StreamBounds) -> usize {
-        let position = sequence.origin + start;
-        bounds.window.map_or(0, |window| (position + 1).saturating_sub(window) / CHUNK * CHUNK)
-    }
-
     /// The most positions that stream past a held chunk, and how many do on average.
     pub(super) fn streamed_positions(&self, at: At) -> (f64, f64) {
         let visits = self.visits(at);
@@ -245,14 +250,22 @@ impl Sizes<'_> {
     }
 
     fn visits(&self, at: At) -> Visits {
-        let by_past = self.program.grid.iter().any(|&dim| self.extent(dim) == Extent::Past);
+        let held_past = self.program.grid.iter().find_map(|&dim| match self.extent(dim) {
+            Extent::Past { window } => Some(window),
+            _ => None,
+        });
         let mut visits = Visits::default();
         for equal in self.run.sequences.chunk_by(|one, other| one == other) {
             let (sequence, times) = (&equal[0], equal.len() as f64);
             let end = sequence.origin + sequence.length;
-            for start in (0..sequence.length).step_by(CHUNK) {
+            // The range of positions so far, or of new tokens, that instances hold in chunks.
+            let range = match held_past {
+                Some(window) => first_seen(sequence, 0, window)..end,
+                None => 0..sequence.length,
+            };
+            for start in range.step_by(CHUNK) {
                 // What the instance holds, and the range that it streams in chunks.
-                let (held, streamed) = if by_past {
+                let (held, streamed) = if held_past.is_some() {
                     let held = CHUNK.min(end - start);
                     let streamed = at.stream.map(|(_, bounds)| {
                         let causal = start.saturating_sub(sequence.origin) / CHUNK * CHUNK;
@@ -268,7 +281,7 @@ impl Sizes<'_> {
                     let held = CHUNK.min(sequence.length - start);
                     let streamed = at.stream.map(|(_, bounds)| {
                         let last = if bounds.causal { sequence.origin + start + held } else { end };
-                        (self.first_past(sequence, start, bounds), last.next_multiple_of(CHUNK).min(end))
+                        (first_seen(sequence, start, bounds.window), last.next_multiple_of(CHUNK).min(end))
                     });
                     (held, streamed)
                 };
@@ -280,7 +293,7 @@ impl Sizes<'_> {
                     }
                 };
                 let (time, past) =
-                    if by_past { (positions, held * count) } else { (held * count, positions) };
+                    if held_past.is_some() { (positions, held * count) } else { (held * count, positions) };
                 visits.count += times * count;
                 visits.time += times * time;
                 visits.past += times * past;
@@ -292,4 +305,10 @@ impl Sizes<'_> {
         }
         visits
     }
+}
+
+/// First position, of a whole chunk, that the chunk of tokens from `start` on looks at.
+fn first_seen(sequence: &Sequence, start: usize, window: Option<usize>) -> usize {
+    let position = sequence.origin + start;
+    window.map_or(0, |window| (position + 1).saturating_sub(window) / CHUNK * CHUNK)
 }

@@ -1,10 +1,11 @@
 //! Counts of whole entries against formulas worked out by hand.
 
 use super::*;
-use diptych_codegen::driver::{CompiledProgram, compile_program};
+use diptych_codegen::driver::{CompiledProgram, compile_program, compile_program_plainly};
 use diptych_codegen::entry::{CompiledEntry, EntryOptions, PlanStep};
+use diptych_codegen::tile::Extent;
 use diptych_ir::EntryKind;
-use diptych_models::Registry;
+use diptych_models::{ModelBuilder, Registry};
 use diptych_passes::AdamWOptions;
 use serde_json::json;
 
@@ -264,4 +265,55 @@ fn each_launch<'a>(steps: &'a [PlanStep], found: &mut Vec<&'a Launch>) {
             PlanStep::Copy { .. } => {}
         }
     }
+}
+
+/// A layer whose keys are expanded from a latent of 16 to 24, over all positions that are kept.
+fn expanding(window: Option<usize>) -> CompiledProgram {
+    let program = ModelBuilder::new("expanding", 4096).finish(|m| {
+        let [embed, latent, depth, vocab] = [("embed", 32), ("latent", 16), ("depth", 24), ("vocab", 97)]
+            .map(|(name, size)| m.axis(name, size));
+        let x = m.embedding("embedding", vocab, embed).take(m.tokens(), vocab);
+        let seen = m.linear("down", x, embed, latent).history_window(window).tanh();
+        let scores = m.linear("q", x, embed, depth).dot(m.linear("k", seen, latent, depth), depth).causal();
+        let scores = window.map_or(scores, |window| scores.window(window));
+        m.head("head", scores.softmax(m.past()).dot(seen.sum(latent), m.past()) * x, embed, vocab)
+    });
+    let kinds = [EntryKind::Prefill, EntryKind::Decode];
+    compile_program_plainly(&program.unwrap(), &kinds, &AdamWOptions::default(), OPTIONS).unwrap()
+}
+
+/// Rows for which the keys are expanded in a run, as far as flops, undivided flops and bytes written tell.
+fn expanded_rows(entry: &CompiledEntry, run: &RunSizes) -> [f64; 3] {
+    let expands = |launch: &&Launch| {
+        let program = &entry.programs[launch.kernel];
+        program.grid.iter().any(|&dim| matches!(program.dims[dim].extent, Extent::Past { .. }))
+    };
+    let mut launches = Vec::new();
+    each_launch(&entry.steps, &mut launches);
+    launches.retain(expands);
+    let flops: f64 = launches
+        .iter()
+        .map(|launch| dot_flops(&launch_work(&entry.programs[launch.kernel], launch, run, 32)))
+        .sum();
+    let whole: Vec<Whole> =
+        launches.iter().map(|launch| whole_work(&entry.programs[launch.kernel], launch, run)).collect();
+    let whole_flops: f64 = whole.iter().flat_map(|whole| &whole.contractions).map(|each| each.flops).sum();
+    let written: f64 = whole.iter().map(|whole| whole.written_bytes).sum();
+    // Keys, and one number for the values.
+    [flops / (2 * 16 * 24) as f64, whole_flops / (2 * 16 * 24) as f64, written / (4 * (24 + 1)) as f64]
+}
+
+#[test]
+fn what_is_computed_over_the_past_has_a_row_for_each_position() {
+    let compiled = expanding(None);
+    let ragged = RunSizes {
+        sequences: vec![Sequence { origin: 4095, length: 1 }, Sequence { origin: 70, length: 1 }],
+    };
+    assert_eq!(expanded_rows(&compiled.entries[&EntryKind::Decode], &ragged), [4167.0; 3]);
+    let cut = RunSizes { sequences: vec![Sequence { origin: 100, length: 50 }] };
+    assert_eq!(expanded_rows(&compiled.entries[&EntryKind::Prefill], &cut), [150.0; 3]);
+    // What a window does not reach is left out, by whole chunks.
+    let windowed = expanding(Some(100));
+    let seen = (4096 - 3968) as f64 + 71.0;
+    assert_eq!(expanded_rows(&windowed.entries[&EntryKind::Decode], &ragged), [seen; 3]);
 }

@@ -140,7 +140,7 @@ pub fn whole_work(program: &TileProgram, launch: &Launch, run: &RunSizes) -> Who
 fn shape(sizes: &Sizes<'_>, at: At) -> Stream {
     let grid = &sizes.program.grid;
     let heads = grid.iter().filter(|&&dim| !sizes.is_sequence(dim)).map(|&dim| sizes.total(dim)).product();
-    let by_past = grid.iter().any(|&dim| sizes.extent(dim) == Extent::Past);
+    let by_past = grid.iter().any(|&dim| matches!(sizes.extent(dim), Extent::Past { .. }));
     let held = sizes.run.sequences.iter().map(|sequence| match by_past {
         true => (sequence.origin + sequence.length) as f64,
         false => sequence.length as f64,

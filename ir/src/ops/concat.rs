@@ -44,6 +44,10 @@ impl Operator for Concat {
             if operand.dtype != dtype {
                 return Err(IrError::of("concat", format!("operands must be of one type, not {operands:?}")));
             }
+            if let Some(own) = operand.axes.get(piece.name).filter(|&own| own != piece) {
+                let problem = format!("{operand} has an axis {own}, which is not the piece {piece}");
+                return Err(IrError::of("concat", problem));
+            }
             let rest = operand.axes.without(&[piece]);
             axes = axes.union(&rest).map_err(|(left, right)| {
                 IrError::of(

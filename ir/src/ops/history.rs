@@ -17,6 +17,8 @@ pub struct History {
     pub past: Axis,
     /// How many positions are kept, if not all.
     pub window: Option<usize>,
+    /// Which of the program's caches it is: entries that are rewritten apart share what they name alike.
+    pub room: usize,
 }
 
 impl Operator for History {
@@ -50,14 +52,14 @@ impl Operator for History {
 
     fn attributes(&self) -> String {
         let window = self.window.map(|window| format!(" window {window}")).unwrap_or_default();
-        format!("{} to {}{window}", text::axis(self.time), text::axis(self.past))
+        format!("{} to {}{window} room {}", text::axis(self.time), text::axis(self.past), self.room)
     }
 
     fn parse(name: &str, text: &mut Reader, _: &TensorType) -> Option<Result<Op>> {
         (name == "history").then(|| {
             let (time, past) = (text.axis()?, text.after("to", Reader::axis)?);
             let window = if text.has_word("window") { Some(text.whole()?) } else { None };
-            Ok(Op::History(History { time, past, window }))
+            Ok(Op::History(History { time, past, window, room: text.after("room", Reader::whole)? }))
         })
     }
 }

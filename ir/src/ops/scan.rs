@@ -32,6 +32,8 @@ pub struct Scan {
     /// How the states among the sequenced operands can be had again, if they are
     /// what another scan has kept.
     pub replay: Option<Replay>,
+    /// Which of the program's recurrences it is: entries that are rewritten apart share the states of what they name alike.
+    pub room: usize,
     /// Types of the results.
     pub results: Vec<TensorType>,
 }
@@ -72,8 +74,15 @@ impl Program {
         let (carried, sequenced) = (carried.len(), sequenced.len());
         let results = loop_results("scan", self.region(body), over, carried, sequenced, &types)?;
         let count = results.len();
+        let scans = self.regions.iter().flat_map(|region| {
+            region.graph.ids().into_iter().filter_map(|id| match region.graph.op(id) {
+                Op::Scan(scan) => Some(scan.room + 1),
+                _ => None,
+            })
+        });
+        let room = scans.max().unwrap_or(0);
+        let scan = Scan { body, over, reverse, carried, sequenced, kept: 0, replay: None, room, results };
         let graph = &mut self.region_mut(parent).graph;
-        let scan = Scan { body, over, reverse, carried, sequenced, kept: 0, replay: None, results };
         let node = graph.add(scan, &operands)?;
         (0..count).map(|index| graph.add(Output { index }, &[node])).collect()
     }
@@ -115,10 +124,11 @@ impl Operator for Scan {
             format!(" replays @{} carried {} given {operands}", replay.body.0, replay.carried)
         });
         format!(
-            "@{body} along {over}{reverse} carried {} sequenced {}{kept}{} yields {}",
+            "@{body} along {over}{reverse} carried {} sequenced {}{kept}{} room {} yields {}",
             self.carried,
             self.sequenced,
             replay.unwrap_or_default(),
+            self.room,
             text::list(&results, text::ty)
         )
     }
@@ -133,6 +143,7 @@ impl Operator for Scan {
                 sequenced: text.after("sequenced", Reader::whole)?,
                 kept: if text.has_word("kept") { text.whole()? } else { 0 },
                 replay: if text.has_word("replays") { Some(parse_replay(text)?) } else { None },
+                room: text.after("room", Reader::whole)?,
                 results: text.after("yields", |text| text.list(Reader::ty))?,
             }))
         })

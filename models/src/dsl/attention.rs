@@ -18,8 +18,8 @@ impl<'m> Tensor<'m> {
     #[track_caller]
     pub fn history_window(self, window: impl Into<Option<usize>>) -> Tensor<'m> {
         let builder = self.builder();
-        let op = History { time: builder.time(), past: builder.past(), window: window.into() };
-        builder.add(op, &[self])
+        let (time, past, room) = (builder.time(), builder.past(), builder.next_room());
+        builder.add(History { time, past, window: window.into(), room }, &[self])
     }
 
     /// These scores where the key is not after the query, otherwise -inf.

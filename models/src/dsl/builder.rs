@@ -95,6 +95,8 @@ pub(crate) struct State {
     pub carried: Vec<NodeId>,
     pub dtype: DType,
     pub initializer: Initializer,
+    /// How many histories there are.
+    rooms: usize,
     error: Option<ModelError>,
 }
 
@@ -115,6 +117,7 @@ impl ModelBuilder {
                 carried: Vec::new(),
                 dtype: DType::F32,
                 initializer: Initializer::Normal { standard_deviation: 0.02 },
+                rooms: 0,
                 error: None,
             }),
         };
@@ -345,6 +348,13 @@ impl ModelBuilder {
         let node = graph.add(op, &nodes)?;
         graph.annotate(node, Some(span), None);
         Ok(Tensor::new(self, frame.id, node))
+    }
+
+    /// The number of a new history.
+    pub(crate) fn next_room(&self) -> usize {
+        let state = &mut *self.state.borrow_mut();
+        state.rooms += 1;
+        state.rooms - 1
     }
 
     /// Records an error of the definition at the caller's line.

@@ -70,8 +70,8 @@ impl<'m> GroupedQuery<'m> {
     }
 }
 
-/// Multi-head latent attention (DeepSeek-V2, 2024, section 2.1), written naively: keys and values are
-/// compressed, expanded for each head, and kept expanded.
+/// Multi-head latent attention (DeepSeek-V2, 2024, section 2.1), written naively: keys and values are compressed
+/// into a latent, which is kept, and expanded for each head where they are used.
 pub(super) struct Latent<'m> {
     pub embed: Axis,
     /// Of queries, if they have a latent.
@@ -131,11 +131,11 @@ impl<'m> Latent<'m> {
         let q = m.concat(&[(q_content, content), (q_rotary, rotary)], head_dim);
 
         let compressed = m.linear("kv_compress", h, embed, latent);
-        let compressed = m.rms_norm("kv_latent_norm", compressed, latent, LATENT_NORM_EPSILON);
+        let compressed = m.rms_norm("kv_latent_norm", compressed, latent, LATENT_NORM_EPSILON).history();
         let k_content = m.linear("k_content", compressed, latent, [kv_head, content]);
-        let k_rotary = m.linear("k_rotary", h, embed, rotary).rotary(rotary, &self.rope);
-        let k = m.concat(&[(k_content, content), (k_rotary, rotary)], head_dim).history();
-        let v = m.linear("v", compressed, latent, [kv_head, value]).history();
+        let k_rotary = m.linear("k_rotary", h, embed, rotary).rotary(rotary, &self.rope).history();
+        let k = m.concat(&[(k_content, content), (k_rotary, rotary)], head_dim);
+        let v = m.linear("v", compressed, latent, [kv_head, value]);
 
         let seen = (q.dot(k, head_dim) * self.scale).causal().softmax(m.past()).dot(v, m.past());
         m.linear("o", seen, [kv_head, group, value], embed)

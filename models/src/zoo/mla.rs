@@ -269,6 +269,15 @@ pub(crate) fn family() -> Family {
                     "latent": 10, "content_dim": 6, "rotary_dim": 4, "value_dim": 5, "hidden": 40,
                 }),
             ),
+            // For measuring where which form of attention is the better one.
+            (
+                "latent-512".to_owned(),
+                json!({
+                    "vocab": 4096, "context": 8192, "layers": 4, "embed": 512, "heads": 8, "latent": 128,
+                    "content_dim": 64, "rotary_dim": 32, "value_dim": 64, "hidden": 1408, "tied": true,
+                    "standard_deviation": 0.02,
+                }),
+            ),
             // As many parameters as `bench-multi-head` within 2%, started as wide.
             (
                 "bench-latent".to_owned(),

@@ -26,7 +26,7 @@ impl Binding {
     }
 
     /// How often the entry is run.
-    pub(super) fn runs(&self) -> f64 {
+    pub fn runs(&self) -> f64 {
         let size = |name: &str| self.sizes.get(&Symbol::new(name)).copied().unwrap_or(1).max(1) as f64;
         self.tokens / (size("batch") * size("time"))
     }
@@ -71,6 +71,13 @@ impl Objective {
             ],
             limits: Limits::default(),
         }
+    }
+}
+
+impl Objective {
+    /// Seconds over the model's life, given those of a run of each binding.
+    pub fn total(&self, seconds: &[f64]) -> f64 {
+        self.bindings.iter().zip(seconds).map(|(binding, seconds)| binding.runs() * seconds).sum()
     }
 }
 

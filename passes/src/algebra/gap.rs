@@ -2,10 +2,12 @@
 //! cost, the bound that it gives at once, and the bound after a search offline.
 //! It rewrites nothing.
 
-use super::extract::{extract, search_bound};
-use super::region::{Selection, build, grow};
-use super::{AlgebraError, Objective, RULES, for_each_region, seen_by_all_entries};
-use diptych_ir::{Program, Symbol};
+use super::extract::{Problem, extract, search_bound};
+use super::region::Wanted;
+use super::rules::{Class, keeping};
+use super::space::Space;
+use super::{AlgebraError, Objective, seen_by_all_entries};
+use diptych_ir::{EntryKind, Program, Symbol};
 use std::time::{Duration, Instant};
 
 /// Which rewrite of a program is looked at.
@@ -52,27 +54,26 @@ pub fn extraction_gaps(
         Stage::Forward => (vec![Default::default(); program.regions.len()], 3.0),
         Stage::Backward => (seen_by_all_entries(program), 1.0),
     };
-    let mut gaps = Vec::new();
-    for_each_region(program, objective, RULES, &frozen, passes, &mut |task| {
-        let mut saturated = build(task)?;
-        grow(task, &mut saturated)?;
-        let problem = Selection::new(task, &saturated).problem;
+    let space = Space::saturate(program, objective, &keeping(Class::Real), frozen, passes)?;
+    let entries: Vec<EntryKind> = program.entries.iter().map(|entry| entry.kind).collect();
+    let factors = vec![1.0; objective.bindings.len()];
+    let problems = space.problems(Wanted { factors: &factors, entries: &entries, histories: None });
+    let gap = |(region, problem): (Symbol, Problem)| {
         let start = Instant::now();
         let extraction = extract(&problem);
         let taken = start.elapsed().as_secs_f64();
         let searched = search_bound(&problem, &extraction.choice, &mut until(seconds));
-        gaps.push(ExtractionGap {
-            region: program.regions[task.index].name,
+        ExtractionGap {
+            region,
             classes: problem.classes.len(),
             choices: problem.classes.iter().filter(|candidates| candidates.len() > 1).count(),
             seconds: taken,
             cost: extraction.cost,
             bound: extraction.lower_bound,
             searched_bound: searched.max(extraction.lower_bound).min(extraction.cost),
-        });
-        Ok(())
-    })?;
-    Ok(gaps)
+        }
+    };
+    Ok(problems.map(gap).collect())
 }
 
 /// A limit by the clock: what is left of the time is shared evenly by the parts that are left.

@@ -1,7 +1,7 @@
 //! The e-graph's nodes: an op of the graph and its operands' classes, and what
 //! is known of a class. It knows no rule and no cost.
 
-use diptych_ir::ops::{Contract, Reduce};
+use diptych_ir::ops::{Contract, History, Reduce};
 use diptych_ir::{Axis, DType, Graph, Op, ReduceKind, ScalarFn, Symbol, TensorType};
 use egg::{Analysis, DidMerge, Id, Language};
 use std::collections::HashSet;
@@ -30,6 +30,15 @@ pub(super) enum Shape {
     Split,
     Merge,
     Cast,
+    History,
+    /// The sum of ranks, not their maximum.
+    AllReduce,
+    AllGather,
+    ReduceScatter,
+    /// Any scalar function: in patterns only.
+    AnyMap,
+    /// Any rename, split, merge or slice: in patterns only.
+    AnyMove,
     /// An op that no rule speaks of.
     Other,
 }
@@ -47,7 +56,20 @@ impl Shape {
             Op::Split(_) => Shape::Split,
             Op::Merge(_) => Shape::Merge,
             Op::Cast(_) => Shape::Cast,
+            Op::History(_) => Shape::History,
+            Op::AllReduce(reduce) if reduce.kind == ReduceKind::Sum => Shape::AllReduce,
+            Op::AllGather(_) => Shape::AllGather,
+            Op::ReduceScatter(_) => Shape::ReduceScatter,
             _ => Shape::Other,
+        }
+    }
+
+    /// Whether a pattern that asks for this takes what is of the other shape.
+    pub fn takes(self, other: Shape) -> bool {
+        match self {
+            Shape::AnyMap => matches!(other, Shape::Map(_)),
+            Shape::AnyMove => matches!(other, Shape::Rename | Shape::Split | Shape::Merge | Shape::Slice),
+            _ => self == other,
         }
     }
 
@@ -96,6 +118,8 @@ pub(super) struct Facts {
     pub param_only: bool,
     /// Its value, if it is a known f32 scalar.
     pub constant: Option<f64>,
+    /// Whether a scale of the value can go all the way into weights that it is linear in.
+    pub scales_weights: bool,
 }
 
 /// What all classes of a region share, and the analysis of egg.
@@ -148,13 +172,15 @@ impl Analysis<ENode> for Known {
             _ => None,
         };
         let param_only = egraph.analysis.param_only(node, |id| egraph[id].data.param_only);
-        Facts { ty, param_only, constant }
+        let scales_weights = param_only || scales_weights(egraph, node);
+        Facts { ty, param_only, constant, scales_weights }
     }
 
     fn remake(egraph: &mut EGraph, node: &ENode, id: Id) -> Facts {
         let param_only = egraph.analysis.param_only(node, |id| egraph[id].data.param_only);
+        let scales_weights = param_only || scales_weights(egraph, node);
         let known = &egraph[id].data;
-        Facts { ty: known.ty.clone(), param_only, constant: known.constant }
+        Facts { ty: known.ty.clone(), param_only, constant: known.constant, scales_weights }
     }
 
     fn merge(&mut self, known: &mut Facts, other: Facts) -> DidMerge {
@@ -165,9 +191,11 @@ impl Analysis<ENode> for Known {
             ty: known.ty.clone(),
             param_only: known.param_only || other.param_only,
             constant: known.constant.or(other.constant),
+            scales_weights: known.scales_weights || other.scales_weights,
         };
         let same = |a: &Facts, b: &Facts| {
-            a.param_only == b.param_only && a.constant.map(f64::to_bits) == b.constant.map(f64::to_bits)
+            (a.param_only, a.scales_weights) == (b.param_only, b.scales_weights)
+                && a.constant.map(f64::to_bits) == b.constant.map(f64::to_bits)
         };
         let changed = DidMerge(!same(&merged, known), !same(&merged, &other));
         *known = merged;
@@ -175,11 +203,26 @@ impl Analysis<ENode> for Known {
     }
 }
 
-/// The op with its summed axes in walking order.
+/// Whether a scale of this node can go into weights: through one factor of a
+/// product, both terms of a sum, and all that only moves elements.
+fn scales_weights(egraph: &EGraph, node: &ENode) -> bool {
+    let mut operands = node.operands.iter().map(|&id| egraph[id].data.scales_weights);
+    match Shape::of(&node.op) {
+        Shape::Contract | Shape::Map(ScalarFn::Mul) => operands.any(|scales| scales),
+        Shape::Map(ScalarFn::Add | ScalarFn::Sub | ScalarFn::Neg) | Shape::Concat => {
+            operands.all(|scales| scales)
+        }
+        shape if Shape::AnyMove.takes(shape) => operands.all(|scales| scales),
+        _ => false,
+    }
+}
+
+/// The op with its summed axes in walking order, and in no room: one value has one history.
 pub(super) fn canonical(known: &Known, op: Op) -> Op {
     match op {
         Op::Contract(contract) => Contract { over: known.ordered(contract.over) }.into(),
         Op::Reduce(reduce) => Reduce { kind: reduce.kind, over: known.ordered(reduce.over) }.into(),
+        Op::History(history) => History { room: 0, ..history }.into(),
         other => other,
     }
 }

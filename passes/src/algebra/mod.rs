@@ -4,11 +4,17 @@
 
 mod cost;
 mod extract;
+mod forms;
 mod gap;
 #[cfg(test)]
 mod harness;
+mod joined;
 mod language;
 mod liveness;
+mod mesh;
+#[cfg(test)]
+mod mutations;
+mod pairs;
 mod pattern;
 mod region;
 mod report;
@@ -16,18 +22,24 @@ mod rewrite;
 mod rules;
 mod saturate;
 #[cfg(test)]
+mod simulated_ranks;
+mod space;
+#[cfg(test)]
 mod tests;
 mod twins;
 #[cfg(test)]
 mod whole;
 
 pub use cost::{Binding, Limits, Objective};
+pub use forms::{Form, Numerics, Part, forms, optimize_forward};
 pub use gap::{ExtractionGap, Stage, extraction_gaps};
 pub use report::{AlgebraReport, Change, EntryCost, RegionReport, Seconds, StopReason};
 pub use rules::{Class, RULES, Rule, When};
 
-use diptych_ir::{EntryKind, IrError, NodeId, Program, Size, Symbol};
-use liveness::{Live, live};
+use diptych_ir::{EntryKind, IrError, NodeId, Program, Symbol};
+use liveness::live;
+use region::Wanted;
+use space::Space;
 use std::collections::HashSet;
 
 /// Why the algebra could not rewrite a program.
@@ -57,20 +69,6 @@ pub enum AlgebraError {
     Ir(#[from] IrError),
 }
 
-/// Rewrites the forward graph, before it is differentiated: all entries share
-/// it, so a form is chosen for all of them at once and their bits stay equal.
-/// What is computed once for all positions and once for the last alone, such
-/// as the logits, keeps its form in both. Training is charged three passes over each op, two of them for gradients.
-///
-/// # Errors
-/// When the objective lacks a size, or when the program is malformed.
-pub fn optimize_forward(
-    program: &Program,
-    objective: &Objective,
-) -> Result<(Program, AlgebraReport), AlgebraError> {
-    optimize_with(program, objective, RULES, &vec![Default::default(); program.regions.len()], 3.0)
-}
-
 /// Rewrites what only the gradients of `train` use, after
 /// differentiation. Every value that a root of any entry depends on stays as
 /// it is, node for node: its bits are those of the other entries.
@@ -81,10 +79,15 @@ pub fn optimize_backward(
     program: &Program,
     objective: &Objective,
 ) -> Result<(Program, AlgebraReport), AlgebraError> {
-    optimize_with(program, objective, RULES, &seen_by_all_entries(program), 1.0)
+    let frozen = seen_by_all_entries(program);
+    let space = Space::saturate(program, objective, &rules::keeping(Class::Real), frozen, 1.0)?;
+    let entries: Vec<EntryKind> = program.entries.iter().map(|entry| entry.kind).collect();
+    let factors = vec![1.0; objective.bindings.len()];
+    let chosen = space.choose(Wanted { factors: &factors, entries: &entries, histories: None });
+    space.rebuild(&chosen, &entries, &Default::default())
 }
 
-/// What a root of any entry depends on, gradients and updates of `train` left out.
+/// What a root of any entry depends on, the gradients of training aside, by region.
 fn seen_by_all_entries(program: &Program) -> Vec<HashSet<NodeId>> {
     let roots: Vec<NodeId> = (program.entries.iter())
         .flat_map(|entry| {
@@ -93,75 +96,4 @@ fn seen_by_all_entries(program: &Program) -> Vec<HashSet<NodeId>> {
         })
         .collect();
     live(program, &roots, &|_| 1.0).nodes
-}
-
-/// Rewrites every region but for the frozen nodes of each.
-pub(crate) fn optimize_with(
-    program: &Program,
-    objective: &Objective,
-    rules: &[Rule],
-    frozen: &[HashSet<NodeId>],
-    training_passes: f64,
-) -> Result<(Program, AlgebraReport), AlgebraError> {
-    let mut optimized = program.clone();
-    let mut report = AlgebraReport::default();
-    for_each_region(program, objective, rules, frozen, training_passes, &mut |task| {
-        report.regions.push(region::optimize(task, &mut optimized)?);
-        Ok(())
-    })?;
-    diptych_ir::verify(&optimized)?;
-    Ok((optimized, report))
-}
-
-/// Does something with the task of every region.
-fn for_each_region(
-    program: &Program,
-    objective: &Objective,
-    rules: &[Rule],
-    frozen: &[HashSet<NodeId>],
-    training_passes: f64,
-    action: &mut dyn FnMut(&region::Task) -> Result<(), AlgebraError>,
-) -> Result<(), AlgebraError> {
-    check_sizes(program, objective)?;
-    let rules = rules::compile(rules).map_err(AlgebraError::Rule)?;
-    let param_arguments = liveness::parameter_arguments(program);
-    let uses: Vec<Live> = objective
-        .bindings
-        .iter()
-        .map(|binding| {
-            let entry = program.entry(binding.entry);
-            let roots: Vec<NodeId> = entry
-                .map(|entry| entry.roots.iter().chain(&entry.updates).map(|root| root.1).collect())
-                .unwrap_or_default();
-            live(program, &roots, &|axis| binding.size(axis).unwrap_or(1.0))
-        })
-        .collect();
-    for index in 0..program.regions.len() {
-        let task = region::Task {
-            program,
-            index,
-            rules: &rules,
-            objective,
-            uses: &uses,
-            frozen: &frozen[index],
-            param_arguments: &param_arguments[index],
-            training_passes,
-        };
-        action(&task)?;
-    }
-    Ok(())
-}
-
-fn check_sizes(program: &Program, objective: &Objective) -> Result<(), AlgebraError> {
-    for region in &program.regions {
-        for axis in region.graph.ids().into_iter().flat_map(|id| region.graph.axes(id).iter().copied()) {
-            for binding in objective.bindings.iter().filter(|binding| program.entry(binding.entry).is_some())
-            {
-                if let (None, Size::Symbolic(symbol)) = (binding.size(axis), axis.size) {
-                    return Err(AlgebraError::Size { entry: binding.entry.name(), symbol });
-                }
-            }
-        }
-    }
-    Ok(())
 }

@@ -1,24 +1,21 @@
-//! One region: into an e-graph, saturated, one form chosen, and back. Nodes
+//! One region: into an e-graph, and from a choice of forms back to a graph. Nodes
 //! that keep their form stay the nodes they were, with their lines and labels.
 
 use super::cost::Rates;
-use super::extract::{Candidate, Choice, Problem, costs, extract, reach};
+use super::extract::{Candidate, Choice, Problem, reach};
 use super::language::{EGraph, ENode, Facts, Known, add, canonical};
 use super::liveness::Live;
-use super::report::{Change, EntryCost, RegionReport, Seconds, expression};
-use super::rules::Compiled;
-use super::saturate::{Saturation, saturate};
+use super::report::{Change, expression};
 use super::{AlgebraError, Objective};
-use diptych_ir::{NodeId, Op, Program};
+use diptych_ir::ops::History;
+use diptych_ir::{EntryKind, NodeId, Op, Program};
 use egg::{Id, Language};
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::time::Instant;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-/// What is to be done to a region.
+/// A region, and what is known of its use.
 pub(super) struct Task<'a> {
     pub program: &'a Program,
     pub index: usize,
-    pub rules: &'a [Compiled],
     pub objective: &'a Objective,
     /// What each binding of the objective uses.
     pub uses: &'a [Live],
@@ -30,12 +27,31 @@ pub(super) struct Task<'a> {
     pub training_passes: f64,
 }
 
+/// A history that may be kept in a cache: as an e-node of a class.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) struct Kept {
+    pub region: usize,
+    pub class: usize,
+    pub node: ENode,
+}
+
+/// Whose forms are to be chosen, and among which.
+#[derive(Clone, Copy)]
+pub(super) struct Wanted<'a> {
+    /// The weight of each binding's cost.
+    pub factors: &'a [f64],
+    /// The entries whose roots must be there.
+    pub entries: &'a [EntryKind],
+    /// The histories that may be kept, if not all that there are.
+    pub histories: Option<&'a BTreeSet<Kept>>,
+}
+
 impl Task<'_> {
-    fn unsound(&self, problem: impl Into<String>) -> AlgebraError {
+    pub fn unsound(&self, problem: impl Into<String>) -> AlgebraError {
         AlgebraError::Unsound { region: self.program.regions[self.index].name, problem: problem.into() }
     }
 
-    fn rates(&self) -> Vec<Rates<'_>> {
+    pub fn rates(&self) -> Vec<Rates<'_>> {
         let rates = self.objective.bindings.iter().map(|binding| {
             let passes = if super::cost::trains(binding.entry) { self.training_passes } else { 1.0 };
             Rates { objective: self.objective, binding, passes }
@@ -43,18 +59,21 @@ impl Task<'_> {
         rates.collect()
     }
 
-    /// The nodes that must be there: results, arguments and, in the main
-    /// region, the roots of entries.
-    fn roots(&self) -> Vec<NodeId> {
+    /// The nodes that must be there: results and, in the main region, the roots of entries.
+    fn roots(&self, entries: &[EntryKind]) -> Vec<NodeId> {
         let region = &self.program.regions[self.index];
-        let mut roots = region.results.clone();
-        if self.index == 0 {
-            let entries = &self.program.entries;
-            roots.extend(
-                entries.iter().flat_map(|entry| entry.roots.iter().chain(&entry.updates)).map(|root| root.1),
-            );
+        let all = &self.program.entries;
+        let wanted = || all.iter().filter(|entry| entries.contains(&entry.kind));
+        // The main region's results are what its entries ask for.
+        let asked = self.index > 0 || wanted().count() == all.len();
+        let results = region.results.iter().filter(|_| asked).copied();
+        let of_entry = |entry: &'_ diptych_ir::Entry| -> Vec<NodeId> {
+            entry.roots.iter().chain(&entry.updates).map(|root| root.1).collect()
+        };
+        match self.index {
+            0 => results.chain(wanted().flat_map(of_entry)).collect(),
+            _ => results.collect(),
         }
-        roots
     }
 }
 
@@ -87,55 +106,8 @@ pub(super) fn build(task: &Task) -> Result<Saturated, AlgebraError> {
     Ok(Saturated { egraph, classes, order })
 }
 
-/// Saturates the e-graph of a task, unless all of its nodes must stay.
-///
-/// # Errors
-/// When a rule proves unsound.
-pub(super) fn grow(task: &Task, saturated: &mut Saturated) -> Result<Saturation, AlgebraError> {
-    let free = saturated.order.iter().any(|id| !task.frozen.contains(id));
-    let rules = if free { task.rules } else { &[] };
-    saturate(&mut saturated.egraph, rules, &task.objective.limits).map_err(|problem| task.unsound(problem))
-}
-
-/// Rewrites the region of a task in the program.
-///
-/// # Errors
-/// When a rule proves unsound or the graph refuses a rewrite.
-pub(super) fn optimize(task: &Task, program: &mut Program) -> Result<RegionReport, AlgebraError> {
-    let mut seconds = Seconds::default();
-    let mut clock = Instant::now();
-    let mut lap = || std::mem::replace(&mut clock, Instant::now()).elapsed().as_secs_f64();
-    let mut saturated = build(task)?;
-    seconds.build = lap();
-    let saturation = grow(task, &mut saturated)?;
-    seconds.saturate = lap();
-    let selection = Selection::new(task, &saturated);
-    let choice = extract(&selection.problem).choice;
-    seconds.extract = lap();
-    let changes = rebuild(task, &saturated, &selection, &choice, program)?;
-    seconds.rebuild = lap();
-    let after = costs(&selection.problem, &choice).unwrap_or_default();
-    let before = costs_before(task, &saturated);
-    let entries = task.objective.bindings.iter().zip(task.uses).zip(before.into_iter().zip(after));
-    Ok(RegionReport {
-        name: task.program.regions[task.index].name,
-        fired: saturation.fired,
-        nodes: saturated.egraph.total_number_of_nodes(),
-        classes: saturated.egraph.number_of_classes(),
-        rounds: saturation.rounds,
-        stop: saturation.stop,
-        costs: entries
-            .map(|((binding, live), (before, after))| {
-                let runs = live.runs[task.index];
-                EntryCost { entry: binding.entry, before: before * runs, after: after * runs }
-            })
-            .collect(),
-        changes,
-        seconds,
-    })
-}
-
-fn costs_before(task: &Task, saturated: &Saturated) -> Vec<f64> {
+/// What the region cost in each binding as it was, in seconds a run.
+pub(super) fn costs_before(task: &Task, saturated: &Saturated) -> Vec<f64> {
     let graph = &task.program.regions[task.index].graph;
     let facts = |id: NodeId| &saturated.egraph[saturated.egraph.find(saturated.classes[&id])].data;
     let costs = task.rates().into_iter().zip(task.uses).map(|(rates, live)| {
@@ -160,7 +132,7 @@ pub(super) struct Selection {
 }
 
 impl Selection {
-    pub fn new(task: &Task, saturated: &Saturated) -> Selection {
+    pub fn new(task: &Task, saturated: &Saturated, wanted: Wanted) -> Selection {
         let egraph = &saturated.egraph;
         let graph = &task.program.regions[task.index].graph;
         let mut ids: Vec<Id> = egraph.classes().map(|class| class.id).collect();
@@ -202,7 +174,11 @@ impl Selection {
             kept.retain(|node| {
                 let is_open = matches!(node.op, Op::Contract(_)) && node.operands.len() > 2;
                 let refers = node.operands.iter().any(|&operand| egraph.find(operand) == id);
-                !refers && (!is_open || Some(node) == first.as_ref())
+                let allowed = |histories: &BTreeSet<Kept>| {
+                    histories.contains(&Kept { region: task.index, class, node: (*node).clone() })
+                };
+                let kept = !matches!(node.op, Op::History(_)) || wanted.histories.is_none_or(allowed);
+                kept && !refers && (!is_open || Some(node) == first.as_ref())
             });
             original.push(first.and_then(|first| kept.iter().position(|node| *node == first)));
             let candidates = kept.iter().map(|node| {
@@ -221,7 +197,7 @@ impl Selection {
             classes.push(candidates.collect());
             nodes.push(kept);
         }
-        let roots = task.roots();
+        let roots = task.roots(wanted.entries);
         let live_roots = |live: &Live| {
             roots
                 .iter()
@@ -233,12 +209,23 @@ impl Selection {
             classes,
             roots: task.uses.iter().map(live_roots).collect(),
             kept: roots.iter().map(|&root| of_node(root)).collect(),
-            factors: (task.objective.bindings.iter().zip(task.uses))
-                .map(|(binding, live)| binding.runs() * live.runs[task.index])
+            factors: (task.objective.bindings.iter().zip(task.uses).zip(wanted.factors))
+                .map(|((binding, live), factor)| binding.runs() * live.runs[task.index] * factor)
                 .collect(),
             original,
         };
         Selection { problem, numbers, nodes, firsts }
+    }
+
+    /// The histories that a choice keeps for what these roots need.
+    pub fn histories(&self, task: &Task, choice: &Choice, roots: &[usize]) -> BTreeSet<Kept> {
+        let used = reach(&self.problem, choice, roots).unwrap_or_default();
+        let kept = used.into_iter().filter_map(|class| {
+            let node = self.nodes[class].get(choice[class]?)?;
+            let node = matches!(node.op, Op::History(_)).then(|| node.clone())?;
+            Some(Kept { region: task.index, class, node })
+        });
+        kept.collect()
     }
 }
 
@@ -248,12 +235,13 @@ fn enode(egraph: &EGraph, saturated: &Saturated, graph: &diptych_ir::Graph, id: 
     node.map_children(|id| egraph.find(id))
 }
 
-/// Puts the chosen forms into the program.
-fn rebuild(
+/// Puts the chosen forms into the program, which has the wanted entries alone. `rooms` numbers the caches.
+pub(super) fn rebuild(
     task: &Task,
     saturated: &Saturated,
     selection: &Selection,
     choice: &Choice,
+    rooms: &dyn Fn(&Kept) -> Option<usize>,
     program: &mut Program,
 ) -> Result<Vec<Change>, AlgebraError> {
     let problem = &selection.problem;
@@ -278,7 +266,18 @@ fn rebuild(
             made.insert(class, first);
             continue;
         }
-        let new = match had.get(&(class, node.clone())) {
+        let op = match &node.op {
+            Op::History(history) => {
+                let room = rooms(&Kept { region: task.index, class, node: node.clone() });
+                room.map_or_else(|| node.op.clone(), |room| History { room, ..*history }.into())
+            }
+            op => op.clone(),
+        };
+        let keeps = |old: &NodeId| match before.op(*old) {
+            Op::History(_) => *before.op(*old) == op,
+            _ => true,
+        };
+        let new = match had.get(&(class, node.clone())).filter(|old| keeps(old)) {
             Some(&old) => {
                 let operands: Vec<NodeId> =
                     before.operands(old).iter().map(|&operand| made[&number(operand)]).collect();
@@ -294,7 +293,7 @@ fn rebuild(
                     operands.sort_by_key(|&id| (egraph[id].data.param_only, selection.numbers[&id]));
                 }
                 let operands: Vec<NodeId> = operands.iter().map(|id| made[&selection.numbers[id]]).collect();
-                let new = graph.add(node.op.clone(), &operands)?;
+                let new = graph.add(op, &operands)?;
                 if let Some(first) = first {
                     let (span, label) = (before.node(first).span, before.node(first).label);
                     graph.annotate(new, span, label);
@@ -314,18 +313,25 @@ fn rebuild(
         })
         .collect();
     let renamed = |id: NodeId| if task.frozen.contains(&id) { id } else { made[&number(id)] };
-    let region = &mut program.regions[task.index];
-    region.results.iter_mut().for_each(|result| *result = renamed(*result));
+    let all = program.entries.len() == task.program.entries.len();
+    let mut asked = Vec::new();
     if task.index == 0 {
-        for root in
-            program.entries.iter_mut().flat_map(|entry| entry.roots.iter_mut().chain(&mut entry.updates))
-        {
+        let entries = program.entries.iter_mut();
+        for root in entries.flat_map(|entry| entry.roots.iter_mut().chain(&mut entry.updates)) {
             root.1 = renamed(root.1);
+            asked.push(root.1);
         }
     }
     let region = &mut program.regions[task.index];
-    let mut kept: Vec<NodeId> = task.roots().into_iter().map(renamed).collect();
-    kept.extend(&region.arguments);
+    match task.index > 0 || all {
+        true => region.results.iter_mut().for_each(|result| *result = renamed(*result)),
+        false => {
+            asked.sort_unstable();
+            asked.dedup();
+            region.results = asked.clone();
+        }
+    }
+    let kept: Vec<NodeId> = region.results.iter().chain(&region.arguments).chain(&asked).copied().collect();
     region.graph.retain_ancestors(&kept);
     Ok(changes)
 }

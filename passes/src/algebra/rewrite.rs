@@ -1,19 +1,23 @@
 //! Finds where a rule fits and puts its right side there. Matching looks for
 //! operands of a contraction in any order; types are checked on what is added.
 
+use super::joined;
 use super::language::{EGraph, ENode, Shape, add};
+use super::mesh::Ranks;
 use super::pattern::{Over, Payload, Term};
 use super::rules::{Compiled, Condition};
-use diptych_ir::ops::{Contract, Literal, Map, Reduce, Rename, Slice};
-use diptych_ir::{Axis, DType, Op, ReduceKind, Symbol};
+use diptych_ir::ops::{Concat, Contract, Literal, Map, Reduce, Rename, Slice};
+use diptych_ir::{Axis, DType, Op, ReduceKind, ScalarFn, Symbol};
 use egg::Id;
 use std::collections::BTreeSet;
 
 /// What a variable stands for.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) enum Bound {
     Class(Id),
     Rest(Vec<Id>),
+    /// A value of a list, with its place there.
+    Item(Id, usize),
     Axes(Vec<Axis>),
     Payload(Op),
 }
@@ -48,14 +52,25 @@ pub(super) fn search(
     budget: &mut Budget,
 ) -> Vec<Bindings> {
     let mut found: Vec<Bindings> = Vec::new();
-    let mut bindings: Bindings = vec![None; rule.variables.0.len()];
-    let mut search = Search { egraph, budget };
-    search.class(&rule.left, class, &mut bindings, &mut |bindings| {
+    find(egraph, rule, &rule.left, class, budget, &mut |bindings| {
         if found.len() < most && holds(egraph, rule, class, bindings) && !found.contains(bindings) {
             found.push(bindings.clone());
         }
     });
     found
+}
+
+/// Everything in a class that one of a rule's left sides fits.
+pub(super) fn find(
+    egraph: &EGraph,
+    rule: &Compiled,
+    left: &Term,
+    class: Id,
+    budget: &mut Budget,
+    then: &mut dyn FnMut(&mut Bindings),
+) {
+    let mut bindings: Bindings = vec![None; rule.variables.0.len()];
+    Search { egraph, budget }.class(left, class, &mut bindings, then);
 }
 
 struct Search<'a> {
@@ -65,20 +80,37 @@ struct Search<'a> {
 
 type Then<'a> = &'a mut dyn FnMut(&mut Bindings);
 
+/// What a pattern says of the operands that are left.
+#[derive(Clone, Copy)]
+enum Tail<'a> {
+    None,
+    Rest(usize),
+    /// Each fits the pattern, which has one item of the list.
+    Each(&'a Term, usize),
+}
+
 impl Search<'_> {
     fn class(&mut self, term: &Term, class: Id, bindings: &mut Bindings, then: Then) {
         let Some(left) = self.budget.steps.checked_sub(1) else { return };
         self.budget.steps = left;
         let egraph = self.egraph;
         match term {
-            Term::Class(variable) => bind(*variable, Bound::Class(class), bindings, then),
+            Term::Class(variable) | Term::Item(variable) => {
+                bind(*variable, Bound::Class(class), bindings, then);
+            }
             Term::Constant(variable) if egraph[class].data.constant.is_some() => {
                 bind(*variable, Bound::Class(class), bindings, then);
             }
             Term::Number(number) if egraph[class].data.constant == Some(*number) => then(bindings),
-            Term::Node { shape, payload, operands, rests } => {
-                let rest = rests.first().copied();
-                let fits = |node: &&ENode| Shape::of(&node.op) == *shape && !takes_weights(egraph, node);
+            Term::Node { shape, payload, operands, rests, each } => {
+                let mut lists = Vec::new();
+                each.iter().for_each(|each| each.lists(&mut lists));
+                let rest = match (each, &lists[..], &rests[..]) {
+                    (Some(each), &[list, ..], _) => Tail::Each(each, list),
+                    (_, _, &[rest, ..]) => Tail::Rest(rest),
+                    _ => Tail::None,
+                };
+                let fits = |node: &&ENode| shape.takes(Shape::of(&node.op)) && !takes_weights(egraph, node);
                 for node in egraph[class].nodes.iter().filter(fits) {
                     let over = match &node.op {
                         Op::Contract(contract) => Some(&contract.over),
@@ -86,7 +118,7 @@ impl Search<'_> {
                         _ => None,
                     };
                     let mut inner = |bindings: &mut Bindings| {
-                        if shape.is_commutative() {
+                        if Shape::of(&node.op).is_commutative() {
                             self.multiset(operands, &node.operands, rest, bindings, then);
                         } else {
                             self.sequence(operands, &node.operands, rest, bindings, then);
@@ -114,17 +146,15 @@ impl Search<'_> {
     }
 
     /// Operands in order; those left over are the rest.
-    fn sequence(
-        &mut self,
-        terms: &[Term],
-        ids: &[Id],
-        rest: Option<usize>,
-        bindings: &mut Bindings,
-        then: Then,
-    ) {
+    fn sequence(&mut self, terms: &[Term], ids: &[Id], rest: Tail, bindings: &mut Bindings, then: Then) {
         match (terms, rest) {
-            ([], Some(rest)) => bind(rest, Bound::Rest(ids.to_vec()), bindings, then),
-            ([], None) if ids.is_empty() => then(bindings),
+            ([], Tail::Rest(rest)) => bind(rest, Bound::Rest(ids.to_vec()), bindings, then),
+            ([], Tail::Each(term, list)) => {
+                let known = bindings[list].take();
+                self.each((term, list, known.as_ref()), ids, &mut Vec::new(), bindings, then);
+                bindings[list] = known;
+            }
+            ([], Tail::None) if ids.is_empty() => then(bindings),
             ([term, terms @ ..], _) => {
                 if let [id, ids @ ..] = ids {
                     // `self` is borrowed by the closure, so the rest of the search gets its own.
@@ -140,15 +170,41 @@ impl Search<'_> {
         }
     }
 
-    /// Operands in any order; those left over are the rest.
-    fn multiset(
+    /// Operands that all fit one pattern; what its item stands for in each makes up the list.
+    fn each(
         &mut self,
-        terms: &[Term],
+        what: (&Term, usize, Option<&Bound>),
         ids: &[Id],
-        rest: Option<usize>,
+        done: &mut Vec<Id>,
         bindings: &mut Bindings,
         then: Then,
     ) {
+        let (term, list, known) = what;
+        let [id, others @ ..] = ids else {
+            let all = Bound::Rest(done.clone());
+            if known.is_none_or(|known| *known == all) {
+                bindings[list] = Some(all);
+                then(bindings);
+                bindings[list] = None;
+            }
+            return;
+        };
+        let (egraph, budget) = (self.egraph, self.budget.steps);
+        let mut inner = Budget { steps: budget };
+        self.class(term, *id, bindings, &mut |bindings| {
+            let item = bindings[list].take();
+            if let Some(Bound::Class(id)) = item {
+                done.push(id);
+                Search { egraph, budget: &mut inner }.each(what, others, done, bindings, then);
+                done.pop();
+            }
+            bindings[list] = item;
+        });
+        self.budget.steps = self.budget.steps.min(inner.steps);
+    }
+
+    /// Operands in any order; those left over are the rest.
+    fn multiset(&mut self, terms: &[Term], ids: &[Id], rest: Tail, bindings: &mut Bindings, then: Then) {
         let [term, terms @ ..] = terms else { return self.sequence(&[], ids, rest, bindings, then) };
         for position in 0..ids.len() {
             if position > 0 && ids[position] == ids[position - 1] {
@@ -178,9 +234,9 @@ fn bind(variable: usize, bound: Bound, bindings: &mut Bindings, then: Then) {
     }
 }
 
-fn ids(bindings: &Bindings, variable: usize) -> &[Id] {
+pub(super) fn ids(bindings: &Bindings, variable: usize) -> &[Id] {
     match &bindings[variable] {
-        Some(Bound::Class(id)) => std::slice::from_ref(id),
+        Some(Bound::Class(id) | Bound::Item(id, _)) => std::slice::from_ref(id),
         Some(Bound::Rest(ids)) => ids,
         _ => &[],
     }
@@ -193,23 +249,43 @@ fn axes(bindings: &Bindings, variable: usize) -> &[Axis] {
     }
 }
 
-fn payload(bindings: &Bindings, variable: usize) -> Option<&Op> {
+pub(super) fn payload(bindings: &Bindings, variable: usize) -> Option<&Op> {
     match &bindings[variable] {
         Some(Bound::Payload(op)) => Some(op),
         _ => None,
     }
 }
 
-fn names(egraph: &EGraph, ids: &[Id]) -> BTreeSet<Symbol> {
+pub(super) fn names(egraph: &EGraph, ids: &[Id]) -> BTreeSet<Symbol> {
     ids.iter().flat_map(|&id| egraph[id].data.ty.axes.iter().map(|axis| axis.name)).collect()
 }
 
 fn holds(egraph: &EGraph, rule: &Compiled, root: Id, bindings: &Bindings) -> bool {
-    rule.conditions.iter().all(|condition| match *condition {
+    rule.conditions.iter().all(|&condition| allows(egraph, condition, root, bindings))
+}
+
+/// Whether a condition holds of a place where the rule's (first) left side stands.
+pub(super) fn allows(egraph: &EGraph, condition: Condition, root: Id, bindings: &Bindings) -> bool {
+    match condition {
         Condition::ParamOnly(x) => ids(bindings, x).iter().all(|&id| egraph[id].data.param_only),
+        Condition::AtRun(x) => ids(bindings, x).iter().all(|&id| !egraph[id].data.param_only),
+        Condition::Light(x, most) => {
+            let elements = |id: Id| -> f64 {
+                let sizes = egraph[id].data.ty.axes.iter().filter_map(|axis| axis.fixed_size());
+                sizes.map(|size| size as f64).product()
+            };
+            ids(bindings, x).iter().all(|&id| elements(id) <= most as f64 * elements(root))
+        }
+        Condition::OverTokens(over) => axes(bindings, over).iter().any(|axis| axis.fixed_size().is_none()),
+        Condition::Ordered(x, y) => {
+            let (before, after) =
+                (joined::parts(egraph, ids(bindings, x)), joined::parts(egraph, ids(bindings, y)));
+            matches!((before.iter().max(), &after[..]), (Some(last), [next]) if last < next)
+        }
         Condition::Lacks(x, over) => {
             let names = names(egraph, ids(bindings, x));
-            axes(bindings, over).iter().all(|axis| !names.contains(&axis.name))
+            let of = payload(bindings, over).map(taken).unwrap_or_default();
+            axes(bindings, over).iter().chain(&of).all(|axis| !names.contains(&axis.name))
         }
         Condition::Some(xs) => !ids(bindings, xs).is_empty() || !axes(bindings, xs).is_empty(),
         Condition::AtMost(xs, ys, most) => ids(bindings, xs).len() + ids(bindings, ys).len() <= most,
@@ -229,13 +305,38 @@ fn holds(egraph: &EGraph, rule: &Compiled, root: Id, bindings: &Bindings) -> boo
             (Some(outer), Some(inner)) => inverse(outer, inner),
             _ => false,
         },
+        Condition::SameRanks(left, right) => {
+            let ranks = |variable| payload(bindings, variable).and_then(Ranks::of);
+            ranks(left).zip(ranks(right)).is_some_and(|(left, right)| left.agrees(right))
+        }
+        Condition::Alone(over, ys) => {
+            let names = names(egraph, ids(bindings, ys));
+            axes(bindings, over).iter().any(|axis| !names.contains(&axis.name))
+        }
+        Condition::ScalesWeights(x) => ids(bindings, x).iter().all(|&id| egraph[id].data.scales_weights),
+        Condition::Positive(c) => {
+            ids(bindings, c).iter().all(|&id| egraph[id].data.constant.is_some_and(|c| c > 0.0))
+        }
         Condition::NotZero(c) => {
             ids(bindings, c).iter().all(|&id| egraph[id].data.constant.is_some_and(|c| c != 0.0))
         }
         Condition::Varies(x) => ids(bindings, x).iter().all(|&id| egraph[id].data.constant.is_none()),
         // Names can always be found: this one acts when the right side is built.
         Condition::Fresh { .. } => true,
-    })
+    }
+}
+
+/// The axes that an op takes from its operands, or, of a collective, all that it is of.
+fn taken(op: &Op) -> Vec<Axis> {
+    match op {
+        Op::Rename(rename) => vec![rename.from],
+        Op::Slice(slice) => vec![slice.axis],
+        Op::Split(split) => vec![split.axis],
+        Op::Merge(merge) => merge.axes.clone(),
+        Op::Concat(concat) => concat.pieces.clone(),
+        Op::History(history) => vec![history.time],
+        op => Ranks::of(op).map(Ranks::axes).unwrap_or_default(),
+    }
 }
 
 fn inverse(outer: &Op, inner: &Op) -> bool {
@@ -256,20 +357,37 @@ fn composed(outer: &Op, inner: &Op) -> Option<Op> {
         (Op::Slice(outer), Op::Slice(inner)) if outer.axis == inner.into => {
             Some(Slice { axis: inner.axis, start: inner.start + outer.start, into: outer.into }.into())
         }
+        (Op::Concat(outer), Op::Concat(inner)) if outer.pieces.first() == Some(&inner.into) => {
+            let pieces = inner.pieces.iter().chain(&outer.pieces[1..]).copied().collect();
+            Some(Concat { pieces, into: outer.into }.into())
+        }
         _ => None,
     }
 }
 
-/// Adds the right side for a match; `None` if it does not fit, as when its
-/// type is not that of the left side.
-pub(super) fn apply(egraph: &mut EGraph, rule: &Compiled, root: Id, mut bindings: Bindings) -> Option<Id> {
+/// Adds the right side for a match, and the second one of a rule about two values; nothing if one does
+/// not fit, as when its type is not that of its left side.
+pub(super) fn apply(
+    egraph: &mut EGraph,
+    rule: &Compiled,
+    roots: &[Id],
+    mut bindings: Bindings,
+) -> Option<Vec<Id>> {
     for condition in &rule.conditions {
         if let Condition::Fresh { over, within, apart, outer } = *condition {
             freshen(egraph, &mut bindings, over, within, apart, outer)?;
         }
     }
-    let added = build(egraph, &rule.right, &bindings)?;
-    (egraph[added].data.ty == egraph[root].data.ty).then_some(added)
+    let rights = std::iter::once(&rule.right).chain(rule.beside.as_ref().map(|beside| &beside.1));
+    let mut added = Vec::with_capacity(roots.len());
+    for (right, &root) in rights.zip(roots) {
+        let id = build(egraph, right, &bindings)?;
+        if egraph[id].data.ty != egraph[root].data.ty {
+            return None;
+        }
+        added.push(id);
+    }
+    Some(added)
 }
 
 /// Gives new names to the summed axes that would be captured.
@@ -305,9 +423,11 @@ fn freshen(
     Some(())
 }
 
-fn build(egraph: &mut EGraph, term: &Term, bindings: &Bindings) -> Option<Id> {
+pub(super) fn build(egraph: &mut EGraph, term: &Term, bindings: &Bindings) -> Option<Id> {
     match term {
-        Term::Class(variable) | Term::Constant(variable) => ids(bindings, *variable).first().copied(),
+        Term::Class(variable) | Term::Constant(variable) | Term::Item(variable) => {
+            ids(bindings, *variable).first().copied()
+        }
         Term::Number(number) => literal(egraph, *number),
         Term::Fold { function, operands } => {
             let mut values = Vec::with_capacity(operands.len());
@@ -318,6 +438,11 @@ fn build(egraph: &mut EGraph, term: &Term, bindings: &Bindings) -> Option<Id> {
             let value = function.apply(&values);
             // A literal that is no number helps nobody and hides where it came from.
             if value.is_finite() { literal(egraph, value) } else { None }
+        }
+        Term::Size(over) => {
+            let axes = summed(egraph, over, bindings)?;
+            let sizes = axes.iter().map(|axis| axis.fixed_size());
+            literal(egraph, sizes.product::<Option<usize>>()? as f64)
         }
         Term::Pick { slice, concat, from } => {
             let (Op::Slice(slice), Op::Concat(concat)) =
@@ -337,14 +462,39 @@ fn build(egraph: &mut EGraph, term: &Term, bindings: &Bindings) -> Option<Id> {
                 false => add(egraph, Rename { from: piece, to: slice.into }.into(), vec![operand]),
             }
         }
-        Term::Node { shape, payload: bracket, operands, rests } => {
+        Term::Total(each) => {
+            let parts = list(egraph, each, bindings)?;
+            let (&first, others) = parts.split_first()?;
+            others
+                .iter()
+                .try_fold(first, |sum, &part| add(egraph, Map(ScalarFn::Add).into(), vec![sum, part]))
+        }
+        Term::Cut { concat, value } => {
+            let value = build(egraph, value, bindings)?;
+            joined::cut(egraph, payload(bindings, *concat)?, place(bindings)?, value)
+        }
+        Term::Zip { concats, lists, each } => joined::zip(egraph, *concats, *lists, each, bindings),
+        Term::Join { along, values: [left, right] } => {
+            let along = joined::along(egraph, along, bindings)?;
+            let values = [build(egraph, left, bindings)?, build(egraph, right, bindings)?];
+            along.join(egraph, values)
+        }
+        Term::Part { along, second, of } => {
+            let along = joined::along(egraph, along, bindings)?;
+            let of = build(egraph, of, bindings)?;
+            along.part(egraph, *second, of)
+        }
+        Term::Node { shape, payload: bracket, operands, rests, each } => {
             let mut given = Vec::with_capacity(operands.len());
             for operand in operands {
                 given.push(build(egraph, operand, bindings)?);
             }
             given.extend(rests.iter().flat_map(|&rest| ids(bindings, rest)));
+            if let Some(each) = each {
+                given.extend(list(egraph, each, bindings)?);
+            }
             let over = match bracket {
-                Payload::Over(over) => summed(egraph, over, bindings),
+                Payload::Over(over) => summed(egraph, over, bindings)?,
                 _ => Vec::new(),
             };
             let op = match (shape, bracket) {
@@ -352,7 +502,17 @@ fn build(egraph: &mut EGraph, term: &Term, bindings: &Bindings) -> Option<Id> {
                 (Shape::Contract, _) => Contract { over }.into(),
                 (Shape::Sum, _) => Reduce { kind: ReduceKind::Sum, over }.into(),
                 (Shape::Max, _) => Reduce { kind: ReduceKind::Max, over }.into(),
-                (_, Payload::Bound(variable)) => payload(bindings, *variable)?.clone(),
+                (_, Payload::Bound(variable)) => {
+                    let op = payload(bindings, *variable)?;
+                    if place(bindings).is_some() && stays(egraph, op, &given) {
+                        return given.first().copied();
+                    }
+                    of_shape(op, *shape)?
+                }
+                (_, Payload::Cutting(ranks, value)) => {
+                    let value = *ids(bindings, *value).first()?;
+                    Ranks::of(payload(bindings, *ranks)?)?.cutting(&egraph[value].data.ty.axes)?.op(*shape)?
+                }
                 (_, Payload::Composed(outer, inner)) => {
                     composed(payload(bindings, *outer)?, payload(bindings, *inner)?)?
                 }
@@ -363,23 +523,73 @@ fn build(egraph: &mut EGraph, term: &Term, bindings: &Bindings) -> Option<Id> {
     }
 }
 
+/// The op that a variable stands for, or one of another kind that speaks of the same ranks.
+fn of_shape(op: &Op, shape: Shape) -> Option<Op> {
+    if shape.takes(Shape::of(op)) { Some(op.clone()) } else { Ranks::of(op)?.op(shape) }
+}
+
 fn literal(egraph: &mut EGraph, value: f64) -> Option<Id> {
     add(egraph, Literal::scalar(DType::F32, value).into(), Vec::new())
 }
 
-fn summed(egraph: &EGraph, over: &Over, bindings: &Bindings) -> Vec<Axis> {
-    let among = |over: &Over, variable: usize, wanted: bool| -> Vec<Axis> {
+/// What a term becomes for each item of its lists.
+fn list(egraph: &mut EGraph, each: &Term, bindings: &Bindings) -> Option<Vec<Id>> {
+    let mut lists = Vec::new();
+    each.lists(&mut lists);
+    let count = ids(bindings, *lists.first()?).len();
+    let mut items = bindings.clone();
+    let mut built = Vec::with_capacity(count);
+    for place in 0..count {
+        for &list in &lists {
+            items[list] = Some(Bound::Item(*ids(bindings, list).get(place)?, place));
+        }
+        built.push(build(egraph, each, &items)?);
+    }
+    Some(built)
+}
+
+/// Which item of a list is being built.
+fn place(bindings: &Bindings) -> Option<usize> {
+    bindings.iter().find_map(|bound| match bound {
+        Some(Bound::Item(_, place)) => Some(*place),
+        _ => None,
+    })
+}
+
+/// Whether a value has nothing of what an op moves: it is the same all along it. That does not hold of a
+/// history, since at the next call the value may be another.
+fn stays(egraph: &EGraph, op: &Op, given: &[Id]) -> bool {
+    let names = names(egraph, given);
+    Shape::AnyMove.takes(Shape::of(op)) && taken(op).iter().all(|axis| !names.contains(&axis.name))
+}
+
+pub(super) fn summed(egraph: &EGraph, over: &Over, bindings: &Bindings) -> Option<Vec<Axis>> {
+    let among = |over: &Over, variable: usize, wanted: bool| -> Option<Vec<Axis>> {
         let names = names(egraph, ids(bindings, variable));
-        summed(egraph, over, bindings)
-            .into_iter()
-            .filter(|axis| names.contains(&axis.name) == wanted)
-            .collect()
+        let axes = summed(egraph, over, bindings)?.into_iter();
+        Some(axes.filter(|axis| names.contains(&axis.name) == wanted).collect())
     };
     match over {
-        Over::Empty => Vec::new(),
-        Over::Bound(variable) => axes(bindings, *variable).to_vec(),
-        Over::Both(left, right) => [summed(egraph, left, bindings), summed(egraph, right, bindings)].concat(),
+        Over::Empty => Some(Vec::new()),
+        Over::Bound(variable) => Some(axes(bindings, *variable).to_vec()),
+        Over::Both(left, right) => {
+            Some([summed(egraph, left, bindings)?, summed(egraph, right, bindings)?].concat())
+        }
         Over::Within(over, variable) => among(over, *variable, true),
         Over::Outside(over, variable) => among(over, *variable, false),
+        Over::Of(variable) => {
+            let axes = ids(bindings, *variable).iter().flat_map(|&id| egraph[id].data.ty.axes.iter());
+            Some(axes.copied().collect())
+        }
+        Over::Piece(over, cut) => {
+            let (whole, piece) = match payload(bindings, *cut)? {
+                Op::Concat(concat) => (concat.into, *concat.pieces.get(place(bindings)?)?),
+                op => Ranks::of(op)?.cut.map(|cut| (cut.whole, cut.piece))?,
+            };
+            let mut axes = summed(egraph, over, bindings)?;
+            *axes.iter_mut().find(|axis| **axis == whole)? = piece;
+            Some(axes)
+        }
+        Over::Joined(along) => Some(vec![joined::along(egraph, along, bindings)?.whole]),
     }
 }

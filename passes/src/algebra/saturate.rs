@@ -3,6 +3,7 @@
 
 use super::cost::Limits;
 use super::language::{EGraph, Shape};
+use super::pairs::search_pairs;
 use super::pattern::Term;
 use super::report::StopReason;
 use super::rewrite::{Bindings, Budget, apply, search};
@@ -31,25 +32,34 @@ pub(super) fn saturate(
     egraph.rebuild();
     while done.rounds < limits.rounds {
         done.rounds += 1;
-        let mut matches: Vec<(usize, Id, Bindings)> = Vec::new();
+        let mut matches: Vec<(usize, Vec<Id>, Bindings)> = Vec::new();
         for (number, rule) in rules.iter().enumerate() {
             let mut left = limits.matches;
-            for class in candidates(egraph, rule) {
+            if let Some((second, _)) = &rule.beside {
+                let classes = [candidates(egraph, &rule.left), candidates(egraph, second)];
+                let found = search_pairs(egraph, rule, [&classes[0], &classes[1]], left, &mut budget);
+                matches.extend(found.into_iter().map(|(roots, bindings)| (number, roots.to_vec(), bindings)));
+                continue;
+            }
+            for class in candidates(egraph, &rule.left) {
                 let found = search(egraph, rule, class, left, &mut budget);
                 left -= found.len().min(left);
-                matches.extend(found.into_iter().map(|bindings| (number, class, bindings)));
+                matches.extend(found.into_iter().map(|bindings| (number, vec![class], bindings)));
             }
         }
         let mut changed = false;
-        for (number, class, bindings) in matches {
+        for (number, roots, bindings) in matches {
             if egraph.total_number_of_nodes() >= limits.nodes {
                 done.stop = StopReason::Nodes;
                 break;
             }
             let rule = &rules[number];
-            if let Some(added) = apply(egraph, rule, class, bindings)
-                && egraph.union(class, added)
-            {
+            let Some(added) = apply(egraph, rule, &roots, bindings) else { continue };
+            let mut new = false;
+            for (&root, added) in roots.iter().zip(added) {
+                new |= egraph.union(root, added);
+            }
+            if new {
                 *done.fired.entry(rule.rule.name).or_default() += 1;
                 changed = true;
             }
@@ -73,13 +83,25 @@ pub(super) fn saturate(
     Ok(done)
 }
 
-/// The classes that have a node of the kind that the rule's left side begins with.
-fn candidates(egraph: &EGraph, rule: &Compiled) -> Vec<Id> {
-    let shape = match &rule.left {
-        Term::Node { shape, .. } => *shape,
-        _ => Shape::Other,
+/// The classes that have a node of the kind that a left side begins with; none
+/// if the e-graph lacks another kind that it names.
+fn candidates(egraph: &EGraph, left: &Term) -> Vec<Id> {
+    let known = |shape: Shape| -> Vec<Id> {
+        egraph.classes_for_op(&shape).map(Iterator::collect).unwrap_or_default()
     };
-    let mut classes: Vec<Id> = egraph.classes_for_op(&shape).map(Iterator::collect).unwrap_or_default();
+    let shapes = left.shapes();
+    let is_any = |shape: Shape| matches!(shape, Shape::AnyMap | Shape::AnyMove);
+    if shapes.iter().any(|&shape| !is_any(shape) && known(shape).is_empty()) {
+        return Vec::new();
+    }
+    let mut classes = match shapes.first() {
+        Some(&first) if is_any(first) => {
+            let begins = |id: &Id| egraph[*id].nodes.iter().any(|node| first.takes(Shape::of(&node.op)));
+            egraph.classes().map(|class| class.id).filter(begins).collect()
+        }
+        Some(&first) => known(first),
+        None => Vec::new(),
+    };
     classes.sort_unstable();
     classes
 }

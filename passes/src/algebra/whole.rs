@@ -170,10 +170,12 @@ fn summary(report: &AlgebraReport) -> String {
         let total =
             region.seconds.build + region.seconds.saturate + region.seconds.extract + region.seconds.rebuild;
         format!(
-            "{}: {} e-nodes, {:?}, {total:.3} s, {} changes\n",
+            "{}: {} e-nodes, {} rounds, {:?}, {total:.3} s ({:.3} s to saturate), {} changes\n",
             region.name,
             region.nodes,
+            region.rounds,
             region.stop,
+            region.seconds.saturate,
             region.changes.len()
         )
     });
@@ -191,6 +193,7 @@ fn layers_of_the_zoo_saturate_with_their_backward_pass() {
         let architecture = registry.preset(&preset.0).expect("a preset");
         let program = build(architecture.as_ref()).expect("a program");
         let (forward, report) = optimize_forward(&program, &objective).expect("algebra");
+        println!("{} forward\n{}", preset.0, summary(&report));
         for region in &report.regions {
             assert_ne!(region.stop, StopReason::Nodes, "{}", summary(&report));
             let joint = |cost: fn(&super::EntryCost) -> f64| -> f64 {
@@ -200,6 +203,7 @@ fn layers_of_the_zoo_saturate_with_their_backward_pass() {
         }
         let gradients = differentiate(&forward).expect("gradients");
         let (_, report) = optimize_backward(&gradients, &objective).expect("algebra");
+        println!("{} backward\n{}", preset.0, summary(&report));
         for region in &report.regions {
             assert_ne!(region.stop, StopReason::Nodes, "{}", summary(&report));
             assert!(region.costs[0].after <= region.costs[0].before, "{}", summary(&report));

@@ -40,7 +40,7 @@ fn one_op(program: &mut Program, case: usize, sizes: [usize; 3]) -> NodeId {
         21 => add(Reduce { kind: ReduceKind::Sum, over: vec![time, b] }.into(), &[x]),
         22 => add(Reduce { kind: ReduceKind::Max, over: vec![b, time] }.into(), &[x]),
         23 => add(Rename { from: time, to: past }.into(), &[x]),
-        24 => add(History { time, past, window: None }.into(), &[x]),
+        24 => add(History { time, past, window: None, room: 0 }.into(), &[x]),
         25 => add(Merge { axes: vec![b, a], into: fixed("ab", sizes[0] * sizes[1]) }.into(), &[x]),
         26 => {
             let merged = add(Merge { axes: vec![a, b], into: fixed("ab", sizes[0] * sizes[1]) }.into(), &[x]);

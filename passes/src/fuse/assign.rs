@@ -5,7 +5,9 @@
 use super::gathered::{gathered, grouped_gradient};
 use super::roles::Roles;
 use super::units::Units;
-use super::{FuseError, FuseOptions, Group, GroupKind, RegionSteps, Step, StreamedAxes, scans, streams};
+use super::{
+    FuseError, FuseOptions, Group, GroupKind, RegionSteps, Step, StreamedAxes, past, scans, streams,
+};
 use crate::layout::{Leading, symbol};
 use diptych_ir::{NodeId, Op, Program, RegionId};
 use std::collections::{HashMap, HashSet};
@@ -41,15 +43,17 @@ pub fn region(
     let mut state = Assignment { roles, options, work, units };
     for &node in &order {
         if state.units.of(node).is_some() {
-            state.refuse_computed_past(node)?;
+            past::refuse_sums(&state.roles, node)?;
         }
         if matches!(region.graph.op(node), Op::Repeat(_)) {
             state.refuse_streamed_operands(node)?;
+            past::refuse_operands(&state.roles, node)?;
             let unit = state.add(Unit::Repeat(node));
             state.units.join(node, unit);
         }
         if matches!(region.graph.op(node), Op::Scan(_)) {
             state.refuse_streamed_operands(node)?;
+            past::refuse_operands(&state.roles, node)?;
             let group = Group { kind: GroupKind::Scan, nodes: vec![node], outputs: Vec::new() };
             let unit = state.add(Unit::Group(group));
             state.units.join(node, unit);
@@ -60,6 +64,7 @@ pub fn region(
             state.place(node)?;
         }
     }
+    past::refuse_results(&state.roles, roots)?;
     state.finish(&order, roots)
 }
 
@@ -67,16 +72,6 @@ impl Assignment<'_> {
     fn add(&mut self, unit: Unit) -> usize {
         self.work.push(unit);
         self.units.add()
-    }
-
-    /// With a cache, what is seen over positions so far is only read: a value computed from it for
-    /// all of them again would not be one row a token.
-    fn refuse_computed_past(&self, id: NodeId) -> Result<(), FuseError> {
-        if self.options.history_is_rename || self.roles.leading(id) != Leading::Past {
-            return Ok(());
-        }
-        let problem = "is computed for all positions so far at every step: compute it before `history`, so that it is kept";
-        Err(self.roles.error(id, problem.to_owned()))
     }
 
     /// What a loop is given lies in memory, which what grows with the square of the positions cannot.
@@ -91,8 +86,8 @@ impl Assignment<'_> {
     }
 
     fn place(&mut self, id: NodeId) -> Result<(), FuseError> {
-        self.refuse_computed_past(id)?;
         let kind = self.kind(id)?;
+        past::refuse_kind(&self.roles, id, &kind)?;
         if kind == GroupKind::FlatSum
             && let Some(mut nodes) = self.read_by_sum_alone(id)
         {
@@ -120,9 +115,15 @@ impl Assignment<'_> {
         let fits = |&unit: &usize| self.may_join(id, &kind, unit) && self.units.can_join(id, unit);
         let unit = match candidates.iter().rev().copied().find(|unit| fits(unit)) {
             Some(unit) => unit,
-            None => self.add(Unit::Group(Group { kind, nodes: Vec::new(), outputs: Vec::new() })),
+            None => {
+                self.add(Unit::Group(Group { kind: kind.clone(), nodes: Vec::new(), outputs: Vec::new() }))
+            }
         };
         if let Unit::Group(group) = &mut self.work[unit] {
+            if kind == GroupKind::Rows(Leading::Past) {
+                // What depends on positions so far alone is formed where it is read.
+                group.nodes.extend(streams::streamed_ancestors(&self.roles, id));
+            }
             group.nodes.push(id);
         }
         self.units.join(id, unit);

@@ -4,6 +4,7 @@
 mod assign;
 mod gathered;
 mod huge;
+mod past;
 mod roles;
 mod scans;
 mod streams;

@@ -108,6 +108,11 @@ impl<'a> Roles<'a> {
         !self.history_is_rename && matches!(self.graph.op(id), Op::History(_))
     }
 
+    /// Whether a value has a row for each position that a cache holds.
+    pub fn is_along_cache(&self, id: NodeId) -> bool {
+        !self.history_is_rename && self.leading(id) == Leading::Past
+    }
+
     /// The value that a chain of views looks at.
     pub fn base(&self, mut id: NodeId) -> NodeId {
         while is_view(self.graph.op(id)) && !matches!(self.graph.op(id), Op::Output(_)) && !self.is_cache(id)

@@ -33,7 +33,7 @@ impl ServeMemory {
         let bound = |&kind: &EntryKind| {
             let entry = compiled.entries.get(&kind).filter(|_| kinds.contains(&kind))?;
             let limits = options.limits(kind, context);
-            Some((kind, Executable::memory_bound(entry, limits, threads, width)))
+            Some((kind, Executable::memory_bound(entry, limits, options.cache(), threads, width)))
         };
         let entries: Vec<(EntryKind, MemoryBound)> = SERVING.iter().filter_map(bound).collect();
         let tables = entries

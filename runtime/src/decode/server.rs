@@ -7,9 +7,10 @@ use super::chunks::{ChunkTable, FreeChunks};
 use super::memory::ServeMemory;
 use crate::executor::{Binding, CacheRooms, CacheSize, Executable, Sequence, SharedMemory, Workspace};
 use crate::session::{Device, Session, SessionError};
+use diptych_codegen::driver::CompiledProgram;
 use diptych_codegen::entry::{Limits, Role};
 use diptych_codegen::tile::CHUNK;
-use diptych_ir::{EntryKind, Op, Program};
+use diptych_ir::EntryKind;
 
 /// What a server has room for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -161,7 +162,7 @@ impl<'s> Server<'s> {
         let workspace =
             Workspace::new(memory.entries.iter().map(|entry| entry.1)).map_err(SessionError::from)?;
         let shared = SharedMemory { caches: Some(&caches), workspace: Some(&workspace) };
-        let vocabulary = vocabulary(&compiled.program);
+        let vocabulary = vocabulary(compiled);
         let load = |kind: EntryKind| -> Result<Option<Loaded>, DecodeError> {
             if !memory.entries.iter().any(|entry| entry.0 == kind) {
                 return Ok(None);
@@ -177,8 +178,7 @@ impl<'s> Server<'s> {
             prefill: load(EntryKind::Prefill)?,
             decode: load(EntryKind::Decode)?,
             score: load(EntryKind::Score)?,
-            window: cached
-                .and_then(|entry| window(&compiled.program, entry.buffers.iter().map(|buffer| &buffer.role))),
+            window: cached.and_then(|entry| window(entry.buffers.iter().map(|buffer| &buffer.role))),
             caches,
             free: FreeChunks::new(size.chunks),
             places: (0..options.sequences)
@@ -515,22 +515,20 @@ fn fill<'t>(run: &mut Executable, name: &str, given: impl Iterator<Item = &'t [i
 }
 
 /// How many token ids a program has: the size of its logits.
-fn vocabulary(program: &Program) -> usize {
-    let logits = [EntryKind::Prefill, EntryKind::Decode]
-        .into_iter()
-        .find_map(|kind| program.entry(kind)?.root("logits"));
-    logits.map_or(0, |logits| {
+fn vocabulary(compiled: &CompiledProgram) -> usize {
+    let logits = [EntryKind::Prefill, EntryKind::Decode].into_iter().find_map(|kind| {
+        let program = compiled.program_of(kind);
+        Some((program, program.entry(kind)?.root("logits")?))
+    });
+    logits.map_or(0, |(program, logits)| {
         program.main().graph.axes(logits).iter().filter_map(|axis| axis.fixed_size()).product()
     })
 }
 
 /// The most positions that any cache is read back to; `None` if one is read to its start.
-fn window<'r>(program: &Program, mut roles: impl Iterator<Item = &'r Role>) -> Option<usize> {
+fn window<'r>(mut roles: impl Iterator<Item = &'r Role>) -> Option<usize> {
     roles.try_fold(1, |most, role| match role {
-        Role::Cache { region, node } => match program.region(*region).graph.op(*node) {
-            Op::History(history) => history.window.map(|window| most.max(window)),
-            _ => None,
-        },
+        Role::Cache { window, .. } => window.map(|window| most.max(window)),
         _ => Some(most),
     })
 }

@@ -113,6 +113,8 @@ pub struct Binding {
     sequence_origin: Vec<i32>,
     block_sequence: Vec<i32>,
     block_index: Vec<i32>,
+    past_block_sequence: Vec<i32>,
+    past_block_index: Vec<i32>,
     chunk_row: Vec<i32>,
     sequence_state: Vec<i32>,
 }
@@ -140,6 +142,8 @@ impl Binding {
             sequence_origin: vec![0; limits.batch],
             block_sequence: Vec::with_capacity(blocks),
             block_index: Vec::with_capacity(blocks),
+            past_block_sequence: Vec::with_capacity(limits.batch * chunk_stride),
+            past_block_index: Vec::with_capacity(limits.batch * chunk_stride),
             chunk_row: vec![0; limits.batch * chunk_stride],
             sequence_state: vec![0; limits.batch],
         }
@@ -149,7 +153,7 @@ impl Binding {
     pub fn bytes_for(limits: Limits, context: usize) -> usize {
         let blocks = limits.rows.div_ceil(CHUNK) + limits.batch;
         let chunks = limits.batch * context.div_ceil(CHUNK);
-        (2 * limits.rows + 3 * limits.batch + 1 + 2 * blocks + chunks) * size_of::<i32>()
+        (2 * limits.rows + 3 * limits.batch + 1 + 2 * blocks + 3 * chunks) * size_of::<i32>()
     }
 
     /// Binds a run to these sequences. Allocates nothing.
@@ -172,6 +176,8 @@ impl Binding {
         (self.rows, self.batch) = (rows, batch);
         self.block_sequence.clear();
         self.block_index.clear();
+        self.past_block_sequence.clear();
+        self.past_block_index.clear();
         let mut row = 0;
         for (number, sequence) in sequences.enumerate() {
             self.sequence_row[number] = row as i32;
@@ -184,6 +190,8 @@ impl Binding {
                     None => row + chunk * CHUNK,
                 };
                 self.chunk_row[number * self.chunk_stride + chunk] = first as i32;
+                self.past_block_sequence.push(number as i32);
+                self.past_block_index.push(chunk as i32);
             }
             for offset in 0..sequence.length {
                 let position = sequence.origin + offset;
@@ -274,6 +282,9 @@ impl Binding {
             sequence_origin: self.sequence_origin.as_ptr(),
             block_sequence: self.block_sequence.as_ptr(),
             block_index: self.block_index.as_ptr(),
+            past_blocks: self.past_block_index.len() as i64,
+            past_block_sequence: self.past_block_sequence.as_ptr(),
+            past_block_index: self.past_block_index.as_ptr(),
             chunk_row: self.chunk_row.as_ptr(),
             sequence_state: self.sequence_state.as_ptr(),
             dot: std::ptr::null(),
@@ -295,11 +306,22 @@ mod tests {
         let tables = |binding: &Binding| {
             let Binding { row_position, row_cache, sequence_row, sequence_origin, .. } = binding;
             let sequences = (sequence_row.clone(), sequence_origin.clone(), binding.chunk_row.clone());
-            let blocks = (binding.block_sequence.clone(), binding.block_index.clone());
-            (binding.rows(), binding.batch(), row_position.clone(), row_cache.clone(), sequences, blocks)
+            let blocks = [&binding.block_sequence, &binding.block_index].map(Vec::clone);
+            let past_blocks = [&binding.past_block_sequence, &binding.past_block_index].map(Vec::clone);
+            (
+                binding.rows(),
+                binding.batch(),
+                row_position.clone(),
+                row_cache.clone(),
+                sequences,
+                (blocks, past_blocks),
+            )
         };
         let before = tables(&binding);
         assert_eq!((before.0, before.1, &before.3[8..13]), (13, 2, &[4, 5, 128, 129, 130][..]));
+        let (blocks, past_blocks) = &before.5;
+        assert_eq!(*blocks, [vec![0, 1], vec![0, 0]]);
+        assert_eq!(*past_blocks, [vec![0, 0, 1], vec![0, 1, 0]]);
         let good = one(0, 5, &[1]);
         let bad = [
             (one(0, 0, &[1]), BindingError::Empty(1)),

@@ -15,6 +15,7 @@ use diptych_codegen::c::step::StepTables;
 use diptych_codegen::entry::{
     ArgRef, Buffer, CompiledEntry, GridCount, Launch, Limits, MOST_ARGS, PlanStep, Role, Slot,
 };
+use diptych_codegen::tile::CHUNK;
 use diptych_ir::{DType, RegionId, Symbol};
 use diptych_passes::layout::{CHECKPOINT, Leading};
 use diptych_passes::plan::place;
@@ -127,10 +128,11 @@ pub enum LoadError {
 }
 
 impl Executable {
-    /// What an entry will take, before anything is taken.
+    /// What an entry will take, before anything is taken, with caches of this size, if it has any.
     pub fn memory_bound(
         entry: &CompiledEntry,
         limits: Limits,
+        cache: CacheSize,
         threads: usize,
         width: VectorWidth,
     ) -> MemoryBound {
@@ -143,7 +145,7 @@ impl Executable {
         let scratch = entry.kernels.iter().map(|kernel| kernel.scratch_floats).max().unwrap_or(0)
             + width.dot_scratch_floats();
         MemoryBound {
-            arena: place(&entry.lifetimes(limits)).bytes,
+            arena: place(&entry.lifetimes(limits, cache.chunks * CHUNK)).bytes,
             inputs_and_roots: of(|role| matches!(role, Role::Input(_) | Role::Root(_))),
             derived: of(|role| *role == Role::Derived),
             padded,
@@ -168,8 +170,9 @@ impl Executable {
         width: VectorWidth,
     ) -> Result<Executable, LoadError> {
         let missing = |problem: String| LoadError::Missing { entry: entry.kind.name().to_owned(), problem };
-        let bound = Self::memory_bound(entry, limits, threads, width);
-        let layout = place(&entry.lifetimes(limits));
+        let cache = caches.map(CacheRooms::size).unwrap_or_default();
+        let bound = Self::memory_bound(entry, limits, cache, threads, width);
+        let layout = place(&entry.lifetimes(limits, cache.chunks * CHUNK));
         let workspace = match workspace {
             Some(workspace) if workspace.has_room_for(&bound) => workspace.clone(),
             Some(_) => return Err(missing("room in the workspace".to_owned())),
@@ -472,7 +475,7 @@ impl Walk<'_> {
     }
 
     fn instances(&self, grid: &[GridCount]) -> usize {
-        let chunks = self.run.tables.blocks as usize;
+        let chunks = [self.run.tables.blocks, self.run.tables.past_blocks].map(|chunks| chunks as usize);
         grid.iter().map(|count| count.instances(|leading| self.rows(leading), chunks)).product()
     }
 

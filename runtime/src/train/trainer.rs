@@ -5,10 +5,12 @@
 use super::TrainError;
 use super::identity::ModelIdentity;
 use super::options::TrainOptions;
-use crate::executor::{Binding, Executable, MemoryBound, ParameterStore, Sequence, SharedMemory, Workspace};
+use crate::executor::{
+    Binding, CacheSize, Executable, MemoryBound, ParameterStore, Sequence, SharedMemory, Workspace,
+};
 use crate::schedule::Schedule;
 use crate::session::{Device, Session, SessionError};
-use diptych_codegen::driver::{CompiledProgram, compile_program};
+use diptych_codegen::driver::{CompiledProgram, Rewritten, compile_rewritten, rewrite_by_default};
 use diptych_codegen::entry::Limits;
 use diptych_codegen::within::{Choice, Limit, compile_within, parts_of};
 use diptych_ir::{Axis, EntryKind, Op, Program, Symbol};
@@ -94,15 +96,15 @@ impl Plan {
     /// When options do not fit, or a pass refuses the program.
     pub fn new(
         device: &Device,
-        program: &Program,
+        rewritten: &Rewritten,
         identity: ModelIdentity,
         options: TrainOptions,
         also: &[EntryKind],
     ) -> Result<Plan, TrainError> {
         let kinds = kinds(&options, &identity, also)?;
-        let compiled = compile_program(program, &kinds, &options.optimizer.into(), device.options())?;
+        let compiled = compile_rewritten(rewritten, &kinds, &options.optimizer.into(), device.options())?;
         let at_a_time = options.batch;
-        Plan::of(device, program, compiled, identity, options, at_a_time)
+        Plan::of(device, rewritten.program(), compiled, identity, options, at_a_time)
     }
 
     /// As [`Plan::new`], within so many bytes of [`Plan::memory_bound`]: where they do not suffice, the backward
@@ -114,7 +116,7 @@ impl Plan {
     /// As [`Plan::new`], and when no choice keeps the limit: then with the least that can.
     pub fn within(
         device: &Device,
-        program: &Program,
+        rewritten: &Rewritten,
         identity: ModelIdentity,
         options: TrainOptions,
         also: &[EntryKind],
@@ -132,8 +134,8 @@ impl Plan {
         };
         let limit = Limit { bytes, batch: options.batch, memory: &memory, seconds, size: &size };
         let (compiled, choice) =
-            compile_within(program, &kinds, &options.optimizer.into(), device.options(), &limit)?;
-        Ok((Plan::of(device, program, compiled, identity, options, choice.at_a_time)?, choice))
+            compile_within(rewritten, &kinds, &options.optimizer.into(), device.options(), &limit)?;
+        Ok((Plan::of(device, rewritten.program(), compiled, identity, options, choice.at_a_time)?, choice))
     }
 
     fn of(
@@ -240,7 +242,13 @@ fn entry_bounds(
     let limits = limits(options, at_a_time);
     let bound = |kind| {
         let entry = compiled.entries.get(&kind)?;
-        Some(Executable::memory_bound(entry, limits, device.pool.threads(), device.width))
+        Some(Executable::memory_bound(
+            entry,
+            limits,
+            CacheSize::default(),
+            device.pool.threads(),
+            device.width,
+        ))
     };
     entries(options, at_a_time).into_iter().filter_map(bound).collect()
 }
@@ -333,7 +341,8 @@ impl<'d> Trainer<'d> {
         identity: ModelIdentity,
         options: TrainOptions,
     ) -> Result<Trainer<'d>, TrainError> {
-        Self::load(device, Plan::new(device, program, identity, options, &[])?)
+        let rewritten = rewrite_by_default(program, device.options())?;
+        Self::load(device, Plan::new(device, &rewritten, identity, options, &[])?)
     }
 
     /// Sets every parameter, by name, to numbers in the user's axis order, and

@@ -153,22 +153,81 @@ fn a_value_that_a_layer_passes_on_as_it_is() {
 }
 
 #[test]
-fn what_is_computed_over_the_past_is_refused_when_serving() {
+fn what_is_computed_over_the_past() {
     let program = model("latent", |m, x, embed| {
         let Attention { score, key, .. } = attention(m, x, embed);
         let depth = m.axis("depth", 5);
         let value = m.contract(&[key, weight(m, "value", depth, embed)], depth).tanh();
         x + score.causal().softmax(m.past()).dot(value, m.past())
     });
+    serves(&program);
+    trains_and_scores(program);
+}
+
+#[test]
+fn positions_turn_what_is_seen_of_the_past() {
+    let program = model("turned", |m, x, embed| {
+        let Attention { score, value, .. } = attention(m, x, embed);
+        let angle = m.index(m.past()).cast(DType::F32) * 0.3;
+        let turned = value * angle.cos() + m.index(m.past()).cast(DType::F32) * 0.01;
+        x + score.causal().softmax(m.past()).dot(turned, m.past())
+    });
+    serves(&program);
+    trains_and_scores(program);
+}
+
+#[test]
+fn tokens_are_looked_up_again_wherever_they_are_seen() {
+    let program = model("looked_up", |m, x, embed| {
+        let Attention { score, .. } = attention(m, x, embed);
+        let vocab = m.axis("vocab", TOKENS);
+        let table = m.param("table", [vocab, embed], Initializer::Uniform { bound: 1.0 }, true);
+        let value = table.take(m.tokens().history(), vocab).tanh();
+        x + score.causal().softmax(m.past()).dot(value, m.past())
+    });
+    serves(&program);
+    trains_and_scores(program);
+}
+
+/// What serving says of a program that scores.
+fn serving_refuses(program: &Program, wanted: &str) {
     let device = Device::cpu(Some(1)).unwrap();
     let compile =
-        |kind| Session::compile(&device, &program, CONTEXT, &[kind], &AdamWOptions::default()).map(|_| ());
+        |kind| Session::compile(&device, program, CONTEXT, &[kind], &AdamWOptions::default()).map(|_| ());
     compile(EntryKind::Score).unwrap();
     for kind in [EntryKind::Prefill, EntryKind::Decode] {
         let message = compile(kind).unwrap_err().to_string();
-        let wanted = "is computed for all positions so far at every step: compute it before `history`";
         assert!(message.contains(wanted), "{message}");
     }
+}
+
+#[test]
+fn what_is_not_computed_row_by_row_over_the_past_is_refused_when_serving() {
+    let chosen = model("chosen", |m, x, embed| {
+        let Attention { score, key, .. } = attention(m, x, embed);
+        let (depth, rank) = (m.axis("depth", 5), m.axis("rank", 2));
+        let largest = key.tanh().top_k(depth, rank).cast(DType::F32).sum(rank);
+        let value = largest * m.table(embed, &[0.01; EMBED]);
+        x + score.causal().softmax(m.past()).dot(value, m.past())
+    });
+    serving_refuses(
+        &chosen,
+        "is not computed row by row, as values over all positions so far are when serving",
+    );
+    let summed = model("summed", |m, x, embed| {
+        let Attention { score, value, .. } = attention(m, x, embed);
+        let of_keys = score.causal().softmax(m.past()).dot(x.tanh(), m.time());
+        x + score.causal().softmax(m.past()).dot(value + of_keys, m.past())
+    });
+    serving_refuses(&summed, "sums over tokens for each position so far");
+    let given = model("given", |m, x, embed| {
+        let seen = x.history().tanh();
+        m.repeat("layers", 2, x, |m, x| {
+            let Attention { score, .. } = attention(m, x, embed);
+            x + score.causal().softmax(m.past()).dot(seen, m.past())
+        })
+    });
+    serving_refuses(&given, "lies along a cache, and is given to a loop");
 }
 
 /// A root of `Score` beside its own.

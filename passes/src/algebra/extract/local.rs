@@ -80,8 +80,8 @@ fn attempt(part: &Part, usage: &mut Usage, form: usize, together: bool) -> bool 
 pub(super) fn restore(part: &Part, choice: &PartChoice, original: &PartChoice) -> Option<PartChoice> {
     let mut usage = Usage::new(part, choice)?;
     let least = usage.cost();
-    for class in 0..part.classes.len() {
-        let (Some(form), Some(before)) = (original[class], usage.choice()[class]) else { continue };
+    for (class, original) in original.iter().enumerate() {
+        let (&Some(form), Some(before)) = (original, usage.choice()[class]) else { continue };
         if form != before
             && usage.is_used(class)
             && usage.switch(form)

@@ -85,22 +85,28 @@ pub(super) struct Extraction {
 
 /// The choice with the least joint cost that was found: the least there is,
 /// but for rounding, if no part of the problem has many classes to choose in.
-/// If the graph as it was has a cycle or lacks a class, that is returned, at an infinite cost.
+/// Where no choice was found that has no cycle, the cost is infinite.
 pub(super) fn extract(problem: &Problem) -> Extraction {
-    let start = problem.original.clone();
-    let (Some(start_cost), Some(reduced)) = (joint(problem, &start, 0.0), reduce(problem)) else {
-        return Extraction { choice: start, cost: f64::INFINITY, lower_bound: 0.0 };
-    };
-    let penalty = start_cost * WORTH_IT;
-    let mut choice = start;
+    let choice = best_found(problem);
+    let cost = joint(problem, &choice, 0.0).unwrap_or(f64::INFINITY);
+    let lower_bound = search_bound(problem, &choice, &mut within(SEARCHING)).min(cost);
+    Extraction { choice, cost, lower_bound }
+}
+
+/// The choice of [`extract`], without a bound. What the graph had may be forbidden: then it is no start, and
+/// new nodes are asked nothing.
+pub(super) fn best_found(problem: &Problem) -> Choice {
+    let mut choice = problem.original.clone();
+    let Some(reduced) = reduce(problem) else { return choice };
+    let start_cost = joint(problem, &choice, 0.0);
+    let penalty = start_cost.unwrap_or(0.0) * WORTH_IT;
     if let Some(found) = search(problem, &reduced, penalty)
-        && joint(problem, &found, penalty).is_some_and(|cost| cost < start_cost)
+        && let Some(cost) = joint(problem, &found, penalty)
+        && start_cost.is_none_or(|start_cost| cost < start_cost)
     {
         choice = found;
     }
-    let cost = joint(problem, &choice, 0.0).unwrap_or(f64::INFINITY);
-    let lower_bound = bound(problem, &reduced, &choice, &mut within(SEARCHING)).min(cost);
-    Extraction { choice, cost, lower_bound }
+    choice
 }
 
 /// A limit for parts searched one after the other, which is told how many are

@@ -40,10 +40,10 @@ pub(super) fn reduce(problem: &Problem) -> Option<Reduced> {
         }
         let necessary = necessary(problem, &forms);
         let mut changed = false;
-        for class in 0..forms.len() {
-            let kept = undominated(problem, class, &forms[class], &necessary, &usable);
-            changed |= kept.len() < forms[class].len();
-            forms[class] = kept;
+        for (class, forms) in forms.iter_mut().enumerate() {
+            let kept = undominated(problem, class, forms, &necessary, &usable);
+            changed |= kept.len() < forms.len();
+            *forms = kept;
         }
         if !changed {
             let needed = roots.iter().map(|roots| {

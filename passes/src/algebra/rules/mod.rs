@@ -1,5 +1,16 @@
 //! The rules, one a row: name, class, what is looked for, what is put there,
-//! and under which conditions. To add a rule, add a row; the harness tests it.
+//! and under which conditions. One file a subject; to add a rule, add a row;
+//! the harness tests it.
+
+mod axes;
+mod collectives;
+mod contractions;
+mod histories;
+mod merges;
+mod pieces;
+mod reductions;
+mod scalars;
+mod weights;
 
 use super::pattern::{Term, Variables, parse};
 
@@ -20,7 +31,9 @@ pub enum Class {
 pub enum When {
     /// The value depends on parameters and literals only.
     ParamOnly(&'static str),
-    /// The values have none of the summed axes.
+    /// The values depend on more than parameters.
+    AtRun(&'static str),
+    /// The values have none of the summed axes, or of those that the op is of.
     Lacks(&'static str, &'static str),
     /// There is at least one value, or one summed axis.
     Some(&'static str),
@@ -35,8 +48,24 @@ pub enum When {
     Joins(&'static str, &'static str, &'static str, &'static str),
     /// The value has fewer axes than the one that is rewritten.
     Narrower(&'static str),
+    /// The value has at most so many times the elements, at a position, of the one that is rewritten.
+    Light(&'static str, usize),
+    /// Among the summed axes is one of tokens.
+    OverTokens(&'static str),
+    /// Of two values that play the same part, the first and all that was joined to it came before the
+    /// second, which was joined to nothing: one of the many orders in which to join several is enough.
+    Ordered(&'static str, &'static str),
     /// The first op undoes the second.
     Inverse(&'static str, &'static str),
+    /// The two ops speak of the same ranks and, where both cut an axis over
+    /// these, of the same pieces.
+    SameRanks(&'static str, &'static str),
+    /// Of the summed axes (first), one is in none of the values (second).
+    Alone(&'static str, &'static str),
+    /// The constant is greater than zero.
+    Positive(&'static str),
+    /// A scale of the value can go into weights that it is linear in.
+    ScalesWeights(&'static str),
     /// The constant is not zero.
     NotZero(&'static str),
     /// The value is no known constant.
@@ -58,6 +87,8 @@ pub struct Rule {
     pub left: &'static str,
     /// What is equal to it.
     pub right: &'static str,
+    /// A second value and what is equal to it: this rule is about two that share variables.
+    pub beside: Option<[&'static str; 2]>,
     /// Under which conditions.
     pub conditions: &'static [When],
 }
@@ -69,76 +100,64 @@ const fn rule(
     right: &'static str,
     conditions: &'static [When],
 ) -> Rule {
-    Rule { name, class, left, right, conditions }
+    Rule { name, class, left, right, beside: None, conditions }
 }
 
-use Class::{Exact, Real};
-use When::{AtMost, Covers, Fresh, Inverse, Joins, Lacks, Narrower, NotZero, ParamOnly, Varies};
+/// A rule about two values that share variables.
+const fn pair(
+    name: &'static str,
+    class: Class,
+    [left, beside]: [&'static str; 2],
+    [right, equal]: [&'static str; 2],
+    conditions: &'static [When],
+) -> Rule {
+    Rule { name, class, left, right, beside: Some([beside, equal]), conditions }
+}
+
+/// The rows of each file: to add a file of rules, add it here.
+const TABLES: &[&[Rule]] = &[
+    scalars::ROWS,
+    contractions::ROWS,
+    weights::ROWS,
+    reductions::ROWS,
+    axes::ROWS,
+    histories::ROWS,
+    pieces::ROWS,
+    merges::ROWS,
+    collectives::ROWS,
+];
 
 /// Every rule.
-#[rustfmt::skip]
-pub const RULES: &[Rule] = &[
-    // Less work, always.
-    rule("negate_twice", Exact, "(neg (neg x))", "x", &[]),
-    rule("multiply_by_one", Exact, "(mul x 1)", "x", &[]),
-    rule("divide_by_one", Exact, "(div x 1)", "x", &[]),
-    rule("subtract_zero", Exact, "(sub x 0)", "x", &[]),
-    rule("add_zero", Real, "(add x 0)", "x", &[]),
-    rule("add_negative", Exact, "(add x (neg y))", "(sub x y)", &[]),
-    rule("subtract_negative", Exact, "(sub x (neg y))", "(add x y)", &[]),
-    rule("negate_product", Exact, "(mul (neg x) y)", "(neg (mul x y))", &[]),
-    rule("negate_quotient", Exact, "(div (neg x) y)", "(neg (div x y))", &[]),
-    rule("negate_difference", Real, "(neg (sub x y))", "(sub y x)", &[]),
-    rule("negate_constant_factor", Exact, "(neg (mul $c x))", "(mul (neg c) x)", &[]),
-    rule("select_twice", Exact, "(select m (select m x y) z)", "(select m x z)", &[]),
-    rule("detach_twice", Exact, "(detach (detach x))", "(detach x)", &[]),
-    rule("cast_twice", Exact, "(cast[d] (cast[d] x))", "(cast[d] x)", &[]),
-    rule("cast_to_same", Exact, "(cast[d] x)", "x", &[]),
-    // Scalars, computed now.
-    rule("fold_add", Real, "(add $c $d)", "(=add c d)", &[]),
-    rule("fold_sub", Real, "(sub $c $d)", "(=sub c d)", &[]),
-    rule("fold_mul", Real, "(mul $c $d)", "(=mul c d)", &[]),
-    rule("fold_div", Real, "(div $c $d)", "(=div c d)", &[]),
-    rule("fold_neg", Exact, "(neg $c)", "(=neg c)", &[]),
-    rule("fold_sqrt", Real, "(sqrt $c)", "(=sqrt c)", &[]),
-    rule("fold_rsqrt", Real, "(rsqrt $c)", "(=rsqrt c)", &[]),
-    rule("fold_exp", Real, "(exp $c)", "(=exp c)", &[]),
-    rule("merge_scales", Real, "(mul $c (mul $d x))", "(mul (=mul c d) x)", &[]),
-    rule("merge_scale_and_divisor", Real, "(div (mul $c x) $d)", "(mul (=div c d) x)", &[NotZero("d")]),
-    rule("divisor_to_scale", Real, "(div x $c)", "(mul (=div 1 c) x)", &[NotZero("c")]),
-    rule("scale_out_of_product", Real, "(mul (mul $c x) y)", "(mul c (mul x y))", &[]),
-    rule("scale_out_of_quotient", Real, "(div (mul $c x) y)", "(mul c (div x y))", &[]),
-    // Contractions: sums of products of any number of factors.
-    rule("sum_is_contraction", Real, "(sum[A] (mul x y))", "(contract[A] x y)", &[]),
-    rule("product_into_contraction", Real, "(contract[A] (mul x y) zs..)", "(contract[A] x y zs..)",
-        &[AtMost("zs", "zs", 4), When::Some("zs")]),
-    rule("sum_of_none", Real, "(sum[] x)", "x", &[]),
-    rule("contraction_of_none", Real, "(contract[] x y)", "(mul x y)", &[]),
-    rule("contraction_of_one", Real, "(contract[A] x)", "(sum[A] x)", &[]),
-    rule("flatten", Real, "(contract[A] (contract[B] xs..) ys..)", "(contract[A+B] xs.. ys..)",
-        &[AtMost("xs", "ys", 4), Fresh("B", "xs", "ys", "A")]),
-    rule("associate", Real, "(contract[A] x y zs..)", "(contract[A&zs] (contract[A-zs] x y) zs..)",
-        &[When::Some("zs"), Joins("x", "y", "A", "zs")]),
-    rule("division_out_of_contraction", Real, "(contract[A] (div x d) ys..)", "(div (contract[A] x ys..) d)",
-        &[Lacks("d", "A")]),
-    rule("division_into_contraction", Real, "(div (contract[A] x ys..) d)", "(contract[A] (div x d) ys..)",
-        &[Lacks("d", "A"), Covers("x", "d"), Varies("d")]),
-    rule("division_out_of_sum", Real, "(sum[A] (div x d))", "(div (sum[A] x) d)", &[Lacks("d", "A")]),
-    rule("scale_into_contraction", Real, "(mul s (contract[A] xs..))", "(contract[A] s xs..)",
-        &[Lacks("s", "A"), Narrower("s"), AtMost("xs", "xs", 6)]),
-    rule("scale_out_of_contraction", Real, "(contract[A] s x)", "(mul s (sum[A] x))",
-        &[When::Some("A"), Lacks("s", "A")]),
-    rule("negation_out_of_contraction", Real, "(contract[A] (neg x) ys..)", "(neg (contract[A] x ys..))", &[]),
-    rule("add_weights", Real, "(add (contract[A] x xs..) (contract[A] y xs..))", "(contract[A] (add x y) xs..)",
-        &[ParamOnly("x"), ParamOnly("y"), When::Some("xs")]),
-    // Bookkeeping of axes.
-    rule("rename_twice", Exact, "(rename[r] (rename[s] x))", "(rename[r*s] x)", &[]),
-    rule("rename_back", Exact, "(rename[r] (rename[s] x))", "x", &[Inverse("r", "s")]),
-    rule("slice_twice", Exact, "(slice[r] (slice[s] x))", "(slice[r*s] x)", &[]),
-    rule("slice_of_concat", Exact, "(slice[s] (concat[c] xs..))", "(pick[s/c] xs..)", &[]),
-    rule("split_of_merge", Exact, "(split[s] (merge[m] x))", "x", &[Inverse("s", "m")]),
-    rule("merge_of_split", Exact, "(merge[m] (split[s] x))", "x", &[Inverse("m", "s")]),
-];
+pub const RULES: &[Rule] = &joined::<{ count() }>();
+
+const fn count() -> usize {
+    let (mut count, mut table) = (0, 0);
+    while table < TABLES.len() {
+        count += TABLES[table].len();
+        table += 1;
+    }
+    count
+}
+
+const fn joined<const COUNT: usize>() -> [Rule; COUNT] {
+    let mut rules = [TABLES[0][0]; COUNT];
+    let (mut filled, mut table) = (0, 0);
+    while table < TABLES.len() {
+        let mut row = 0;
+        while row < TABLES[table].len() {
+            rules[filled] = TABLES[table][row];
+            filled += 1;
+            row += 1;
+        }
+        table += 1;
+    }
+    rules
+}
+
+/// The rules that keep as much of a value as a class does, or more.
+pub(super) fn keeping(class: Class) -> Vec<Rule> {
+    RULES.iter().filter(|rule| rule.class <= class).copied().collect()
+}
 
 /// A rule, read.
 #[derive(Clone, Debug)]
@@ -146,6 +165,8 @@ pub(super) struct Compiled {
     pub rule: Rule,
     pub left: Term,
     pub right: Term,
+    /// The second value's two sides.
+    pub beside: Option<(Term, Term)>,
     pub variables: Variables,
     /// The conditions, with the numbers of their variables.
     pub conditions: Vec<Condition>,
@@ -155,6 +176,10 @@ pub(super) struct Compiled {
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub(super) enum Condition {
     ParamOnly(usize),
+    AtRun(usize),
+    Light(usize, usize),
+    OverTokens(usize),
+    Ordered(usize, usize),
     Lacks(usize, usize),
     Some(usize),
     AtMost(usize, usize, usize),
@@ -162,9 +187,40 @@ pub(super) enum Condition {
     Covers(usize, usize),
     Joins(usize, usize, usize, usize),
     Inverse(usize, usize),
+    SameRanks(usize, usize),
+    Alone(usize, usize),
+    Positive(usize),
+    ScalesWeights(usize),
     NotZero(usize),
     Varies(usize),
     Fresh { over: usize, within: usize, apart: usize, outer: usize },
+}
+
+impl Condition {
+    /// The variables that it is about.
+    pub fn variables(self) -> Vec<usize> {
+        match self {
+            Condition::ParamOnly(x)
+            | Condition::AtRun(x)
+            | Condition::Light(x, _)
+            | Condition::OverTokens(x)
+            | Condition::Some(x)
+            | Condition::Narrower(x)
+            | Condition::NotZero(x)
+            | Condition::Positive(x)
+            | Condition::ScalesWeights(x)
+            | Condition::Varies(x) => vec![x],
+            Condition::Ordered(x, y)
+            | Condition::Lacks(x, y)
+            | Condition::AtMost(x, y, _)
+            | Condition::Covers(x, y)
+            | Condition::SameRanks(x, y)
+            | Condition::Alone(x, y)
+            | Condition::Inverse(x, y) => vec![x, y],
+            Condition::Joins(x, y, axes, zs) => vec![x, y, axes, zs],
+            Condition::Fresh { over, within, apart, outer } => vec![over, within, apart, outer],
+        }
+    }
 }
 
 /// Reads rules.
@@ -184,7 +240,15 @@ fn compile_one(rule: &Rule) -> Result<Compiled, String> {
     if !matches!(left, Term::Node { .. }) {
         return Err("the left side must be an op".into());
     }
+    let second = rule.beside.map(|[left, _]| parse(left, &mut variables, true)).transpose()?;
+    if matches!(&second, Some(left) if !matches!(left, Term::Node { .. })) {
+        return Err("the second left side must be an op".into());
+    }
     let right = parse(rule.right, &mut variables, false)?;
+    let beside = match (second, rule.beside) {
+        (Some(left), Some([_, right])) => Some((left, parse(right, &mut variables, false)?)),
+        _ => None,
+    };
     let find =
         |name: &str| variables.find(name).ok_or_else(|| format!("no variable `{name}` in the left side"));
     let conditions = rule
@@ -193,6 +257,10 @@ fn compile_one(rule: &Rule) -> Result<Compiled, String> {
         .map(|when| {
             Ok(match *when {
                 When::ParamOnly(x) => Condition::ParamOnly(find(x)?),
+                When::AtRun(x) => Condition::AtRun(find(x)?),
+                When::Light(x, most) => Condition::Light(find(x)?, most),
+                When::OverTokens(axes) => Condition::OverTokens(find(axes)?),
+                When::Ordered(x, y) => Condition::Ordered(find(x)?, find(y)?),
                 When::Lacks(x, axes) => Condition::Lacks(find(x)?, find(axes)?),
                 When::Some(xs) => Condition::Some(find(xs)?),
                 When::AtMost(xs, ys, most) => Condition::AtMost(find(xs)?, find(ys)?, most),
@@ -200,6 +268,10 @@ fn compile_one(rule: &Rule) -> Result<Compiled, String> {
                 When::Joins(x, y, axes, zs) => Condition::Joins(find(x)?, find(y)?, find(axes)?, find(zs)?),
                 When::Narrower(x) => Condition::Narrower(find(x)?),
                 When::Inverse(outer, inner) => Condition::Inverse(find(outer)?, find(inner)?),
+                When::SameRanks(left, right) => Condition::SameRanks(find(left)?, find(right)?),
+                When::Alone(axes, ys) => Condition::Alone(find(axes)?, find(ys)?),
+                When::ScalesWeights(x) => Condition::ScalesWeights(find(x)?),
+                When::Positive(c) => Condition::Positive(find(c)?),
                 When::NotZero(c) => Condition::NotZero(find(c)?),
                 When::Varies(x) => Condition::Varies(find(x)?),
                 When::Fresh(over, within, apart, outer) => Condition::Fresh {
@@ -211,5 +283,5 @@ fn compile_one(rule: &Rule) -> Result<Compiled, String> {
             })
         })
         .collect::<Result<_, String>>()?;
-    Ok(Compiled { rule: *rule, left, right, variables, conditions })
+    Ok(Compiled { rule: *rule, left, right, beside, variables, conditions })
 }

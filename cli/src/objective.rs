@@ -1,0 +1,186 @@
+//! What a model is compiled for: how much training and how much serving, and
+//! whether entries may differ in rounding. A run keeps it in its configuration, so that what was trained is
+//! served in the form that was meant.
+
+use crate::failure::{Failure, Result};
+use clap::{Args, ValueEnum};
+use diptych_codegen::driver::{CompiledProgram, Rewriting, Rewritten, rewrite};
+use diptych_codegen::entry::EntryOptions;
+use diptych_cost::{Target, predict_binding};
+use diptych_ir::{EntryKind, Program};
+use diptych_passes::algebra::{Binding, Numerics, Objective};
+use serde::{Deserialize, Serialize};
+use toml::{Table, Value as Toml};
+
+/// The machine whose costs pick the form of a program that runs here. It is described in a file rather than measured:
+/// bits depend on the form, and are to be the same tomorrow.
+const REFERENCE: &str = "reference-cpu";
+
+/// What the algebra may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Form {
+    /// Each entry its own form, if that costs less: entries differ in rounding.
+    Fast,
+    /// One form for all entries: a token's logits have the same bits in all of them.
+    Same,
+    /// The model as it is written.
+    AsWritten,
+}
+
+/// What a model is compiled for.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ObjectiveConfig {
+    /// Whether entries may differ in rounding.
+    pub numerics: Form,
+    /// Tokens trained over the model's life, or in proportion to those served.
+    pub train_tokens: f64,
+    /// Tokens served over the model's life, half of them of prompts.
+    pub serve_tokens: f64,
+    /// Sequences that are decoded at once, typically.
+    pub serve_batch: usize,
+    /// Positions that a decoded token sees, typically; at most the model's context.
+    pub serve_context: usize,
+    /// Tokens of a prompt, typically; at most the model's context.
+    pub prompt: usize,
+    /// The machine that it is for: a target with speeds.
+    pub machine: String,
+}
+
+impl Default for ObjectiveConfig {
+    fn default() -> ObjectiveConfig {
+        ObjectiveConfig {
+            numerics: Form::Same,
+            train_tokens: 1.0,
+            serve_tokens: 1.0,
+            serve_batch: 1,
+            serve_context: 1024,
+            prompt: 256,
+            machine: REFERENCE.to_owned(),
+        }
+    }
+}
+
+/// The same on the command line.
+#[derive(Args, Clone, Debug, Default)]
+pub struct ObjectiveArguments {
+    /// `same`: a token's logits have the same bits in every entry; `fast`: each entry takes its own form if that
+    /// costs less; `as-written`: nothing is rewritten. Without it, what the run was trained with, or `same`.
+    #[arg(long, value_name = "WHICH")]
+    numerics: Option<Form>,
+    /// Tokens trained over the model's life, or in proportion to those served (1 if not given).
+    #[arg(long, value_name = "N")]
+    train_tokens: Option<f64>,
+    /// Tokens served over the model's life, half of them of prompts (1 if not given).
+    #[arg(long, value_name = "N")]
+    serve_tokens: Option<f64>,
+    /// Sequences that are decoded at once, typically (1).
+    #[arg(long, value_name = "N")]
+    serve_batch: Option<usize>,
+    /// Positions that a decoded token sees, typically (1024).
+    #[arg(long, value_name = "N")]
+    serve_context: Option<usize>,
+}
+
+impl ObjectiveArguments {
+    /// The flags as a table `[objective]` of a configuration file.
+    ///
+    /// # Errors
+    /// When a number is too large.
+    pub fn overrides(&self) -> Result<Table> {
+        let mut table = Table::new();
+        if let Some(form) = self.numerics {
+            table.insert("numerics".to_owned(), Toml::try_from(form)?);
+        }
+        for (name, tokens) in [("train_tokens", self.train_tokens), ("serve_tokens", self.serve_tokens)] {
+            table.extend(tokens.map(|tokens| (name.to_owned(), Toml::Float(tokens))));
+        }
+        for (name, count) in [("serve_batch", self.serve_batch), ("serve_context", self.serve_context)] {
+            let count = count.map(i64::try_from).transpose();
+            let count = count.map_err(|_| Failure(format!("--{} is too large", name.replace('_', "-"))))?;
+            table.extend(count.map(|count| (name.to_owned(), Toml::Integer(count))));
+        }
+        Ok(table)
+    }
+
+    /// The flags as the tables of a configuration file.
+    ///
+    /// # Errors
+    /// When a number is too large.
+    pub fn table(&self) -> Result<Table> {
+        Ok(Table::from_iter([("objective".to_owned(), Toml::Table(self.overrides()?))]))
+    }
+
+    /// This configuration with what the command line says on top.
+    ///
+    /// # Errors
+    /// When a number is too large.
+    pub fn over(&self, config: &ObjectiveConfig) -> Result<ObjectiveConfig> {
+        let mut table = Table::try_from(config)?;
+        table.extend(self.overrides()?);
+        Ok(table.try_into()?)
+    }
+}
+
+impl ObjectiveConfig {
+    /// The objective, for a model of this context that is trained on so many sequences of so many tokens at once.
+    ///
+    /// # Errors
+    /// Which field does not fit, and what would.
+    pub fn objective(&self, context: usize, batch: usize, time: usize) -> Result<Objective> {
+        for (name, tokens) in [("train_tokens", self.train_tokens), ("serve_tokens", self.serve_tokens)] {
+            if !(tokens.is_finite() && tokens >= 0.0) {
+                return Err(Failure(format!(
+                    "objective: `{name}` is {tokens}; it must be a number from 0 on"
+                )));
+            }
+        }
+        if self.train_tokens + self.serve_tokens == 0.0 {
+            return Err(Failure::new(
+                "objective: neither trained nor served; one of the tokens must be more than 0",
+            ));
+        }
+        let sizes = [
+            ("serve_batch", self.serve_batch),
+            ("serve_context", self.serve_context),
+            ("prompt", self.prompt),
+        ];
+        if let Some((name, _)) = sizes.iter().find(|size| size.1 == 0) {
+            return Err(Failure(format!("objective: `{name}` is 0; it must be at least 1")));
+        }
+        let (past, prompt) = (self.serve_context.min(context), self.prompt.min(context));
+        Ok(Objective {
+            bindings: vec![
+                Binding::new(EntryKind::Train, batch, time, time, self.train_tokens),
+                Binding::new(EntryKind::Prefill, 1, prompt, prompt, self.serve_tokens / 2.0),
+                Binding::new(EntryKind::Decode, self.serve_batch, 1, past, self.serve_tokens / 2.0),
+            ],
+            ..Rewriting::default().objective
+        })
+    }
+
+    /// Chooses the form of a program for this objective, by what its entries take once they are fused.
+    ///
+    /// # Errors
+    /// When the program cannot be compiled, or the machine is unknown.
+    pub fn rewrite(
+        &self,
+        program: &Program,
+        objective: Objective,
+        options: EntryOptions,
+    ) -> Result<Rewritten> {
+        let machine = Target::load(&self.machine)?.into_machine(None)?;
+        let threads = machine.rates.threads;
+        let seconds = |compiled: &CompiledProgram, binding: &Binding| {
+            predict_binding(compiled, binding, &machine, threads)
+        };
+        let rewriting = Rewriting {
+            algebra: self.numerics != Form::AsWritten,
+            objective,
+            numerics: if self.numerics == Form::Fast { Numerics::Fast } else { Numerics::Same },
+            seconds: Some(&seconds),
+        };
+        Ok(rewrite(program, &rewriting, options)?)
+    }
+}

@@ -1,0 +1,193 @@
+//! The forms that a program's entries can take: one for all of them, whose bits
+//! are then the same in all, or one for each. What entries must agree on in any case is
+//! what each `history` keeps, since prefill and decode share the caches: so
+//! for each set of values that may be kept there is a form. Which is the fastest once it is
+//! fused and scheduled, the caller finds out.
+
+use super::region::{Kept, Wanted};
+use super::rules::{Class, keeping};
+use super::space::{Chosen, Space};
+use super::{AlgebraError, AlgebraReport, Objective};
+use diptych_ir::{EntryKind, Program, text};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// How far entries may differ.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Numerics {
+    /// Not by a bit: a form is chosen for all entries or for none.
+    #[default]
+    Same,
+    /// In rounding: each entry takes its own form.
+    Fast,
+}
+
+/// What some entries are compiled from.
+#[derive(Clone, Debug)]
+pub struct Part {
+    /// The entries.
+    pub entries: Vec<EntryKind>,
+    /// Their program: these entries and no other.
+    pub program: Program,
+    /// What was done to it.
+    pub report: AlgebraReport,
+}
+
+/// A form of a whole program.
+#[derive(Clone, Debug)]
+pub struct Form {
+    /// Its programs: one for all entries, or one for each group of them.
+    pub parts: Vec<Part>,
+    /// What the caches keep, for people to read.
+    pub keeps: Vec<String>,
+    /// Seconds of a run of each binding of the objective, in the additive model.
+    pub seconds: Vec<f64>,
+}
+
+impl Form {
+    /// Whether all entries have the same form, and so the same bits.
+    pub fn is_shared(&self) -> bool {
+        self.parts.len() < 2
+    }
+}
+
+/// Entries that share a form even where each may have its own: what training computes is what is scored.
+const GROUPS: [&[EntryKind]; 3] = [
+    &[EntryKind::Train, EntryKind::Accumulate, EntryKind::Update, EntryKind::Score],
+    &[EntryKind::Prefill],
+    &[EntryKind::Decode],
+];
+
+/// The forms of a forward graph, before it is differentiated, that may be the best, each once: that with the least
+/// cost in the additive model first. What is computed once for all positions and once for the last alone,
+/// such as the logits, keeps its form in both. Training is charged three passes over each op, two of them for gradients.
+///
+/// # Errors
+/// When the objective lacks a size, or when the program is malformed.
+pub fn forms(
+    program: &Program,
+    objective: &Objective,
+    numerics: Numerics,
+) -> Result<Vec<Form>, AlgebraError> {
+    let frozen = vec![Default::default(); program.regions.len()];
+    let space = Space::saturate(program, objective, &keeping(Class::Real), frozen, 3.0)?;
+    let search = Search { space: &space, all: program.entries.iter().map(|entry| entry.kind).collect() };
+    let mut found: Vec<Form> = Vec::new();
+    let mut add = |form: Form| {
+        let printed =
+            |form: &Form| form.parts.iter().map(|part| text::print(&part.program)).collect::<Vec<_>>();
+        let new = printed(&form);
+        if found.iter().all(|known| printed(known) != new) {
+            found.push(form);
+        }
+    };
+    for kept in search.kept_sets() {
+        if let Some(form) = search.shared(&kept)? {
+            add(form);
+        }
+        if numerics == Numerics::Fast
+            && let Some(form) = search.apart(&kept)?
+        {
+            add(form);
+        }
+    }
+    found.sort_by(|a, b| objective.total(&a.seconds).total_cmp(&objective.total(&b.seconds)));
+    Ok(found)
+}
+
+/// The form with the least cost in the additive model, the same for all entries.
+///
+/// # Errors
+/// As of [`forms`].
+pub fn optimize_forward(
+    program: &Program,
+    objective: &Objective,
+) -> Result<(Program, AlgebraReport), AlgebraError> {
+    let part = forms(program, objective, Numerics::Same)?.into_iter().next();
+    let part = part.and_then(|form| form.parts.into_iter().next());
+    Ok(part.map_or_else(|| (program.clone(), AlgebraReport::default()), |part| (part.program, part.report)))
+}
+
+struct Search<'a> {
+    space: &'a Space<'a>,
+    /// The program's entries.
+    all: Vec<EntryKind>,
+}
+
+impl Search<'_> {
+    /// What the caches may keep: what the graph keeps as it was written, and what is best for all entries
+    /// together, for those that serve, for each of these and for training.
+    fn kept_sets(&self) -> BTreeSet<BTreeSet<Kept>> {
+        let bindings = &self.space.objective.bindings;
+        let weights = |counts: &dyn Fn(EntryKind) -> bool| -> Vec<f64> {
+            bindings.iter().map(|binding| if counts(binding.entry) { 1.0 } else { 0.0 }).collect()
+        };
+        let each = [EntryKind::Train, EntryKind::Prefill, EntryKind::Decode];
+        let mut factors = vec![weights(&|_| true), weights(&EntryKind::cached)];
+        factors.extend(each.map(|kind| weights(&|entry| entry == kind)));
+        let wanted = |factors| Wanted { factors, entries: &self.all, histories: None };
+        let best = factors.iter().map(|factors| self.space.choose(wanted(factors)));
+        let mut chosen: Vec<Chosen> = best.collect();
+        chosen.push(self.space.as_written(wanted(&factors[0])));
+        chosen.iter().map(|chosen| self.kept(chosen)).collect()
+    }
+
+    /// What a choice keeps for the entries that serve.
+    fn kept(&self, chosen: &Chosen) -> BTreeSet<Kept> {
+        let cached = self.all.iter().filter(|kind| kind.cached());
+        cached.flat_map(|&kind| self.space.histories(chosen, kind)).collect()
+    }
+
+    /// The best form that is the same for all entries.
+    fn shared(&self, kept: &BTreeSet<Kept>) -> Result<Option<Form>, AlgebraError> {
+        let factors = vec![1.0; self.space.objective.bindings.len()];
+        let wanted = Wanted { factors: &factors, entries: &self.all, histories: Some(kept) };
+        let Some(chosen) = self.space.choose_within(wanted) else { return Ok(None) };
+        let rooms = numbered(&self.kept(&chosen));
+        let (program, report) = self.space.rebuild(&chosen, &self.all, &rooms)?;
+        let part = Part { entries: self.all.clone(), program, report };
+        Ok(Some(Form {
+            parts: vec![part],
+            keeps: rooms.keys().map(|kept| self.space.describe(kept)).collect(),
+            seconds: self.space.costs(&chosen),
+        }))
+    }
+
+    /// The best form of each group of entries; `None` if they do not keep the same.
+    fn apart(&self, kept: &BTreeSet<Kept>) -> Result<Option<Form>, AlgebraError> {
+        let bindings = &self.space.objective.bindings;
+        let rooms = numbered(kept);
+        let mut form = Form {
+            parts: Vec::new(),
+            keeps: kept.iter().map(|kept| self.space.describe(kept)).collect(),
+            seconds: vec![0.0; bindings.len()],
+        };
+        for group in GROUPS {
+            let entries: Vec<EntryKind> =
+                self.all.iter().copied().filter(|kind| group.contains(kind)).collect();
+            if entries.is_empty() {
+                continue;
+            }
+            let own = |kind: EntryKind| if group.contains(&kind) { 1.0 } else { 0.0 };
+            let factors: Vec<f64> = bindings.iter().map(|binding| own(binding.entry)).collect();
+            let cached = entries.iter().any(|kind| kind.cached());
+            let histories = cached.then_some(kept);
+            let wanted = Wanted { factors: &factors, entries: &entries, histories };
+            let Some(chosen) = self.space.choose_within(wanted) else { return Ok(None) };
+            if cached && entries.iter().any(|&kind| self.space.histories(&chosen, kind) != *kept) {
+                return Ok(None);
+            }
+            let seconds = self.space.costs(&chosen);
+            for (index, binding) in bindings.iter().enumerate().filter(|(_, b)| group.contains(&b.entry)) {
+                debug_assert!(group.contains(&binding.entry));
+                form.seconds[index] = seconds[index];
+            }
+            let (program, report) = self.space.rebuild(&chosen, &entries, &rooms)?;
+            form.parts.push(Part { entries, program, report });
+        }
+        Ok(Some(form))
+    }
+}
+
+fn numbered(kept: &BTreeSet<Kept>) -> BTreeMap<Kept, usize> {
+    kept.iter().cloned().enumerate().map(|(room, kept)| (kept, room)).collect()
+}

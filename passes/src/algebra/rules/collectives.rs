@@ -1,0 +1,113 @@
+//! Collectives past what is linear or pointwise, one into another, and merged.
+//! Elements of a sum over ranks are added in the order of ranks whichever
+//! collective does it, so what only moves elements or changes who holds them is
+//! `exact`; what adds in another order is `real`.
+
+use super::Class::{Exact, Real};
+use super::When::{Covers, Lacks, SameRanks, Some};
+use super::{Rule, rule};
+
+/// The rows.
+#[rustfmt::skip]
+pub(super) const ROWS: &[Rule] = &[
+    // A sum over ranks before and after a product that is the same on every rank.
+    rule("all_reduce_into_contraction", Real, "(all_reduce[r] (contract[A] x ys..))", "(contract[A] (all_reduce[r] x) ys..)",
+        &[Lacks("ys", "r")]),
+    rule("all_reduce_out_of_contraction", Real, "(contract[A] (all_reduce[r] x) ys..)", "(all_reduce[r] (contract[A] x ys..))",
+        &[Lacks("ys", "r")]),
+    rule("all_reduce_into_product", Real, "(all_reduce[r] (mul x y))", "(mul (all_reduce[r] x) y)", &[Lacks("y", "r")]),
+    rule("all_reduce_out_of_product", Real, "(mul (all_reduce[r] x) y)", "(all_reduce[r] (mul x y))", &[Lacks("y", "r")]),
+    rule("all_reduce_into_quotient", Real, "(all_reduce[r] (div x y))", "(div (all_reduce[r] x) y)", &[Lacks("y", "r")]),
+    rule("all_reduce_out_of_quotient", Real, "(div (all_reduce[r] x) y)", "(all_reduce[r] (div x y))", &[Lacks("y", "r")]),
+    rule("all_reduce_into_negation", Real, "(all_reduce[r] (neg x))", "(neg (all_reduce[r] x))", &[]),
+    rule("all_reduce_out_of_negation", Real, "(neg (all_reduce[r] x))", "(all_reduce[r] (neg x))", &[]),
+    rule("all_reduce_into_sum", Real, "(all_reduce[r] (sum[A] x))", "(sum[A] (all_reduce[r] x))", &[]),
+    rule("all_reduce_out_of_sum", Real, "(sum[A] (all_reduce[r] x))", "(all_reduce[r] (sum[A] x))", &[]),
+    // One message for two.
+    rule("all_reduce_once", Real, "(add (all_reduce[r] x) (all_reduce[r] y))", "(all_reduce[r] (add x y))", &[Covers("x", "y")]),
+    rule("all_reduce_once_of_difference", Real, "(sub (all_reduce[r] x) (all_reduce[r] y))", "(all_reduce[r] (sub x y))",
+        &[Covers("x", "y"), Covers("y", "x")]),
+    rule("all_reduce_each", Real, "(all_reduce[r] (add x y))", "(add (all_reduce[r] x) (all_reduce[r] y))", &[]),
+    rule("all_reduce_each_of_difference", Real, "(all_reduce[r] (sub x y))", "(sub (all_reduce[r] x) (all_reduce[r] y))", &[]),
+    // Where elements are moved only.
+    rule("all_reduce_into_move", Exact, "(all_reduce[r] (move[m] x))", "(move[m] (all_reduce[r] x))", &[]),
+    rule("all_reduce_out_of_move", Exact, "(move[m] (all_reduce[r] x))", "(all_reduce[r] (move[m] x))", &[]),
+    rule("all_reduce_into_concat", Exact, "(all_reduce[r] (concat[c] xs..))", "(concat[c] (all_reduce[r] @xs)..)", &[]),
+    rule("all_reduce_out_of_concat", Exact, "(concat[c] (all_reduce[r] @xs)..)", "(all_reduce[r] (concat[c] xs..))", &[]),
+    // One collective as others.
+    rule("all_reduce_in_two_steps", Exact, "(all_reduce[r] x)", "(all_gather[r/x] (reduce_scatter[r/x] x))", &[]),
+    rule("all_reduce_in_one_step", Exact, "(all_gather[g] (reduce_scatter[s] x))", "(all_reduce[s] x)", &[SameRanks("g", "s")]),
+    rule("part_of_all_reduce", Exact, "(split[s] (all_reduce[r] x))", "(reduce_scatter[s] x)", &[SameRanks("s", "r")]),
+    rule("all_reduce_and_part", Exact, "(reduce_scatter[s] x)", "(split[s] (all_reduce[s] x))", &[]),
+    rule("part_of_all_gather", Exact, "(split[s] (all_gather[g] x))", "x", &[SameRanks("s", "g")]),
+    rule("all_gather_of_parts", Exact, "(all_gather[g] (split[s] x))", "x", &[SameRanks("g", "s")]),
+    // A sum of which each rank keeps a piece.
+    rule("reduce_scatter_into_contraction", Real,
+        "(reduce_scatter[s] (contract[A] x ys..))", "(contract[A] (reduce_scatter[s] x) ys..)", &[Lacks("ys", "s")]),
+    rule("reduce_scatter_out_of_contraction", Real,
+        "(contract[A] (reduce_scatter[s] x) ys..)", "(reduce_scatter[s] (contract[A] x ys..))", &[Lacks("ys", "s")]),
+    rule("reduce_scatter_into_product", Real,
+        "(reduce_scatter[s] (mul x y))", "(mul (reduce_scatter[s] x) y)", &[Lacks("y", "s")]),
+    rule("reduce_scatter_out_of_product", Real,
+        "(mul (reduce_scatter[s] x) y)", "(reduce_scatter[s] (mul x y))", &[Lacks("y", "s")]),
+    rule("reduce_scatter_before_cut_factor", Real,
+        "(reduce_scatter[s] (mul x y))", "(mul (reduce_scatter[s] x) (split[s] y))", &[]),
+    rule("reduce_scatter_after_cut_factor", Real,
+        "(mul (reduce_scatter[s] x) (split[t] y))", "(reduce_scatter[s] (mul x y))", &[SameRanks("t", "s")]),
+    rule("reduce_scatter_into_negation", Real, "(reduce_scatter[s] (neg x))", "(neg (reduce_scatter[s] x))", &[]),
+    rule("reduce_scatter_out_of_negation", Real, "(neg (reduce_scatter[s] x))", "(reduce_scatter[s] (neg x))", &[]),
+    rule("reduce_scatter_into_sum", Real, "(reduce_scatter[s] (sum[A] x))", "(sum[A] (reduce_scatter[s] x))", &[]),
+    rule("reduce_scatter_out_of_sum", Real, "(sum[A] (reduce_scatter[s] x))", "(reduce_scatter[s] (sum[A] x))", &[]),
+    rule("reduce_scatter_once", Real,
+        "(add (reduce_scatter[s] x) (reduce_scatter[s] y))", "(reduce_scatter[s] (add x y))", &[Covers("x", "y")]),
+    rule("reduce_scatter_each", Real,
+        "(reduce_scatter[s] (add x y))", "(add (reduce_scatter[s] x) (reduce_scatter[s] y))", &[]),
+    rule("reduce_scatter_into_move", Exact, "(reduce_scatter[s] (move[m] x))", "(move[m] (reduce_scatter[s] x))", &[]),
+    rule("reduce_scatter_out_of_move", Exact, "(move[m] (reduce_scatter[s] x))", "(reduce_scatter[s] (move[m] x))", &[]),
+    // Pieces are gathered before or after what is done to each element.
+    rule("all_gather_after_function", Exact, "(map[f] (all_gather[g] x))", "(all_gather[g] (map[f] x))", &[]),
+    rule("all_gather_before_function", Exact, "(all_gather[g] (map[f] x))", "(map[f] (all_gather[g] x))", &[]),
+    rule("all_gather_after_cast", Exact, "(cast[d] (all_gather[g] x))", "(all_gather[g] (cast[d] x))", &[]),
+    rule("all_gather_before_cast", Exact, "(all_gather[g] (cast[d] x))", "(cast[d] (all_gather[g] x))", &[]),
+    rule("all_gather_after_move", Exact, "(move[m] (all_gather[g] x))", "(all_gather[g] (move[m] x))", &[]),
+    rule("all_gather_before_move", Exact, "(all_gather[g] (move[m] x))", "(move[m] (all_gather[g] x))", &[]),
+    rule("all_gather_once", Exact, "(map[f] (all_gather[g] x) (all_gather[g] y))", "(all_gather[g] (map[f] x y))", &[]),
+    rule("all_gather_each", Exact, "(all_gather[g] (map[f] x y))", "(map[f] (all_gather[g] x) (all_gather[g] y))", &[]),
+    rule("all_gather_of_first", Exact, "(all_gather[g] (map[f] x y))", "(map[f] (all_gather[g] x) y)", &[Lacks("y", "g")]),
+    rule("all_gather_of_second", Exact, "(all_gather[g] (map[f] x y))", "(map[f] x (all_gather[g] y))", &[Lacks("x", "g")]),
+    rule("all_gather_past_second", Exact, "(map[f] (all_gather[g] x) y)", "(all_gather[g] (map[f] x y))", &[Lacks("y", "g")]),
+    rule("all_gather_past_first", Exact, "(map[f] x (all_gather[g] y))", "(all_gather[g] (map[f] x y))", &[Lacks("x", "g")]),
+    // An operand that every rank has whole is cut where it meets a piece.
+    rule("cut_second_before_all_gather", Exact,
+        "(map[f] (all_gather[g] x) y)", "(all_gather[g] (map[f] x (split[g] y)))", &[]),
+    rule("cut_first_before_all_gather", Exact,
+        "(map[f] x (all_gather[g] y))", "(all_gather[g] (map[f] (split[g] x) y))", &[]),
+    rule("cut_second_after_all_gather", Exact,
+        "(all_gather[g] (map[f] x (split[s] y)))", "(map[f] (all_gather[g] x) y)", &[SameRanks("s", "g")]),
+    rule("cut_first_after_all_gather", Exact,
+        "(all_gather[g] (map[f] (split[s] x) y))", "(map[f] x (all_gather[g] y))", &[SameRanks("s", "g")]),
+    rule("all_gather_once_of_select", Exact,
+        "(select (all_gather[g] m) (all_gather[g] x) (all_gather[g] y))", "(all_gather[g] (select m x y))", &[]),
+    rule("all_gather_each_of_select", Exact,
+        "(all_gather[g] (select m x y))", "(select (all_gather[g] m) (all_gather[g] x) (all_gather[g] y))", &[]),
+    // Products of pieces: along an axis that is kept, and along one that is summed.
+    rule("all_gather_after_contraction", Real,
+        "(contract[A] (all_gather[g] x) ys..)", "(all_gather[g] (contract[A] x ys..))", &[Lacks("ys", "g")]),
+    rule("all_gather_before_contraction", Real,
+        "(all_gather[g] (contract[A] x ys..))", "(contract[A] (all_gather[g] x) ys..)", &[Lacks("ys", "g")]),
+    rule("all_gather_after_contraction_of_both", Real,
+        "(contract[A] (all_gather[g] x) (all_gather[g] y) zs..)", "(all_gather[g] (contract[A] x y zs..))", &[Lacks("zs", "g")]),
+    rule("all_gather_before_contraction_of_both", Real,
+        "(all_gather[g] (contract[A] x y zs..))", "(contract[A] (all_gather[g] x) (all_gather[g] y) zs..)", &[Lacks("zs", "g")]),
+    rule("all_gather_after_sum", Exact, "(sum[A] (all_gather[g] x))", "(all_gather[g] (sum[A] x))", &[]),
+    rule("all_gather_before_sum", Exact, "(all_gather[g] (sum[A] x))", "(sum[A] (all_gather[g] x))", &[]),
+    rule("sum_of_all_gather", Real, "(sum[A] (all_gather[g] x))", "(all_reduce[g] (sum[A/g] x))", &[]),
+    rule("contraction_of_pieces", Real,
+        "(contract[A] (all_gather[g] x) ys..)", "(all_reduce[g] (contract[A/g] x ys..))", &[Some("ys"), Lacks("ys", "g")]),
+    rule("contraction_of_pieces_of_both", Real,
+        "(contract[A] (all_gather[g] x) (all_gather[g] y) zs..)", "(all_reduce[g] (contract[A/g] x y zs..))", &[Lacks("zs", "g")]),
+    rule("contraction_of_pieces_and_parts", Real,
+        "(contract[A] (all_gather[g] x) y zs..)", "(all_reduce[g] (contract[A/g] x (split[g] y) zs..))", &[Lacks("zs", "g")]),
+    rule("all_gather_of_contraction_with_parts", Real,
+        "(contract[A] (all_gather[g] x) y zs..)", "(all_gather[g] (contract[A] x (split[g] y) zs..))", &[Lacks("zs", "g")]),
+];
