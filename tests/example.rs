@@ -104,7 +104,14 @@ fn trains_and_serves(family: Family, config: Value) {
     };
     let device = Device::cpu(Some(2)).unwrap();
     let also = [EntryKind::Prefill, EntryKind::Decode];
-    let plan = Plan::new(&device, &rewrite_by_default(&program, device.options()).unwrap(), identity, options, &also).unwrap();
+    let plan = Plan::new(
+        &device,
+        &rewrite_by_default(&program, device.options()).unwrap(),
+        identity,
+        options,
+        &also,
+    )
+    .unwrap();
     let mut trainer = Trainer::load(&device, plan).unwrap();
     trainer.initialize(|name| initialize(&program, name, 1).unwrap()).unwrap();
     // Each token is followed by the one 3 further.

@@ -41,8 +41,7 @@ pub fn run(registry: &Registry, arguments: &Arguments) -> Result<()> {
     let device = open_device(&arguments.device)?;
     let program = build(&*config.architecture)?;
     let train = config.train.options(config.architecture.context())?;
-    let objective =
-        config.objective.objective(config.architecture.context(), train.batch, train.time)?;
+    let objective = config.objective.objective(config.architecture.context(), train.batch, train.time)?;
     let rewritten = config.objective.rewrite(&program, objective, device.options())?;
     let kinds = entry_kinds(None)?;
     let compiled = compile_rewritten(&rewritten, &kinds, &train.optimizer.into(), device.options())?;

@@ -51,8 +51,7 @@ pub fn run(registry: &Registry, arguments: &Arguments) -> Result<()> {
     let arguments =
         Arguments { context: arguments.context.clamp(1, config.architecture.context()), ..arguments.clone() };
     let program = build(&*config.architecture)?;
-    let objective =
-        config.objective.objective(config.architecture.context(), train.batch, train.time)?;
+    let objective = config.objective.objective(config.architecture.context(), train.batch, train.time)?;
     let rewritten = config.objective.rewrite(&program, objective, device.options())?;
     let compiled = compile_rewritten(&rewritten, &kinds, &train.optimizer.into(), device.options())?;
     let mut out = format!(
@@ -85,7 +84,10 @@ pub fn run(registry: &Registry, arguments: &Arguments) -> Result<()> {
     for entry in compiled.entries.values() {
         let sizes = sizes(entry.kind, &train, arguments.context);
         let prediction = predict_entry(entry, &machine, device.pool.threads(), &sizes);
-        push(&mut out, format_args!("\n{}", plan_text(compiled.program_of(entry.kind), entry, Some(&prediction))));
+        push(
+            &mut out,
+            format_args!("\n{}", plan_text(compiled.program_of(entry.kind), entry, Some(&prediction))),
+        );
     }
     print(&out)
 }

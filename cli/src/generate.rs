@@ -85,7 +85,13 @@ pub fn run(registry: &Registry, arguments: &Arguments) -> Result<()> {
         rows: prompt.len().clamp(1, 512),
         ..ServeOptions::single(prompt.len() + arguments.tokens)
     };
-    let session = weights.session(&device, context, room, &[EntryKind::Prefill, EntryKind::Decode], &arguments.objective)?;
+    let session = weights.session(
+        &device,
+        context,
+        room,
+        &[EntryKind::Prefill, EntryKind::Decode],
+        &arguments.objective,
+    )?;
     let mut server = Server::new(&device, &session, room)?;
 
     let end: Vec<i32> = vocabulary.end_of_text().map(|id| id as i32).into_iter().collect();

@@ -131,14 +131,21 @@ impl ObjectiveConfig {
     pub fn objective(&self, context: usize, batch: usize, time: usize) -> Result<Objective> {
         for (name, tokens) in [("train_tokens", self.train_tokens), ("serve_tokens", self.serve_tokens)] {
             if !(tokens.is_finite() && tokens >= 0.0) {
-                return Err(Failure(format!("objective: `{name}` is {tokens}; it must be a number from 0 on")));
+                return Err(Failure(format!(
+                    "objective: `{name}` is {tokens}; it must be a number from 0 on"
+                )));
             }
         }
         if self.train_tokens + self.serve_tokens == 0.0 {
-            return Err(Failure::new("objective: neither trained nor served; one of the tokens must be more than 0"));
+            return Err(Failure::new(
+                "objective: neither trained nor served; one of the tokens must be more than 0",
+            ));
         }
-        let sizes =
-            [("serve_batch", self.serve_batch), ("serve_context", self.serve_context), ("prompt", self.prompt)];
+        let sizes = [
+            ("serve_batch", self.serve_batch),
+            ("serve_context", self.serve_context),
+            ("prompt", self.prompt),
+        ];
         if let Some((name, _)) = sizes.iter().find(|size| size.1 == 0) {
             return Err(Failure(format!("objective: `{name}` is 0; it must be at least 1")));
         }
@@ -157,7 +164,12 @@ impl ObjectiveConfig {
     ///
     /// # Errors
     /// When the program cannot be compiled, or the machine is unknown.
-    pub fn rewrite(&self, program: &Program, objective: Objective, options: EntryOptions) -> Result<Rewritten> {
+    pub fn rewrite(
+        &self,
+        program: &Program,
+        objective: Objective,
+        options: EntryOptions,
+    ) -> Result<Rewritten> {
         let machine = Target::load(&self.machine)?.into_machine(None)?;
         let threads = machine.rates.threads;
         let seconds = |compiled: &CompiledProgram, binding: &Binding| {

@@ -66,7 +66,14 @@ impl Weights {
         }
         let folder = file.parent().unwrap_or(Path::new(".")).to_owned();
         let objective = objective_of_run(&folder.join(CONFIG_FILE))?.unwrap_or_default();
-        Ok(Weights { architecture, program, folder, end_of_text: None, source: Source::Run(tensors), objective })
+        Ok(Weights {
+            architecture,
+            program,
+            folder,
+            end_of_text: None,
+            source: Source::Run(tensors),
+            objective,
+        })
     }
 
     fn of_hugging_face(registry: &Registry, folder: &Path) -> Result<Weights> {
@@ -121,7 +128,8 @@ impl Weights {
     ) -> Result<Session> {
         let config = objective.over(&self.objective)?;
         let time = context.min(256);
-        let rewritten = config.rewrite(&self.program, config.objective(context, 8, time)?, device.options())?;
+        let rewritten =
+            config.rewrite(&self.program, config.objective(context, 8, time)?, device.options())?;
         let compiled = compile_rewritten(&rewritten, kinds, &Default::default(), device.options())?;
         let memory = ServeMemory::of(device, &compiled, context, room, kinds);
         let part = memory.parameters.min(PART_ELEMENTS * size_of::<f32>());

@@ -75,7 +75,9 @@ fn main() -> Outcome<()> {
         }
         loaded.push(Loaded { name, session });
     }
-    println!("\ncontext batch | form: bytes of a step, predicted ms, measured ms (largest difference of logits from `as written`)");
+    println!(
+        "\ncontext batch | form: bytes of a step, predicted ms, measured ms (largest difference of logits from `as written`)"
+    );
     for &batch in &batches {
         for &context in &contexts {
             decode(&loaded, &device, &machine, (batch, context), rounds, architecture.vocab())?;
@@ -144,8 +146,8 @@ fn decode(
         let run = RunSizes::equal(batch, context.saturating_sub(1), 1);
         let entry = &form.session.compiled.entries[&EntryKind::Decode];
         let prediction = predict_entry(entry, machine, device.pool.threads(), &run);
-        let difference = (logits[number].iter().zip(&logits[0]))
-            .fold(0.0_f32, |most, (a, b)| most.max((a - b).abs()));
+        let difference =
+            (logits[number].iter().zip(&logits[0])).fold(0.0_f32, |most, (a, b)| most.max((a - b).abs()));
         print!(
             " {}: {:.2} MB, {:.3}, {:.3} ({difference:.1e});",
             form.name,

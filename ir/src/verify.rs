@@ -53,7 +53,8 @@ fn verify_rooms<'p>(nodes: impl Iterator<Item = (&'p Region, NodeId)>) -> Result
         let kept = (region.graph.ty(id), history.window);
         let known = *rooms.entry(history.room).or_insert(kept);
         if known != kept {
-            let (room, [one, other]) = (history.room, [known, kept].map(|(ty, window)| format!("{ty} ({window:?})")));
+            let (room, [one, other]) =
+                (history.room, [known, kept].map(|(ty, window)| format!("{ty} ({window:?})")));
             return invalid(format!("room {room} is a history of {one} and of {other}: each has its own"));
         }
     }

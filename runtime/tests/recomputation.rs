@@ -80,7 +80,13 @@ fn no_bit_changes(presets: &[&str]) {
             // One batch that is not cut: only recomputation can help.
             let limit = Limit { bytes, batch: 1, memory: &memory, seconds: &|_, _| 0.0, size: &size };
             let options = device.options();
-            compile_within(&rewrite_by_default(&program, options).unwrap(), &[EntryKind::Train], &AdamWOptions::default(), options, &limit)
+            compile_within(
+                &rewrite_by_default(&program, options).unwrap(),
+                &[EntryKind::Train],
+                &AdamWOptions::default(),
+                options,
+                &limit,
+            )
         };
         let (everything, choice) = compile(usize::MAX).unwrap();
         assert!(choice.recomputed.is_empty());

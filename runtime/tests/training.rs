@@ -161,7 +161,14 @@ fn micro_batches_change_no_bit() {
         let run = |batch: usize| {
             let options = options(json!({ "batch": batch, "accumulation": WINDOWS / batch }));
             let (program, identity) = model(family, preset, change.clone());
-            let plan = Plan::new(&device, &rewrite_by_default(&program, device.options()).unwrap(), identity, options, &[]).unwrap();
+            let plan = Plan::new(
+                &device,
+                &rewrite_by_default(&program, device.options()).unwrap(),
+                identity,
+                options,
+                &[],
+            )
+            .unwrap();
             let added = plan.compiled().entries.get(&EntryKind::Accumulate).map(|entry| entry.added.clone());
             assert_eq!(added.unwrap_or_default(), [], "{preset}");
             let mut trainer = Trainer::load(&device, plan).unwrap();
@@ -200,7 +207,15 @@ fn a_memory_limit_changes_no_bit() {
         let within = |bytes: usize| {
             // As if each part of a batch took a second, and computing again nothing.
             let seconds = |_: &CompiledProgram, at_a_time: usize| BATCH.div_ceil(at_a_time) as f64;
-            Plan::within(&device, &rewrite_by_default(&program, device.options()).unwrap(), identity.clone(), options.clone(), &[], bytes, &seconds)
+            Plan::within(
+                &device,
+                &rewrite_by_default(&program, device.options()).unwrap(),
+                identity.clone(),
+                options.clone(),
+                &[],
+                bytes,
+                &seconds,
+            )
         };
         let (plan, choice) = within(usize::MAX).unwrap();
         assert!(choice.at_a_time == BATCH && choice.recomputed.is_empty());
@@ -370,7 +385,13 @@ fn bad_options_and_bad_data_are_told() {
         ),
     ] {
         let (program, identity) = llama(json!({}));
-        let plan = Plan::new(&device(1), &rewrite_by_default(&program, device(1).options()).unwrap(), identity, options(change), &[]);
+        let plan = Plan::new(
+            &device(1),
+            &rewrite_by_default(&program, device(1).options()).unwrap(),
+            identity,
+            options(change),
+            &[],
+        );
         assert_eq!(plan.map(|_| ()).unwrap_err().to_string(), wanted);
     }
     let message = serde_json::from_value::<TrainOptions>(json!({ "bach": 1 })).unwrap_err().to_string();
@@ -407,7 +428,14 @@ fn run_length(name: &str) -> usize {
 fn memory_is_known_before_it_is_taken() {
     let device = device(2);
     let (program, identity) = llama(json!({}));
-    let plan = Plan::new(&device, &rewrite_by_default(&program, device.options()).unwrap(), identity, options(json!({})), &[EntryKind::Decode]).unwrap();
+    let plan = Plan::new(
+        &device,
+        &rewrite_by_default(&program, device.options()).unwrap(),
+        identity,
+        options(json!({})),
+        &[EntryKind::Decode],
+    )
+    .unwrap();
     let bound = plan.memory_bound();
     let mut trainer = Trainer::load(&device, plan).unwrap();
     assert_eq!(bound, trainer.memory_bound());
@@ -421,7 +449,15 @@ fn memory_is_known_before_it_is_taken() {
 
     // However many micro-batches there are, their entries work in one place.
     let more = options(json!({ "accumulation": 3 }));
-    let accumulating = Plan::new(&device, &rewrite_by_default(&program, device.options()).unwrap(), llama(json!({})).1, more, &[]).unwrap().memory_bound();
+    let accumulating = Plan::new(
+        &device,
+        &rewrite_by_default(&program, device.options()).unwrap(),
+        llama(json!({})).1,
+        more,
+        &[],
+    )
+    .unwrap()
+    .memory_bound();
     assert!(2 * accumulating.temporaries < 3 * bound.temporaries, "{accumulating:?}, {bound:?}");
 }
 

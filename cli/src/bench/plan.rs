@@ -66,7 +66,8 @@ pub fn options(bench: &Bench<'_>, steps: u64) -> TrainOptions {
 pub fn plan(bench: &Bench<'_>, contender: &Contender, steps: u64) -> Result<(Plan, MemoryBound)> {
     let identity = identity(&*contender.architecture);
     let context = identity.context;
-    let plan = Plan::new(bench.device, &contender.rewritten, identity, options(bench, steps), &serve::ENTRIES)?;
+    let plan =
+        Plan::new(bench.device, &contender.rewritten, identity, options(bench, steps), &serve::ENTRIES)?;
     let room = ServeOptions::single(context);
     let served = ServeMemory::of(bench.device, plan.compiled(), context, room, &serve::ENTRIES);
     let bound = MemoryBound::now(plan.memory_bound().total() + served.beside_parameters());

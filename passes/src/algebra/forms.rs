@@ -73,7 +73,8 @@ pub fn forms(
     let search = Search { space: &space, all: program.entries.iter().map(|entry| entry.kind).collect() };
     let mut found: Vec<Form> = Vec::new();
     let mut add = |form: Form| {
-        let printed = |form: &Form| form.parts.iter().map(|part| text::print(&part.program)).collect::<Vec<_>>();
+        let printed =
+            |form: &Form| form.parts.iter().map(|part| text::print(&part.program)).collect::<Vec<_>>();
         let new = printed(&form);
         if found.iter().all(|known| printed(known) != new) {
             found.push(form);
@@ -161,7 +162,8 @@ impl Search<'_> {
             seconds: vec![0.0; bindings.len()],
         };
         for group in GROUPS {
-            let entries: Vec<EntryKind> = self.all.iter().copied().filter(|kind| group.contains(kind)).collect();
+            let entries: Vec<EntryKind> =
+                self.all.iter().copied().filter(|kind| group.contains(kind)).collect();
             if entries.is_empty() {
                 continue;
             }

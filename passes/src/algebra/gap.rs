@@ -89,3 +89,31 @@ fn until(seconds: f64) -> impl FnMut(usize, usize) -> bool {
         now < share
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::algebra::optimize_forward;
+    use crate::differentiate;
+    use diptych_models::{Registry, build};
+
+    #[test]
+    fn layers_of_the_zoo_are_within_two_percent_of_the_bound() {
+        let registry = Registry::zoo();
+        let objective = Objective::typical(1.5e11, 1e10, 1e9, 1e9);
+        let mut layers = 0;
+        for preset in registry.families().filter_map(|family| family.presets.first()) {
+            let program = build(registry.preset(&preset.0).expect("a preset").as_ref()).expect("a program");
+            let mut gaps = extraction_gaps(&program, &objective, Stage::Forward, 0.0).expect("forward");
+            let (forward, _) = optimize_forward(&program, &objective).expect("algebra");
+            let backward = differentiate(&forward).expect("gradients");
+            gaps.extend(extraction_gaps(&backward, &objective, Stage::Backward, 0.0).expect("backward"));
+            for gap in gaps.iter().filter(|gap| gap.choices > 0) {
+                assert!(gap.bound <= gap.searched_bound && gap.searched_bound <= gap.cost, "{gap:?}");
+                assert!(gap.cost <= gap.bound * 1.02, "{}: {gap:?}", preset.0);
+                layers += 1;
+            }
+        }
+        assert!(layers > 10, "only {layers} regions have a choice");
+    }
+}

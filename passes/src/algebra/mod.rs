@@ -21,9 +21,9 @@ mod report;
 mod rewrite;
 mod rules;
 mod saturate;
-mod space;
 #[cfg(test)]
 mod simulated_ranks;
+mod space;
 #[cfg(test)]
 mod tests;
 mod twins;
@@ -33,8 +33,8 @@ mod weights_tests;
 mod whole;
 
 pub use cost::{Binding, Limits, Objective};
-pub use gap::{ExtractionGap, Stage, extraction_gaps};
 pub use forms::{Form, Numerics, Part, forms, optimize_forward};
+pub use gap::{ExtractionGap, Stage, extraction_gaps};
 pub use report::{AlgebraReport, Change, EntryCost, RegionReport, Seconds, StopReason};
 pub use rules::{Class, RULES, Rule, When};
 

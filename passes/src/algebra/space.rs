@@ -137,7 +137,8 @@ impl<'p> Space<'p> {
         let egraph = &region.saturated.egraph;
         let class = egraph.find(kept.node.operands[0]);
         // Histories have no names of their own; what they are of may have one.
-        let labels = region.saturated.order.iter().filter(|id| egraph.find(region.saturated.classes[id]) == class);
+        let labels =
+            region.saturated.order.iter().filter(|id| egraph.find(region.saturated.classes[id]) == class);
         let label = labels.into_iter().find_map(|&id| program.graph.node(id).label);
         let label = label.map_or_else(|| "a value".to_owned(), |label| label.to_string());
         format!("{label} {}", egraph[class].data.ty)

@@ -178,8 +178,7 @@ impl<'s> Server<'s> {
             prefill: load(EntryKind::Prefill)?,
             decode: load(EntryKind::Decode)?,
             score: load(EntryKind::Score)?,
-            window: cached
-                .and_then(|entry| window(entry.buffers.iter().map(|buffer| &buffer.role))),
+            window: cached.and_then(|entry| window(entry.buffers.iter().map(|buffer| &buffer.role))),
             caches,
             free: FreeChunks::new(size.chunks),
             places: (0..options.sequences)

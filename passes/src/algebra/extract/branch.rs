@@ -19,10 +19,20 @@ pub(super) struct Found {
     pub bound: f64,
 }
 
+impl Found {
+    /// Whether no choice is better.
+    pub fn is_best(&self) -> bool {
+        self.bound >= self.cost - self.cost.abs() * ROUNDING
+    }
+}
+
 /// Bounds closer to the best cost than this part of it are taken to be it.
 const ROUNDING: f64 = 1e-11;
 
-/// Some classes have their forms, the others all that are allowed at the root.
+/// How much longer it takes to put a form in its order than to look at it.
+const ORDERING: usize = 8;
+
+/// Some classes have their forms, the others all that are allowed.
 struct Node {
     bound: f64,
     /// Nodes of the same bound: those with more decided, then the newest first.
@@ -53,20 +63,18 @@ impl PartialEq for Node {
 
 impl Eq for Node {}
 
-/// Searches from a choice with its cost, while `goes_on`, which is told of each
+/// Searches from what the duals of all forms leave and a choice with its cost, while `goes_on`, which is told of each
 /// piece of work, in forms that were looked at.
 pub(super) fn branch_and_bound(
     part: &Part,
+    root: Duals,
     start: (f64, PartChoice),
     goes_on: &mut dyn FnMut(usize) -> bool,
 ) -> Found {
     let (mut cost, mut choice) = start;
     let mut allowed = vec![true; part.forms.len()];
-    let mut root = Duals::new(part);
-    let Some(work) = ascend(part, &allowed, &mut root) else {
-        return Found { choice, bound: cost, cost };
-    };
-    let mut going = goes_on(work);
+    fix(part, &root, cost, &mut allowed);
+    let mut going = goes_on(part.forms.len());
     let mut heap = BinaryHeap::from([Node { bound: root.bound, depth: 0, number: 0, decided: Vec::new() }]);
     let mut numbers = 0;
     let mut least_closed = f64::INFINITY;
@@ -87,16 +95,18 @@ pub(super) fn branch_and_bound(
         let used = part.surely_used(&here);
         // Cuts found at the root may have two forms that are paid for here: both ways are tried.
         let mut duals = root.clone();
-        let mut paid = Duals::paid(part, &here, &used);
+        let mut paid = Duals::new(part);
+        paid.pay(part, &here, &used);
         let (Some(one), Some(two)) = (ascend(part, &here, &mut duals), ascend(part, &here, &mut paid)) else {
             continue;
         };
         if paid.bound >= duals.bound {
             duals = paid;
         }
-        let work = one + two;
+        // Besides, forms are put in order of their cost, for all payers together and for each.
+        let work = one + two + part.forms.len() * (part.roots.len() + 1) * ORDERING;
         let bound = duals.bound.max(node.bound);
-        going = goes_on(work + part.forms.len());
+        going = goes_on(work);
         if is_worse(bound, cost) {
             least_closed = least_closed.min(bound);
             continue;
@@ -107,9 +117,7 @@ pub(super) fn branch_and_bound(
         if let Some(usage) = usage.as_ref().filter(|usage| usage.cost() < cost) {
             cost = usage.cost();
             choice = usage.choice().clone();
-            let above = root.above(part, &allowed, &part.surely_used(&allowed));
-            (allowed.iter_mut().zip(above))
-                .for_each(|(allowed, above)| *allowed &= root.bound + above < cost);
+            fix(part, &root, cost, &mut allowed);
         }
         if is_worse(bound, cost) {
             least_closed = least_closed.min(bound);
@@ -135,6 +143,12 @@ pub(super) fn branch_and_bound(
         }
     }
     Found { choice, bound: least_closed.min(cost), cost }
+}
+
+/// Takes away forms that are in no choice cheaper than this, as the duals of all forms show.
+fn fix(part: &Part, root: &Duals, cost: f64, allowed: &mut [bool]) {
+    let above = root.above(part, allowed, &part.surely_used(allowed));
+    allowed.iter_mut().zip(above).for_each(|(allowed, above)| *allowed &= root.bound + above < cost);
 }
 
 /// Of the classes that are used for sure and not decided, the one with the fewest forms that can be part of a better

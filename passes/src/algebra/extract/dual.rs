@@ -27,17 +27,15 @@ impl Duals {
         Duals { rest: part.costs.clone(), bound: 0.0 }
     }
 
-    /// After the forms that are paid for sure, where only these forms are allowed and these classes used for sure.
-    pub fn paid(part: &Part, allowed: &[bool], used: &[Vec<bool>]) -> Duals {
-        let mut duals = Duals::new(part);
-        for (rest, used) in duals.rest.iter_mut().zip(used) {
+    /// Takes off what is paid for sure: the only allowed forms of classes that are used for sure.
+    pub fn pay(&mut self, part: &Part, allowed: &[bool], used: &[Vec<bool>]) {
+        for (rest, used) in self.rest.iter_mut().zip(used) {
             for class in (0..part.classes.len()).filter(|&class| used[class]) {
                 if let Some(form) = part.single(class, allowed) {
-                    duals.bound += std::mem::take(&mut rest[form]);
+                    self.bound += std::mem::take(&mut rest[form]);
                 }
             }
         }
-        duals
     }
 
     /// What a choice pays at least above the bound if it uses a form, for each form: what is left of its own cost and
@@ -72,7 +70,6 @@ const ROUNDING: f64 = 1e-13;
 pub(super) fn ascend(part: &Part, allowed: &[bool], duals: &mut Duals) -> Option<usize> {
     let mut work = 0;
     for payer in 0..part.roots.len() {
-        let costs = &part.costs[payer];
         let rest = &mut duals.rest[payer];
         let mut computed = Computed::new(part, allowed, rest);
         // The set that each class was last put into.
@@ -90,7 +87,7 @@ pub(super) fn ascend(part: &Part, allowed: &[bool], duals: &mut Duals) -> Option
                 duals.bound += least;
                 for form in cut.forms {
                     rest[form] -= least;
-                    if rest[form] <= costs[form] * ROUNDING {
+                    if rest[form] <= part.total(form) * ROUNDING {
                         rest[form] = 0.0;
                         computed.free(part, allowed, rest, form);
                     }

@@ -18,6 +18,8 @@ pub(super) fn improve(part: &Part, start: &PartChoice, budget: &mut usize) -> Op
         spent = usage.work();
         *budget == 0
     };
+    // Changes of one class alone while any helps, then one pass of those of several.
+    let mut together = false;
     loop {
         let mut changed = false;
         for class in 0..part.classes.len() {
@@ -26,11 +28,13 @@ pub(super) fn improve(part: &Part, start: &PartChoice, budget: &mut usize) -> Op
                     break;
                 }
                 if usage.is_used(class) && usage.choice()[class] != Some(form) {
-                    changed |= attempt(part, &mut usage, form);
+                    changed |= attempt(part, &mut usage, form, together);
                 }
             }
         }
-        if !changed || *budget == 0 {
+        let done = together && !changed;
+        together = !together && !changed;
+        if done || *budget == 0 {
             // Counted anew: sums and differences have errors of rounding.
             let choice = usage.choice().clone();
             return Some((Usage::new(part, &choice)?.cost(), choice));
@@ -38,9 +42,9 @@ pub(super) fn improve(part: &Part, start: &PartChoice, budget: &mut usize) -> Op
     }
 }
 
-/// Switches to a form, and then each class that it brought into use to its best one. Whether that is cheaper; if not,
-/// nothing is changed.
-fn attempt(part: &Part, usage: &mut Usage, form: usize) -> bool {
+/// Switches to a form and, if `together`, then each class that it brought into use to its best one. Whether that is
+/// cheaper; if not, nothing is changed.
+fn attempt(part: &Part, usage: &mut Usage, form: usize, together: bool) -> bool {
     let before = usage.cost();
     let falls = |usage: &Usage, from: f64| usage.cost() < from - from.abs() * ROUNDING;
     let Some(old) = usage.choice()[part.forms[form].class] else { return false };
@@ -48,7 +52,7 @@ fn attempt(part: &Part, usage: &mut Usage, form: usize) -> bool {
         return false;
     }
     let mut undo = vec![old];
-    if !falls(usage, before) {
+    if together && !falls(usage, before) {
         for class in usage.entered().to_vec() {
             for other in part.forms_of[class].clone() {
                 let (cost, Some(old)) = (usage.cost(), usage.choice()[class]) else { continue };
@@ -69,4 +73,51 @@ fn attempt(part: &Part, usage: &mut Usage, form: usize) -> bool {
         usage.switch(old);
     }
     false
+}
+
+/// Gives classes of a part the forms back that they had, one by one, where that costs no more; forms that were
+/// reduced away cost more. `None` if the choice has a cycle or lacks a class.
+pub(super) fn restore(part: &Part, choice: &PartChoice, original: &PartChoice) -> Option<PartChoice> {
+    let mut usage = Usage::new(part, choice)?;
+    let least = usage.cost();
+    for (class, original) in original.iter().enumerate() {
+        let (&Some(form), Some(before)) = (original, usage.choice()[class]) else { continue };
+        if form != before
+            && usage.is_used(class)
+            && usage.switch(form)
+            && usage.cost() > least + least * ROUNDING
+        {
+            usage.switch(before);
+        }
+    }
+    Some(usage.choice().clone())
+}
+
+/// Numbers that look random and are the same everywhere (Knuth's generator for MMIX).
+pub(super) struct Random(pub u64);
+
+impl Random {
+    /// A number below this one, which is not zero.
+    pub fn below(&mut self, most: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) as usize % most
+    }
+}
+
+/// How many classes take another form before local search starts again.
+const SHAKEN: usize = 6;
+
+/// A choice in which some classes that are used take other forms.
+pub(super) fn shaken(part: &Part, choice: &PartChoice, random: &mut Random) -> PartChoice {
+    let Some(mut usage) = Usage::new(part, choice) else { return choice.clone() };
+    let mut left = SHAKEN;
+    // Most classes may be unused: a bounded number is looked at.
+    for _ in 0..part.classes.len() * SHAKEN {
+        let class = random.below(part.classes.len());
+        let forms = part.forms_of[class].clone();
+        if left > 0 && usage.is_used(class) && forms.len() > 1 {
+            left -= usize::from(usage.switch(forms.start + random.below(forms.len())));
+        }
+    }
+    usage.choice().clone()
 }

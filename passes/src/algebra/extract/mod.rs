@@ -3,9 +3,9 @@
 //! ops nor rules.
 //!
 //! `reduce` takes away what no best choice needs, `parts` divides the rest into
-//! what has to be chosen together, `greedy`, `derive` and `local` find good
-//! choices of a part, `dual` bounds from below what it costs, and `branch`
-//! searches between the two.
+//! what has to be chosen together, `solve` finds the choice in a part: `derive`,
+//! `greedy` and `local` make good ones, `dual` bounds from below what any costs,
+//! and `branch` searches between the two.
 
 mod branch;
 mod derive;
@@ -15,19 +15,19 @@ mod joint;
 mod local;
 mod parts;
 mod reduce;
+mod solve;
 #[cfg(test)]
 mod tests;
 mod usage;
 
 pub(super) use joint::{costs, reach};
 
-use branch::{Found, branch_and_bound};
-use derive::{PartChoice, derive};
-use greedy::greedy;
+use derive::PartChoice;
 use joint::joint;
-use local::improve;
+use local::restore;
 use parts::{Part, Parts, divide};
 use reduce::{Reduced, reduce};
+use solve::{retry, solve};
 
 /// A way to compute a class.
 #[derive(Clone, Debug)]
@@ -62,13 +62,12 @@ pub(super) type Choice = Vec<Option<usize>>;
 /// the error of any model of cost, and what was there is kept.
 const WORTH_IT: f64 = 1e-4;
 
-/// A part with at most this many classes to choose in is searched to the end.
-const EXACT: usize = 12;
+/// How much work the search between the best choice and the bound gets, in forms looked at, of all parts together: a
+/// million take some 40 ms. Parts with few classes to choose in are searched to the end whatever it takes.
+const SEARCHING: usize = 2_000_000;
 
-/// How much work, in forms looked at, larger parts get: for good choices, then
-/// for the search between the best and the bound, of all parts together.
-const IMPROVING: usize = 3_000_000;
-const SEARCHING: usize = 8_000_000;
+/// How much work goes into better choices for parts where that search does not end.
+const IMPROVING: usize = 1_000_000;
 
 /// Sums of many costs differ by less than this part of them, in whatever order they are added.
 const ROUNDING: f64 = 1e-9;
@@ -105,7 +104,7 @@ pub(super) fn best_found(problem: &Problem) -> Choice {
         && let Some(cost) = joint(problem, &found, penalty)
         && start_cost.is_none_or(|start_cost| cost < start_cost)
     {
-        choice = restore(problem, found, cost, penalty);
+        choice = found;
     }
     choice
 }
@@ -139,13 +138,15 @@ fn search(problem: &Problem, reduced: &Reduced, penalty: f64) -> Option<Choice> 
     let divided = divide(problem, reduced, penalty);
     let mut choice: Choice = vec![None; problem.classes.len()];
     divided.fixed.iter().for_each(|&(class, number)| choice[class] = Some(number));
-    let mut improving = IMPROVING;
     let mut goes_on = within(SEARCHING);
     for (left, part) in smallest_first(&divided) {
         let original = forms_of(part, &problem.original);
-        let start = start(part, &[original], &mut improving)?;
-        let found = between(part, start, &mut |work| goes_on(left, work));
-        for (local, form) in found.choice.into_iter().enumerate() {
+        let mut found = solve(part, original.clone(), &mut |work| goes_on(left, work))?;
+        if !found.is_best() {
+            found = retry(part, found, IMPROVING / left);
+        }
+        let restored = restore(part, &found.choice, &original)?;
+        for (local, form) in restored.into_iter().enumerate() {
             choice[part.classes[local]] = form.map(|form| part.forms[form].number);
         }
     }
@@ -160,11 +161,11 @@ fn bound(
     goes_on: &mut dyn FnMut(usize, usize) -> bool,
 ) -> f64 {
     let divided = divide(problem, reduced, 0.0);
-    let mut improving = IMPROVING;
     let mut bound = divided.base;
     for (left, part) in smallest_first(&divided) {
-        let Some(start) = start(part, &[forms_of(part, choice)], &mut improving) else { return 0.0 };
-        bound += between(part, start, &mut |work| goes_on(left, work)).bound;
+        let start = forms_of(part, choice);
+        let found = solve(part, start, &mut |work| goes_on(left, work));
+        bound += found.map_or(0.0, |found| found.bound);
     }
     bound - bound.abs() * ROUNDING
 }
@@ -177,59 +178,10 @@ fn smallest_first(divided: &Parts) -> impl Iterator<Item = (usize, &Part)> {
     parts.into_iter().enumerate().map(move |(number, part)| (count - number, part))
 }
 
-/// Branch and bound of a part, to the end if it is small.
-fn between(part: &Part, start: (f64, PartChoice), goes_on: &mut dyn FnMut(usize) -> bool) -> Found {
-    let is_small = part.choices() <= EXACT;
-    branch_and_bound(part, start, &mut |work| goes_on(work) || is_small)
-}
-
 /// A choice in a part by candidates' numbers; `None` for those that were reduced away.
 fn forms_of(part: &Part, choice: &Choice) -> PartChoice {
     let form = |(local, &class): (usize, &usize)| {
         part.forms_of[local].clone().find(|&form| Some(part.forms[form].number) == choice[class])
     };
     part.classes.iter().enumerate().map(form).collect()
-}
-
-/// The best of some choices in a part and of what is derived from costs, each improved.
-fn start(part: &Part, given: &[PartChoice], budget: &mut usize) -> Option<(f64, PartChoice)> {
-    let all = vec![true; part.forms.len()];
-    let derived = derive(part, &all, &|form| (part.total(form), 0.0));
-    // Where a choice given lacks a class, it takes the derived form, unless that makes a cycle.
-    let given = given.iter().map(|given| {
-        let both = given.iter().zip(&derived);
-        both.map(|(given, derived)| given.or(*derived)).collect::<PartChoice>()
-    });
-    let mut starts: Vec<PartChoice> = given.collect();
-    starts.push(greedy(part, &|form| part.total(form)));
-    if part.costs.len() > 1 {
-        starts.extend(part.costs.iter().map(|costs| greedy(part, &|form| costs[form])));
-    }
-    starts.push(derived);
-    let mut best: Option<(f64, PartChoice)> = None;
-    for start in &starts {
-        if let Some(improved) = improve(part, start, budget)
-            && best.as_ref().is_none_or(|best| improved.0 < best.0)
-        {
-            best = Some(improved);
-        }
-    }
-    best
-}
-
-/// Gives classes the form back that they had, where that costs no more.
-fn restore(problem: &Problem, mut choice: Choice, mut cost: f64, penalty: f64) -> Choice {
-    let Some(used) = reach(problem, &choice, &joint::everything(problem)) else { return choice };
-    for class in used {
-        let (before, original) = (choice[class], problem.original[class]);
-        if original.is_none() || before == original {
-            continue;
-        }
-        choice[class] = original;
-        match joint(problem, &choice, penalty) {
-            Some(new) if new <= cost * (1.0 + f64::EPSILON) => cost = cost.min(new),
-            _ => choice[class] = before,
-        }
-    }
-    choice
 }

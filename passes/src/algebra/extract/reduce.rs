@@ -40,10 +40,10 @@ pub(super) fn reduce(problem: &Problem) -> Option<Reduced> {
         }
         let necessary = necessary(problem, &forms);
         let mut changed = false;
-        for class in 0..forms.len() {
-            let kept = undominated(problem, class, &forms[class], &necessary, &usable);
-            changed |= kept.len() < forms[class].len();
-            forms[class] = kept;
+        for (class, forms) in forms.iter_mut().enumerate() {
+            let kept = undominated(problem, class, forms, &necessary, &usable);
+            changed |= kept.len() < forms.len();
+            *forms = kept;
         }
         if !changed {
             let needed = roots.iter().map(|roots| {
@@ -129,13 +129,16 @@ fn necessary(problem: &Problem, forms: &[Vec<usize>]) -> Sets {
     let words = forms.len().div_ceil(64);
     let mut sets = Sets { words, bits: vec![u64::MAX; words * forms.len()] };
     let order = operands_first(problem, forms);
+    let mut shared = vec![0; words];
     loop {
         let mut changed = false;
         for &class in &order {
-            let mut shared = vec![u64::MAX; words];
+            shared.fill(u64::MAX);
             for &number in &forms[class] {
-                let below = below(&problem.classes[class][number], &sets);
-                shared.iter_mut().zip(below).for_each(|(word, below)| *word &= below);
+                let operands = &problem.classes[class][number].operands;
+                for (at, word) in shared.iter_mut().enumerate() {
+                    *word &= operands.iter().fold(0, |all, &operand| all | sets.bits[operand * words + at]);
+                }
             }
             shared[class / 64] |= 1 << (class % 64);
             if sets.row(class) != shared {
@@ -190,13 +193,19 @@ fn undominated(
             && (one.original || !two.original)
             && one.operands.iter().all(|&operand| has(&other.1, operand))
     };
-    // Of two that replace each other: the form that the class had, then the first.
+    // Of two that replace each other: the form that the class had, then the first. That form goes only if another is
+    // cheaper: where none is, it is to be kept in the end.
     let rank = |number: usize| (problem.original[class] != Some(number), number);
+    let differs = |one: usize, two: usize| {
+        paying.iter().any(|&binding| all[one].costs[binding] != all[two].costs[binding])
+            || all[one].original != all[two].original
+    };
     let is_kept = |one: &&(usize, Vec<u64>)| {
         !possible.iter().any(|other| {
             other.0 != one.0
                 && replaces(other.0, one)
                 && (rank(other.0) < rank(one.0) || !replaces(one.0, other))
+                && (problem.original[class] != Some(one.0) || differs(one.0, other.0))
         })
     };
     possible.iter().filter(is_kept).map(|one| one.0).collect()
