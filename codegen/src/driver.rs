@@ -27,11 +27,10 @@ pub struct CompiledProgram {
     pub stages: Vec<(String, f64)>,
 }
 
-/// What the algebra weighs: a desktop processor's two cores, as much training as
-/// serving. Weights derived from others are not packed in panels yet, so they
-/// are not taken to be free when serving.
-fn objective() -> Objective {
-    Objective { derived_at_load: false, ..Objective::typical(200e9, 25e9, 1.0, 1.0) }
+/// What the algebra weighs where nothing else is asked for: a desktop processor's
+/// two cores, as much training as serving.
+pub fn objective() -> Objective {
+    Objective::typical(200e9, 25e9, 1.0, 1.0)
 }
 
 /// Compiles entries of a program; if one of them trains, with gradients and the optimiser.
@@ -44,7 +43,21 @@ pub fn compile_program(
     optimizer: &AdamWOptions,
     options: EntryOptions,
 ) -> Result<CompiledProgram, CompileError> {
-    Passed::through(program, kinds, optimizer)?.compile(kinds, options, &BTreeSet::new())
+    compile_program_for(program, kinds, optimizer, options, &objective())
+}
+
+/// As [`compile_program`], with an objective of one's own.
+///
+/// # Errors
+/// As said there, and when the objective lacks a size.
+pub fn compile_program_for(
+    program: &Program,
+    kinds: &[EntryKind],
+    optimizer: &AdamWOptions,
+    options: EntryOptions,
+    objective: &Objective,
+) -> Result<CompiledProgram, CompileError> {
+    Passed::through(program, kinds, optimizer, objective)?.compile(kinds, options, &BTreeSet::new())
 }
 
 /// A program after the passes that rewrite it, before it is laid out and divided into kernels.
@@ -61,11 +74,12 @@ impl Passed {
         program: &Program,
         kinds: &[EntryKind],
         optimizer: &AdamWOptions,
+        objective: &Objective,
     ) -> Result<Passed, CompileError> {
         let mut stages = Vec::new();
         let mut lap = laps(&mut stages);
         verify(program)?;
-        let (rewritten, forward) = optimize_forward(program, &objective())?;
+        let (rewritten, forward) = optimize_forward(program, objective)?;
         let mut program = divide_after_sums(&rewritten)?;
         let mut algebra = vec![forward];
         lap("algebra");
@@ -80,7 +94,7 @@ impl Passed {
         program = simplify(&program)?;
         lap("simplify");
         if kinds.iter().any(trains) {
-            let (rewritten, backward) = optimize_backward(&program, &objective())?;
+            let (rewritten, backward) = optimize_backward(&program, objective)?;
             program = rewritten;
             algebra.push(backward);
             lap("algebra of the backward pass");

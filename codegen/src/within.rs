@@ -2,7 +2,7 @@
 //! keep for the backward pass are computed again there instead. Every choice is taken through the whole compiler, so
 //! that memory and time are those of the real plan. It knows no machine: what a plan takes is asked of the caller.
 
-use crate::driver::{CompiledProgram, Passed};
+use crate::driver::{CompiledProgram, Passed, objective};
 use crate::entry::{CompileError, EntryOptions};
 use diptych_ir::{Axis, EntryKind, Program, Symbol};
 use diptych_passes::AdamWOptions;
@@ -68,7 +68,8 @@ pub fn compile_within(
     options: EntryOptions,
     limit: &Limit<'_>,
 ) -> Result<(CompiledProgram, Choice), WithinError> {
-    let at_once = Search { passed: Passed::through(program, kinds, optimizer)?, kinds, options, limit };
+    let at_once =
+        Search { passed: Passed::through(program, kinds, optimizer, &objective())?, kinds, options, limit };
     let everything = at_once.compile(&[])?;
     let without = at_once.takes(&everything, limit.batch);
     let choice = |at_a_time, recomputed, with| Choice { at_a_time, recomputed, without, with };
@@ -81,7 +82,7 @@ pub fn compile_within(
     if !kinds.contains(&EntryKind::Accumulate) {
         accumulating.push(EntryKind::Accumulate);
     }
-    let passed = Passed::through(program, &accumulating, optimizer)?;
+    let passed = Passed::through(program, &accumulating, optimizer, &objective())?;
     let search = Search { passed, kinds: &accumulating, ..at_once };
     let everything = search.compile(&[])?;
     // Sums that do not go on from one part of a batch to the next would have other bits.

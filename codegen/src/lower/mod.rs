@@ -6,6 +6,7 @@ mod dims;
 mod dots;
 mod emit;
 mod grouped;
+mod padding;
 mod places;
 mod recurrence;
 mod stages;
