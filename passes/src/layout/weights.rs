@@ -57,12 +57,17 @@ fn packed_operands(
         return Vec::new();
     }
     let panels = |&operand: &NodeId| {
+        let others: Vec<NodeId> = operands.iter().copied().filter(|&other| other != operand).collect();
         let (operand, chosen) = chosen_weight(graph, &operands, operand);
         let axes = graph.axes(operand);
         // A matrix that ids choose is a run of rows in each panel.
         let summed = contract.over.iter().copied().filter(|axis| axes.contains(*axis));
         let k: Vec<Axis> = chosen.into_iter().chain(summed).collect();
-        let n = layouts.ordered(axes.without(&k).iter().copied());
+        // Axes that both have are walked one by one, each of their positions with panels of its own.
+        let walked = |axis: &Axis| others.iter().any(|&other| graph.axes(other).contains(*axis));
+        let (walked, own): (Vec<Axis>, Vec<Axis>) =
+            axes.without(&k).iter().copied().partition(|axis| walked(axis));
+        let n = [layouts.ordered(walked), layouts.ordered(own)].concat();
         let is_matrix = k.len() > usize::from(chosen.is_some()) && !n.is_empty() && axes.len() > 1;
         (is_matrix && leading(axes) == Ok(Leading::None)).then_some((operand, Layout::Packed { k, n }))
     };

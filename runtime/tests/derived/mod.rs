@@ -4,15 +4,21 @@
 
 use crate::support::check::{Options, check_programs_for};
 use crate::support::programs::{CONTEXT, TOKENS, Traits};
+use crate::support::reference::{INVERSE_TOKENS, parameters, texts, values};
 use diptych_codegen::c::prelude::VectorWidth;
 use diptych_codegen::driver::{compile_program_for, objective};
-use diptych_codegen::entry::{CompiledEntry, EntryOptions, Launch, PlanStep};
+use diptych_codegen::entry::{CompiledEntry, EntryOptions, Launch, PlanStep, Role};
 use diptych_codegen::tile::{Place, Stmt};
-use diptych_ir::{Axis, DType, EntryKind, Initializer, Program};
-use diptych_models::{ModelBuilder, Tensor};
+use diptych_ir::{Axis, DType, EntryKind, Initializer, Program, Symbol};
+use diptych_models::{ModelBuilder, Tensor, initialize};
 use diptych_passes::AdamWOptions;
 use diptych_passes::algebra::{Limits, Objective};
+use diptych_passes::differentiate::gradient_name;
+use diptych_passes::layout::Layout;
 use diptych_runtime::cpu::compile::{Compiler, KernelCache};
+use diptych_runtime::session::Device;
+use diptych_runtime::train::{ModelIdentity, TrainOptions, Trainer};
+use std::collections::BTreeMap;
 
 /// What a builder has, with the axes and values that the programs share.
 #[derive(Clone, Copy)]
@@ -261,4 +267,98 @@ fn serving_reads_derived_weights_in_panels_and_computes_none() {
             assert!(!entry.load_steps.is_empty(), "{name} derives nothing at load");
         }
     }
+}
+
+/// Each gradient against differences of the loss, through every form as it is written, in the evaluator's f64; that
+/// native code has the evaluator's gradients is said above.
+#[test]
+fn gradients_are_differences_of_the_loss() {
+    const STEP: f64 = 1e-5;
+    let forms: [(&str, Body); 5] = [
+        ("folded", Box::new(folded)),
+        ("multiplied", Box::new(multiplied)),
+        ("adapted", Box::new(adapted)),
+        ("merged", Box::new(|base| merged(base, 3))),
+        ("read twice", Box::new(read_twice)),
+    ];
+    for (name, body) in forms {
+        let program = program(name, 7, &|base| in_layers(base, &*body));
+        let options = EntryOptions { panel: 16, tile_rows: 6 };
+        let (kinds, optimizer) = ([EntryKind::Train], AdamWOptions::default());
+        let compiled = compile_program_for(&program, &kinds, &optimizer, options, &as_written()).unwrap();
+        let numbers = parameters(&program, 5);
+        let text = &texts(&program, EntryKind::Train, 5, 1e5)[0];
+        let loss = |numbers: &BTreeMap<Symbol, Vec<f64>>| {
+            let root = program.entry(EntryKind::Train).and_then(|entry| entry.root("loss")).unwrap();
+            let axes: Vec<Axis> = program.main().graph.axes(root).iter().copied().collect();
+            let found = values(&program, EntryKind::Train, numbers, text);
+            found[&Symbol::new("loss")].in_order(&axes).iter().sum::<f64>() * INVERSE_TOKENS
+        };
+        let gradients = values(&compiled.program, EntryKind::Train, &numbers, text);
+        for (&param, info) in &program.params {
+            let gradient = gradients[&gradient_name(param)].in_order(&info.order);
+            for at in [0, gradient.len() / 3, gradient.len() - 1] {
+                let moved = |by: f64| {
+                    let mut numbers = numbers.clone();
+                    numbers.entry(param).and_modify(|numbers| numbers[at] += by);
+                    loss(&numbers)
+                };
+                let difference = (moved(STEP) - moved(-STEP)) / (2.0 * STEP);
+                let error = (gradient[at] - difference).abs();
+                assert!(
+                    error <= 1e-8 + 1e-5 * difference.abs(),
+                    "{name}: gradient of {param} at {at} is {}, not {difference}",
+                    gradient[at]
+                );
+            }
+        }
+    }
+}
+
+/// Steps of training through derived weights have the same bits on any number of threads, and however often they are
+/// done.
+#[test]
+fn steps_of_training_are_deterministic() {
+    let program = program("derived in training", 32, &|base| {
+        let base = Base { x: in_layers(base, &read_twice), ..base };
+        let m = base.m;
+        let rank = m.axis("pair", 4);
+        let [a, b] = [base.param("left", &[rank, base.embed]), base.param("right", &[rank, base.embed])];
+        let inner = m.axis("inner", 32);
+        let square = m.contract(&[a.exp(), b.tanh().rename(base.embed, inner)], rank);
+        m.contract(&[base.x, square], base.embed).rename(inner, base.embed)
+    });
+    let train = |threads: usize| {
+        let device = Device::cpu(Some(threads)).unwrap();
+        let options = serde_json::json!({
+            "batch": 3, "time": 24, "steps": 3, "seed": 3,
+            "schedule": { "kind": "cosine", "peak": 0.01, "warmup_steps": 1, "total_steps": 3 },
+        });
+        let identity =
+            ModelIdentity { family: "derived".to_owned(), config: serde_json::json!({}), context: CONTEXT };
+        let options: TrainOptions = serde_json::from_value(options).unwrap();
+        let mut trainer = Trainer::new(&device, &program, identity, options).unwrap();
+        trainer.initialize(|name| initialize(&program, name, 3).unwrap()).unwrap();
+        let mut losses = Vec::new();
+        for _ in 0..3 {
+            let step = trainer.step(|micro, inputs, targets| {
+                for (at, (input, target)) in inputs.iter_mut().zip(targets).enumerate() {
+                    *input = (at * at + micro as usize) as i32 % TOKENS as i32;
+                    *target = (at * 7 + 3) as i32 % TOKENS as i32;
+                }
+            });
+            losses.push(step.unwrap().loss.to_bits());
+        }
+        let entry = &trainer.session().compiled.entries[&EntryKind::Train];
+        let panels = entry.buffers.iter().filter(|buffer| {
+            buffer.role == Role::Temporary && matches!(buffer.layout, Layout::Packed { .. })
+        });
+        assert!(panels.count() >= 2, "no derived weight is a value of its own");
+        let store = &trainer.session().store;
+        let bits = |name: Symbol| store.get(name).unwrap().into_iter().map(f32::to_bits).collect::<Vec<_>>();
+        (losses, store.names().map(|name| (name, bits(name))).collect::<Vec<_>>())
+    };
+    let first = train(1);
+    assert!(first.0[0] != first.0[2], "nothing is learned");
+    assert!(train(1) == first && train(2) == first);
 }
