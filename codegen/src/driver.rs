@@ -40,6 +40,12 @@ impl CompiledProgram {
     }
 }
 
+/// What the algebra weighs where nothing else is asked for: a desktop processor's
+/// two cores, as much training as serving.
+pub fn objective() -> Objective {
+    Objective::typical(200e9, 25e9, 1.0, 1.0)
+}
+
 /// How a program may be rewritten before it is compiled.
 pub struct Rewriting<'a> {
     /// Whether it may be at all.
@@ -61,11 +67,9 @@ impl Rewritten {
 }
 
 impl Default for Rewriting<'_> {
-    /// All entries alike, by the additive model: a desktop processor's two cores, as many tokens trained as served.
+    /// All entries alike, by the additive model.
     fn default() -> Self {
-        // Weights derived from others are not packed in panels yet, so they are not taken to be free when serving.
-        let objective = Objective { derived_at_load: false, ..Objective::typical(200e9, 25e9, 1.0, 1.0) };
-        Rewriting { algebra: true, objective, numerics: Numerics::Same, seconds: None }
+        Rewriting { algebra: true, objective: objective(), numerics: Numerics::Same, seconds: None }
     }
 }
 
@@ -80,6 +84,21 @@ pub fn compile_program(
     options: EntryOptions,
 ) -> Result<CompiledProgram, CompileError> {
     compile_rewritten(&rewrite_by_default(program, options)?, kinds, optimizer, options)
+}
+
+/// As [`compile_program`], with an objective of one's own.
+///
+/// # Errors
+/// As said there, and when the objective lacks a size.
+pub fn compile_program_for(
+    program: &Program,
+    kinds: &[EntryKind],
+    optimizer: &AdamWOptions,
+    options: EntryOptions,
+    objective: &Objective,
+) -> Result<CompiledProgram, CompileError> {
+    let rewriting = Rewriting { objective: objective.clone(), ..Rewriting::default() };
+    compile_rewritten(&rewrite(program, &rewriting, options)?, kinds, optimizer, options)
 }
 
 /// As [`compile_program`], with every product in the order in which the model has it: no equality saturation.

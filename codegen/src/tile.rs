@@ -172,6 +172,8 @@ pub struct PackedView {
     pub dtype: DType,
     /// Rows of a panel: the product of the k axes.
     pub depth: usize,
+    /// First row and first column, where part of a value is meant.
+    pub first: (usize, usize),
     /// Stride of each dimension in k, counted in rows of a panel.
     pub k: Vec<(DimId, usize)>,
     /// Stride of each dimension in n, counted in columns.

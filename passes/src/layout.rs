@@ -1,7 +1,11 @@
 //! How values are stored: which axes come first, and which weights are packed
 //! in panels. It decides order in memory only; it knows no kernel.
 
-use diptych_ir::{Axes, Axis, DType, NodeId, Op, Program, RegionId, Size, Symbol, TensorType};
+mod weights;
+
+pub use weights::Weights;
+
+use diptych_ir::{Axes, Axis, NodeId, Op, Program, RegionId, Size, Symbol, TensorType};
 use std::collections::{BTreeMap, HashMap};
 
 /// The run-time axes of a value, which always come first in memory.
@@ -123,7 +127,8 @@ pub struct Layouts {
 
 impl Layouts {
     /// Chooses how each parameter is stored: packed for the first contraction
-    /// with run-time rows that uses it, row-major if there is none. A state
+    /// with run-time rows that uses it or what is computed from it element by
+    /// element (see [`Weights`]), row-major if there is none. A state
     /// named `KIND.NAME` is stored as the parameter `NAME` is.
     pub fn choose(program: &Program) -> Layouts {
         let mut layouts = Layouts::default();
@@ -134,32 +139,7 @@ impl Layouts {
                 }
             }
         }
-        let names = parameter_names(program);
-        for (index, region) in program.regions.iter().enumerate() {
-            for id in region.graph.topological_order() {
-                let Op::Contract(contract) = region.graph.op(id) else { continue };
-                let operands = region.graph.operands(id);
-                let with_rows = operands.iter().any(|&operand| {
-                    matches!(
-                        leading(region.graph.axes(operand)),
-                        Ok(Leading::Rows | Leading::Batch | Leading::Past)
-                    )
-                });
-                for &operand in operands.iter().filter(|_| with_rows && operands.len() == 2) {
-                    let (operand, chosen) = chosen_weight(region, &operands, operand);
-                    let source = through_casts(region, operand);
-                    let Some(&name) = names.get(&(RegionId(index as u32), source)) else { continue };
-                    let axes = region.graph.axes(operand);
-                    // A matrix that ids choose is a run of rows in each panel.
-                    let summed = contract.over.iter().copied().filter(|axis| axes.contains(*axis));
-                    let k: Vec<Axis> = chosen.into_iter().chain(summed).collect();
-                    let n = layouts.ordered(axes.without(&k).iter().copied());
-                    if k.len() > usize::from(chosen.is_some()) && !n.is_empty() && axes.len() > 1 {
-                        layouts.params.entry(name).or_insert(Layout::Packed { k, n });
-                    }
-                }
-            }
-        }
+        layouts.params.extend(Weights::of(program, &layouts).params);
         for (&name, info) in &program.params {
             if !layouts.params.contains_key(&name) {
                 let axes = info.ty.axes.iter().copied().filter(|axis| Some(*axis) != info.layers);
@@ -241,29 +221,4 @@ pub fn parameter_names(program: &Program) -> HashMap<(RegionId, NodeId), Symbol>
         }
     }
     names
-}
-
-/// The table of an operand that takes weights for rows, with the axis of the ids; else the operand itself.
-fn chosen_weight(
-    region: &diptych_ir::Region,
-    operands: &[NodeId],
-    operand: NodeId,
-) -> (NodeId, Option<Axis>) {
-    let graph = &region.graph;
-    let with_rows = |id: NodeId| matches!(leading(graph.axes(id)), Ok(Leading::Rows | Leading::Batch));
-    match graph.op(operand) {
-        Op::Take(take) if operands.iter().all(|&operand| with_rows(operand)) => {
-            (graph.operands(operand)[0], Some(take.axis))
-        }
-        _ => (operand, None),
-    }
-}
-
-fn through_casts(region: &diptych_ir::Region, mut id: NodeId) -> NodeId {
-    while let Op::Cast(cast) = region.graph.op(id)
-        && cast.0 != DType::F32
-    {
-        id = region.graph.operands(id)[0];
-    }
-    id
 }

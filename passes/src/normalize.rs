@@ -161,12 +161,12 @@ fn copy_results(program: &mut Program, index: usize) -> Result<()> {
     if index > 0 {
         return Ok(());
     }
-    for entry in 0..program.entries.len() {
-        for position in 0..program.entries[entry].roots.len() {
-            let id = program.entries[entry].roots[position].1;
-            let graph = &mut program.regions[0].graph;
-            if !is_computed(graph, id) && !matches!(graph.op(id), Op::Output(_)) {
-                program.entries[entry].roots[position].1 = copy(graph, id)?;
+    let graph = &mut program.regions[0].graph;
+    for entry in &mut program.entries {
+        // A gradient may be part of another value, as that of one of several weights that are used as one.
+        for (_, id) in entry.roots.iter_mut().chain(&mut entry.updates) {
+            if !is_computed(graph, *id) && !matches!(graph.op(*id), Op::Output(_)) {
+                *id = copy(graph, *id)?;
             }
         }
     }

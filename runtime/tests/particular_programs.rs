@@ -1,6 +1,7 @@
 //! Programs that random search rarely makes, in native code against the
 //! reference evaluator: values and gradients, on ragged batches.
 
+mod derived;
 mod support;
 
 use diptych_codegen::c::prelude::VectorWidth;

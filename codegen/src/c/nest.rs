@@ -165,7 +165,7 @@ impl Writer<'_> {
                         _ => 0,
                     };
                     (dim == inner || stride % 16 == 0) && (block * stride) % 16 == 0
-                });
+                }) && view.first.1 % 16 == 0;
                 match (in_n, in_k) {
                     (None, false) => Run::Same,
                     (Some(&(_, 1)), false) if aligned => Run::Contiguous,

@@ -400,17 +400,16 @@ impl Writer<'_> {
         view: &PackedView,
         index: &dyn Fn(DimId) -> Option<String>,
     ) -> (String, String) {
-        let sum = |strides: &[(DimId, usize)]| {
-            let terms: Vec<String> = strides
-                .iter()
-                .filter_map(|&(dim, stride)| {
-                    let position = self.position(dim, false, index)?;
-                    Some(if stride == 1 { position } else { format!("{position} * {stride}") })
-                })
-                .collect();
+        let sum = |first: usize, strides: &[(DimId, usize)]| {
+            let steps = strides.iter().filter_map(|&(dim, stride)| {
+                let position = self.position(dim, false, index)?;
+                Some(if stride == 1 { position } else { format!("{position} * {stride}") })
+            });
+            let first = (first > 0).then(|| first.to_string());
+            let terms: Vec<String> = first.into_iter().chain(steps).collect();
             if terms.is_empty() { "0".to_owned() } else { terms.join(" + ") }
         };
-        (sum(&view.k), sum(&view.n))
+        (sum(view.first.0, &view.k), sum(view.first.1, &view.n))
     }
 }
 

@@ -290,10 +290,9 @@ impl Builder<'_> {
         for &id in &group.nodes {
             let mut stack = graph.operands(id);
             while let Some(operand) = stack.pop() {
-                let stored = scope
-                    .places
-                    .get(&operand)
-                    .is_some_and(|place| matches!(self.buffers[place.buffer].role, Role::Stored(_)));
+                let stored = scope.places.get(&operand).is_some_and(|place| {
+                    matches!(self.buffers[place.buffer].role, Role::Stored(_) | Role::Derived)
+                });
                 let derived =
                     known.contains(&operand) || self.derived.contains(&(scope.region, operand)) || stored;
                 match graph.op(operand) {
@@ -458,6 +457,7 @@ impl Builder<'_> {
                     }
                 },
             };
+            self.check_layout(region, *source, place)?;
             self.touch(place);
             args.push(place);
         }
@@ -469,6 +469,22 @@ impl Builder<'_> {
             )));
         }
         Ok(args)
+    }
+
+    /// A kernel reads panels where there are some, and nowhere else.
+    fn check_layout(&self, region: RegionId, source: Source, place: ArgRef) -> Result<(), CompileError> {
+        let Source::Value(id) = source else { return Ok(()) };
+        let (stored, read) = (&self.buffers[place.buffer].layout, self.values.get(region, id));
+        let packed = |layout: &Layout| matches!(layout, Layout::Packed { .. });
+        if *stored == read || !packed(stored) && !packed(&read) {
+            return Ok(());
+        }
+        let graph = &self.program.region(region).graph;
+        Err(self.error(format!(
+            "`{}: {}` is read in another way than it is stored",
+            graph.op(id).name(),
+            graph.ty(id)
+        )))
     }
 
     /// A flat kernel walks memory: what it reads must be stored alike, and a

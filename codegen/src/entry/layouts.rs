@@ -1,9 +1,9 @@
 //! How each stored value of an entry is laid out: parameters as chosen,
-//! gradients and new parameters as the parameters they go with, everything
-//! else row-major.
+//! gradients and new parameters as the parameters they go with, weights that
+//! are derived from others in panels, everything else row-major.
 
 use diptych_ir::{NodeId, Op, Program, Region, RegionId, Symbol};
-use diptych_passes::layout::{Layout, Layouts, Leading, parameter_names};
+use diptych_passes::layout::{Layout, Layouts, Leading, Weights, parameter_names};
 use std::collections::HashMap;
 
 /// Layouts of the values that are not row-major.
@@ -31,28 +31,74 @@ impl<'a> ValueLayouts<'a> {
         for (index, region) in program.regions.iter().enumerate() {
             values.keep_states(RegionId(index as u32), region);
         }
-        for (index, region) in program.regions.iter().enumerate() {
-            let id = RegionId(index as u32);
-            for node in region.graph.topological_order() {
-                if values.special.contains_key(&(id, node))
-                    || !matches!(region.graph.op(node), Op::Map(_) | Op::Cast(_))
-                {
-                    continue;
-                }
-                let inherited = region.graph.operands(node).into_iter().find_map(|operand| {
-                    let same = region.graph.axes(operand) == region.graph.axes(node);
-                    values
-                        .special
-                        .get(&(id, operand))
-                        .filter(|layout| same && matches!(layout, Layout::Packed { .. }))
-                        .cloned()
-                });
-                if let Some(layout) = inherited {
-                    values.assign(id, node, &layout);
-                }
+        for ((region, node), layout) in Weights::of(program, layouts).derived {
+            if !matches!(program.region(region).graph.op(node), Op::Argument(_)) {
+                values.special.entry((region, node)).or_insert(layout);
             }
         }
-        values
+        // What crosses into or out of a loop may settle what lies alike there.
+        loop {
+            let known = values.special.len();
+            for (index, region) in program.regions.iter().enumerate() {
+                values.inherit(RegionId(index as u32), region);
+            }
+            for (index, region) in program.regions.iter().enumerate() {
+                values.cross_loops(RegionId(index as u32), region);
+            }
+            if values.special.len() == known {
+                return values;
+            }
+        }
+    }
+
+    fn packed(&self, value: (RegionId, NodeId)) -> Option<&Layout> {
+        self.special.get(&value).filter(|layout| matches!(layout, Layout::Packed { .. }))
+    }
+
+    /// What is computed element by element lies as what it is computed from.
+    fn inherit(&mut self, id: RegionId, region: &Region) {
+        for node in region.graph.topological_order() {
+            if self.special.contains_key(&(id, node))
+                || !matches!(region.graph.op(node), Op::Map(_) | Op::Cast(_))
+            {
+                continue;
+            }
+            let mut alike = region.graph.operands(node);
+            alike.retain(|&operand| region.graph.axes(operand) == region.graph.axes(node));
+            let inherited = alike.into_iter().find_map(|operand| self.packed((id, operand)).cloned());
+            if let Some(layout) = inherited {
+                self.assign(id, node, &layout);
+            }
+        }
+    }
+
+    /// Arguments of repeats lie as what is given for them, stacked or for all layers; so do stacked results.
+    fn cross_loops(&mut self, id: RegionId, region: &Region) {
+        let graph = &region.graph;
+        for node in graph.topological_order() {
+            match graph.op(node) {
+                Op::Repeat(repeat) => {
+                    let arguments = &self.program.region(repeat.body).arguments;
+                    for (operand, &argument) in
+                        graph.operands(node).into_iter().zip(arguments).skip(repeat.carried)
+                    {
+                        if let Some(layout) = self.packed((id, operand)).cloned() {
+                            self.special.entry((repeat.body, argument)).or_insert(layout);
+                        }
+                    }
+                }
+                Op::Output(output) => {
+                    let Op::Repeat(repeat) = graph.op(graph.operands(node)[0]) else { continue };
+                    let result = self.program.region(repeat.body).results[output.index];
+                    if output.index >= repeat.carried
+                        && let Some(layout) = self.packed((repeat.body, result)).cloned()
+                    {
+                        self.special.entry((id, node)).or_insert(layout);
+                    }
+                }
+                _ => {}
+            }
+        }
     }
 
     /// States that a scan keeps for replays are stored at some positions only.
@@ -94,7 +140,8 @@ impl<'a> ValueLayouts<'a> {
             }
             Op::Map(_) | Op::Cast(_) => {
                 for operand in operands {
-                    if graph.axes(operand) == graph.axes(node) {
+                    let free = !self.special.contains_key(&(region, operand));
+                    if free && graph.axes(operand) == graph.axes(node) {
                         self.assign(region, operand, layout);
                     }
                 }

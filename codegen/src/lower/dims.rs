@@ -2,7 +2,7 @@
 //! which is streamed, and in what blocks. Block sizes depend on fixed sizes
 //! and the kind of group alone, never on what a run binds.
 
-use super::{Context, LowerError, past};
+use super::{Context, LowerError, padding, past};
 use crate::tile::{Dim, DimId, Extent, PAIRS};
 use diptych_ir::{Axis, Graph, NodeId, Op, ReduceKind, Size};
 use diptych_passes::fuse::{Group, GroupKind, Grouping, StreamAxis};
@@ -289,13 +289,18 @@ fn lies_alike(group: &Group, graph: &Graph, context: &Context) -> bool {
             _ => layouts.push((context.layout)(id)),
         }
     }
-    // The zeros that fill up panels change no sum, but they may be the largest.
-    let largest = group
-        .nodes
-        .iter()
-        .any(|&id| matches!(graph.op(id), Op::Reduce(reduce) if reduce.kind == ReduceKind::Max));
+    // The zeros that fill up panels change no sum, but they may be the largest, and something else may be there.
     let packed = layouts.iter().any(|layout| matches!(layout, Layout::Packed { .. }));
-    layouts.windows(2).all(|pair| pair[0] == pair[1]) && !(largest && packed)
+    let padded = layouts.iter().any(|layout| match layout {
+        Layout::Packed { n, .. } => !product(n).is_multiple_of(context.panel),
+        Layout::Dense { .. } => false,
+    });
+    let counts = |&id: &NodeId| match graph.op(id) {
+        Op::Reduce(reduce) if reduce.kind == ReduceKind::Max => packed,
+        Op::Reduce(_) => padded && !padding::is_zero(context.program, context.region, graph.operands(id)[0]),
+        _ => false,
+    };
+    layouts.windows(2).all(|pair| pair[0] == pair[1]) && !group.nodes.iter().any(counts)
 }
 
 /// The smallest block of an axis that holds at least `least` elements, with

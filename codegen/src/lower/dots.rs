@@ -71,22 +71,32 @@ impl Lowering<'_> {
     }
 
     /// Whether these are all dimensions of a packed weight, in the order in
-    /// which they lie, and the instance's columns begin where a panel does.
-    fn panels_run(&self, view: &PackedView, k: &[DimId], n: &[DimId]) -> bool {
+    /// which they lie, one within the other, and the instance's columns begin where a panel does; so do those at
+    /// each position of the dimensions that are walked one by one.
+    fn panels_run(&self, view: &PackedView, k: &[DimId], n: &[DimId], batch: &[DimId]) -> bool {
         let long = |strides: &[(DimId, usize)]| {
             let mut long = strides.to_vec();
-            long.retain(|entry| self.constant(entry.0) != Some(1));
+            long.retain(|entry| self.constant(entry.0) != Some(1) && !batch.contains(&entry.0));
             long.sort_by_key(|entry| std::cmp::Reverse(entry.1));
             long.into_iter().map(|entry| entry.0).collect::<Vec<_>>()
+        };
+        let nested = |strides: &[(DimId, usize)], dims: &[DimId]| {
+            let stride = |dim: DimId| strides.iter().find(|entry| entry.0 == dim).map_or(0, |entry| entry.1);
+            dims.last().is_none_or(|&last| stride(last) == 1)
+                && dims.windows(2).all(|pair| {
+                    self.constant(pair[1]).is_some_and(|inner| stride(pair[0]) == stride(pair[1]) * inner)
+                })
         };
         let whole = |dims: &[DimId]| dims.iter().skip(1).all(|&dim| !self.is_divided(dim));
         let aligned = view.n.iter().all(|&(dim, stride)| match self.dims.list[dim].extent {
             Extent::Blocks { size, block } => {
-                block >= size || (block * stride).is_multiple_of(self.context.panel)
+                let step = if batch.contains(&dim) { stride } else { block * stride };
+                block >= size && !batch.contains(&dim) || step.is_multiple_of(self.context.panel)
             }
-            _ => true,
-        });
-        long(&view.k) == k && long(&view.n) == n && whole(k) && whole(n) && aligned
+            _ => !batch.contains(&dim) || stride.is_multiple_of(self.context.panel),
+        }) && view.first.1.is_multiple_of(self.context.panel);
+        let in_order = long(&view.k) == k && long(&view.n) == n;
+        in_order && nested(&view.k, k) && nested(&view.n, n) && whole(k) && whole(n) && aligned
     }
 
     /// Whether an instance sees part of a dimension only.
@@ -152,7 +162,7 @@ impl Lowering<'_> {
             Place::Strided(view) => {
                 self.runs_as_one(view, &m) && self.runs_as_one(view, &n) && is_contiguous(view, &n)
             }
-            Place::Packed(view) => batch.is_empty() && self.panels_run(view, &m, &n),
+            Place::Packed(view) => batch.is_empty() && self.panels_run(view, &m, &n, &[]),
         })
     }
 
@@ -235,10 +245,10 @@ impl Lowering<'_> {
                 }
             }
             Place::Packed(view) => {
-                if self.panels_run(view, k, n) {
+                if self.panels_run(view, k, n, batch) {
                     return Ok(place);
                 }
-                if batch.is_empty() && self.panels_run(view, n, k) {
+                if batch.is_empty() && self.panels_run(view, n, k, &[]) {
                     return self.transposed(schedule, id, place.clone(), (k, n), after, stage);
                 }
             }

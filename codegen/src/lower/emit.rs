@@ -2,6 +2,7 @@
 //! runs in one stage over one iteration space, dots, fills, and the fold of a
 //! running maximum.
 
+use super::places::{add_along, begin_at, take_along, times};
 use super::stages::{Class, Computed, Fold, Lowering, Phase};
 use super::{LowerError, Lowered, past};
 use crate::tile::{DimId, Instr, Nest, Place, Stmt, StreamBounds, TileProgram, ValueId, View};
@@ -255,15 +256,11 @@ impl Lowering<'_> {
             let nest = schedule.nest(computed.phase, computed.stage, &dims);
             let value = self.value(nest, operand, computed.phase)?;
             for target in &targets {
-                let Place::Strided(view) = target else {
-                    return Err(self.error(id, "is stored in panels".into()));
-                };
-                let mut view = view.clone();
-                let stride = into.map_or(0, |dim| view.stride(dim));
-                view.strides.retain(|entry| Some(entry.0) != into);
-                view.strides.extend(piece.map(|dim| (dim, stride)));
-                view.offset += start * stride;
-                nest.push(Instr::Store(Place::Strided(view), value));
+                let mut part = target.clone();
+                let along = take_along(&mut part, into);
+                begin_at(&mut part, times(along, start));
+                add_along(&mut part, piece, along);
+                nest.push(Instr::Store(part, value));
             }
         }
         self.emit_caches(schedule, id)

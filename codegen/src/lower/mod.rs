@@ -6,6 +6,7 @@ mod dims;
 mod dots;
 mod emit;
 mod grouped;
+mod padding;
 mod past;
 mod places;
 mod recurrence;

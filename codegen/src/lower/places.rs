@@ -3,7 +3,7 @@
 
 use super::stages::Lowering;
 use super::{LowerError, Source};
-use crate::tile::{Arg, Base, DimId, Extent, PackedView, Place, RowMap, StreamBounds, Tile, View};
+use crate::tile::{Along, Arg, Base, DimId, Extent, PackedView, Place, RowMap, StreamBounds, Tile, View};
 use diptych_ir::{Axis, DType, Graph, NodeId, Op, ScalarFn};
 use diptych_passes::fuse::GroupKind;
 use diptych_passes::layout::{Layout, Leading, leading, product, symbol};
@@ -168,7 +168,14 @@ impl Lowering<'_> {
                     strides
                 };
                 let (k_strides, n_strides) = (nested(&k), nested(&n));
-                Ok(Place::Packed(PackedView { arg, dtype, depth: product(&k), k: k_strides, n: n_strides }))
+                Ok(Place::Packed(PackedView {
+                    arg,
+                    dtype,
+                    depth: product(&k),
+                    first: (0, 0),
+                    k: k_strides,
+                    n: n_strides,
+                }))
             }
         }
     }
@@ -240,43 +247,41 @@ impl Lowering<'_> {
             }
             (Op::History(_), _) => self.cache(id, false),
             (Op::Split(split), Some(x)) => {
-                let place = self.place(x, after_stream)?;
-                let (mut view, stride) = self.take_stride(place, split.axis, id)?;
-                let mut inner = stride;
-                for &part in split.into.iter().rev() {
-                    view.strides.extend(self.dims.of(part).map(|dim| (dim, inner)));
-                    inner *= part.fixed_size().unwrap_or(1);
+                let mut place = self.place(x, after_stream)?;
+                let mut inner = take_along(&mut place, self.dims.of(split.axis));
+                for &axis in split.into.iter().rev() {
+                    add_along(&mut place, self.dims.of(axis), inner);
+                    inner = times(inner, axis.fixed_size().unwrap_or(1));
                 }
-                Ok(Place::Strided(view))
+                Ok(place)
             }
             (Op::Merge(merge), Some(x)) => {
                 let mut place = self.place(x, after_stream)?;
-                let mut expected = None;
-                let mut last = 0;
+                let (mut innermost, mut outer) = (None, None);
                 for &axis in merge.axes.iter().rev() {
-                    let (view, stride) = self.take_stride(place, axis, id)?;
+                    let along = take_along(&mut place, self.dims.of(axis));
+                    // An axis of one position may lie anywhere.
                     let size = axis.fixed_size().unwrap_or(1);
-                    if expected.is_some_and(|expected| expected != stride && size != 1) {
+                    if size == 1 {
+                        continue;
+                    }
+                    if outer.is_some_and(|outer| outer != along) {
                         return Err(self.error(id, "merges axes that do not lie one within the other".into()));
                     }
-                    if expected.is_none() {
-                        last = stride;
-                    }
-                    expected = Some(stride * size);
-                    place = Place::Strided(view);
+                    innermost = innermost.or(Some(along));
+                    outer = Some(times(along, size));
                 }
-                let Place::Strided(mut view) = place else {
-                    return Err(self.error(id, "merges a packed weight".into()));
-                };
-                view.strides.extend(self.dims.of(merge.into).map(|dim| (dim, last)));
-                Ok(Place::Strided(view))
+                if let Some(along) = innermost {
+                    add_along(&mut place, self.dims.of(merge.into), along);
+                }
+                Ok(place)
             }
             (Op::Slice(slice), Some(x)) => {
-                let place = self.place(x, after_stream)?;
-                let (mut view, stride) = self.take_stride(place, slice.axis, id)?;
-                view.offset += slice.start * stride;
-                view.strides.extend(self.dims.of(slice.into).map(|dim| (dim, stride)));
-                Ok(Place::Strided(view))
+                let mut place = self.place(x, after_stream)?;
+                let along = take_along(&mut place, self.dims.of(slice.axis));
+                begin_at(&mut place, times(along, slice.start));
+                add_along(&mut place, self.dims.of(slice.into), along);
+                Ok(place)
             }
             _ => self.stored(id, false),
         }
@@ -298,16 +303,6 @@ impl Lowering<'_> {
         Ok(place)
     }
 
-    fn take_stride(&mut self, place: Place, axis: Axis, at: NodeId) -> Result<(View, usize), LowerError> {
-        let Place::Strided(mut view) = place else {
-            return Err(self.error(at, "looks at part of a packed weight".into()));
-        };
-        let dim = self.dims.of(axis);
-        let stride = dim.map_or(0, |dim| view.stride(dim));
-        view.strides.retain(|entry| Some(entry.0) != dim);
-        Ok((view, stride))
-    }
-
     /// Whether the group has run-time rows of this kind.
     pub fn group_leading(&self) -> Leading {
         match &self.group.kind {
@@ -320,6 +315,50 @@ impl Lowering<'_> {
     /// The run-time axes of a node.
     pub fn leading(&self, id: NodeId) -> Leading {
         leading(self.graph.axes(id)).unwrap_or(Leading::Quadratic)
+    }
+}
+
+/// Takes a dimension out of a place: how far its positions were apart.
+pub(super) fn take_along(place: &mut Place, dim: Option<DimId>) -> Along {
+    let take = |strides: &mut Vec<(DimId, usize)>| {
+        let at = strides.iter().position(|entry| Some(entry.0) == dim)?;
+        Some(strides.remove(at).1)
+    };
+    match place {
+        Place::Strided(view) => Along::Stride(take(&mut view.strides).unwrap_or(0)),
+        Place::Packed(view) => match take(&mut view.k) {
+            Some(rows) => Along::PackedK(rows),
+            None => Along::PackedN(take(&mut view.n).unwrap_or(0)),
+        },
+    }
+}
+
+/// Gives a place a dimension whose positions are so far apart.
+pub(super) fn add_along(place: &mut Place, dim: Option<DimId>, along: Along) {
+    match (place, along) {
+        (Place::Strided(view), Along::Stride(step)) => view.strides.extend(dim.map(|dim| (dim, step))),
+        (Place::Packed(view), Along::PackedK(step)) => view.k.extend(dim.map(|dim| (dim, step))),
+        (Place::Packed(view), Along::PackedN(step)) => view.n.extend(dim.map(|dim| (dim, step))),
+        (Place::Strided(_) | Place::Packed(_), _) => {}
+    }
+}
+
+/// Moves the first element of a place.
+pub(super) fn begin_at(place: &mut Place, start: Along) {
+    match (place, start) {
+        (Place::Strided(view), Along::Stride(start)) => view.offset += start,
+        (Place::Packed(view), Along::PackedK(start)) => view.first.0 += start,
+        (Place::Packed(view), Along::PackedN(start)) => view.first.1 += start,
+        (Place::Strided(_) | Place::Packed(_), _) => {}
+    }
+}
+
+/// So many times as far.
+pub(super) fn times(along: Along, count: usize) -> Along {
+    match along {
+        Along::Stride(step) => Along::Stride(step * count),
+        Along::PackedN(step) => Along::PackedN(step * count),
+        Along::PackedK(step) => Along::PackedK(step * count),
     }
 }
 

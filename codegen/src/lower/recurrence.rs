@@ -377,9 +377,14 @@ impl Ports<'_> {
                 strides.extend(row.map(|row| (row, product(&order))));
                 Ok(Place::Strided(View { base: Base::Arg(arg), dtype, offset: 0, strides, rows }))
             }
-            Layout::Packed { k, n } => {
-                Ok(Place::Packed(PackedView { arg, dtype, depth: product(&k), k: nested(&k), n: nested(&n) }))
-            }
+            Layout::Packed { k, n } => Ok(Place::Packed(PackedView {
+                arg,
+                dtype,
+                depth: product(&k),
+                first: (0, 0),
+                k: nested(&k),
+                n: nested(&n),
+            })),
         }
     }
 

@@ -2,9 +2,10 @@
 //! added to a table at ids. It knows no other op.
 
 use super::emit::{NestBuilder, Schedule};
+use super::places::take_along;
 use super::stages::{Lowering, Phase};
 use super::{LowerError, Source};
-use crate::tile::{Along, DimId, Id, Instr, Place, RowMap, ValueId};
+use crate::tile::{Id, Instr, Place, RowMap, ValueId};
 use diptych_ir::{Axis, DType, NodeId, Op, Size};
 use diptych_passes::layout::{Leading, symbol};
 
@@ -37,7 +38,8 @@ impl Lowering<'_> {
         }
         let which = self.id(nest, id, ids, axis)?;
         let dim = self.dims.of(axis);
-        let (table, along) = along(self.place(table, false)?, dim);
+        let mut table = self.place(table, false)?;
+        let along = take_along(&mut table, dim);
         let size = axis.fixed_size().unwrap_or(1);
         Ok(nest.push(Instr::LoadAt { table, id: which, along, size }))
     }
@@ -65,7 +67,8 @@ impl Lowering<'_> {
         let nest = schedule.nest(computed.phase, stage, &walked);
         let which = self.id(nest, id, ids, put.axis)?;
         let value = self.value(nest, values, computed.phase)?;
-        let (table, along) = along(table, axis);
+        let mut table = table;
+        let along = take_along(&mut table, axis);
         let size = put.axis.fixed_size().unwrap_or(1);
         nest.push(Instr::AddAt { table, id: which, along, size, value });
         Ok(())
@@ -105,20 +108,4 @@ impl Lowering<'_> {
             Place::Packed(_) => Err(self.error(node, "has packed ids".into())),
         }
     }
-}
-
-/// A table without the dimension that ids point along, and how they do.
-fn along(mut table: Place, dim: Option<DimId>) -> (Place, Along) {
-    let cut = |strides: &mut Vec<(DimId, usize)>| {
-        let at = strides.iter().position(|entry| Some(entry.0) == dim)?;
-        Some(strides.remove(at).1)
-    };
-    let along = match &mut table {
-        Place::Strided(view) => Along::Stride(cut(&mut view.strides).unwrap_or(0)),
-        Place::Packed(view) => match cut(&mut view.n) {
-            Some(stride) => Along::PackedN(stride),
-            None => Along::PackedK(cut(&mut view.k).unwrap_or(0)),
-        },
-    };
-    (table, along)
 }

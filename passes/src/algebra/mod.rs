@@ -82,7 +82,18 @@ pub fn optimize_backward(
     objective: &Objective,
 ) -> Result<(Program, AlgebraReport), AlgebraError> {
     let frozen = seen_by_all_entries(program);
-    let space = Space::saturate(program, objective, &rules::keeping(Class::Real), frozen, 1.0)?;
+    optimize_with(program, objective, &rules::keeping(Class::Real), frozen, 1.0)
+}
+
+/// Rewrites every region but for the frozen nodes of each: one form for all entries, the one that costs least.
+fn optimize_with(
+    program: &Program,
+    objective: &Objective,
+    rules: &[Rule],
+    frozen: Vec<HashSet<NodeId>>,
+    training_passes: f64,
+) -> Result<(Program, AlgebraReport), AlgebraError> {
+    let space = Space::saturate(program, objective, rules, frozen, training_passes)?;
     let entries: Vec<EntryKind> = program.entries.iter().map(|entry| entry.kind).collect();
     let factors = vec![1.0; objective.bindings.len()];
     let chosen = space.choose(Wanted { factors: &factors, entries: &entries, histories: None });

@@ -224,7 +224,7 @@ fn the_scale_of_scores_goes_through_rotary_tables_into_the_weights_of_queries_wh
     let mut rules = keeping(Class::Real);
     rules.retain(|rule| rule.name != "slice_into_contraction");
     let (after, report) =
-        optimize_with(&before, &prompts_served(), &rules, &[Default::default()], 1.0).unwrap();
+        optimize_with(&before, &prompts_served(), &rules, vec![Default::default()], 1.0).unwrap();
     assert!(scaled(&after, |op| matches!(op, Op::Param(_))), "{report}");
     assert!(!scaled(&after, |op| !matches!(op, Op::Param(_) | Op::Literal(_))), "{report}");
     same_value(&before, &after);
@@ -248,7 +248,7 @@ fn a_norm_weight_passes_a_rounding_on_request_only() {
     assert!(report.regions[0].changes.is_empty() && !derives_weights(&after), "{report}");
     let rules = keeping(Class::Approximate);
     let (after, report) =
-        optimize_with(&before, &prompts_served(), &rules, &[Default::default()], 1.0).unwrap();
+        optimize_with(&before, &prompts_served(), &rules, vec![Default::default()], 1.0).unwrap();
     assert!(derives_weights(&after), "{report}");
     let context = context(&before);
     let value = |program: &Program| evaluate(program, &[root(program)], &context).unwrap().remove(0);

@@ -8,10 +8,11 @@ use super::run::{Piece, Rows, Run, same_bits};
 use super::serving::add_probes;
 use super::update::padding_is_zero;
 use diptych_codegen::c::prelude::VectorWidth;
-use diptych_codegen::driver::{CompiledProgram, compile_program};
+use diptych_codegen::driver::{CompiledProgram, compile_program_for, objective};
 use diptych_codegen::entry::EntryOptions;
 use diptych_ir::{EntryKind, Program, Symbol};
 use diptych_passes::AdamWOptions;
+use diptych_passes::algebra::Objective;
 use diptych_passes::differentiate::gradient_name;
 use diptych_runtime::cpu::compile::{Compiler, KernelCache};
 use diptych_runtime::cpu::pool::Pool;
@@ -72,6 +73,17 @@ pub fn check_programs(
     compiler: &Compiler,
     cache: &KernelCache,
 ) -> Findings {
+    check_programs_for(programs, options, &objective(), compiler, cache)
+}
+
+/// The same, compiled for an objective.
+pub fn check_programs_for(
+    programs: impl IntoIterator<Item = (u64, Program, Traits)>,
+    options: Options,
+    objective: &Objective,
+    compiler: &Compiler,
+    cache: &KernelCache,
+) -> Findings {
     let mut findings = Findings::default();
     let mut kinds = vec![EntryKind::Score];
     if options.gradients {
@@ -84,8 +96,9 @@ pub fn check_programs(
         }
         let entry_options =
             EntryOptions { panel: options.width.panel(), tile_rows: options.width.tile_rows() };
-        let compile =
-            |kinds: &[EntryKind]| compile_program(&program, kinds, &AdamWOptions::default(), entry_options);
+        let compile = |kinds: &[EntryKind]| {
+            compile_program_for(&program, kinds, &AdamWOptions::default(), entry_options, objective)
+        };
         // If the gradients are refused, the forward pass is looked at all the same.
         let compiled = compile(&kinds).or_else(|error| {
             findings.refused.push((seed, error.to_string()));
