@@ -644,6 +644,10 @@ fn rules_cannot_bring_in_what_they_do_not_bind() {
         (rule("(nag x)", "x"), "no op `nag`"),
         (rule("(neg x)", "(rename[r] x)"), "`r` is not bound"),
         (rule("(contract[A] xs.. ys..)", "(contract[A] xs..)"), "second rest"),
+        (rule("(concat[c] (neg x)..)", "x"), "a list wants an item"),
+        (rule("(concat[c] (neg @xs)..)", "(concat[c] (neg @ys)..)"), "`ys` is not bound"),
+        (rule("(total (neg @xs)..)", "(total @xs..)"), "on the right only"),
+        (rule("(contract[A] x y)", "(contract[A] (join[A] x y))"), "wants a `|`"),
     ] {
         let error = compile(&[broken]).expect_err("a broken rule");
         assert!(error.contains(problem), "{error}");
