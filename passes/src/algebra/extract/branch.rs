@@ -19,13 +19,6 @@ pub(super) struct Found {
     pub bound: f64,
 }
 
-impl Found {
-    /// Whether no choice is better.
-    pub fn is_best(&self) -> bool {
-        self.bound >= self.cost - self.cost.abs() * ROUNDING
-    }
-}
-
 /// Bounds closer to the best cost than this part of it are taken to be it.
 const ROUNDING: f64 = 1e-11;
 
@@ -95,7 +88,7 @@ pub(super) fn branch_and_bound(
         let used = part.surely_used(&here);
         // Cuts found at the root may have two forms that are paid for here: both ways are tried.
         let mut duals = root.clone();
-        let mut paid = Duals::new(part);
+        let mut paid = Duals::new(part, root.pick);
         paid.pay(part, &here, &used);
         let (Some(one), Some(two)) = (ascend(part, &here, &mut duals), ascend(part, &here, &mut paid)) else {
             continue;

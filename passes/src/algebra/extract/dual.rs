@@ -19,12 +19,28 @@ pub(super) struct Duals {
     pub rest: Vec<Vec<f64>>,
     /// The bound.
     pub bound: f64,
+    /// Which operand a set takes in.
+    pub pick: Pick,
+}
+
+/// Which operand of a form of which nothing is left a set takes in, of those that are not computed yet. None is best
+/// for all parts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Pick {
+    First,
+    Last,
+    /// The one with most left of its own cost, as it was before the ascent.
+    Dearest,
+}
+
+impl Pick {
+    pub const ALL: [Pick; 3] = [Pick::First, Pick::Last, Pick::Dearest];
 }
 
 impl Duals {
     /// Before any ascent.
-    pub fn new(part: &Part) -> Duals {
-        Duals { rest: part.costs.clone(), bound: 0.0 }
+    pub fn new(part: &Part, pick: Pick) -> Duals {
+        Duals { rest: part.costs.clone(), bound: 0.0, pick }
     }
 
     /// Takes off what is paid for sure: the only allowed forms of classes that are used for sure.
@@ -72,13 +88,18 @@ pub(super) fn ascend(part: &Part, allowed: &[bool], duals: &mut Duals) -> Option
     for payer in 0..part.roots.len() {
         let rest = &mut duals.rest[payer];
         let mut computed = Computed::new(part, allowed, rest);
+        let order = match duals.pick {
+            Pick::First => (0..part.classes.len()).rev().map(|class| class as f64).collect(),
+            Pick::Last => (0..part.classes.len()).map(|class| class as f64).collect(),
+            Pick::Dearest => distances(part, allowed, rest),
+        };
         // The set that each class was last put into.
         let mut marks = vec![0usize; part.classes.len()];
         let mut mark = 0;
         for &root in &part.roots[payer] {
             while !computed.classes[root] {
                 mark += 1;
-                let cut = cut(part, allowed, rest, &computed.classes, root, &mut marks, mark);
+                let cut = cut(part, allowed, rest, &computed.classes, &order, root, &mut marks, mark);
                 work += cut.work;
                 let least = cut.forms.iter().fold(f64::INFINITY, |least, &form| rest[form].min(least));
                 if cut.forms.is_empty() {
@@ -155,6 +176,7 @@ fn cut(
     allowed: &[bool],
     rest: &[f64],
     computed: &[bool],
+    order: &[f64],
     root: usize,
     marks: &mut [usize],
     mark: usize,
@@ -174,7 +196,9 @@ fn cut(
             }
             if rest[form] > 0.0 {
                 crossing.push(form);
-            } else if let Some(&operand) = operands.iter().find(|&&operand| !computed[operand]) {
+            } else if let Some(&operand) = (operands.iter().filter(|&&operand| !computed[operand]))
+                .max_by(|&&one, &&two| order[one].total_cmp(&order[two]))
+            {
                 // The class is not computed, so neither is some operand of a free form.
                 marks[operand] = mark;
                 set.push(operand);

@@ -66,7 +66,10 @@ const WORTH_IT: f64 = 1e-4;
 /// million take some 40 ms. Parts with few classes to choose in are searched to the end whatever it takes.
 const SEARCHING: usize = 2_000_000;
 
-/// How much work goes into better choices for parts where that search does not end.
+/// Where that search does not end, a choice this close to the bound, as a part of its cost, is good enough.
+const NEAR: f64 = 1e-3;
+
+/// How much work goes into better choices where it is not.
 const IMPROVING: usize = 1_000_000;
 
 /// Sums of many costs differ by less than this part of them, in whatever order they are added.
@@ -142,7 +145,7 @@ fn search(problem: &Problem, reduced: &Reduced, penalty: f64) -> Option<Choice> 
     for (left, part) in smallest_first(&divided) {
         let original = forms_of(part, &problem.original);
         let mut found = solve(part, original.clone(), &mut |work| goes_on(left, work))?;
-        if !found.is_best() {
+        if found.bound < found.cost * (1.0 - NEAR) {
             found = retry(part, found, IMPROVING / left);
         }
         let restored = restore(part, &found.choice, &original)?;

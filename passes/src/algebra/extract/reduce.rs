@@ -129,27 +129,40 @@ fn necessary(problem: &Problem, forms: &[Vec<usize>]) -> Sets {
     let words = forms.len().div_ceil(64);
     let mut sets = Sets { words, bits: vec![u64::MAX; words * forms.len()] };
     let order = operands_first(problem, forms);
-    let mut shared = vec![0; words];
-    loop {
-        let mut changed = false;
+    let mut users: Vec<Vec<usize>> = vec![Vec::new(); forms.len()];
+    for &class in &order {
+        let candidates = forms[class].iter().map(|&number| &problem.classes[class][number]);
+        for &operand in candidates.flat_map(|candidate| &candidate.operands) {
+            if users[operand].last() != Some(&class) {
+                users[operand].push(class);
+            }
+        }
+    }
+    let (mut shared, mut set) = (vec![0; words], vec![0; words]);
+    // Only what changed below is looked at again.
+    let mut stale = vec![true; forms.len()];
+    let mut any = true;
+    while std::mem::take(&mut any) {
         for &class in &order {
+            if !std::mem::take(&mut stale[class]) {
+                continue;
+            }
             shared.fill(u64::MAX);
             for &number in &forms[class] {
+                set.fill(0);
                 let operands = &problem.classes[class][number].operands;
-                for (at, word) in shared.iter_mut().enumerate() {
-                    *word &= operands.iter().fold(0, |all, &operand| all | sets.bits[operand * words + at]);
-                }
+                operands.iter().for_each(|&operand| unite(&mut set, sets.row(operand)));
+                shared.iter_mut().zip(&set).for_each(|(word, below)| *word &= below);
             }
             shared[class / 64] |= 1 << (class % 64);
             if sets.row(class) != shared {
                 sets.bits[class * words..(class + 1) * words].copy_from_slice(&shared);
-                changed = true;
+                users[class].iter().for_each(|&user| stale[user] = true);
+                any = true;
             }
         }
-        if !changed {
-            return sets;
-        }
     }
+    sets
 }
 
 /// The classes that have candidates, operands first but for cycles.

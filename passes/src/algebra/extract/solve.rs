@@ -3,7 +3,7 @@
 
 use super::branch::{Found, branch_and_bound};
 use super::derive::{PartChoice, derive};
-use super::dual::{Duals, ascend};
+use super::dual::{Duals, Pick, ascend};
 use super::greedy::greedy;
 use super::local::{Random, improve, shaken};
 use super::parts::Part;
@@ -21,8 +21,16 @@ const FIRST: usize = 500_000;
 /// `goes_on`. `None` if the part cannot be computed.
 pub(super) fn solve(part: &Part, given: PartChoice, goes_on: &mut dyn FnMut(usize) -> bool) -> Option<Found> {
     let all = vec![true; part.forms.len()];
-    let mut duals = Duals::new(part);
-    ascend(part, &all, &mut duals)?;
+    let mut best: Option<Duals> = None;
+    // Each ascent is one of many; the search goes on from the best.
+    for pick in Pick::ALL {
+        let mut duals = Duals::new(part, pick);
+        ascend(part, &all, &mut duals)?;
+        if best.as_ref().is_none_or(|best| duals.bound > best.bound) {
+            best = Some(duals);
+        }
+    }
+    let duals = best?;
     // What the bound leaves nothing of is the start of a good choice.
     let derived = derive(part, &all, &|form| (duals.total(form), part.total(form)));
     // A class that lacks a form takes the derived one, unless that makes a cycle.
