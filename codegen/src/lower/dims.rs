@@ -138,7 +138,8 @@ pub fn choose(group: &Group, context: &Context) -> Result<Dims, LowerError> {
         GroupKind::Rows(Leading::None) => {
             let shared = first_shared_axis(group, graph, context);
             if let Some((axis, size)) = shared {
-                dims.divide(axis, Extent::Blocks { size, block: choose_block(size, 1, 8, 1) });
+                let (inner, align) = columns_within(group, axis, context);
+                dims.divide(axis, Extent::Blocks { size, block: choose_block(size, inner, 8, align) });
             }
         }
         // Rows of a cache lie chunk by chunk, found through a table.
@@ -322,6 +323,17 @@ fn first_shared_axis(group: &Group, graph: &Graph, context: &Context) -> Option<
     };
     let axis = axes.into_iter().find(everywhere)?;
     Some((axis, axis.fixed_size()?))
+}
+
+/// Columns of a packed result for each position of an axis, and of how many columns a block is to be a multiple, so
+/// that no two instances write to one panel.
+fn columns_within(group: &Group, axis: Axis, context: &Context) -> (usize, usize) {
+    let Some(&first) = group.outputs.first() else { return (1, 1) };
+    let Layout::Packed { n, .. } = (context.layout)(first) else { return (1, 1) };
+    match n.iter().position(|&other| other == axis) {
+        Some(at) => (product(&n[at + 1..]), context.panel),
+        None => (1, 1),
+    }
 }
 
 /// Whether no node of the group, nor a view of one, moves or sums an axis.

@@ -4,7 +4,7 @@
 
 use crate::support::check::{Options, check_programs_for};
 use crate::support::programs::{CONTEXT, TOKENS, Traits};
-use crate::support::reference::{INVERSE_TOKENS, parameters, texts, values};
+use crate::support::reference::{parameters, texts, values};
 use diptych_codegen::c::prelude::VectorWidth;
 use diptych_codegen::driver::{compile_program_for, objective};
 use diptych_codegen::entry::{CompiledEntry, EntryOptions, Launch, PlanStep, Role};
@@ -292,7 +292,7 @@ fn gradients_are_differences_of_the_loss() {
             let root = program.entry(EntryKind::Train).and_then(|entry| entry.root("loss")).unwrap();
             let axes: Vec<Axis> = program.main().graph.axes(root).iter().copied().collect();
             let found = values(&program, EntryKind::Train, numbers, text);
-            found[&Symbol::new("loss")].in_order(&axes).iter().sum::<f64>() * INVERSE_TOKENS
+            found[&Symbol::new("loss")].in_order(&axes).iter().sum::<f64>()
         };
         let gradients = values(&compiled.program, EntryKind::Train, &numbers, text);
         for (&param, info) in &program.params {
