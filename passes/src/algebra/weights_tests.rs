@@ -220,11 +220,7 @@ fn the_scale_of_scores_goes_through_rotary_tables_into_the_weights_of_queries_wh
                 && is(wanted)
         })
     };
-    // Halves of queries could be projections of their own, but not by one change at a time.
-    let mut rules = keeping(Class::Real);
-    rules.retain(|rule| rule.name != "slice_into_contraction");
-    let (after, report) =
-        optimize_with(&before, &prompts_served(), &rules, vec![Default::default()], 1.0).unwrap();
+    let (after, report) = optimized(&before, &prompts_served());
     assert!(scaled(&after, |op| matches!(op, Op::Param(_))), "{report}");
     assert!(!scaled(&after, |op| !matches!(op, Op::Param(_) | Op::Literal(_))), "{report}");
     same_value(&before, &after);
