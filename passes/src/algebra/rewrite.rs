@@ -110,7 +110,14 @@ impl Search<'_> {
                     (_, _, &[rest, ..]) => Tail::Rest(rest),
                     _ => Tail::None,
                 };
-                let fits = |node: &&ENode| shape.takes(Shape::of(&node.op)) && !takes_weights(egraph, node);
+                // Without this, every order of operands would be tried before there is found to be one too many.
+                let enough = |node: &ENode| match rest {
+                    Tail::None => node.operands.len() == operands.len(),
+                    _ => node.operands.len() >= operands.len(),
+                };
+                let fits = |node: &&ENode| {
+                    shape.takes(Shape::of(&node.op)) && enough(node) && !takes_weights(egraph, node)
+                };
                 for node in egraph[class].nodes.iter().filter(fits) {
                     let over = match &node.op {
                         Op::Contract(contract) => Some(&contract.over),
@@ -315,6 +322,7 @@ pub(super) fn allows(egraph: &EGraph, condition: Condition, root: Id, bindings: 
             axes(bindings, over).iter().any(|axis| !names.contains(&axis.name))
         }
         Condition::ScalesWeights(x) => ids(bindings, x).iter().all(|&id| egraph[id].data.scales_weights),
+        Condition::Symmetric(x, y) => ids(bindings, x) <= ids(bindings, y),
         Condition::Positive(c) => {
             ids(bindings, c).iter().all(|&id| egraph[id].data.constant.is_some_and(|c| c > 0.0))
         }

@@ -1,23 +1,23 @@
 //! Sums of products: their order, and what moves in and out of them.
 
 use super::Class::Real;
-use super::When::{self, AtMost, Covers, Fresh, Joins, Lacks, Narrower, ParamOnly, Varies};
+use super::When::{self, AtMost, Covers, Fresh, Joins, Lacks, Narrower, ParamOnly, Symmetric, Varies};
 use super::{Rule, rule};
 
 /// The rows.
 #[rustfmt::skip]
 pub(super) const ROWS: &[Rule] = &[
     // Contractions: sums of products of any number of factors.
-    rule("sum_is_contraction", Real, "(sum[A] (mul x y))", "(contract[A] x y)", &[]),
+    rule("sum_is_contraction", Real, "(sum[A] (mul x y))", "(contract[A] x y)", &[Symmetric("x", "y")]),
     rule("product_into_contraction", Real, "(contract[A] (mul x y) zs..)", "(contract[A] x y zs..)",
-        &[AtMost("zs", "zs", 4), When::Some("zs")]),
+        &[Symmetric("x", "y"), AtMost("zs", "zs", 4), When::Some("zs")]),
     rule("sum_of_none", Real, "(sum[] x)", "x", &[]),
-    rule("contraction_of_none", Real, "(contract[] x y)", "(mul x y)", &[]),
+    rule("contraction_of_none", Real, "(contract[] x y)", "(mul x y)", &[Symmetric("x", "y")]),
     rule("contraction_of_one", Real, "(contract[A] x)", "(sum[A] x)", &[]),
     rule("flatten", Real, "(contract[A] (contract[B] xs..) ys..)", "(contract[A+B] xs.. ys..)",
         &[AtMost("xs", "ys", 4), Fresh("B", "xs", "ys", "A")]),
     rule("associate", Real, "(contract[A] x y zs..)", "(contract[A&zs] (contract[A-zs] x y) zs..)",
-        &[When::Some("zs"), Joins("x", "y", "A", "zs")]),
+        &[Symmetric("x", "y"), When::Some("zs"), Joins("x", "y", "A", "zs")]),
     rule("division_out_of_contraction", Real, "(contract[A] (div x d) ys..)", "(div (contract[A] x ys..) d)",
         &[Lacks("d", "A")]),
     rule("division_into_contraction", Real, "(div (contract[A] x ys..) d)", "(contract[A] (div x d) ys..)",

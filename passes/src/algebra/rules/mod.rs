@@ -64,6 +64,9 @@ pub enum When {
     SameRanks(&'static str, &'static str),
     /// Of the summed axes (first), one is in none of the values (second).
     Alone(&'static str, &'static str),
+    /// The two values may change places: they are taken in one order only, or
+    /// everything would be found twice.
+    Symmetric(&'static str, &'static str),
     /// The constant is greater than zero.
     Positive(&'static str),
     /// A scale of the value can go into weights that it is linear in.
@@ -192,6 +195,7 @@ pub(super) enum Condition {
     Inverse(usize, usize),
     SameRanks(usize, usize),
     Alone(usize, usize),
+    Symmetric(usize, usize),
     Positive(usize),
     ScalesWeights(usize),
     NotZero(usize),
@@ -219,6 +223,7 @@ impl Condition {
             | Condition::AtMost(x, y, _)
             | Condition::Covers(x, y)
             | Condition::SameRanks(x, y)
+            | Condition::Symmetric(x, y)
             | Condition::Alone(x, y)
             | Condition::Inverse(x, y) => vec![x, y],
             Condition::Joins(x, y, axes, zs) => vec![x, y, axes, zs],
@@ -276,6 +281,7 @@ fn compile_one(rule: &Rule) -> Result<Compiled, String> {
                 When::SameRanks(left, right) => Condition::SameRanks(find(left)?, find(right)?),
                 When::Alone(axes, ys) => Condition::Alone(find(axes)?, find(ys)?),
                 When::ScalesWeights(x) => Condition::ScalesWeights(find(x)?),
+                When::Symmetric(x, y) => Condition::Symmetric(find(x)?, find(y)?),
                 When::Positive(c) => Condition::Positive(find(c)?),
                 When::NotZero(c) => Condition::NotZero(find(c)?),
                 When::Varies(x) => Condition::Varies(find(x)?),
