@@ -96,7 +96,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Limits {
-        Limits { nodes: 20_000, rounds: 12, steps: 4_000_000, matches: 2_000 }
+        Limits { nodes: 20_000, rounds: 12, steps: 4_000_000, matches: 1_000 }
     }
 }
 
