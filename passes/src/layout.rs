@@ -170,8 +170,10 @@ impl Layouts {
     /// The axes in the order in which they lie in memory, slowest first.
     pub fn ordered(&self, axes: impl IntoIterator<Item = Axis>) -> Vec<Axis> {
         let mut sorted: Vec<Axis> = axes.into_iter().collect();
+        // Where an axis of one element stands makes no difference in memory; as the last, it would be what vectors hold.
         let rank = |axis: &Axis| {
-            (self.order.iter().position(|&name| name == axis.name).unwrap_or(usize::MAX), axis.name)
+            let declared = self.order.iter().position(|&name| name == axis.name).unwrap_or(usize::MAX);
+            (axis.fixed_size() != Some(1), declared, axis.name)
         };
         sorted.sort_by_key(rank);
         sorted

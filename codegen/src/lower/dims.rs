@@ -21,6 +21,8 @@ const STREAMED_ROWS: usize = 256;
 const FLAT_BLOCK: usize = 16384;
 /// Elements of a block of a streamed fixed axis.
 const STREAMED_COLUMNS: usize = 512;
+/// Rows of a product with a chunk of keys, beside those of positions.
+const STREAM_ROWS: usize = 4;
 
 /// The dimensions of a group.
 pub struct Dims {
@@ -228,6 +230,13 @@ pub fn choose(group: &Group, context: &Context) -> Result<Dims, LowerError> {
                 dims.grid.extend(dim);
                 dims.single.extend(dim);
             }
+            // Where all heads see the same keys, a few of them are enough rows for a product.
+            if long(axes.along)
+                && product(&axes.each) == 1
+                && let Some((axis, size)) = shared_axis(group, graph, context)
+            {
+                dims.divide(axis, Extent::Blocks { size, block: choose_block(size, 1, STREAM_ROWS, 1) });
+            }
         }
     }
     Ok(dims)
@@ -312,6 +321,20 @@ pub(super) fn choose_block(size: usize, inner: usize, least: usize, align: usize
         size.is_multiple_of(block) && block * inner >= least && (block * inner).is_multiple_of(align)
     };
     (1..=size).find(fits).unwrap_or(size)
+}
+
+/// The first axis of more than one element that all values of a group have which it computes.
+fn shared_axis(group: &Group, graph: &Graph, context: &Context) -> Option<(Axis, usize)> {
+    let first = *group.outputs.first()?;
+    let axes = context.layouts.ordered(graph.axes(first).iter().copied());
+    let everywhere = |axis: &Axis| {
+        let computed = group.nodes.iter().filter(|id| !context.in_place.contains(id));
+        axis.fixed_size().is_some_and(|size| size > 1)
+            && computed.into_iter().all(|&id| graph.axes(id).contains(*axis))
+            && unmoved(group, graph, *axis)
+    };
+    let axis = axes.into_iter().find(everywhere)?;
+    Some((axis, axis.fixed_size()?))
 }
 
 /// Without run-time rows, the first axis that all nodes have.

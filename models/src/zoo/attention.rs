@@ -103,9 +103,10 @@ impl<'m> Latent<'m> {
     /// Declares the axes.
     pub fn new(m: &'m ModelBuilder, embed: Axis, sizes: LatentSizes, rope: &Rope) -> Latent<'m> {
         let query_latent = sizes.query_latent.map(|size| m.axis("query_latent", size));
-        let latent = m.axis("latent", sizes.latent);
         let kv_head = m.axis("kv_head", sizes.heads);
         let group = m.axis("group", 1);
+        // After the heads: of what each head has of the latent, elements lie beside one another.
+        let latent = m.axis("latent", sizes.latent);
         let content = m.axis("content", sizes.content);
         let rotary = m.axis("rotary", sizes.rotary);
         let head_dim = m.axis("head_dim", sizes.content + sizes.rotary);
