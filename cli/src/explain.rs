@@ -5,8 +5,9 @@ use crate::arguments::{DeviceArguments, ModelArguments};
 use crate::config::RunConfig;
 use crate::failure::{Failure, Result};
 use crate::format::{bytes, seconds, short, thousands};
+use crate::forms::{account_text, compared_text};
 use crate::machine::{open_device, open_machine};
-use crate::objective::ObjectiveArguments;
+use crate::objective::{Form, ObjectiveArguments, ObjectiveConfig};
 use crate::output::print;
 use clap::Args;
 use diptych_codegen::driver::compile_rewritten;
@@ -33,6 +34,9 @@ pub struct Arguments {
     /// Positions that prefill and decode are predicted for; without it, 512 or the model's context if that is less.
     #[arg(long, value_name = "N", default_value_t = 512)]
     context: usize,
+    /// Leave out each rule of the algebra in turn, and print what it brings; takes a second for some three rules.
+    #[arg(long)]
+    rules: bool,
     /// Print the graph as the model defines it, too.
     #[arg(long)]
     graph: bool,
@@ -52,7 +56,7 @@ pub fn run(registry: &Registry, arguments: &Arguments) -> Result<()> {
         Arguments { context: arguments.context.clamp(1, config.architecture.context()), ..arguments.clone() };
     let program = build(&*config.architecture)?;
     let objective = config.objective.objective(config.architecture.context(), train.batch, train.time)?;
-    let rewritten = config.objective.rewrite(&program, objective, device.options())?;
+    let rewritten = config.objective.rewrite(&program, objective.clone(), device.options())?;
     let compiled = compile_rewritten(&rewritten, &kinds, &train.optimizer.into(), device.options())?;
     let mut out = format!(
         "{}: {} parameters, context {}, vocabulary {}\n",
@@ -67,6 +71,12 @@ pub fn run(registry: &Registry, arguments: &Arguments) -> Result<()> {
     out.push_str("\nCompiled in\n");
     for (stage, time) in &compiled.stages {
         push(&mut out, format_args!("  {stage:<14} {}\n", seconds(*time)));
+    }
+    if config.objective.numerics != Form::AsWritten {
+        let apart = ObjectiveConfig { numerics: Form::Fast, ..config.objective.clone() };
+        let all = apart.rewrite(&program, objective.clone(), device.options())?;
+        out.push_str(&compared_text(&config.objective, &objective, &all.compared));
+        out.push_str(&account_text(&program, &objective, arguments.rules)?);
     }
     if !compiled.algebra.is_empty() {
         out.push_str("\nWhat the algebra rewrote\n");

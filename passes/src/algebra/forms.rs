@@ -124,7 +124,7 @@ impl Search<'_> {
         let each = [EntryKind::Train, EntryKind::Prefill, EntryKind::Decode];
         let mut factors = vec![weights(&|_| true), weights(&EntryKind::cached)];
         factors.extend(each.map(|kind| weights(&|entry| entry == kind)));
-        let wanted = |factors| Wanted { factors, entries: &self.all, histories: None };
+        let wanted = |factors| Wanted { factors, entries: &self.all, histories: None, without: None };
         let best = factors.iter().map(|factors| self.space.choose(wanted(factors)));
         let mut chosen: Vec<Chosen> = best.collect();
         chosen.push(self.space.as_written(wanted(&factors[0])));
@@ -140,7 +140,7 @@ impl Search<'_> {
     /// The best form that is the same for all entries.
     fn shared(&self, kept: &BTreeSet<Kept>) -> Result<Option<Form>, AlgebraError> {
         let factors = vec![1.0; self.space.objective.bindings.len()];
-        let wanted = Wanted { factors: &factors, entries: &self.all, histories: Some(kept) };
+        let wanted = Wanted { factors: &factors, entries: &self.all, histories: Some(kept), without: None };
         let Some(chosen) = self.space.choose_within(wanted) else { return Ok(None) };
         let rooms = numbered(&self.kept(&chosen));
         let (program, report) = self.space.rebuild(&chosen, &self.all, &rooms)?;
@@ -171,7 +171,7 @@ impl Search<'_> {
             let factors: Vec<f64> = bindings.iter().map(|binding| own(binding.entry)).collect();
             let cached = entries.iter().any(|kind| kind.cached());
             let histories = cached.then_some(kept);
-            let wanted = Wanted { factors: &factors, entries: &entries, histories };
+            let wanted = Wanted { factors: &factors, entries: &entries, histories, without: None };
             let Some(chosen) = self.space.choose_within(wanted) else { return Ok(None) };
             if cached && entries.iter().any(|&kind| self.space.histories(&chosen, kind) != *kept) {
                 return Ok(None);
