@@ -6,7 +6,7 @@ use crate::entry::{LaunchPrediction, predict_entry};
 use crate::launch::{RunSizes, whole_work};
 use crate::machine::Machine;
 use crate::roofline::Bound;
-use diptych_codegen::driver::{CompiledProgram, compile_program};
+use diptych_codegen::driver::{CompiledProgram, Rewriting, compile_rewritten, rewrite};
 use diptych_codegen::entry::{
     ArgRef, Buffer, BufferId, CompileError, CompiledEntry, EntryOptions, Launch, Limits, PlanStep, Role,
 };
@@ -93,11 +93,15 @@ pub struct ModelCost {
 }
 
 impl ModelCost {
-    /// Compiles a program as its model defines it. Takes memory for the program's text, not for its tensors.
+    /// Compiles a program in the form that is chosen for it. Takes memory for the program's text, not for its tensors.
     ///
     /// # Errors
     /// When a pass refuses the program: which op, and why.
-    pub fn compile(program: &Program, optimizer: &AdamWOptions) -> Result<ModelCost, CompileError> {
+    pub fn compile(
+        program: &Program,
+        optimizer: &AdamWOptions,
+        rewriting: &Rewriting,
+    ) -> Result<ModelCost, CompileError> {
         let kinds = [
             EntryKind::Train,
             EntryKind::Accumulate,
@@ -106,7 +110,8 @@ impl ModelCost {
             EntryKind::Prefill,
             EntryKind::Decode,
         ];
-        Ok(ModelCost { compiled: compile_program(program, &kinds, optimizer, OPTIONS)? })
+        let rewritten = rewrite(program, rewriting, OPTIONS)?;
+        Ok(ModelCost { compiled: compile_rewritten(&rewritten, &kinds, optimizer, OPTIONS)? })
     }
 
     /// Numbers that are trained.

@@ -10,7 +10,7 @@ fn built_in_targets_load_and_round_trip() {
         let text = toml::to_string(&target).unwrap();
         assert_eq!(Target::parse(&text, "round trip").unwrap(), target);
         match target.into_machine(None) {
-            Ok(machine) => assert!(machine.peak_flops_per_second(Precision::Bf16) > 1e12),
+            Ok(machine) => assert!(machine.peak_flops_per_second(Precision::Bf16) > 1e11),
             Err(error) => assert!(name == "this-machine", "{error}"),
         }
     }
@@ -68,7 +68,8 @@ fn unknown_names_and_unmeasured_targets_are_told() {
 
 #[test]
 fn what_nothing_backs_is_named_and_is_there() {
-    for name in Target::built_in_names().filter(|name| *name != "this-machine") {
+    // The figures of the reference were measured, if on another machine than the one at hand.
+    for name in Target::built_in_names().filter(|name| !["this-machine", "reference-cpu"].contains(name)) {
         let target = Target::load(name).unwrap();
         for key in ["rates.scalar_per_second_per_thread", "rates.levels[0]"] {
             assert!(target.unmeasured.contains_key(key), "{name} does not say what its {key} is");

@@ -2,6 +2,7 @@
 
 use super::Place;
 use crate::failure::{Failure, Result};
+use diptych_codegen::driver::Rewriting;
 use diptych_cost::money::{TOKENS_PER_MILLION, price_per_million_tokens};
 use diptych_cost::{JobCost, JobKind, LaunchPrediction, ModelCost, Precision as Multiplied};
 use diptych_models::{Architecture, Precision, Registry, build};
@@ -264,7 +265,7 @@ fn compile(
         *field = dtype_name(dtype).into();
     }
     let program = build(&*registry.architecture(model.name(), &config)?)?;
-    ModelCost::compile(&program, &AdamWOptions::default())
+    ModelCost::compile(&program, &AdamWOptions::default(), &Rewriting::default())
         .map_err(|error| Failure(format!("{title}: {error}")))
 }
 

@@ -49,6 +49,9 @@ pub struct Objective {
     /// Whether values that depend on parameters only are computed once, at
     /// load, when serving. If not, they are paid in each run as when training.
     pub derived_at_load: bool,
+    /// Whether products that share an operand are one kernel, so that it is read once for all of them. If not, each
+    /// product reads both of its operands, as where a library's routine is called for each.
+    pub shared_reads: bool,
     /// The entries, with their weights.
     pub bindings: Vec<Binding>,
     /// When saturation stops.
@@ -63,6 +66,7 @@ impl Objective {
             flops_per_second,
             bytes_per_second,
             derived_at_load: true,
+            shared_reads: true,
             bindings: vec![
                 Binding::new(EntryKind::Train, 8, 256, 256, trained),
                 Binding::new(EntryKind::Prefill, 1, 256, 256, served / 2.0),
@@ -131,6 +135,16 @@ impl Rates<'_> {
         };
         let read = || operands.iter().map(|facts| stored(facts)).sum::<f64>();
         let write = stored(result);
+        // Weights and what caches keep are read by each product. What is computed is read once for all that share it,
+        // which its own product is charged.
+        let at_product = |facts: &Facts| facts.param_only || over_past(&facts.ty.axes);
+        let moved_by_product = || match self.objective.shared_reads {
+            true => {
+                operands.iter().filter(|facts| at_product(facts)).map(|facts| stored(facts)).sum::<f64>()
+                    + 2.0 * write
+            }
+            false => read() + write,
+        };
         // A pointwise op is fused into its users, but weights are made before they are used.
         let materialized = if result.param_only { read() + write } else { 0.0 };
         let (flops, bytes) = match op {
@@ -142,7 +156,7 @@ impl Rates<'_> {
                 let points = elements(&axes);
                 match operands {
                     [left, right] if is_matrix_product(&left.ty.axes, &right.ty.axes, &contract.over) => {
-                        (2.0 * points, read() + write)
+                        (2.0 * points, moved_by_product())
                     }
                     // An order is still to be chosen: charged as if each factor were a pass over all points.
                     [_, _, _, ..] => {
@@ -197,6 +211,11 @@ fn is_quadratic(axes: &Axes) -> bool {
         Size::Symbolic(symbol) => symbol.as_str() != "batch",
     });
     sequences.count() > 1
+}
+
+/// One value for each position so far.
+fn over_past(axes: &Axes) -> bool {
+    axes.iter().any(|axis| matches!(axis.size, Size::Symbolic(symbol) if symbol.as_str() == "past"))
 }
 
 /// Both operands have an axis of their own, and they share a summed one.

@@ -161,6 +161,11 @@ impl Selection {
         }
         let pinned = super::twins::pinned(graph);
         let kept_form: HashSet<usize> = pinned.into_iter().map(of_node).collect();
+        // A sum over tokens that is a result goes on from one micro-batch to the next: it stays such a sum.
+        let sums: HashSet<usize> = (task.roots(wanted.entries).into_iter())
+            .filter(|&root| sums_over_run(graph.op(root)))
+            .map(of_node)
+            .collect();
         let rates = task.rates();
         let mut nodes: Vec<Vec<ENode>> = Vec::with_capacity(ids.len());
         let mut classes = Vec::with_capacity(ids.len());
@@ -182,7 +187,8 @@ impl Selection {
                 let kept = !matches!(node.op, Op::History(_)) || wanted.histories.is_none_or(allowed);
                 let fixed = wanted.without.is_some_and(|without| without.contains(&(task.index, class)));
                 let free = !fixed || had.contains_key(node);
-                kept && free && !refers && (!is_open || Some(node) == first.as_ref())
+                let goes_on = !sums.contains(&class) || sums_over_run(&node.op);
+                kept && free && goes_on && !refers && (!is_open || Some(node) == first.as_ref())
             });
             original.push(first.and_then(|first| kept.iter().position(|node| *node == first)));
             let candidates = kept.iter().map(|node| {
@@ -231,6 +237,16 @@ impl Selection {
         });
         kept.collect()
     }
+}
+
+/// Whether an op sums over tokens or sequences.
+fn sums_over_run(op: &Op) -> bool {
+    let over = match op {
+        Op::Contract(contract) => &contract.over,
+        Op::Reduce(reduce) => &reduce.over,
+        op => return matches!(op, Op::PutAdd(_)),
+    };
+    over.iter().any(|axis| axis.fixed_size().is_none())
 }
 
 fn enode(egraph: &EGraph, saturated: &Saturated, graph: &diptych_ir::Graph, id: NodeId) -> ENode {

@@ -46,8 +46,13 @@ fn of_inputs(program: &Program) -> usize {
     products(program, |graph, id, _| graph.operands(id).iter().any(|&x| matches!(graph.op(x), Op::Input(_))))
 }
 
+/// A back end that calls a routine for each product.
+fn one_by_one(bindings: Vec<Binding>) -> Objective {
+    Objective { shared_reads: false, ..objective(bindings) }
+}
+
 fn serving(time: usize) -> Objective {
-    objective(vec![Binding::new(EntryKind::Prefill, 1, time, time, 1e6)])
+    one_by_one(vec![Binding::new(EntryKind::Prefill, 1, time, time, 1e6)])
 }
 
 #[test]
@@ -59,6 +64,9 @@ fn gate_and_up_are_one_product_when_serving_and_two_where_weights_are_joined_in_
     // Joining the weights takes longer than reading one token twice.
     let few = Objective { derived_at_load: false, ..serving(1) };
     assert_eq!(of_inputs(&optimized(&before, &few).0), 2);
+    // One kernel reads it once for both, merged or not.
+    let fused = Objective { shared_reads: true, ..serving(256) };
+    assert_eq!(of_inputs(&optimized(&before, &fused).0), 2);
 }
 
 #[test]
@@ -76,7 +84,7 @@ fn queries_keys_and_values_are_one_product_when_serving_and_three_when_training_
     let (after, report) = optimized(&before, &serving(256));
     assert_eq!(of_inputs(&after), 1, "{report}");
     same_value(&before, &after);
-    let few = objective(vec![Binding::new(EntryKind::Train, 1, 1, 1, 1e6)]);
+    let few = one_by_one(vec![Binding::new(EntryKind::Train, 1, 1, 1, 1e6)]);
     assert_eq!(of_inputs(&optimized(&before, &few).0), 3);
 }
 
@@ -113,7 +121,8 @@ fn gradients_of_gate_and_up_are_one_product_where_that_reads_less() {
         program.entries.retain(|entry| entry.kind == EntryKind::Train);
         program.entries.iter_mut().for_each(|entry| entry.roots = vec![("loss".into(), loss)]);
         let before = crate::differentiate(&program).unwrap();
-        let (after, report) = optimize_backward(&before, &training(256)).unwrap();
+        let (after, report) =
+            optimize_backward(&before, &Objective { shared_reads: false, ..training(256) }).unwrap();
         let context = context(&before);
         let values = |program: &Program| {
             let roots = &program.entry(EntryKind::Train).unwrap().roots;
