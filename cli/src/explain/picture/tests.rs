@@ -53,23 +53,17 @@ fn every_architecture_can_be_drawn() {
         .collect();
     assert!(presets.len() >= 8, "{presets:?}");
     for preset in presets {
-        for numerics in [Numerics::Same, Numerics::Fast] {
-            let pairs = drawn(&preset, numerics, &EntryKind::ALL);
-            assert!(!pairs.is_empty(), "{preset}: nothing changed");
-            for pair in &pairs {
-                assert!(!pair.before.contains("penwidth=3"), "{preset}: new in what the model has");
-                for graph in [&pair.before, &pair.after] {
-                    let boxes = graph.matches("[label=").count();
-                    let svg = svg::svg(graph).unwrap();
-                    check_xml(&svg);
-                    // The page itself is one more.
-                    assert_eq!(svg.matches("<rect").count(), boxes + 1);
-                    assert_eq!(svg.matches("<path").count(), graph.matches(" -> ").count());
-                    assert_eq!(
-                        svg.matches("stroke-width=\"3\"").count(),
-                        graph.matches("penwidth=3").count()
-                    );
-                }
+        let pairs = drawn(&preset, Numerics::Fast, &EntryKind::ALL);
+        assert!(!pairs.is_empty(), "{preset}: nothing changed");
+        for pair in &pairs {
+            assert!(!pair.before.contains("penwidth=3"), "{preset}: new in what the model has");
+            for graph in [&pair.before, &pair.after] {
+                let svg = svg::svg(graph).unwrap();
+                check_xml(&svg);
+                // The page itself is one more.
+                assert_eq!(svg.matches("<rect").count(), graph.matches("[label=").count() + 1);
+                assert_eq!(svg.matches("<path").count(), graph.matches(" -> ").count());
+                assert_eq!(svg.matches("stroke-width=\"3\"").count(), graph.matches("penwidth=3").count());
             }
         }
     }
