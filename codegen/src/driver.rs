@@ -46,6 +46,9 @@ pub fn objective() -> Objective {
     Objective::typical(200e9, 25e9, 1.0, 1.0)
 }
 
+/// Seconds of a run of a binding, of a compiled program.
+pub type SecondsOfRun<'a> = dyn Fn(&CompiledProgram, &Binding) -> f64 + 'a;
+
 /// How a program may be rewritten before it is compiled.
 pub struct Rewriting<'a> {
     /// Whether it may be at all.
@@ -56,7 +59,7 @@ pub struct Rewriting<'a> {
     pub numerics: Numerics,
     /// Seconds of a run of a binding, of a compiled program: what picks among forms once they are fused. Without it
     /// the additive model does.
-    pub seconds: Option<&'a dyn Fn(&CompiledProgram, &Binding) -> f64>,
+    pub seconds: Option<&'a SecondsOfRun<'a>>,
 }
 
 impl Rewritten {
