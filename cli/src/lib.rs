@@ -10,6 +10,7 @@ mod convert;
 mod explain;
 mod failure;
 mod format;
+mod forms;
 mod generate;
 mod held_out;
 mod machine;

@@ -3,13 +3,15 @@
 //! served in the form that was meant.
 
 use crate::failure::{Failure, Result};
+use crate::format::{bytes, parse_bytes};
 use clap::{Args, ValueEnum};
-use diptych_codegen::driver::{CompiledProgram, Rewriting, Rewritten, rewrite};
+use diptych_codegen::driver::{Compared, CompiledProgram, Rewriting, Rewritten, rewrite};
 use diptych_codegen::entry::EntryOptions;
-use diptych_cost::{Target, predict_binding};
+use diptych_cost::{Target, predict_binding, serving_bytes};
 use diptych_ir::{EntryKind, Program};
 use diptych_passes::algebra::{Binding, Numerics, Objective};
 use serde::{Deserialize, Serialize};
+use std::cell::Cell;
 use toml::{Table, Value as Toml};
 
 /// The machine whose costs pick the form of a program that runs here. It is described in a file rather than measured:
@@ -46,6 +48,8 @@ pub struct ObjectiveConfig {
     pub prompt: usize,
     /// The machine that it is for: a target with speeds.
     pub machine: String,
+    /// The most memory that serving so many sequences at such a context may take, such as `600MiB`; empty: any.
+    pub serve_memory: String,
 }
 
 impl Default for ObjectiveConfig {
@@ -58,6 +62,7 @@ impl Default for ObjectiveConfig {
             serve_context: 1024,
             prompt: 256,
             machine: REFERENCE.to_owned(),
+            serve_memory: String::new(),
         }
     }
 }
@@ -81,6 +86,10 @@ pub struct ObjectiveArguments {
     /// Positions that a decoded token sees, typically (1024).
     #[arg(long, value_name = "N")]
     serve_context: Option<usize>,
+    /// The most memory that decoding `--serve-batch` sequences at `--serve-context` positions may take, such as
+    /// 600MiB: weights, what is derived from them, caches and what a run keeps.
+    #[arg(long, value_name = "BYTES")]
+    serve_memory: Option<String>,
 }
 
 impl ObjectiveArguments {
@@ -101,6 +110,7 @@ impl ObjectiveArguments {
             let count = count.map_err(|_| Failure(format!("--{} is too large", name.replace('_', "-"))))?;
             table.extend(count.map(|count| (name.to_owned(), Toml::Integer(count))));
         }
+        table.extend(self.serve_memory.clone().map(|bytes| ("serve_memory".to_owned(), Toml::String(bytes))));
         Ok(table)
     }
 
@@ -172,7 +182,25 @@ impl ObjectiveConfig {
     ) -> Result<Rewritten> {
         let machine = Target::load(&self.machine)?.into_machine(None)?;
         let threads = machine.rates.threads;
+        let wrong = || {
+            Failure(format!(
+                "objective: `serve_memory` is `{}`: give a number of bytes, such as 600MiB",
+                self.serve_memory
+            ))
+        };
+        let allowed = match self.serve_memory.as_str() {
+            "" => None,
+            text => Some(parse_bytes(text).ok_or_else(wrong)? as usize),
+        };
+        let least = Cell::new(usize::MAX);
         let seconds = |compiled: &CompiledProgram, binding: &Binding| {
+            if let (Some(allowed), EntryKind::Decode) = (allowed, binding.entry) {
+                let bytes = serving_bytes(compiled, binding);
+                least.set(least.get().min(bytes));
+                if bytes > allowed {
+                    return f64::INFINITY;
+                }
+            }
             predict_binding(compiled, binding, &machine, threads)
         };
         let rewriting = Rewriting {
@@ -181,6 +209,17 @@ impl ObjectiveConfig {
             numerics: if self.numerics == Form::Fast { Numerics::Fast } else { Numerics::Same },
             seconds: Some(&seconds),
         };
-        Ok(rewrite(program, &rewriting, options)?)
+        let rewritten = rewrite(program, &rewriting, options)?;
+        let fits = |form: &Compared| form.seconds().iter().all(|seconds| seconds.is_finite());
+        match rewritten.compared.first().is_none_or(fits) {
+            true => Ok(rewritten),
+            false => Err(Failure(format!(
+                "--serve-memory {}: decoding {} sequences at {} positions takes at least {} in every form",
+                self.serve_memory,
+                self.serve_batch,
+                self.serve_context,
+                bytes(least.get() as f64)
+            ))),
+        }
     }
 }

@@ -9,6 +9,7 @@ use diptych_codegen::entry::EntryOptions;
 use diptych_codegen::stages::{Stages, note, total};
 use diptych_ir::{EntryKind, Program};
 use diptych_models::build;
+use diptych_passes::algebra::Objective;
 use std::fmt::Write;
 use std::time::Instant;
 
@@ -64,6 +65,8 @@ impl CompileTime {
 pub struct Compiled {
     /// The program as the model defines it.
     pub program: Program,
+    /// What its form was chosen for.
+    pub objective: Objective,
     /// In the form that was chosen.
     pub rewritten: Rewritten,
     /// With its entries.
@@ -86,10 +89,10 @@ pub fn compile_model(
     let train = config.train.options(architecture.context())?;
     let objective = config.objective.objective(architecture.context(), train.batch, train.time)?;
     time.lap("objective");
-    let rewritten = config.objective.rewrite(&program, objective, options)?;
+    let rewritten = config.objective.rewrite(&program, objective.clone(), options)?;
     let compiled = compile_rewritten(&rewritten, kinds, &train.optimizer.into(), options)?;
     time.lap_of(&compiled.stages, None);
-    Ok(Compiled { program, rewritten, compiled })
+    Ok(Compiled { program, objective, rewritten, compiled })
 }
 
 /// What compiling took.

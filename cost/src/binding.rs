@@ -2,6 +2,8 @@
 
 use crate::{Machine, RunSizes, predict_entry};
 use diptych_codegen::driver::CompiledProgram;
+use diptych_codegen::entry::{Limits, Role};
+use diptych_codegen::tile::CHUNK;
 use diptych_ir::Symbol;
 use diptych_passes::algebra::Binding;
 
@@ -22,4 +24,26 @@ pub fn predict_binding(
 ) -> f64 {
     let entry = compiled.entries.get(&binding.entry);
     entry.map_or(0.0, |entry| predict_entry(entry, machine, threads, &sizes_of(binding)).seconds())
+}
+
+/// Bytes that serving a binding takes: weights, what is derived from them, caches and states of its sequences, and what
+/// a run keeps for itself. 0 if the program lacks the entry.
+pub fn serving_bytes(compiled: &CompiledProgram, binding: &Binding) -> usize {
+    let Some(entry) = compiled.entries.get(&binding.entry) else { return 0 };
+    let run = sizes_of(binding);
+    let limits = Limits { rows: run.rows(), batch: run.batch() };
+    let positions =
+        run.sequences.iter().map(|sequence| (sequence.origin + sequence.length).next_multiple_of(CHUNK));
+    let positions: usize = positions.sum();
+    let of_buffer = |buffer: &diptych_codegen::entry::Buffer| {
+        let rows = match buffer.role {
+            Role::Cache { .. } => positions,
+            Role::State { .. } => run.batch(),
+            Role::Temporary => return 0,
+            _ => return buffer.bytes(limits, entry.panel),
+        };
+        rows * buffer.layout.row_elements(entry.panel) * buffer.dtype.bytes() * buffer.slots
+    };
+    let arena = diptych_passes::plan::place(&entry.lifetimes(limits, run.cached())).bytes;
+    arena + entry.buffers.iter().map(of_buffer).sum::<usize>()
 }

@@ -26,7 +26,7 @@ pub mod target;
 pub mod utilisation;
 pub mod work;
 
-pub use binding::{predict_binding, sizes_of};
+pub use binding::{predict_binding, serving_bytes, sizes_of};
 pub use entry::{EntryPrediction, LaunchPrediction, predict_entry};
 pub use launch::{RunSizes, Sequence, Whole, launch_work, whole_work};
 pub use machine::{DotShare, GpuRates, Kind, Machine, MemoryLevel, Network, Precision, Price, Rates};

@@ -10,8 +10,9 @@ use crate::arguments::{DeviceArguments, ModelArguments};
 use crate::config::RunConfig;
 use crate::failure::{Failure, Result};
 use crate::format::{thousands, wrapped};
+use crate::forms::{account_text, compared_text};
 use crate::machine::{open_device, open_machine};
-use crate::objective::ObjectiveArguments;
+use crate::objective::{Form, ObjectiveArguments, ObjectiveConfig};
 use crate::output::{claim_folder, print, tell};
 use crate::stages::{CompileTime, Compiled, compile_model};
 use clap::Args;
@@ -39,6 +40,9 @@ pub struct Arguments {
     /// Positions that prefill and decode are predicted for; without it, 512 or the model's context if that is less.
     #[arg(long, value_name = "N", default_value_t = 512)]
     context: usize,
+    /// Leave out each rule of the algebra in turn, and print what it brings; takes a second for some three rules.
+    #[arg(long)]
+    rules: bool,
     /// Print the graph as the model defines it, too.
     #[arg(long)]
     graph: bool,
@@ -73,7 +77,7 @@ pub fn run(registry: &Registry, arguments: &Arguments) -> Result<()> {
     let architecture = &*config.architecture;
     let train = config.train.options(architecture.context())?;
     let context = arguments.context.clamp(1, architecture.context());
-    let Compiled { program, rewritten, compiled } =
+    let Compiled { program, objective, rewritten, compiled } =
         compile_model(&config, &kinds, device.options(), &mut time)?;
     let prediction = |entry: &CompiledEntry| {
         predict_entry(entry, &machine, device.pool.threads(), &sizes(entry.kind, &train, context))
@@ -84,6 +88,15 @@ pub fn run(registry: &Registry, arguments: &Arguments) -> Result<()> {
         let count = picture::write(folder, &program, &rewritten, &drawn)?;
         tell(format!("pictures of {count} changed regions: {}", folder.join("index.html").display()));
         time.lap("pictures");
+    }
+    let mut forms = String::new();
+    if config.objective.numerics != Form::AsWritten {
+        let apart = ObjectiveConfig { numerics: Form::Fast, ..config.objective.clone() };
+        let all = apart.rewrite(&program, objective.clone(), device.options())?;
+        forms.push_str(&compared_text(&config.objective, &objective, &all.compared));
+        time.lap("what other forms cost");
+        forms.push_str(&account_text(&program, &objective, arguments.rules)?);
+        time.lap("what each decision brings");
     }
     let taken = time.taken();
     let mut out = format!(
@@ -96,7 +109,8 @@ pub fn run(registry: &Registry, arguments: &Arguments) -> Result<()> {
     if arguments.graph {
         out.push_str(&format!("\nThe graph\n{}", text::print(&program)));
     }
-    out.push_str(&format!("\nCompiled in\n{}", taken.text()));
+    out.push_str(&format!("\nWhere the time went\n{}", taken.text()));
+    out.push_str(&wrapped(&forms, COLUMNS));
     out.push_str(&wrapped(&algebra_text(&rewritten, &compiled, &drawn), COLUMNS));
     out.push_str(&format!(
         "\nTraining with {} sequences of {} tokens, prefill of {context}, decode after {context}; costs are of a whole \

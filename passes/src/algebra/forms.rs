@@ -112,6 +112,9 @@ pub fn optimize_forward(
     Ok(part.map_or_else(|| (program.clone(), AlgebraReport::default()), |part| (part.program, part.report)))
 }
 
+/// How much more is trained than served where training decides.
+const MUCH: f64 = 1e4;
+
 struct Search<'a> {
     space: &'a Space<'a>,
     /// The program's entries.
@@ -120,16 +123,20 @@ struct Search<'a> {
 
 impl Search<'_> {
     /// What the caches may keep: what the graph keeps as it was written, and what is best for all entries
-    /// together, for those that serve, for each of these and for training.
+    /// together, as they are weighed or with much more training, for those that serve, and for each of these.
     fn kept_sets(&self) -> BTreeSet<BTreeSet<Kept>> {
         let bindings = &self.space.objective.bindings;
         let weights = |counts: &dyn Fn(EntryKind) -> bool| -> Vec<f64> {
             bindings.iter().map(|binding| if counts(binding.entry) { 1.0 } else { 0.0 }).collect()
         };
-        let each = [EntryKind::Train, EntryKind::Prefill, EntryKind::Decode];
-        let mut factors = vec![weights(&|_| true), weights(&EntryKind::cached)];
-        factors.extend(each.map(|kind| weights(&|entry| entry == kind)));
-        let wanted = |factors| Wanted { factors, entries: &self.all, histories: None };
+        let mut trained = weights(&|_| true);
+        // Training alone does not say which of two values that cost it the same should be kept.
+        for (weight, binding) in trained.iter_mut().zip(bindings) {
+            *weight = if binding.entry.cached() { 1.0 / MUCH } else { 1.0 };
+        }
+        let mut factors = vec![weights(&|_| true), trained, weights(&EntryKind::cached)];
+        factors.extend([EntryKind::Prefill, EntryKind::Decode].map(|kind| weights(&|entry| entry == kind)));
+        let wanted = |factors| Wanted { factors, entries: &self.all, histories: None, without: None };
         let best = factors.iter().map(|factors| self.space.choose(wanted(factors)));
         let mut chosen: Vec<Chosen> = best.collect();
         chosen.push(self.space.as_written(wanted(&factors[0])));
@@ -145,7 +152,7 @@ impl Search<'_> {
     /// The best form that is the same for all entries.
     fn shared(&self, kept: &BTreeSet<Kept>) -> Result<Option<Form>, AlgebraError> {
         let factors = vec![1.0; self.space.objective.bindings.len()];
-        let wanted = Wanted { factors: &factors, entries: &self.all, histories: Some(kept) };
+        let wanted = Wanted { factors: &factors, entries: &self.all, histories: Some(kept), without: None };
         let Some(chosen) = self.space.choose_within(wanted) else { return Ok(None) };
         let rooms = numbered(&self.kept(&chosen));
         let (program, report) = self.space.rebuild(&chosen, &self.all, &rooms)?;
@@ -176,7 +183,7 @@ impl Search<'_> {
             let factors: Vec<f64> = bindings.iter().map(|binding| own(binding.entry)).collect();
             let cached = entries.iter().any(|kind| kind.cached());
             let histories = cached.then_some(kept);
-            let wanted = Wanted { factors: &factors, entries: &entries, histories };
+            let wanted = Wanted { factors: &factors, entries: &entries, histories, without: None };
             let Some(chosen) = self.space.choose_within(wanted) else { return Ok(None) };
             if cached && entries.iter().any(|&kind| self.space.histories(&chosen, kind) != *kept) {
                 return Ok(None);

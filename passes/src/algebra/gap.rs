@@ -57,7 +57,8 @@ pub fn extraction_gaps(
     let space = Space::saturate(program, objective, &keeping(Class::Real), frozen, passes)?;
     let entries: Vec<EntryKind> = program.entries.iter().map(|entry| entry.kind).collect();
     let factors = vec![1.0; objective.bindings.len()];
-    let problems = space.problems(Wanted { factors: &factors, entries: &entries, histories: None });
+    let problems =
+        space.problems(Wanted { factors: &factors, entries: &entries, histories: None, without: None });
     let gap = |(region, problem): (Symbol, Problem)| {
         let start = Instant::now();
         let extraction = extract(&problem);

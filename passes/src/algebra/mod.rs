@@ -2,6 +2,7 @@
 //! for all entries by what they cost together. It rewrites graphs; it knows no
 //! layout, no kernel and no device.
 
+mod account;
 mod cost;
 mod extract;
 mod forms;
@@ -32,6 +33,7 @@ mod weights_tests;
 #[cfg(test)]
 mod whole;
 
+pub use account::{Account, RuleGain, Saving, account, rule_gains};
 pub use cost::{Binding, Limits, Objective};
 pub use forms::{Form, Forms, Numerics, Part, forms, optimize_forward};
 pub use gap::{ExtractionGap, Stage, extraction_gaps};
@@ -96,7 +98,8 @@ fn optimize_with(
     let space = Space::saturate(program, objective, rules, frozen, training_passes)?;
     let entries: Vec<EntryKind> = program.entries.iter().map(|entry| entry.kind).collect();
     let factors = vec![1.0; objective.bindings.len()];
-    let chosen = space.choose(Wanted { factors: &factors, entries: &entries, histories: None });
+    let chosen =
+        space.choose(Wanted { factors: &factors, entries: &entries, histories: None, without: None });
     space.rebuild(&chosen, &entries, &Default::default())
 }
 

@@ -44,6 +44,8 @@ pub(super) struct Wanted<'a> {
     pub entries: &'a [EntryKind],
     /// The histories that may be kept, if not all that there are.
     pub histories: Option<&'a BTreeSet<Kept>>,
+    /// Classes, by region, that are computed as they were or not at all.
+    pub without: Option<&'a BTreeSet<(usize, usize)>>,
 }
 
 impl Task<'_> {
@@ -178,7 +180,9 @@ impl Selection {
                     histories.contains(&Kept { region: task.index, class, node: (*node).clone() })
                 };
                 let kept = !matches!(node.op, Op::History(_)) || wanted.histories.is_none_or(allowed);
-                kept && !refers && (!is_open || Some(node) == first.as_ref())
+                let fixed = wanted.without.is_some_and(|without| without.contains(&(task.index, class)));
+                let free = !fixed || had.contains_key(node);
+                kept && free && !refers && (!is_open || Some(node) == first.as_ref())
             });
             original.push(first.and_then(|first| kept.iter().position(|node| *node == first)));
             let candidates = kept.iter().map(|node| {

@@ -2,7 +2,7 @@
 //! choice among them by cost. It knows no kernel.
 
 use super::cost::Binding;
-use super::extract::{Choice, Problem, best_found, costs, reach};
+use super::extract::{Choice, Problem, best_found, costs, proven_bound, reach};
 use super::liveness::{Live, live, parameter_arguments};
 use super::region::{Kept, Saturated, Selection, Task, Wanted, build, costs_before, rebuild};
 use super::report::{AlgebraReport, EntryCost, RegionReport, RegionSeconds, Seconds};
@@ -167,6 +167,78 @@ impl<'p> Space<'p> {
             (self.program.regions[index].name, selection.problem)
         };
         self.regions.iter().enumerate().map(of)
+    }
+
+    /// Weights that a choice derives from parameters in a way that the graph had not, and that other values are
+    /// computed with: by region and class, with how they are derived.
+    pub fn derived(&self, chosen: &Chosen) -> Vec<((usize, usize), String)> {
+        let mut found = Vec::new();
+        for (index, (selection, choice, _)) in chosen.regions.iter().enumerate() {
+            let (problem, egraph) = (&selection.problem, &self.regions[index].saturated.egraph);
+            let used = reach(problem, choice, &problem.kept).unwrap_or_default();
+            let form = |class: usize| choice[class].map(|number| (number, &selection.nodes[class][number]));
+            let param_only = |id: egg::Id| egraph[egraph.find(id)].data.param_only;
+            for &class in &used {
+                let Some((number, node)) = form(class) else { continue };
+                let is_new = !problem.classes[class][number].original;
+                let at_run = |&user: &usize| {
+                    form(user).is_some_and(|(_, node)| {
+                        node.operands.iter().any(|id| selection.numbers[&egraph.find(*id)] == class)
+                            && !node.operands.iter().all(|&id| param_only(id))
+                    })
+                };
+                if is_new
+                    && !node.operands.is_empty()
+                    && node.operands.iter().all(|&id| param_only(id))
+                    && used.iter().any(at_run)
+                {
+                    found.push(((index, class), self.written(index, selection, choice, class, 3)));
+                }
+            }
+        }
+        found
+    }
+
+    /// A chosen form as text, its operands to this depth.
+    fn written(
+        &self,
+        index: usize,
+        selection: &Selection,
+        choice: &Choice,
+        class: usize,
+        depth: usize,
+    ) -> String {
+        let (region, program) = (&self.regions[index], &self.program.regions[index]);
+        let node = choice[class].map(|number| &selection.nodes[class][number]);
+        let first = selection.firsts[class];
+        let label = first.and_then(|first| program.graph.node(first).label);
+        match (node, label, first) {
+            (_, Some(label), _) => label.to_string(),
+            (Some(node), None, _) if depth > 0 && !node.operands.is_empty() => {
+                let number = |id: &egg::Id| selection.numbers[&region.saturated.egraph.find(*id)];
+                let operands: Vec<String> = (node.operands.iter())
+                    .map(|id| self.written(index, selection, choice, number(id), depth - 1))
+                    .collect();
+                format!("{}({})", node.op.name(), operands.join(", "))
+            }
+            (_, None, Some(first)) => super::report::expression(&program.graph, first, 0),
+            (Some(node), ..) => node.op.name().to_owned(),
+            (None, ..) => "a value".to_owned(),
+        }
+    }
+
+    /// How often each rule brought something new, in all regions.
+    pub fn fired(&self) -> BTreeMap<&'static str, usize> {
+        let mut fired = BTreeMap::new();
+        for (rule, count) in self.regions.iter().flat_map(|region| &region.saturation.fired) {
+            *fired.entry(*rule).or_default() += count;
+        }
+        fired
+    }
+
+    /// No choice of the same kind costs less, all bindings together.
+    pub fn lower_bound(&self, chosen: &Chosen) -> f64 {
+        chosen.regions.iter().map(|(selection, choice, _)| proven_bound(&selection.problem, choice)).sum()
     }
 
     /// The histories that a choice keeps in the caches of an entry.

@@ -147,7 +147,7 @@ fn softmax_is_divided_before_the_weighted_sum_when_the_head_is_longer_than_the_c
 
 /// x·W for an input x of `batch`, `time` and `embed`, with a weight for each
 /// element of x before, and a parameter added to W.
-fn normed(embed: usize, out: usize) -> (Program, NodeId, NodeId) {
+pub(super) fn normed(embed: usize, out: usize) -> (Program, NodeId, NodeId) {
     let mut program = Program::new("normed");
     let (batch, time, e, o) = (axis("batch", 0), axis("time", 0), axis("embed", embed), axis("out", out));
     let x = input(&mut program, "x", &[batch, time, e]);

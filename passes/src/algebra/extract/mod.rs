@@ -92,8 +92,13 @@ pub(super) struct Extraction {
 pub(super) fn extract(problem: &Problem) -> Extraction {
     let choice = best_found(problem);
     let cost = joint(problem, &choice, 0.0).unwrap_or(f64::INFINITY);
-    let lower_bound = search_bound(problem, &choice, &mut within(SEARCHING)).min(cost);
+    let lower_bound = proven_bound(problem, &choice).min(cost);
     Extraction { choice, cost, lower_bound }
+}
+
+/// What no choice costs less than, looking at so many forms.
+pub(super) fn proven_bound(problem: &Problem, choice: &Choice) -> f64 {
+    search_bound(problem, choice, &mut within(SEARCHING))
 }
 
 /// The choice of [`extract`], without a bound. What the graph had may be forbidden: then it is no start, and
