@@ -291,6 +291,21 @@ fn what_is_compiled_can_be_read() {
     for part in ["FLOP/byte", "predicted", "fuses", "embedding"] {
         assert!(explained.contains(part), "{part}: {explained}");
     }
+    let width = explained.lines().map(|line| line.chars().count()).max();
+    assert!(width.is_some_and(|width| width <= 120), "a line has {width:?} columns:\n{explained}");
+    let picture = ["explain", "--model", "llama-tiny", "--entry", "decode", "--picture", "pictures"];
+    let explained = worked(path, &picture);
+    for part in ["pictures", "total", "wall clock", "unattributed", "What the algebra rewrote for decode"] {
+        assert!(explained.contains(part), "{part}: {explained}");
+    }
+    let page = std::fs::read_to_string(path.join("pictures/index.html")).unwrap();
+    assert!(page.contains("layers-decode-before.svg") && page.contains("layers-decode-after.svg"), "{page}");
+    refused(path, &picture, &["pictures exists", "--force"]);
+    worked(path, &[&picture[..], &["--force"]].concat());
+    let stages = read("stages.txt");
+    for part in ["layers: saturate", "train: fuse", "decode: C text", "unattributed"] {
+        assert!(stages.contains(part), "{part}: {stages}");
+    }
     assert!(worked(path, &["models"]).contains("bench-latent"));
 }
 

@@ -8,11 +8,11 @@ use crate::failure::Result;
 use crate::machine::open_device;
 use crate::objective::ObjectiveArguments;
 use crate::output::{claim_folder, tell, write_file};
+use crate::stages::{CompileTime, Compiled, compile_model};
 use clap::Args;
 use diptych_codegen::c::file_text;
-use diptych_codegen::driver::compile_rewritten;
 use diptych_ir::text;
-use diptych_models::{Registry, build};
+use diptych_models::Registry;
 use std::path::PathBuf;
 
 /// What `compile` takes.
@@ -37,14 +37,14 @@ pub struct Arguments {
 /// # Errors
 /// When it cannot be compiled, or the folder cannot be written.
 pub fn run(registry: &Registry, arguments: &Arguments) -> Result<()> {
+    let mut time = CompileTime::start();
     let config = RunConfig::read(registry, &arguments.model, &arguments.objective.table()?)?;
+    time.lap("configuration");
     let device = open_device(&arguments.device)?;
-    let program = build(&*config.architecture)?;
-    let train = config.train.options(config.architecture.context())?;
-    let objective = config.objective.objective(config.architecture.context(), train.batch, train.time)?;
-    let rewritten = config.objective.rewrite(&program, objective, device.options())?;
+    time.lap("device");
     let kinds = entry_kinds(None)?;
-    let compiled = compile_rewritten(&rewritten, &kinds, &train.optimizer.into(), device.options())?;
+    let Compiled { program, compiled, .. } = compile_model(&config, &kinds, device.options(), &mut time)?;
+    let taken = time.taken();
     claim_folder(&arguments.out, arguments.force)?;
     let file = |name: &str, text: &str| write_file(&arguments.out.join(name), text.as_bytes());
     file("model.graph", &text::print(&program))?;
@@ -53,11 +53,7 @@ pub fn run(registry: &Registry, arguments: &Arguments) -> Result<()> {
         file(&format!("{}.c", kind.name()), &file_text(&entry.kernels))?;
         file(&format!("{}.plan", kind.name()), &plan_text(compiled.program_of(*kind), entry, None))?;
     }
-    let mut stages = String::new();
-    for (stage, seconds) in &compiled.stages {
-        stages.push_str(&format!("{stage:<14} {}\n", crate::format::seconds(*seconds)));
-    }
-    file("stages.txt", &stages)?;
+    file("stages.txt", &taken.text())?;
     tell(format!("written: {}", arguments.out.display()));
     Ok(())
 }

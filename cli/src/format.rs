@@ -62,9 +62,51 @@ pub fn seconds(seconds: f64) -> String {
     }
 }
 
+/// A text whose lines have at most so many columns, where they have spaces to break at; what goes on is indented by four
+/// more.
+pub fn wrapped(text: &str, columns: usize) -> String {
+    let mut out = String::with_capacity(text.len());
+    for line in text.lines() {
+        let words = line.trim_start();
+        let indent = line.len() - words.len();
+        let (mut column, mut first) = (0, true);
+        for word in words.split(' ') {
+            let length = word.chars().count();
+            match first {
+                true => column = indent,
+                false if column + 1 + length > columns => {
+                    out.push('\n');
+                    column = indent + 4;
+                }
+                false => {
+                    out.push(' ');
+                    column += 1;
+                }
+            }
+            if first || out.ends_with('\n') {
+                out.extend(std::iter::repeat_n(' ', column));
+            }
+            out.push_str(word);
+            column += length;
+            first = false;
+        }
+        out.push('\n');
+    }
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn long_lines_are_wrapped() {
+        assert_eq!(wrapped("  one two three\n\nfour  five\n", 10), "  one two\n      three\n\nfour  five\n");
+        assert_eq!(
+            wrapped("a_word_that_is_longer than that", 8),
+            "a_word_that_is_longer\n    than\n    that\n"
+        );
+    }
 
     #[test]
     fn sizes_are_read() {

@@ -21,6 +21,7 @@ mod output;
 mod progress;
 mod report;
 mod score;
+mod stages;
 mod start;
 mod text;
 mod train;

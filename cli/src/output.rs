@@ -16,13 +16,13 @@ pub fn claim_folder(path: &Path, force: bool) -> Result<()> {
             std::fs::read_dir(path).map_err(file_failure("list", path))?.next().is_some()
         }
         Ok(_) => {
-            return Err(Failure(format!("{} is a file; --out names a folder", path.display())));
+            return Err(Failure(format!("{} is a file, and a folder is needed", path.display())));
         }
         Err(_) => false,
     };
     if taken && !force {
         return Err(Failure(format!(
-            "{} exists and is not empty; name another folder with --out, or overwrite it with --force",
+            "{} exists and is not empty; name another folder, or overwrite it with --force",
             path.display()
         )));
     }

@@ -10,6 +10,7 @@ use crate::machine::{MemoryBound, open_device, open_machine, peak_text};
 use crate::objective::ObjectiveArguments;
 use crate::output::{claim_folder, numbered_folder, print, tell, write_file};
 use crate::progress::StepProgress;
+use crate::stages::CompileTime;
 use crate::start::initialize_trainer;
 use crate::text::{prepare_text, read_vocabulary};
 use crate::weights::{VOCABULARY_FILE, checkpoint_name, newest_checkpoint};
@@ -21,7 +22,7 @@ use diptych_data::{HeldOut, TrainingOrder, loss_per_token};
 use diptych_models::{Registry, build, count_parameters};
 use diptych_passes::rematerialize::Kept;
 use diptych_runtime::metrics::MetricsWriter;
-use diptych_runtime::session::Device;
+use diptych_runtime::session::{Device, NATIVE_CODE};
 use diptych_runtime::train::{ModelIdentity, Plan, TrainError, TrainOptions, Trainer};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -141,7 +142,9 @@ pub fn run(registry: &Registry, arguments: &Arguments) -> Result<()> {
     let mut config = RunConfig::read(registry, &model, &arguments.overrides()?)?;
     let architecture = &*config.architecture;
     let options = config.train.options(architecture.context())?;
+    let mut time = CompileTime::start();
     let program = build(architecture)?;
+    time.lap("model");
     let device = open_device(&arguments.device)?;
     let vocabulary = match (&arguments.tokenizer, &arguments.resume) {
         (Some(path), _) => Some(Arc::new(read_vocabulary(path, None)?)),
@@ -165,6 +168,7 @@ pub fn run(registry: &Registry, arguments: &Arguments) -> Result<()> {
     let set =
         HeldOutSet::new(&held_out, &prepared.vocabulary, options.time, 4, config.train.evaluate_tokens)?;
 
+    time.skip();
     let identity = identity(architecture);
     let objective = config.objective.objective(architecture.context(), options.batch, options.time)?;
     let rewritten = config.objective.rewrite(&program, objective, device.options())?;
@@ -172,6 +176,7 @@ pub fn run(registry: &Registry, arguments: &Arguments) -> Result<()> {
         "" => Plan::new(&device, &rewritten, identity, options.clone(), &[])?,
         memory => within(memory, &arguments.device, &device, &rewritten, identity, &options)?,
     };
+    time.lap_of(&plan.compiled().stages, Some("memory plan"));
     tell(format!(
         "{}: {} parameters; {}",
         architecture.name(),
@@ -179,6 +184,10 @@ pub fn run(registry: &Registry, arguments: &Arguments) -> Result<()> {
         MemoryBound::now(plan.memory_bound().total()).text()
     ));
     let mut trainer = Trainer::load(&device, plan)?;
+    let stages = &trainer.session().compiled.stages;
+    let native: Vec<(String, f64)> = stages.iter().filter(|stage| stage.0 == NATIVE_CODE).cloned().collect();
+    time.lap_of(&native, Some("memory"));
+    tell(time.taken().line());
     let folder = match (&arguments.resume, &arguments.out, &checkpoint) {
         (Some(folder), _, Some(checkpoint)) => {
             trainer.resume(checkpoint)?;

@@ -1,10 +1,11 @@
 //! The way of a program through all passes, to compiled entries. Every stage is
 //! timed, so that compile time has owners. It touches no file and no device.
 
-use crate::entry::{CompileError, CompiledEntry, EntryOptions, compile_entry};
+use crate::entry::{CompileError, CompiledEntry, EntryOptions, compile_entry_timed};
+use crate::stages::{Laps, Stages};
 use diptych_ir::{EntryKind, Program, verify};
 use diptych_passes::algebra::{
-    AlgebraReport, Binding, Form, Numerics, Objective, Part, forms, optimize_backward,
+    AlgebraReport, Binding, Form, Numerics, Objective, Part, RegionSeconds, forms, optimize_backward,
 };
 use diptych_passes::fuse::StreamedAxes;
 use diptych_passes::layout::Layouts;
@@ -12,7 +13,6 @@ use diptych_passes::normalize::{divide_after_sums, normalize};
 use diptych_passes::rematerialize::{InBody, rematerialize};
 use diptych_passes::{AdamWOptions, add_accumulate, add_adamw, differentiate, simplify};
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Instant;
 
 /// A program with its compiled entries.
 #[derive(Clone, Debug)]
@@ -30,7 +30,7 @@ pub struct CompiledProgram {
     /// What the caches keep, for people to read.
     pub keeps: Vec<String>,
     /// Seconds of each stage, in order.
-    pub stages: Vec<(String, f64)>,
+    pub stages: Stages,
 }
 
 impl CompiledProgram {
@@ -46,6 +46,9 @@ pub fn objective() -> Objective {
     Objective::typical(200e9, 25e9, 1.0, 1.0)
 }
 
+/// Seconds of a run of a binding, of a compiled program.
+pub type SecondsOfRun<'a> = dyn Fn(&CompiledProgram, &Binding) -> f64 + 'a;
+
 /// How a program may be rewritten before it is compiled.
 pub struct Rewriting<'a> {
     /// Whether it may be at all.
@@ -56,13 +59,23 @@ pub struct Rewriting<'a> {
     pub numerics: Numerics,
     /// Seconds of a run of a binding, of a compiled program: what picks among forms once they are fused. Without it
     /// the additive model does.
-    pub seconds: Option<&'a dyn Fn(&CompiledProgram, &Binding) -> f64>,
+    pub seconds: Option<&'a SecondsOfRun<'a>>,
 }
 
 impl Rewritten {
     /// The program of training, and of all entries that have its form.
     pub fn program(&self) -> &Program {
         &self.form.parts[0].program
+    }
+
+    /// What entries are compiled from, after the algebra and before differentiation: that of training first.
+    pub fn parts(&self) -> &[Part] {
+        &self.form.parts
+    }
+
+    /// Seconds of each stage so far, in order.
+    pub fn stages(&self) -> &Stages {
+        &self.stages
     }
 }
 
@@ -132,7 +145,7 @@ pub struct Rewritten {
     /// The forms that were compared, with what each costs over the model's life, the chosen one first.
     pub compared: Vec<Compared>,
     /// Seconds of each stage.
-    stages: Vec<(String, f64)>,
+    stages: Stages,
 }
 
 /// A form that was compared.
@@ -164,15 +177,19 @@ pub fn rewrite(
     rewriting: &Rewriting,
     options: EntryOptions,
 ) -> Result<Rewritten, CompileError> {
-    verify(program)?;
     let mut stages = Vec::new();
-    let mut lap = laps(&mut stages);
+    let mut laps = Laps::new(&mut stages);
+    verify(program)?;
+    laps.lap("verify");
     let objective = &rewriting.objective;
     let found = match rewriting.algebra {
-        true => forms(program, objective, rewriting.numerics)?,
+        true => {
+            let found = forms(program, objective, rewriting.numerics)?;
+            lap_of_algebra(&mut laps, "algebra", &found.seconds);
+            found.forms
+        }
         false => vec![as_written(program, objective)],
     };
-    lap("algebra");
     let compared = |form: &Form, fused| Compared {
         keeps: form.keeps.clone(),
         shared: form.is_shared(),
@@ -197,12 +214,11 @@ pub fn rewrite(
         };
         candidates.push((compared(&form, fused), form));
     }
-    lap("comparison of forms");
-    drop(lap);
     candidates.sort_by(|a, b| objective.total(a.0.seconds()).total_cmp(&objective.total(b.0.seconds())));
     let form = candidates.first().map(|candidate| candidate.1.clone());
     let form = form.unwrap_or_else(|| as_written(program, objective));
     let compared = candidates.into_iter().map(|candidate| candidate.0).collect();
+    laps.lap("comparison of forms");
     Ok(Rewritten { form, objective: rewriting.algebra.then(|| objective.clone()), compared, stages })
 }
 
@@ -233,7 +249,7 @@ pub(crate) struct Passed {
     layouts: Layouts,
     algebra: Vec<AlgebraReport>,
     keeps: Vec<String>,
-    stages: Vec<(String, f64)>,
+    stages: Stages,
 }
 
 struct PassedPart {
@@ -253,7 +269,7 @@ impl Passed {
         optimizer: &AdamWOptions,
     ) -> Result<Passed, CompileError> {
         let mut stages = rewritten.stages.clone();
-        let mut lap = laps(&mut stages);
+        let mut laps = Laps::new(&mut stages);
         let form = &rewritten.form;
         let reports = form.parts.iter().map(|part| part.report.clone());
         let mut algebra: Vec<AlgebraReport> = reports.filter(|_| rewritten.objective.is_some()).collect();
@@ -262,39 +278,40 @@ impl Passed {
         for part in &form.parts {
             let training = kinds.iter().copied().any(trains) && part.entries.contains(&EntryKind::Train);
             let mut program = divide_after_sums(&part.program)?;
+            laps.lap("divisions");
             if training {
                 program = differentiate(&program)?;
-                lap("differentiate");
+                laps.lap("differentiate");
                 program = add_adamw(&program, optimizer)?;
-                lap("optimizer");
+                laps.lap("optimizer");
             }
             program = simplify(&program)?;
-            lap("simplify");
+            laps.lap("simplify");
             if let (true, Some(objective)) = (training, &rewritten.objective) {
                 let (rewritten, backward) = optimize_backward(&program, objective)?;
                 program = rewritten;
+                let seconds: Vec<RegionSeconds> = backward.seconds().collect();
+                lap_of_algebra(&mut laps, "backward algebra", &seconds);
                 algebra.push(backward);
-                lap("algebra of the backward pass");
             }
             if training && kinds.contains(&EntryKind::Accumulate) {
                 program = add_accumulate(&program)?;
-                lap("micro-batches");
+                laps.lap("micro-batches");
             }
             // What is streamed, and in what order sums over whole weights go, decides bits: they are chosen now, and
             // are the same whatever is computed again, and whether the program is trained or not.
             let layouts = shared.get_or_insert_with(|| Layouts::choose(&program)).alongside(&program);
-            lap("layout");
+            laps.lap("layout");
             let streamed = StreamedAxes::of(&normalize(&program, false)?)?;
-            lap("long axes");
+            laps.lap("long axes");
             if !kinds.iter().copied().any(trains) {
                 // Layers may add to the training loss what no other entry should compute.
                 program.entries.retain(|entry| !trains(entry.kind));
                 program = simplify(&program)?;
-                lap("simplify for serving");
+                laps.lap("simplify for serving");
             }
             parts.push(PassedPart { program, streamed, layouts });
         }
-        drop(lap);
         let layouts = shared.unwrap_or_default();
         Ok(Passed { parts, layouts, algebra, keeps: form.keeps.clone(), stages })
     }
@@ -312,21 +329,23 @@ impl Passed {
         recomputed: &BTreeSet<InBody>,
     ) -> Result<CompiledProgram, CompileError> {
         let mut stages = self.stages.clone();
-        let mut lap = laps(&mut stages);
+        let mut laps = Laps::new(&mut stages);
         let program = rematerialize(self.trained(), recomputed)?;
-        lap("recomputation");
+        laps.lap("recomputation");
         verify(&program)?;
-        lap("verify");
+        laps.lap("verify");
         let (mut entries, mut own) = (BTreeMap::new(), BTreeMap::new());
         for &kind in kinds {
             let apart = self.parts[1..].iter().find(|part| part.program.entry(kind).is_some());
             let part = apart.unwrap_or(&self.parts[0]);
             let from = apart.map_or(&program, |part| &part.program);
-            entries.insert(kind, compile_entry(from, kind, &part.layouts, &part.streamed, options)?);
+            let (entry, seconds) = compile_entry_timed(from, kind, &part.layouts, &part.streamed, options)?;
+            entries.insert(kind, entry);
             own.extend(apart.map(|part| (kind, part.program.clone())));
-            lap(kind.name());
+            let name = |part: &str| format!("{}: {part}", kind.name());
+            let parts = seconds.parts().map(|(part, seconds)| (name(part), seconds));
+            laps.lap_of(parts.iter().map(|part| (part.0.as_str(), part.1)), &name("normalize"));
         }
-        drop(lap);
         Ok(CompiledProgram {
             program,
             own,
@@ -339,15 +358,12 @@ impl Passed {
     }
 }
 
-/// Notes the seconds since the last call, under a name; of the same name together.
-fn laps(stages: &mut Vec<(String, f64)>) -> impl FnMut(&str) {
-    let mut start = Instant::now();
-    move |name| {
-        let seconds = start.elapsed().as_secs_f64();
-        match stages.iter_mut().find(|stage| stage.0 == name) {
-            Some(stage) => stage.1 += seconds,
-            None => stages.push((name.to_owned(), seconds)),
-        }
-        start = Instant::now();
-    }
+/// What equality saturation took, region by region.
+fn lap_of_algebra(laps: &mut Laps<'_>, name: &str, seconds: &[RegionSeconds]) {
+    let of_region = |region: &RegionSeconds| {
+        let of = region.name;
+        region.seconds.parts().map(move |(part, seconds)| (format!("{name}, {of}: {part}"), seconds))
+    };
+    let parts: Vec<(String, f64)> = seconds.iter().flat_map(of_region).collect();
+    laps.lap_of(parts.iter().map(|part| (part.0.as_str(), part.1)), &format!("{name}, the rest"));
 }

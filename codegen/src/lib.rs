@@ -5,5 +5,6 @@ mod condense;
 pub mod driver;
 pub mod entry;
 pub mod lower;
+pub mod stages;
 pub mod tile;
 pub mod within;

@@ -4,10 +4,12 @@
 
 use crate::driver::{CompiledProgram, Passed, Rewritten};
 use crate::entry::{CompileError, EntryOptions};
+use crate::stages::{note, total};
 use diptych_ir::{Axis, EntryKind, Symbol};
 use diptych_passes::AdamWOptions;
 use diptych_passes::rematerialize::{InBody, Kept, kept_values};
 use std::collections::BTreeSet;
+use std::time::Instant;
 
 /// What a plan may take, and how to tell. The last argument of its functions is how many sequences run at a time.
 pub struct Limit<'a> {
@@ -68,12 +70,13 @@ pub fn compile_within(
     options: EntryOptions,
     limit: &Limit<'_>,
 ) -> Result<(CompiledProgram, Choice), WithinError> {
+    let start = Instant::now();
     let at_once = Search { passed: Passed::through(rewritten, kinds, optimizer)?, kinds, options, limit };
     let everything = at_once.compile(&[])?;
     let without = at_once.takes(&everything, limit.batch);
     let choice = |at_a_time, recomputed, with| Choice { at_a_time, recomputed, without, with };
     if without.0 <= limit.bytes {
-        return Ok((everything, choice(limit.batch, Vec::new(), without)));
+        return Ok((searched(everything, rewritten, start), choice(limit.batch, Vec::new(), without)));
     }
     let mut least = without.0;
     let mut best = at_once.cheapest(limit.batch, &mut least)?;
@@ -108,7 +111,14 @@ pub fn compile_within(
     }
     let Found { compiled, at_a_time, recomputed, bytes, seconds } =
         best.ok_or(WithinError::TooLittle { allowed: limit.bytes, least, whole })?;
-    Ok((compiled, choice(at_a_time, recomputed, (bytes, seconds))))
+    Ok((searched(compiled, rewritten, start), choice(at_a_time, recomputed, (bytes, seconds))))
+}
+
+/// The plan that was chosen, with all other plans as a stage of what it took to compile it.
+fn searched(mut compiled: CompiledProgram, rewritten: &Rewritten, start: Instant) -> CompiledProgram {
+    let own = total(&compiled.stages) - total(rewritten.stages());
+    note(&mut compiled.stages, "other plans", (start.elapsed().as_secs_f64() - own).max(0.0));
+    compiled
 }
 
 /// A plan that keeps the limit.

@@ -75,6 +75,9 @@ impl Device {
     }
 }
 
+/// The stage of compile time in which the C compiler makes machine code of kernels, or finds it made.
+pub const NATIVE_CODE: &str = "native code";
+
 /// A program compiled for some jobs, with its parameters.
 pub struct Session {
     /// The compiled program.
@@ -129,7 +132,7 @@ impl Session {
         let start = std::time::Instant::now();
         let kernels =
             load_kernels(texts, device.width, &device.compiler, &device.cache, device.pool.threads())?;
-        compiled.stages.push(("native code".to_owned(), start.elapsed().as_secs_f64()));
+        compiled.stages.push((NATIVE_CODE.to_owned(), start.elapsed().as_secs_f64()));
         let trains = compiled
             .entries
             .keys()

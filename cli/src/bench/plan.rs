@@ -12,6 +12,7 @@ use crate::start::initialize_trainer;
 use diptych_data::TrainingOrder;
 use diptych_runtime::decode::{ServeMemory, ServeOptions};
 use diptych_runtime::schedule::{ScheduleConfig, ScheduleKind};
+use diptych_runtime::session::NATIVE_CODE;
 use diptych_runtime::train::{OptimizerOptions, Plan, TrainOptions, Trainer};
 use std::time::Instant;
 
@@ -104,8 +105,8 @@ fn compile(bench: &Bench<'_>, contender: &Contender, order: &TrainingOrder) -> R
     let load_seconds = start.elapsed().as_secs_f64();
     let (stages, stats) = (&trainer.session().compiled.stages, &trainer.session().kernels.stats);
     let mut stages = stages.clone();
-    if !stages.iter().any(|stage| stage.0 == "native code") {
-        stages.push(("native code".to_owned(), stats.seconds));
+    if !stages.iter().any(|stage| stage.0 == NATIVE_CODE) {
+        stages.push((NATIVE_CODE.to_owned(), stats.seconds));
     }
     let compile = Compile {
         seconds: stages.iter().map(|stage| stage.1).sum(),

@@ -14,6 +14,7 @@ use diptych_passes::layout::{Layout, Layouts, Leading, product};
 use diptych_passes::micro_batches::continued_sums;
 use diptych_passes::normalize::normalize;
 use std::collections::{HashMap, HashSet};
+use std::time::Instant;
 
 /// Why an entry cannot be compiled.
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +62,35 @@ pub fn compile_entry(
     streamed: &StreamedAxes,
     options: EntryOptions,
 ) -> Result<CompiledEntry, CompileError> {
+    compile_entry_timed(program, kind, layouts, streamed, options).map(|(entry, _)| entry)
+}
+
+/// Seconds that the stages of an entry took. What they leave of the whole is the program's normal form.
+#[derive(Clone, Copy, PartialEq, Debug, Default)]
+pub(crate) struct EntrySeconds {
+    /// The choice of kernels.
+    fuse: f64,
+    /// From fused groups to tile programs, launches and buffers.
+    lower: f64,
+    /// Tile programs as C.
+    text: f64,
+}
+
+impl EntrySeconds {
+    /// Each stage by name, in order.
+    pub(crate) fn parts(&self) -> [(&'static str, f64); 3] {
+        [("fuse", self.fuse), ("lower", self.lower), ("C text", self.text)]
+    }
+}
+
+/// As [`compile_entry`], with what its stages took.
+pub(crate) fn compile_entry_timed(
+    program: &Program,
+    kind: EntryKind,
+    layouts: &Layouts,
+    streamed: &StreamedAxes,
+    options: EntryOptions,
+) -> Result<(CompiledEntry, EntrySeconds), CompileError> {
     let plan_error =
         |problem: &str| CompileError::Plan { entry: kind.name().to_owned(), problem: problem.to_owned() };
     let mut program = program.clone();
@@ -76,7 +106,10 @@ pub fn compile_entry(
     let roots: Vec<NodeId> = entry.roots.iter().chain(&entry.updates).map(|root| root.1).collect();
     let training = matches!(kind, EntryKind::Train | EntryKind::Accumulate | EntryKind::Update);
     let fuse_options = FuseOptions { many_rows: training, history_is_rename: !kind.cached() };
+    let start = Instant::now();
     let fused = fuse(&program, &roots, streamed, fuse_options)?;
+    let fuse_seconds = start.elapsed().as_secs_f64();
+    let start = Instant::now();
     let values = ValueLayouts::of(&program, layouts, &entry.updates);
     let mut builder = Builder {
         program: &program,
@@ -90,12 +123,16 @@ pub fn compile_entry(
         buffers: Vec::new(),
         kernels: Vec::new(),
         texts: Vec::new(),
+        text_seconds: 0.0,
         time: 0,
         derived: HashSet::new(),
         derived_places: HashMap::new(),
     };
     let (steps, load_steps) = builder.main()?;
-    Ok(CompiledEntry {
+    let text = builder.text_seconds;
+    let lower = start.elapsed().as_secs_f64() - text;
+    let seconds = EntrySeconds { fuse: fuse_seconds, lower, text };
+    let entry = CompiledEntry {
         kind,
         kernels: builder.texts,
         programs: builder.kernels,
@@ -104,7 +141,8 @@ pub fn compile_entry(
         steps,
         panel: options.panel,
         added: continued.added,
-    })
+    };
+    Ok((entry, seconds))
 }
 
 pub(super) struct Builder<'a> {
@@ -120,6 +158,7 @@ pub(super) struct Builder<'a> {
     pub(super) buffers: Vec<Buffer>,
     kernels: Vec<TileProgram>,
     texts: Vec<c::KernelText>,
+    text_seconds: f64,
     pub(super) time: usize,
     /// Values that depend on parameters alone.
     derived: HashSet<(RegionId, NodeId)>,
@@ -544,6 +583,7 @@ impl Builder<'_> {
         if let Some(known) = self.kernels.iter().position(|kernel| kernel.does_the_same_as(&program)) {
             return known;
         }
+        let start = Instant::now();
         let name = &program.name;
         let mut hash = 0xcbf2_9ce4_8422_2325_u64;
         for byte in c::write(&program, name).text.bytes() {
@@ -551,6 +591,7 @@ impl Builder<'_> {
         }
         let mut text = c::write(&program, &format!("{name}_{hash:016x}"));
         text.scratch_floats = program.scratch_floats();
+        self.text_seconds += start.elapsed().as_secs_f64();
         self.kernels.push(program);
         self.texts.push(text);
         self.kernels.len() - 1

@@ -7,6 +7,7 @@ mod overwriting;
 mod repeats;
 mod together;
 
+pub(crate) use build::compile_entry_timed;
 pub use build::{CompileError, EntryOptions, compile_entry};
 
 use crate::c::KernelText;

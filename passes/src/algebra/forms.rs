@@ -7,7 +7,7 @@
 use super::region::{Kept, Wanted};
 use super::rules::{Class, keeping};
 use super::space::{Chosen, Space};
-use super::{AlgebraError, AlgebraReport, Objective};
+use super::{AlgebraError, AlgebraReport, Objective, RegionSeconds};
 use diptych_ir::{EntryKind, Program, text};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -57,17 +57,22 @@ const GROUPS: [&[EntryKind]; 3] = [
     &[EntryKind::Decode],
 ];
 
+/// The forms of a program.
+#[derive(Clone, Debug)]
+pub struct Forms {
+    /// Each once, that with the least cost in the additive model first.
+    pub forms: Vec<Form>,
+    /// What finding them took, by region.
+    pub seconds: Vec<RegionSeconds>,
+}
+
 /// The forms of a forward graph, before it is differentiated, that may be the best, each once: that with the least
 /// cost in the additive model first. What is computed once for all positions and once for the last alone,
 /// such as the logits, keeps its form in both. Training is charged three passes over each op, two of them for gradients.
 ///
 /// # Errors
 /// When the objective lacks a size, or when the program is malformed.
-pub fn forms(
-    program: &Program,
-    objective: &Objective,
-    numerics: Numerics,
-) -> Result<Vec<Form>, AlgebraError> {
+pub fn forms(program: &Program, objective: &Objective, numerics: Numerics) -> Result<Forms, AlgebraError> {
     let frozen = vec![Default::default(); program.regions.len()];
     let space = Space::saturate(program, objective, &keeping(Class::Real), frozen, 3.0)?;
     let search = Search { space: &space, all: program.entries.iter().map(|entry| entry.kind).collect() };
@@ -91,7 +96,7 @@ pub fn forms(
         }
     }
     found.sort_by(|a, b| objective.total(&a.seconds).total_cmp(&objective.total(&b.seconds)));
-    Ok(found)
+    Ok(Forms { forms: found, seconds: space.spent() })
 }
 
 /// The form with the least cost in the additive model, the same for all entries.
@@ -102,7 +107,7 @@ pub fn optimize_forward(
     program: &Program,
     objective: &Objective,
 ) -> Result<(Program, AlgebraReport), AlgebraError> {
-    let part = forms(program, objective, Numerics::Same)?.into_iter().next();
+    let part = forms(program, objective, Numerics::Same)?.forms.into_iter().next();
     let part = part.and_then(|form| form.parts.into_iter().next());
     Ok(part.map_or_else(|| (program.clone(), AlgebraReport::default()), |part| (part.program, part.report)))
 }

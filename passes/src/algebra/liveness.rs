@@ -6,7 +6,7 @@ use std::collections::HashSet;
 
 /// What some roots of the main region use.
 #[derive(Clone, Debug)]
-pub(super) struct Live {
+pub struct Live {
     /// The nodes that they depend on, by region.
     pub nodes: Vec<HashSet<NodeId>>,
     /// How often each region runs in one run of the entry.
@@ -16,7 +16,7 @@ pub(super) struct Live {
 /// What these roots of the main region depend on. Of a repeat or a scan, the
 /// carried results are always needed, the others only where they are used.
 /// `size` gives the elements along an axis.
-pub(super) fn live(program: &Program, roots: &[NodeId], size: &dyn Fn(Axis) -> f64) -> Live {
+pub fn live(program: &Program, roots: &[NodeId], size: &dyn Fn(Axis) -> f64) -> Live {
     let mut nodes = vec![HashSet::new(); program.regions.len()];
     let mut waiting: Vec<(RegionId, NodeId)> = roots.iter().map(|&root| (Program::MAIN, root)).collect();
     while let Some((region, id)) = waiting.pop() {
@@ -65,7 +65,7 @@ fn count_runs(
 
 /// The arguments of each region that depend on parameters only, whatever
 /// repeat uses it: parameters, slices of them, and what is computed from these.
-pub(super) fn parameter_arguments(program: &Program) -> Vec<HashSet<usize>> {
+pub fn parameter_arguments(program: &Program) -> Vec<HashSet<usize>> {
     let count = |region: &diptych_ir::Region| (0..region.arguments.len()).collect();
     let mut arguments: Vec<HashSet<usize>> = program.regions.iter().map(count).collect();
     // Assumed of all at first; each pass takes away what some repeat contradicts.

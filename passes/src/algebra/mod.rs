@@ -35,13 +35,13 @@ mod whole;
 
 pub use account::{Account, RuleGain, Saving, account, rule_gains};
 pub use cost::{Binding, Limits, Objective};
-pub use forms::{Form, Numerics, Part, forms, optimize_forward};
+pub use forms::{Form, Forms, Numerics, Part, forms, optimize_forward};
 pub use gap::{ExtractionGap, Stage, extraction_gaps};
-pub use report::{AlgebraReport, Change, EntryCost, RegionReport, Seconds, StopReason};
+pub use liveness::{Live, live, parameter_arguments};
+pub use report::{AlgebraReport, Change, EntryCost, RegionReport, RegionSeconds, Seconds, StopReason};
 pub use rules::{Class, RULES, Rule, When};
 
 use diptych_ir::{EntryKind, IrError, NodeId, Program, Symbol};
-use liveness::live;
 use region::Wanted;
 use space::Space;
 use std::collections::HashSet;

@@ -69,6 +69,17 @@ pub enum StopReason {
     Steps,
 }
 
+impl fmt::Display for StopReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            StopReason::Saturated => "saturated",
+            StopReason::Nodes => "stopped by the limit of e-nodes",
+            StopReason::Rounds => "stopped by the limit of rounds",
+            StopReason::Steps => "stopped by the limit of matching steps",
+        })
+    }
+}
+
 /// Wall-clock seconds of each stage.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
 pub struct Seconds {
@@ -82,30 +93,56 @@ pub struct Seconds {
     pub rebuild: f64,
 }
 
+impl Seconds {
+    /// Each stage by name, in order.
+    pub fn parts(&self) -> [(&'static str, f64); 4] {
+        [
+            ("build", self.build),
+            ("saturate", self.saturate),
+            ("extract", self.extract),
+            ("rebuild", self.rebuild),
+        ]
+    }
+}
+
+/// What all that was done to a region took.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct RegionSeconds {
+    /// The region's name.
+    pub name: Symbol,
+    /// Where the time went.
+    pub seconds: Seconds,
+}
+
+impl AlgebraReport {
+    /// What each region took.
+    pub fn seconds(&self) -> impl Iterator<Item = RegionSeconds> {
+        self.regions.iter().map(|region| RegionSeconds { name: region.name, seconds: region.seconds })
+    }
+}
+
 impl fmt::Display for AlgebraReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for region in &self.regions {
-            let seconds = region.seconds;
+            let (nodes, classes, rounds) = (region.nodes, region.classes, region.rounds);
             writeln!(
                 f,
-                "region {}: {} e-nodes, {} classes, {} rounds, stopped by {:?}; build {:.3} s, saturate {:.3} s, extract {:.3} s, rebuild {:.3} s",
-                region.name,
-                region.nodes,
-                region.classes,
-                region.rounds,
-                region.stop,
-                seconds.build,
-                seconds.saturate,
-                seconds.extract,
-                seconds.rebuild
+                "region {}: {nodes} e-nodes in {classes} classes after {rounds} rounds, {}",
+                region.name, region.stop
             )?;
+            let taken = region.seconds.parts().map(|(stage, seconds)| format!("{stage} {seconds:.3} s"));
+            writeln!(f, "  took: {}", taken.join(", "))?;
             for cost in &region.costs {
                 let (before, after) = (cost.before * 1e3, cost.after * 1e3);
                 writeln!(f, "  {}: {before:.4} ms -> {after:.4} ms", cost.entry.name())?;
             }
-            let fired: Vec<String> =
-                region.fired.iter().map(|(name, count)| format!("{name} {count}")).collect();
-            writeln!(f, "  fired: {}", fired.join(", "))?;
+            let mut fired: Vec<(&str, usize)> =
+                region.fired.iter().map(|(&name, &count)| (name, count)).collect();
+            fired.sort_by_key(|&(name, count)| (std::cmp::Reverse(count), name));
+            let fired: Vec<String> = fired.iter().map(|(name, count)| format!("{name}×{count}")).collect();
+            if !fired.is_empty() {
+                writeln!(f, "  fired: {}", fired.join(", "))?;
+            }
             for change in &region.changes {
                 let label = change.label.map(|label| format!("{label}: ")).unwrap_or_default();
                 writeln!(f, "  {label}{}\n    -> {}", change.before, change.after)?;

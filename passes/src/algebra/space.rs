@@ -5,11 +5,12 @@ use super::cost::Binding;
 use super::extract::{Choice, Problem, best_found, costs, proven_bound, reach};
 use super::liveness::{Live, live, parameter_arguments};
 use super::region::{Kept, Saturated, Selection, Task, Wanted, build, costs_before, rebuild};
-use super::report::{AlgebraReport, EntryCost, RegionReport, Seconds};
+use super::report::{AlgebraReport, EntryCost, RegionReport, RegionSeconds, Seconds};
 use super::rules::{Compiled, Rule, compile};
 use super::saturate::{Saturation, saturate};
 use super::{AlgebraError, Objective};
 use diptych_ir::{EntryKind, NodeId, Program, Size};
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::Instant;
 
@@ -25,6 +26,8 @@ pub(super) struct Space<'p> {
     /// Passes over each op that training is charged.
     training_passes: f64,
     regions: Vec<Region>,
+    /// What everything that was done so far took, by region.
+    spent: RefCell<Vec<Seconds>>,
 }
 
 struct Region {
@@ -66,9 +69,11 @@ impl<'p> Space<'p> {
             param_arguments: parameter_arguments(program),
             training_passes,
             regions: Vec::new(),
+            spent: RefCell::default(),
         };
         for index in 0..program.regions.len() {
             let region = space.saturate_region(index, &rules)?;
+            space.spent.borrow_mut().push(region.seconds);
             space.regions.push(region);
         }
         Ok(space)
@@ -100,13 +105,24 @@ impl<'p> Space<'p> {
         }
     }
 
+    /// What everything that was done so far took, all choices and programs together.
+    pub fn spent(&self) -> Vec<RegionSeconds> {
+        let of = |(region, &seconds): (&diptych_ir::Region, &Seconds)| RegionSeconds {
+            name: region.name,
+            seconds,
+        };
+        self.program.regions.iter().zip(self.spent.borrow().iter()).map(of).collect()
+    }
+
     /// The forms that cost least, among those that are wanted.
     pub fn choose(&self, wanted: Wanted) -> Chosen {
         let of = |(index, region): (usize, &Region)| {
             let mut lap = laps();
             let selection = Selection::new(&self.task(index), &region.saturated, wanted);
             let choice = best_found(&selection.problem);
-            (selection, choice, lap())
+            let seconds = lap();
+            self.spent.borrow_mut()[index].extract += seconds;
+            (selection, choice, seconds)
         };
         Chosen { regions: self.regions.iter().enumerate().map(of).collect() }
     }
@@ -283,6 +299,7 @@ impl<'p> Space<'p> {
             let room = |kept: &Kept| rooms.get(kept).or_else(|| further.get(kept)).copied();
             let changes = rebuild(&task, &region.saturated, selection, choice, &room, &mut program)?;
             let seconds = Seconds { extract: *extraction, rebuild: lap(), ..region.seconds };
+            self.spent.borrow_mut()[index].rebuild += seconds.rebuild;
             let after = costs(&selection.problem, choice).unwrap_or_default();
             let before = costs_before(&task, &region.saturated);
             let bindings = self.objective.bindings.iter().zip(&self.uses).zip(before.into_iter().zip(after));
