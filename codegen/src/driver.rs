@@ -60,6 +60,12 @@ pub struct Rewriting<'a> {
 }
 
 impl Rewritten {
+    /// A form that was chosen otherwise than by [`rewrite`]: its backward pass, too, is rewritten for this objective,
+    /// or left as it comes out if there is none.
+    pub fn of_form(form: Form, objective: Option<Objective>) -> Rewritten {
+        Rewritten { form, objective, compared: Vec::new(), stages: Vec::new() }
+    }
+
     /// The program of training, and of all entries that have its form.
     pub fn program(&self) -> &Program {
         &self.form.parts[0].program
@@ -184,12 +190,9 @@ pub fn rewrite(
         let fused = match rewriting.seconds {
             Some(seconds) => {
                 let kinds: Vec<EntryKind> = objective.bindings.iter().map(|binding| binding.entry).collect();
-                let rewritten = Rewritten {
-                    form: form.clone(),
-                    objective: Some(objective.clone()),
-                    compared: Vec::new(),
-                    stages: Vec::new(),
-                };
+                // As the form will be compiled once it is chosen.
+                let backward = rewriting.algebra.then(|| objective.clone());
+                let rewritten = Rewritten::of_form(form.clone(), backward);
                 let compiled = compile_rewritten(&rewritten, &kinds, &AdamWOptions::default(), options)?;
                 Some(objective.bindings.iter().map(|binding| seconds(&compiled, binding)).collect())
             }

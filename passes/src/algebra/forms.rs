@@ -70,7 +70,14 @@ pub fn forms(
 ) -> Result<Vec<Form>, AlgebraError> {
     let frozen = vec![Default::default(); program.regions.len()];
     let space = Space::saturate(program, objective, &keeping(Class::Real), frozen, 3.0)?;
-    let search = Search { space: &space, all: program.entries.iter().map(|entry| entry.kind).collect() };
+    forms_in(&space, numerics)
+}
+
+/// As [`forms`], of a program that is saturated.
+pub(super) fn forms_in(space: &Space, numerics: Numerics) -> Result<Vec<Form>, AlgebraError> {
+    let objective = space.objective;
+    let entries = &space.program.entries;
+    let search = Search { space, all: entries.iter().map(|entry| entry.kind).collect() };
     let mut found: Vec<Form> = Vec::new();
     let mut add = |form: Form| {
         let printed =

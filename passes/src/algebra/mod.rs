@@ -27,6 +27,7 @@ mod space;
 #[cfg(test)]
 mod tests;
 mod twins;
+mod variety;
 #[cfg(test)]
 mod weights_tests;
 #[cfg(test)]
@@ -37,6 +38,7 @@ pub use forms::{Form, Numerics, Part, forms, optimize_forward};
 pub use gap::{ExtractionGap, Stage, extraction_gaps};
 pub use report::{AlgebraReport, Change, EntryCost, RegionReport, Seconds, StopReason};
 pub use rules::{Class, RULES, Rule, When};
+pub use variety::{Variation, additive_seconds, varied_forms};
 
 use diptych_ir::{EntryKind, IrError, NodeId, Program, Symbol};
 use liveness::live;
