@@ -4,7 +4,7 @@
 use crate::entry::{CompileError, CompiledEntry, EntryOptions, compile_entry};
 use diptych_ir::{EntryKind, Program, verify};
 use diptych_passes::algebra::{
-    AlgebraReport, Binding, Form, Numerics, Objective, Part, forms, optimize_backward,
+    AlgebraReport, Binding, Form, Numerics, Objective, Part, additive_seconds, forms, optimize_backward,
 };
 use diptych_passes::fuse::StreamedAxes;
 use diptych_passes::layout::Layouts;
@@ -174,10 +174,18 @@ pub fn rewrite(
     let mut stages = Vec::new();
     let mut lap = laps(&mut stages);
     let objective = &rewriting.objective;
-    let found = match rewriting.algebra {
-        true => forms(program, objective, rewriting.numerics)?,
-        false => vec![as_written(program, objective)],
+    // Each with what its backward pass is rewritten for.
+    let mut found: Vec<(Form, Option<Objective>)> = match rewriting.algebra {
+        true => {
+            let forms = forms(program, objective, rewriting.numerics)?;
+            forms.into_iter().map(|form| (form, Some(objective.clone()))).collect()
+        }
+        false => Vec::new(),
     };
+    // What is best in the additive model may be worse after fusion than nothing at all.
+    if !rewriting.algebra || rewriting.seconds.is_some() {
+        found.push((as_written(program, objective)?, None));
+    }
     lap("algebra");
     let compared = |form: &Form, fused| Compared {
         keeps: form.keeps.clone(),
@@ -185,35 +193,37 @@ pub fn rewrite(
         additive: form.seconds.clone(),
         fused,
     };
+    let kinds: Vec<EntryKind> = objective.bindings.iter().map(|binding| binding.entry).collect();
     let mut candidates = Vec::new();
-    for form in found {
+    for (form, backward) in found {
         let fused = match rewriting.seconds {
             Some(seconds) => {
-                let kinds: Vec<EntryKind> = objective.bindings.iter().map(|binding| binding.entry).collect();
-                // As the form will be compiled once it is chosen.
-                let backward = rewriting.algebra.then(|| objective.clone());
-                let rewritten = Rewritten::of_form(form.clone(), backward);
+                let rewritten = Rewritten::of_form(form.clone(), backward.clone());
                 let compiled = compile_rewritten(&rewritten, &kinds, &AdamWOptions::default(), options)?;
                 Some(objective.bindings.iter().map(|binding| seconds(&compiled, binding)).collect())
             }
             None => None,
         };
-        candidates.push((compared(&form, fused), form));
+        candidates.push((compared(&form, fused), form, backward));
     }
     lap("comparison of forms");
     drop(lap);
     candidates.sort_by(|a, b| objective.total(a.0.seconds()).total_cmp(&objective.total(b.0.seconds())));
-    let form = candidates.first().map(|candidate| candidate.1.clone());
-    let form = form.unwrap_or_else(|| as_written(program, objective));
+    let Some((_, form, backward)) = candidates.first().cloned() else {
+        return Ok(Rewritten::of_form(as_written(program, objective)?, None));
+    };
     let compared = candidates.into_iter().map(|candidate| candidate.0).collect();
-    Ok(Rewritten { form, objective: rewriting.algebra.then(|| objective.clone()), compared, stages })
+    Ok(Rewritten { form, objective: backward, compared, stages })
 }
 
 /// A program that nothing was done to.
-fn as_written(program: &Program, objective: &Objective) -> Form {
+fn as_written(program: &Program, objective: &Objective) -> Result<Form, CompileError> {
     let entries = program.entries.iter().map(|entry| entry.kind).collect();
     let part = Part { entries, program: program.clone(), report: AlgebraReport::default() };
-    Form { parts: vec![part], keeps: Vec::new(), seconds: vec![0.0; objective.bindings.len()] }
+    let mut form = Form { parts: vec![part], keeps: Vec::new(), seconds: Vec::new() };
+    form.seconds = additive_seconds(&form, objective)?;
+    form.keeps = vec!["what the model says".to_owned()];
+    Ok(form)
 }
 
 /// Compiles entries of a program whose form is chosen.

@@ -38,7 +38,7 @@ pub use forms::{Form, Numerics, Part, forms, optimize_forward};
 pub use gap::{ExtractionGap, Stage, extraction_gaps};
 pub use report::{AlgebraReport, Change, EntryCost, RegionReport, Seconds, StopReason};
 pub use rules::{Class, RULES, Rule, When};
-pub use variety::{Variation, additive_seconds, varied_forms};
+pub use variety::{Variation, additive_seconds, forms_for_each, varied_forms};
 
 use diptych_ir::{EntryKind, IrError, NodeId, Program, Symbol};
 use liveness::live;

@@ -22,7 +22,7 @@ pub struct Variation {
 
 /// The forms that may be the best for some variation, and the program as it is written, each once. Their seconds are
 /// those of `judge`'s bindings, whatever they were chosen for. Variations that leave out the same rules and
-/// stand next to each other share one saturation.
+/// stand next to each other share one saturation; once there are `enough`, no further one is begun.
 ///
 /// # Errors
 /// When an objective lacks a size, or when the program is malformed.
@@ -30,6 +30,7 @@ pub fn varied_forms(
     program: &Program,
     judge: &Objective,
     variations: &[Variation],
+    enough: usize,
 ) -> Result<Vec<Form>, AlgebraError> {
     let entries = program.entries.iter().map(|entry| entry.kind).collect();
     let as_written = Part { entries, program: program.clone(), report: Default::default() };
@@ -39,6 +40,9 @@ pub fn varied_forms(
     };
     let mut known: HashSet<Vec<String>> = found.iter().map(printed).collect();
     for group in variations.chunk_by(|a, b| a.without == b.without && a.objective.limits == b.objective.limits) {
+        if found.len() >= enough {
+            break;
+        }
         let mut rules = keeping(Class::Real);
         rules.retain(|rule| !group[0].without.contains(&rule.name));
         let frozen = vec![Default::default(); program.regions.len()];
@@ -78,6 +82,26 @@ pub fn additive_seconds(form: &Form, objective: &Objective) -> Result<Vec<f64>, 
     Ok(seconds)
 }
 
+/// What [`super::forms`] gives for each of several objectives, from one saturation: that of the first.
+///
+/// # Errors
+/// As said there.
+pub fn forms_for_each(
+    program: &Program,
+    objectives: &[Objective],
+    numerics: Numerics,
+) -> Result<Vec<Vec<Form>>, AlgebraError> {
+    let Some(first) = objectives.first() else { return Ok(Vec::new()) };
+    let frozen = vec![Default::default(); program.regions.len()];
+    let mut space = Space::saturate(program, first, &keeping(Class::Real), frozen, 3.0)?;
+    let mut of_each = Vec::new();
+    for objective in objectives {
+        space.aim(objective)?;
+        of_each.push(forms_in(&space, numerics)?);
+    }
+    Ok(of_each)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -100,6 +124,20 @@ mod tests {
     }
 
     #[test]
+    fn one_saturation_serves_every_objective() {
+        let program = latent();
+        let objectives = [1e-3, 1e3].map(|trained| Objective::typical(2e11, 2.5e10, trained, 1.0));
+        let printed = |forms: &[Form]| -> Vec<String> {
+            forms.iter().map(|form| text::print(&form.parts[0].program)).collect()
+        };
+        let together = forms_for_each(&program, &objectives, Numerics::Same).expect("forms");
+        for (objective, together) in objectives.iter().zip(together) {
+            let alone = forms(&program, objective, Numerics::Same).expect("forms");
+            assert_eq!(printed(&together), printed(&alone));
+        }
+    }
+
+    #[test]
     fn forms_differ_and_are_judged_alike() {
         let program = latent();
         let judge = Objective::typical(2e11, 2.5e10, 1.0, 1.0);
@@ -109,10 +147,10 @@ mod tests {
             without: without.to_vec(),
         };
         let all: Vec<&'static str> = crate::algebra::RULES.iter().map(|rule| rule.name).collect();
-        let none = varied_forms(&program, &judge, &[vary(1.0, Numerics::Same, &all)]).expect("forms");
+        let none = varied_forms(&program, &judge, &[vary(1.0, Numerics::Same, &all)], 100).expect("forms");
         assert!(none.len() <= 2, "without rules, equal values are united, and nothing else: {}", none.len());
         let variations = [vary(1e-3, Numerics::Fast, &[]), vary(1e3, Numerics::Fast, &[])];
-        let some = varied_forms(&program, &judge, &variations).expect("forms");
+        let some = varied_forms(&program, &judge, &variations, 100).expect("forms");
         let texts: HashSet<Vec<String>> = (some.iter())
             .map(|form| form.parts.iter().map(|part| text::print(&part.program)).collect())
             .collect();
