@@ -216,8 +216,11 @@ pub fn rewrite(
     Ok(Rewritten { form, objective: backward, compared, stages })
 }
 
-/// A program that nothing was done to.
-fn as_written(program: &Program, objective: &Objective) -> Result<Form, CompileError> {
+/// The form of a program that nothing was done to.
+///
+/// # Errors
+/// When the objective lacks a size, or when the program is malformed.
+pub fn as_written(program: &Program, objective: &Objective) -> Result<Form, CompileError> {
     let entries = program.entries.iter().map(|entry| entry.kind).collect();
     let part = Part { entries, program: program.clone(), report: AlgebraReport::default() };
     let mut form = Form { parts: vec![part], keeps: Vec::new(), seconds: Vec::new() };

@@ -70,7 +70,7 @@ fn ranks(model: &Model, device: &Device, machine: &Machine, rounds: usize) -> Ou
         loaded.push(form);
     }
     // One of them once more, in memory of its own.
-    for rewritten in &last {
+    if let Some(rewritten) = &last {
         loaded.push(Loaded::new(device, model, rewritten, &bindings)?);
     }
     let mut noises = Vec::new();

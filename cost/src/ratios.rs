@@ -2,7 +2,7 @@
 //! trained goes up, and what it costs beside what training alone or serving alone would choose. Predicted after fusion.
 
 use crate::{Machine, predict_binding};
-use diptych_codegen::driver::{Rewritten, compile_rewritten};
+use diptych_codegen::driver::{Rewritten, as_written, compile_rewritten};
 use diptych_codegen::entry::{CompileError, EntryOptions};
 use diptych_ir::{EntryKind, Program, text};
 use diptych_passes::AdamWOptions;
@@ -115,21 +115,23 @@ pub fn sweep_ratios(
         ratios.iter().chain(&single_minded).map(|&ratio| at_ratio(objective, ratio)).collect();
     let kinds: Vec<EntryKind> = objective.bindings.iter().map(|binding| binding.entry).collect();
     let mut forms: Vec<SweptForm> = Vec::new();
-    let mut known: HashMap<Vec<String>, usize> = HashMap::new();
+    let mut known: HashMap<(Vec<String>, bool), usize> = HashMap::new();
     let mut chosen = Vec::new();
+    let written = as_written(program, &both)?;
     for (candidates, objective) in
         forms_for_each(program, &objectives, numerics)?.into_iter().zip(&objectives)
     {
         let mut best: Option<usize> = None;
-        for form in candidates {
-            let printed = printed(&form);
+        // What only training computes is the best for training at any ratio: else a form that is chosen
+        // for serving alone would not be rewritten there at all.
+        let candidates = candidates.into_iter().map(|form| (form, Some(both.clone())));
+        for (form, backward) in candidates.chain([(written.clone(), None)]) {
+            let printed = (printed(&form), backward.is_some());
             let at = match known.get(&printed) {
                 Some(&at) => at,
                 None => {
                     let keeps = form.keeps.clone();
-                    // What only training computes is the best for training at any ratio: else a
-                    // form that is chosen for serving alone would not be rewritten there at all.
-                    let rewritten = Rewritten::of_form(form, Some(both.clone()));
+                    let rewritten = Rewritten::of_form(form, backward);
                     let compiled = compile_rewritten(&rewritten, &kinds, &AdamWOptions::default(), options)?;
                     let predict = |binding| predict_binding(&compiled, binding, machine, threads);
                     let seconds = both.bindings.iter().map(predict).collect();
