@@ -5,7 +5,8 @@ use crate::entry::{CompileError, CompiledEntry, EntryOptions, compile_entry_time
 use crate::stages::{Laps, Stages};
 use diptych_ir::{EntryKind, Program, verify};
 use diptych_passes::algebra::{
-    AlgebraReport, Binding, Form, Numerics, Objective, Part, RegionSeconds, forms, optimize_backward,
+    AlgebraReport, Binding, Form, Numerics, Objective, Part, RegionSeconds, additive_seconds, forms,
+    optimize_backward,
 };
 use diptych_passes::fuse::StreamedAxes;
 use diptych_passes::layout::Layouts;
@@ -63,6 +64,12 @@ pub struct Rewriting<'a> {
 }
 
 impl Rewritten {
+    /// A form that was chosen otherwise than by [`rewrite`]: its backward pass, too, is rewritten for this objective,
+    /// or left as it comes out if there is none.
+    pub fn of_form(form: Form, objective: Option<Objective>) -> Rewritten {
+        Rewritten { form, objective, compared: Vec::new(), stages: Vec::new() }
+    }
+
     /// The program of training, and of all entries that have its form.
     pub fn program(&self) -> &Program {
         &self.form.parts[0].program
@@ -182,51 +189,57 @@ pub fn rewrite(
     verify(program)?;
     laps.lap("verify");
     let objective = &rewriting.objective;
-    let found = match rewriting.algebra {
-        true => {
-            let found = forms(program, objective, rewriting.numerics)?;
-            lap_of_algebra(&mut laps, "algebra", &found.seconds);
-            found.forms
-        }
-        false => vec![as_written(program, objective)],
-    };
+    // Each with what its backward pass is rewritten for.
+    let mut found: Vec<(Form, Option<Objective>)> = Vec::new();
+    if rewriting.algebra {
+        let forms = forms(program, objective, rewriting.numerics)?;
+        lap_of_algebra(&mut laps, "algebra", &forms.seconds);
+        found.extend(forms.forms.into_iter().map(|form| (form, Some(objective.clone()))));
+    }
+    // What is best in the additive model may be worse after fusion than nothing at all.
+    if !rewriting.algebra || rewriting.seconds.is_some() {
+        found.push((as_written(program, objective)?, None));
+    }
+    laps.lap("algebra");
     let compared = |form: &Form, fused| Compared {
         keeps: form.keeps.clone(),
         shared: form.is_shared(),
         additive: form.seconds.clone(),
         fused,
     };
+    let kinds: Vec<EntryKind> = objective.bindings.iter().map(|binding| binding.entry).collect();
     let mut candidates = Vec::new();
-    for form in found {
+    for (form, backward) in found {
         let fused = match rewriting.seconds {
             Some(seconds) => {
-                let kinds: Vec<EntryKind> = objective.bindings.iter().map(|binding| binding.entry).collect();
-                let rewritten = Rewritten {
-                    form: form.clone(),
-                    objective: Some(objective.clone()),
-                    compared: Vec::new(),
-                    stages: Vec::new(),
-                };
+                let rewritten = Rewritten::of_form(form.clone(), backward.clone());
                 let compiled = compile_rewritten(&rewritten, &kinds, &AdamWOptions::default(), options)?;
                 Some(objective.bindings.iter().map(|binding| seconds(&compiled, binding)).collect())
             }
             None => None,
         };
-        candidates.push((compared(&form, fused), form));
+        candidates.push((compared(&form, fused), form, backward));
     }
     candidates.sort_by(|a, b| objective.total(a.0.seconds()).total_cmp(&objective.total(b.0.seconds())));
-    let form = candidates.first().map(|candidate| candidate.1.clone());
-    let form = form.unwrap_or_else(|| as_written(program, objective));
+    let Some((_, form, backward)) = candidates.first().cloned() else {
+        return Ok(Rewritten::of_form(as_written(program, objective)?, None));
+    };
     let compared = candidates.into_iter().map(|candidate| candidate.0).collect();
     laps.lap("comparison of forms");
-    Ok(Rewritten { form, objective: rewriting.algebra.then(|| objective.clone()), compared, stages })
+    Ok(Rewritten { form, objective: backward, compared, stages })
 }
 
-/// A program that nothing was done to.
-fn as_written(program: &Program, objective: &Objective) -> Form {
+/// The form of a program that nothing was done to.
+///
+/// # Errors
+/// When the objective lacks a size, or when the program is malformed.
+pub fn as_written(program: &Program, objective: &Objective) -> Result<Form, CompileError> {
     let entries = program.entries.iter().map(|entry| entry.kind).collect();
     let part = Part { entries, program: program.clone(), report: AlgebraReport::default() };
-    Form { parts: vec![part], keeps: Vec::new(), seconds: vec![0.0; objective.bindings.len()] }
+    let mut form = Form { parts: vec![part], keeps: Vec::new(), seconds: Vec::new() };
+    form.seconds = additive_seconds(&form, objective)?;
+    form.keeps = vec!["what the model says".to_owned()];
+    Ok(form)
 }
 
 /// Compiles entries of a program whose form is chosen.

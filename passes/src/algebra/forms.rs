@@ -4,6 +4,7 @@
 //! for each set of values that may be kept there is a form. Which is the fastest once it is
 //! fused and scheduled, the caller finds out.
 
+use super::cost::{Binding, trains};
 use super::region::{Kept, Wanted};
 use super::rules::{Class, keeping};
 use super::space::{Chosen, Space};
@@ -75,7 +76,14 @@ pub struct Forms {
 pub fn forms(program: &Program, objective: &Objective, numerics: Numerics) -> Result<Forms, AlgebraError> {
     let frozen = vec![Default::default(); program.regions.len()];
     let space = Space::saturate(program, objective, &keeping(Class::Real), frozen, 3.0)?;
-    let search = Search { space: &space, all: program.entries.iter().map(|entry| entry.kind).collect() };
+    forms_in(&space, numerics)
+}
+
+/// As [`forms`], of a program that is saturated.
+pub(super) fn forms_in(space: &Space, numerics: Numerics) -> Result<Forms, AlgebraError> {
+    let objective = space.objective;
+    let entries = &space.program.entries;
+    let search = Search { space, all: entries.iter().map(|entry| entry.kind).collect() };
     let mut found: Vec<Form> = Vec::new();
     let mut add = |form: Form| {
         let printed =
@@ -85,9 +93,12 @@ pub fn forms(program: &Program, objective: &Objective, numerics: Numerics) -> Re
             found.push(form);
         }
     };
+    let aims = search.aims();
     for kept in search.kept_sets() {
-        if let Some(form) = search.shared(&kept)? {
-            add(form);
+        for aim in &aims {
+            if let Some(form) = search.shared(&kept, aim)? {
+                add(form);
+            }
         }
         if numerics == Numerics::Fast
             && let Some(form) = search.apart(&kept)?
@@ -122,24 +133,50 @@ struct Search<'a> {
 }
 
 impl Search<'_> {
+    /// Weights of the bindings for which forms are looked for: all of them, those that train, and those that serve.
+    /// A form that is best for one of these alone may be the best for all once it is fused, which the additive model does
+    /// not see; and only if it is looked at can the choice for all never cost more.
+    fn aims(&self) -> Vec<Vec<f64>> {
+        let mut aims: Vec<Vec<f64>> = Vec::new();
+        let counts: [&dyn Fn(EntryKind) -> bool; 3] = [&|_| true, &trains, &|kind| !trains(kind)];
+        for factors in counts.map(|counts| self.weights(counts)).into_iter().flatten() {
+            if !aims.contains(&factors) {
+                aims.push(factors);
+            }
+        }
+        aims
+    }
+
+    /// One for each binding that counts and is run at all, and zero for others; `None` if there is none that does.
+    fn weights(&self, counts: &dyn Fn(EntryKind) -> bool) -> Option<Vec<f64>> {
+        let weight = |binding: &Binding| {
+            if counts(binding.entry) && binding.runs() > 0.0 { 1.0 } else { 0.0 }
+        };
+        let weights: Vec<f64> = self.space.objective.bindings.iter().map(weight).collect();
+        weights.contains(&1.0).then_some(weights)
+    }
+
     /// What the caches may keep: what the graph keeps as it was written, and what is best for all entries
     /// together, as they are weighed or with much more training, for those that serve, and for each of these.
     fn kept_sets(&self) -> BTreeSet<BTreeSet<Kept>> {
         let bindings = &self.space.objective.bindings;
-        let weights = |counts: &dyn Fn(EntryKind) -> bool| -> Vec<f64> {
-            bindings.iter().map(|binding| if counts(binding.entry) { 1.0 } else { 0.0 }).collect()
-        };
-        let mut trained = weights(&|_| true);
         // Training alone does not say which of two values that cost it the same should be kept.
-        for (weight, binding) in trained.iter_mut().zip(bindings) {
-            *weight = if binding.entry.cached() { 1.0 / MUCH } else { 1.0 };
-        }
-        let mut factors = vec![weights(&|_| true), trained, weights(&EntryKind::cached)];
-        factors.extend([EntryKind::Prefill, EntryKind::Decode].map(|kind| weights(&|entry| entry == kind)));
+        let mostly_trained = |mut weights: Vec<f64>| {
+            for (weight, binding) in weights.iter_mut().zip(bindings) {
+                *weight /= if binding.entry.cached() { MUCH } else { 1.0 };
+            }
+            weights
+        };
+        let everything = self.weights(&|_| true);
+        let mut factors = vec![everything.clone().map(mostly_trained), everything];
+        let each = [EntryKind::Prefill, EntryKind::Decode];
+        factors.push(self.weights(&EntryKind::cached));
+        factors.extend(each.map(|kind| self.weights(&|entry| entry == kind)));
         let wanted = |factors| Wanted { factors, entries: &self.all, histories: None, without: None };
-        let best = factors.iter().map(|factors| self.space.choose(wanted(factors)));
+        let best = factors.iter().flatten().map(|factors| self.space.choose(wanted(factors)));
         let mut chosen: Vec<Chosen> = best.collect();
-        chosen.push(self.space.as_written(wanted(&factors[0])));
+        let all = vec![1.0; self.space.objective.bindings.len()];
+        chosen.push(self.space.as_written(wanted(&all)));
         chosen.iter().map(|chosen| self.kept(chosen)).collect()
     }
 
@@ -149,10 +186,9 @@ impl Search<'_> {
         cached.flat_map(|&kind| self.space.histories(chosen, kind)).collect()
     }
 
-    /// The best form that is the same for all entries.
-    fn shared(&self, kept: &BTreeSet<Kept>) -> Result<Option<Form>, AlgebraError> {
-        let factors = vec![1.0; self.space.objective.bindings.len()];
-        let wanted = Wanted { factors: &factors, entries: &self.all, histories: Some(kept), without: None };
+    /// The best form that is the same for all entries, by these weights.
+    fn shared(&self, kept: &BTreeSet<Kept>, factors: &[f64]) -> Result<Option<Form>, AlgebraError> {
+        let wanted = Wanted { factors, entries: &self.all, histories: Some(kept), without: None };
         let Some(chosen) = self.space.choose_within(wanted) else { return Ok(None) };
         let rooms = numbered(&self.kept(&chosen));
         let (program, report) = self.space.rebuild(&chosen, &self.all, &rooms)?;

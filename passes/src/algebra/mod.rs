@@ -28,6 +28,7 @@ mod space;
 #[cfg(test)]
 mod tests;
 mod twins;
+mod variety;
 #[cfg(test)]
 mod weights_tests;
 #[cfg(test)]
@@ -40,6 +41,7 @@ pub use gap::{ExtractionGap, Stage, extraction_gaps};
 pub use liveness::{Live, live, parameter_arguments};
 pub use report::{AlgebraReport, Change, EntryCost, RegionReport, RegionSeconds, Seconds, StopReason};
 pub use rules::{Class, RULES, Rule, When};
+pub use variety::{Variation, additive_seconds, forms_for_each, varied_forms};
 
 use diptych_ir::{EntryKind, IrError, NodeId, Program, Symbol};
 use region::Wanted;

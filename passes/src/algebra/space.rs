@@ -55,16 +55,10 @@ impl<'p> Space<'p> {
     ) -> Result<Space<'p>, AlgebraError> {
         check_sizes(program, objective)?;
         let rules = compile(rules).map_err(AlgebraError::Rule)?;
-        let used = |binding: &Binding| {
-            let roots: Vec<NodeId> = (program.entry(binding.entry).iter())
-                .flat_map(|entry| entry.roots.iter().chain(&entry.updates).map(|root| root.1))
-                .collect();
-            live(program, &roots, &|axis| binding.size(axis).unwrap_or(1.0))
-        };
         let mut space = Space {
             program,
             objective,
-            uses: objective.bindings.iter().map(used).collect(),
+            uses: uses(program, objective),
             frozen,
             param_arguments: parameter_arguments(program),
             training_passes,
@@ -77,6 +71,17 @@ impl<'p> Space<'p> {
             space.regions.push(region);
         }
         Ok(space)
+    }
+
+    /// Chooses for another objective from now on. What was found is equal whatever it is for.
+    ///
+    /// # Errors
+    /// When the objective lacks a size.
+    pub fn aim(&mut self, objective: &'p Objective) -> Result<(), AlgebraError> {
+        check_sizes(self.program, objective)?;
+        self.objective = objective;
+        self.uses = uses(self.program, objective);
+        Ok(())
     }
 
     fn saturate_region(&self, index: usize, rules: &[Compiled]) -> Result<Region, AlgebraError> {
@@ -268,6 +273,18 @@ impl<'p> Space<'p> {
         sums
     }
 
+    /// The same of the graph as it was.
+    pub fn costs_as_written(&self) -> Vec<f64> {
+        let mut sums = vec![0.0; self.objective.bindings.len()];
+        for (index, region) in self.regions.iter().enumerate() {
+            let of_region = costs_before(&self.task(index), &region.saturated);
+            for ((sum, cost), live) in sums.iter_mut().zip(of_region).zip(&self.uses) {
+                *sum += cost * live.runs[index];
+            }
+        }
+        sums
+    }
+
     /// The program of the wanted entries, in the forms that were chosen. `rooms` numbers the caches.
     ///
     /// # Errors
@@ -325,6 +342,17 @@ impl<'p> Space<'p> {
         diptych_ir::verify(&program)?;
         Ok((program, report))
     }
+}
+
+/// What each binding of an objective uses.
+fn uses(program: &Program, objective: &Objective) -> Vec<Live> {
+    let used = |binding: &Binding| {
+        let roots: Vec<NodeId> = (program.entry(binding.entry).iter())
+            .flat_map(|entry| entry.roots.iter().chain(&entry.updates).map(|root| root.1))
+            .collect();
+        live(program, &roots, &|axis| binding.size(axis).unwrap_or(1.0))
+    };
+    objective.bindings.iter().map(used).collect()
 }
 
 /// Seconds since the last call.
