@@ -29,6 +29,8 @@ pub struct CompiledProgram {
     pub algebra: Vec<AlgebraReport>,
     /// What the caches keep, for people to read.
     pub keeps: Vec<String>,
+    /// The forms that would have been better but could not be compiled.
+    pub refused: Vec<Refused>,
     /// Seconds of each stage, in order.
     pub stages: Vec<(String, f64)>,
 }
@@ -60,6 +62,18 @@ pub struct Rewriting<'a> {
 }
 
 impl Rewritten {
+    /// A form that was chosen by other means, to be trained for an objective.
+    pub fn of(form: Form, objective: &Objective) -> Rewritten {
+        Rewritten {
+            form,
+            objective: Some(objective.clone()),
+            others: Vec::new(),
+            compared: Vec::new(),
+            refused: Vec::new(),
+            stages: Vec::new(),
+        }
+    }
+
     /// The program of training, and of all entries that have its form.
     pub fn program(&self) -> &Program {
         &self.form.parts[0].program
@@ -129,10 +143,31 @@ pub struct Rewritten {
     form: Form,
     /// What is to be made small in the backward pass, if that is rewritten, too.
     objective: Option<Objective>,
+    /// The other forms, the best first: what is compiled if the chosen one cannot be.
+    others: Vec<Form>,
     /// The forms that were compared, with what each costs over the model's life, the chosen one first.
     pub compared: Vec<Compared>,
+    /// The forms that could not be compiled, and so were not compared.
+    pub refused: Vec<Refused>,
     /// Seconds of each stage.
     stages: Vec<(String, f64)>,
+}
+
+/// A form that could not be compiled.
+#[derive(Clone, Debug)]
+pub struct Refused {
+    /// What its caches keep.
+    pub keeps: Vec<String>,
+    /// Whether all entries have it, with the same bits.
+    pub shared: bool,
+    /// Which op was refused, and why.
+    pub problem: String,
+}
+
+impl Refused {
+    fn new(form: &Form, error: &CompileError) -> Refused {
+        Refused { keeps: form.keeps.clone(), shared: form.is_shared(), problem: error.to_string() }
+    }
 }
 
 /// A form that was compared.
@@ -155,10 +190,12 @@ impl Compared {
     }
 }
 
-/// Chooses the form of a program.
+/// Chooses the form of a program. Where the cost after fusion is asked for, a form that cannot be compiled for all entries
+/// of the objective is dropped. By the additive model alone nothing is compiled here: then [`compile_rewritten`]
+/// drops what it cannot compile.
 ///
 /// # Errors
-/// When the program is malformed, or no form of it can be compiled.
+/// When the program is malformed, or no form of it can be compiled: why the best could not.
 pub fn rewrite(
     program: &Program,
     rewriting: &Rewriting,
@@ -179,20 +216,19 @@ pub fn rewrite(
         additive: form.seconds.clone(),
         fused,
     };
-    let mut candidates = Vec::new();
+    let (mut candidates, mut refused, mut first_error) = (Vec::new(), Vec::new(), None);
     for form in found {
         let fused = match rewriting.seconds {
-            Some(seconds) => {
-                let kinds: Vec<EntryKind> = objective.bindings.iter().map(|binding| binding.entry).collect();
-                let rewritten = Rewritten {
-                    form: form.clone(),
-                    objective: Some(objective.clone()),
-                    compared: Vec::new(),
-                    stages: Vec::new(),
-                };
-                let compiled = compile_rewritten(&rewritten, &kinds, &AdamWOptions::default(), options)?;
-                Some(objective.bindings.iter().map(|binding| seconds(&compiled, binding)).collect())
-            }
+            Some(seconds) => match compile_for_all(&form, objective, options) {
+                Ok(compiled) => {
+                    Some(objective.bindings.iter().map(|binding| seconds(&compiled, binding)).collect())
+                }
+                Err(error) => {
+                    refused.push(Refused::new(&form, &error));
+                    first_error.get_or_insert(error);
+                    continue;
+                }
+            },
             None => None,
         };
         candidates.push((compared(&form, fused), form));
@@ -200,10 +236,27 @@ pub fn rewrite(
     lap("comparison of forms");
     drop(lap);
     candidates.sort_by(|a, b| objective.total(a.0.seconds()).total_cmp(&objective.total(b.0.seconds())));
-    let form = candidates.first().map(|candidate| candidate.1.clone());
-    let form = form.unwrap_or_else(|| as_written(program, objective));
-    let compared = candidates.into_iter().map(|candidate| candidate.0).collect();
-    Ok(Rewritten { form, objective: rewriting.algebra.then(|| objective.clone()), compared, stages })
+    let (compared, forms): (Vec<Compared>, Vec<Form>) = candidates.into_iter().unzip();
+    let mut forms = forms.into_iter();
+    let form = match (forms.next(), first_error) {
+        (Some(form), _) => form,
+        (None, Some(error)) => return Err(error),
+        (None, None) => as_written(program, objective),
+    };
+    let others = forms.collect();
+    let objective = rewriting.algebra.then(|| objective.clone());
+    Ok(Rewritten { form, objective, others, compared, refused, stages })
+}
+
+/// A form, compiled for the entries of an objective.
+fn compile_for_all(
+    form: &Form,
+    objective: &Objective,
+    options: EntryOptions,
+) -> Result<CompiledProgram, CompileError> {
+    let kinds: Vec<EntryKind> = objective.bindings.iter().map(|binding| binding.entry).collect();
+    let rewritten = Rewritten::of(form.clone(), objective);
+    compile_rewritten(&rewritten, &kinds, &AdamWOptions::default(), options)
 }
 
 /// A program that nothing was done to.
@@ -213,17 +266,35 @@ fn as_written(program: &Program, objective: &Objective) -> Form {
     Form { parts: vec![part], keeps: Vec::new(), seconds: vec![0.0; objective.bindings.len()] }
 }
 
-/// Compiles entries of a program whose form is chosen.
+/// Compiles entries of a program whose form is chosen; if a pass refuses that form for these entries, the best one that none
+/// refuses. (Entries that are compiled apart may then have forms of their own: what must have the same bits is
+/// compiled together.)
 ///
 /// # Errors
-/// When a pass refuses the program: which op, and why.
+/// When a pass refuses all forms: which op, and why, of the chosen one.
 pub fn compile_rewritten(
     rewritten: &Rewritten,
     kinds: &[EntryKind],
     optimizer: &AdamWOptions,
     options: EntryOptions,
 ) -> Result<CompiledProgram, CompileError> {
-    Passed::through(rewritten, kinds, optimizer)?.compile(kinds, options, &BTreeSet::new())
+    let compile = |rewritten: &Rewritten| {
+        Passed::through(rewritten, kinds, optimizer)?.compile(kinds, options, &BTreeSet::new())
+    };
+    let error = match compile(rewritten) {
+        Ok(compiled) => return Ok(compiled),
+        Err(error) => error,
+    };
+    let mut other = rewritten.clone();
+    other.refused.push(Refused::new(&rewritten.form, &error));
+    for form in &rewritten.others {
+        other.form = form.clone();
+        match compile(&other) {
+            Ok(compiled) => return Ok(compiled),
+            Err(error) => other.refused.push(Refused::new(form, &error)),
+        }
+    }
+    Err(error)
 }
 
 /// A program after the passes that rewrite it, before it is laid out and divided into kernels.
@@ -233,6 +304,7 @@ pub(crate) struct Passed {
     layouts: Layouts,
     algebra: Vec<AlgebraReport>,
     keeps: Vec<String>,
+    refused: Vec<Refused>,
     stages: Vec<(String, f64)>,
 }
 
@@ -296,7 +368,8 @@ impl Passed {
         }
         drop(lap);
         let layouts = shared.unwrap_or_default();
-        Ok(Passed { parts, layouts, algebra, keeps: form.keeps.clone(), stages })
+        let (keeps, refused) = (form.keeps.clone(), rewritten.refused.clone());
+        Ok(Passed { parts, layouts, algebra, keeps, refused, stages })
     }
 
     /// The program that is trained.
@@ -334,6 +407,7 @@ impl Passed {
             entries,
             algebra: self.algebra.clone(),
             keeps: self.keeps.clone(),
+            refused: self.refused.clone(),
             stages,
         })
     }

@@ -151,9 +151,7 @@ fn random_architectures_keep_their_values_and_gradients() {
                     if seed >= ARCHITECTURES {
                         break;
                     }
-                    let start = std::time::Instant::now();
                     let outcome = check(seed);
-                    eprintln!("{seed} {:.2}", start.elapsed().as_secs_f64());
                     let mut totals = totals.lock().expect("totals");
                     match outcome {
                         Ok((forms, changed)) => {
