@@ -148,7 +148,8 @@ fn main() -> ExitCode {
         }
     }
     println!(
-        "seeds {from}..{first}: {agreed} agree, {refused} refused, {unserved} not served, {wrong} wrong"
+        "seeds {}..{first}: {agreed} agree, {refused} refused, {unserved} not served, {wrong} wrong",
+        one.unwrap_or(from)
     );
     if wrong == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
