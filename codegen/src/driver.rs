@@ -30,6 +30,8 @@ pub struct CompiledProgram {
     pub algebra: Vec<AlgebraReport>,
     /// What the caches keep, for people to read.
     pub keeps: Vec<String>,
+    /// The forms that would have been better but could not be compiled.
+    pub refused: Vec<Refused>,
     /// Seconds of each stage, in order.
     pub stages: Stages,
 }
@@ -67,7 +69,8 @@ impl Rewritten {
     /// A form that was chosen otherwise than by [`rewrite`]: its backward pass, too, is rewritten for this objective,
     /// or left as it comes out if there is none.
     pub fn of_form(form: Form, objective: Option<Objective>) -> Rewritten {
-        Rewritten { form, objective, compared: Vec::new(), stages: Vec::new() }
+        let (others, compared, refused, stages) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        Rewritten { form, objective, others, compared, refused, stages }
     }
 
     /// The program of training, and of all entries that have its form.
@@ -149,10 +152,31 @@ pub struct Rewritten {
     form: Form,
     /// What is to be made small in the backward pass, if that is rewritten, too.
     objective: Option<Objective>,
+    /// The other forms, the best first: what is compiled if the chosen one cannot be.
+    others: Vec<(Form, Option<Objective>)>,
     /// The forms that were compared, with what each costs over the model's life, the chosen one first.
     pub compared: Vec<Compared>,
+    /// The forms that could not be compiled, and so were not compared.
+    pub refused: Vec<Refused>,
     /// Seconds of each stage.
     stages: Stages,
+}
+
+/// A form that could not be compiled.
+#[derive(Clone, Debug)]
+pub struct Refused {
+    /// What its caches keep.
+    pub keeps: Vec<String>,
+    /// Whether all entries have it, with the same bits.
+    pub shared: bool,
+    /// Which op was refused, and why.
+    pub problem: String,
+}
+
+impl Refused {
+    fn new(form: &Form, error: &CompileError) -> Refused {
+        Refused { keeps: form.keeps.clone(), shared: form.is_shared(), problem: error.to_string() }
+    }
 }
 
 /// A form that was compared.
@@ -175,10 +199,12 @@ impl Compared {
     }
 }
 
-/// Chooses the form of a program.
+/// Chooses the form of a program. Where the cost after fusion is asked for, a form that cannot be compiled for all entries
+/// of the objective is dropped. By the additive model alone nothing is compiled here: then [`compile_rewritten`]
+/// drops what it cannot compile.
 ///
 /// # Errors
-/// When the program is malformed, or no form of it can be compiled.
+/// When the program is malformed, or no form of it can be compiled: why the best could not.
 pub fn rewrite(
     program: &Program,
     rewriting: &Rewriting,
@@ -208,25 +234,44 @@ pub fn rewrite(
         fused,
     };
     let kinds: Vec<EntryKind> = objective.bindings.iter().map(|binding| binding.entry).collect();
-    let mut candidates = Vec::new();
+    let (mut candidates, mut refused, mut first_error) = (Vec::new(), Vec::new(), None);
     for (form, backward) in found {
         let fused = match rewriting.seconds {
             Some(seconds) => {
                 let rewritten = Rewritten::of_form(form.clone(), backward.clone());
-                let compiled = compile_rewritten(&rewritten, &kinds, &AdamWOptions::default(), options)?;
-                Some(objective.bindings.iter().map(|binding| seconds(&compiled, binding)).collect())
+                match compile_rewritten(&rewritten, &kinds, &AdamWOptions::default(), options) {
+                    Ok(compiled) => {
+                        Some(objective.bindings.iter().map(|binding| seconds(&compiled, binding)).collect())
+                    }
+                    Err(error) => {
+                        refused.push(Refused::new(&form, &error));
+                        first_error.get_or_insert(error);
+                        continue;
+                    }
+                }
             }
             None => None,
         };
         candidates.push((compared(&form, fused), form, backward));
     }
     candidates.sort_by(|a, b| objective.total(a.0.seconds()).total_cmp(&objective.total(b.0.seconds())));
-    let Some((_, form, backward)) = candidates.first().cloned() else {
-        return Ok(Rewritten::of_form(as_written(program, objective)?, None));
-    };
-    let compared = candidates.into_iter().map(|candidate| candidate.0).collect();
+    let mut compared = Vec::new();
+    let mut forms = Vec::new();
+    for (costs, form, backward) in candidates {
+        compared.push(costs);
+        forms.push((form, backward));
+    }
+    if rewriting.algebra && rewriting.seconds.is_none() {
+        forms.push((as_written(program, objective)?, None));
+    }
     laps.lap("comparison of forms");
-    Ok(Rewritten { form, objective: backward, compared, stages })
+    let mut forms = forms.into_iter();
+    let (form, backward) = match (forms.next(), first_error) {
+        (Some(chosen), _) => chosen,
+        (None, Some(error)) => return Err(error),
+        (None, None) => (as_written(program, objective)?, None),
+    };
+    Ok(Rewritten { form, objective: backward, others: forms.collect(), compared, refused, stages })
 }
 
 /// The form of a program that nothing was done to.
@@ -242,17 +287,35 @@ pub fn as_written(program: &Program, objective: &Objective) -> Result<Form, Comp
     Ok(form)
 }
 
-/// Compiles entries of a program whose form is chosen.
+/// Compiles entries of a program whose form is chosen; if a pass refuses that form for these entries, the best one that none
+/// refuses. (Entries that are compiled apart may then have forms of their own: what must have the same bits is
+/// compiled together.)
 ///
 /// # Errors
-/// When a pass refuses the program: which op, and why.
+/// When a pass refuses all forms: which op, and why, of the chosen one.
 pub fn compile_rewritten(
     rewritten: &Rewritten,
     kinds: &[EntryKind],
     optimizer: &AdamWOptions,
     options: EntryOptions,
 ) -> Result<CompiledProgram, CompileError> {
-    Passed::through(rewritten, kinds, optimizer)?.compile(kinds, options, &BTreeSet::new())
+    let compile = |rewritten: &Rewritten| {
+        Passed::through(rewritten, kinds, optimizer)?.compile(kinds, options, &BTreeSet::new())
+    };
+    let error = match compile(rewritten) {
+        Ok(compiled) => return Ok(compiled),
+        Err(error) => error,
+    };
+    let mut other = rewritten.clone();
+    other.refused.push(Refused::new(&rewritten.form, &error));
+    for (form, backward) in &rewritten.others {
+        (other.form, other.objective) = (form.clone(), backward.clone());
+        match compile(&other) {
+            Ok(compiled) => return Ok(compiled),
+            Err(error) => other.refused.push(Refused::new(form, &error)),
+        }
+    }
+    Err(error)
 }
 
 /// A program after the passes that rewrite it, before it is laid out and divided into kernels.
@@ -262,6 +325,7 @@ pub(crate) struct Passed {
     layouts: Layouts,
     algebra: Vec<AlgebraReport>,
     keeps: Vec<String>,
+    refused: Vec<Refused>,
     stages: Stages,
 }
 
@@ -326,7 +390,8 @@ impl Passed {
             parts.push(PassedPart { program, streamed, layouts });
         }
         let layouts = shared.unwrap_or_default();
-        Ok(Passed { parts, layouts, algebra, keeps: form.keeps.clone(), stages })
+        let (keeps, refused) = (form.keeps.clone(), rewritten.refused.clone());
+        Ok(Passed { parts, layouts, algebra, keeps, refused, stages })
     }
 
     /// The program that is trained.
@@ -366,6 +431,7 @@ impl Passed {
             entries,
             algebra: self.algebra.clone(),
             keeps: self.keeps.clone(),
+            refused: self.refused.clone(),
             stages,
         })
     }

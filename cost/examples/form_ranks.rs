@@ -137,7 +137,7 @@ fn variations(program: &Program, judge: &Objective) -> Outcome<Vec<Variation>> {
         }
     }
     let of_judge = forms(program, judge, Numerics::Same)?;
-    let reports = of_judge.iter().take(1).flat_map(|form| &form.parts).map(|part| &part.report);
+    let reports = of_judge.forms.iter().take(1).flat_map(|form| &form.parts).map(|part| &part.report);
     let fired: BTreeSet<&'static str> =
         reports.flat_map(|report| &report.regions).flat_map(|region| region.fired.keys().copied()).collect();
     found.extend(fired.into_iter().map(|rule| vary(1.0, [1.0; 3], true, vec![rule])));
@@ -148,7 +148,8 @@ fn variations(program: &Program, judge: &Objective) -> Outcome<Vec<Variation>> {
 fn spread(mut forms: Vec<Form>, judge: &Objective, count: usize) -> Vec<Form> {
     forms.sort_by(|a, b| judge.total(&a.seconds).total_cmp(&judge.total(&b.seconds)));
     let all = forms.len();
-    let wanted: Vec<usize> = (0..count.min(all)).map(|at| at * (all - 1) / (count.min(all) - 1).max(1)).collect();
+    let wanted: Vec<usize> =
+        (0..count.min(all)).map(|at| at * (all - 1) / (count.min(all) - 1).max(1)).collect();
     let kept = forms.into_iter().enumerate().filter(|(at, _)| wanted.contains(at));
     kept.map(|(_, form)| form).collect()
 }

@@ -4,7 +4,8 @@
 //! `--from SEED` starts there (before 1000000 programs have no experts), `--seed SEED` looks at one program and prints
 //! it, `--width avx512|avx2|portable` sets the vectors, `--budget STEPS` the
 //! evaluator's work for each program, `--forward` leaves gradients out,
-//! `--no-serving` prefill and decoding.
+//! `--no-serving` prefill and decoding. `--architectures` takes random small language models instead, each in all
+//! forms that the algebra finds for a random objective.
 
 #[path = "../tests/support/mod.rs"]
 mod support;
@@ -17,6 +18,7 @@ use diptych_passes::simplify;
 use diptych_runtime::cpu::compile::{Compiler, KernelCache};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
+use support::architectures::{Forms, check_architectures};
 use support::check::{Options, check};
 use support::programs::ROUTED;
 
@@ -27,17 +29,23 @@ struct Arguments {
     seconds: f64,
     from: u64,
     one: Option<u64>,
+    architectures: bool,
     options: Options,
 }
 
 fn arguments() -> Result<Arguments, String> {
     let options = Options { width: VectorWidth::detect(), budget: 3e6, gradients: true, serving: true };
-    let mut parsed = Arguments { seconds: 60.0, from: ROUTED + 1000, one: None, options };
+    let mut parsed =
+        Arguments { seconds: 60.0, from: ROUTED + 1000, one: None, architectures: false, options };
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
             "--forward" => {
                 parsed.options.gradients = false;
+                continue;
+            }
+            "--architectures" => {
+                parsed.architectures = true;
                 continue;
             }
             "--no-serving" => {
@@ -91,7 +99,7 @@ fn explain(program: &Program) {
 }
 
 fn main() -> ExitCode {
-    let Arguments { seconds, from, one, options } = match arguments() {
+    let Arguments { seconds, from, one, architectures, options } = match arguments() {
         Ok(arguments) => arguments,
         Err(problem) => {
             eprintln!("fuzz: {problem}");
@@ -112,14 +120,17 @@ fn main() -> ExitCode {
     loop {
         let count = if one.is_some() { 1 } else { TOGETHER };
         let seeds: Vec<u64> = (first..first + count).collect();
-        if one.is_some() {
+        if one.is_some() && !architectures {
             explain(&support::programs::program(first).0);
         }
-        let findings = check(&seeds, options, &compiler, &cache);
+        let findings = match architectures {
+            true => check_architectures(&seeds, Forms::All, options, &compiler, &cache),
+            false => check(&seeds, options, &compiler, &cache),
+        };
         for (seed, problem) in &findings.refused {
             println!("seed {seed} was refused: {problem}");
         }
-        if one.is_some() {
+        if one.is_some() || architectures {
             for (seed, problem) in &findings.unserved {
                 println!("seed {seed} is not served: {problem}");
             }
@@ -137,7 +148,8 @@ fn main() -> ExitCode {
         }
     }
     println!(
-        "seeds {from}..{first}: {agreed} agree, {refused} refused, {unserved} not served, {wrong} wrong"
+        "seeds {}..{first}: {agreed} agree, {refused} refused, {unserved} not served, {wrong} wrong",
+        one.unwrap_or(from)
     );
     if wrong == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -8,6 +8,7 @@ mod support;
 
 use diptych_codegen::c::prelude::VectorWidth;
 use diptych_runtime::cpu::compile::{Compiler, KernelCache};
+use support::architectures::{Forms, check_architectures};
 use support::check::{Findings, Options, check, check_programs};
 use support::programs::{ROUTED, Traits};
 
@@ -67,6 +68,19 @@ fn every_vector_width_computes_what_the_evaluator_does() {
     for width in VectorWidth::ALL.into_iter().filter(|width| width.is_supported()) {
         agree(100..104, Options { width, budget: 2e5, gradients: true, serving: true });
     }
+}
+
+/// Of any form that the algebra offers, none is refused.
+#[test]
+fn random_architectures_are_as_they_were_written() {
+    let seeds: Vec<u64> = (0..50).collect();
+    let options = Options { width: VectorWidth::detect(), budget: 1e5, gradients: true, serving: true };
+    let (compiler, cache) = (Compiler::find().unwrap(), KernelCache::standard());
+    let Findings { agreed, kernels, refused, unserved, wrong } =
+        check_architectures(&seeds, Forms::One, options, &compiler, &cache);
+    eprintln!("{agreed} agree ({kernels} kernels)");
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    assert!(refused.is_empty() && unserved.is_empty(), "{refused:#?} {unserved:#?}");
 }
 
 fn recurrences_agree(options: Options) {

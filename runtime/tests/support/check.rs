@@ -9,7 +9,7 @@ use super::serving::add_probes;
 use super::update::padding_is_zero;
 use diptych_codegen::c::prelude::VectorWidth;
 use diptych_codegen::driver::{CompiledProgram, compile_program_for, objective};
-use diptych_codegen::entry::EntryOptions;
+use diptych_codegen::entry::{CompileError, EntryOptions};
 use diptych_ir::{EntryKind, Program, Symbol};
 use diptych_passes::AdamWOptions;
 use diptych_passes::algebra::Objective;
@@ -54,7 +54,29 @@ pub struct Case {
     pub(super) seed: u64,
     pub(super) traits: Traits,
     pub(super) program: Program,
+    /// What trains: gradients are held against its own.
+    training: Program,
+    pub(super) tolerance: f64,
     pub(super) compiled: CompiledProgram,
+}
+
+/// A way to compile entries of a program.
+pub type Compile<'a> = dyn Fn(&[EntryKind], EntryOptions) -> Result<CompiledProgram, CompileError> + 'a;
+
+/// A program to be checked.
+pub struct Candidate<'a> {
+    /// Of its parameters and texts.
+    pub seed: u64,
+    /// As it was written, with the roots that are compared.
+    pub program: Program,
+    /// What is known of it.
+    pub traits: Traits,
+    /// How far results may be from the evaluator's, of the largest.
+    pub tolerance: f64,
+    /// The program with gradients that native ones are held against, if not what was compiled.
+    pub training: Option<Program>,
+    /// Compiles it.
+    pub compile: Box<Compile<'a>>,
 }
 
 /// Checks the programs of these seeds.
@@ -84,38 +106,55 @@ pub fn check_programs_for(
     compiler: &Compiler,
     cache: &KernelCache,
 ) -> Findings {
+    let candidates = programs.into_iter().map(|(seed, mut program, traits)| {
+        if options.serving {
+            add_probes(&mut program);
+        }
+        let written = program.clone();
+        let compile = move |kinds: &[EntryKind], options: EntryOptions| {
+            compile_program_for(&written, kinds, &AdamWOptions::default(), options, objective)
+        };
+        let tolerance = if traits.low_precision { 0.06 } else { 5e-4 };
+        Candidate { seed, program, traits, tolerance, training: None, compile: Box::new(compile) }
+    });
+    check_candidates(candidates, options, compiler, cache)
+}
+
+/// Checks programs that are compiled in ways of their own.
+pub fn check_candidates<'a>(
+    candidates: impl IntoIterator<Item = Candidate<'a>>,
+    options: Options,
+    compiler: &Compiler,
+    cache: &KernelCache,
+) -> Findings {
     let mut findings = Findings::default();
     let mut kinds = vec![EntryKind::Score];
     if options.gradients {
         kinds.extend([EntryKind::Train, EntryKind::Update]);
     }
     let mut cases = Vec::new();
-    for (seed, mut program, traits) in programs {
-        if options.serving {
-            add_probes(&mut program);
-        }
+    for Candidate { seed, program, traits, tolerance, training, compile } in candidates {
         let entry_options =
             EntryOptions { panel: options.width.panel(), tile_rows: options.width.tile_rows() };
-        let compile = |kinds: &[EntryKind]| {
-            compile_program_for(&program, kinds, &AdamWOptions::default(), entry_options, objective)
-        };
         // If the gradients are refused, the forward pass is looked at all the same.
-        let compiled = compile(&kinds).or_else(|error| {
+        let compiled = compile(&kinds, entry_options).or_else(|error| {
             findings.refused.push((seed, error.to_string()));
-            compile(&[EntryKind::Score])
+            compile(&[EntryKind::Score], entry_options)
         });
         let served = compiled.and_then(|compiled| {
             if !options.serving {
                 return Ok(compiled);
             }
             let trained: Vec<EntryKind> = compiled.entries.keys().copied().collect();
-            compile(&[&trained[..], &[EntryKind::Prefill, EntryKind::Decode]].concat()).or_else(|error| {
+            let all = [&trained[..], &[EntryKind::Prefill, EntryKind::Decode]].concat();
+            compile(&all, entry_options).or_else(|error| {
                 findings.unserved.push((seed, error.to_string()));
                 Ok(compiled)
             })
         });
         if let Ok(compiled) = served {
-            cases.push(Case { seed, traits, program, compiled });
+            let training = training.unwrap_or_else(|| compiled.program.clone());
+            cases.push(Case { seed, traits, program, training, tolerance, compiled });
         }
     }
     let texts = cases.iter().flat_map(|case| case.compiled.entries.values()).flat_map(|entry| &entry.kernels);
@@ -168,10 +207,6 @@ impl Case {
         Ok(())
     }
 
-    pub(super) fn tolerance(&self) -> f64 {
-        if self.traits.low_precision { 0.06 } else { 5e-4 }
-    }
-
     /// Scores texts, and gives back what each text has.
     fn check_score(
         &self,
@@ -191,7 +226,7 @@ impl Case {
             for (rows, (wanted, text)) in rows.iter().zip(wanted.iter().zip(&texts)) {
                 let wanted = run.in_rows(name, &wanted[&name]);
                 let place = format!("score: {name} of {} positions", text.length);
-                compare(&place, rows, &wanted, self.tolerance(), 0.0)?;
+                compare(&place, rows, &wanted, self.tolerance, 0.0)?;
             }
         }
         let backwards: Vec<Piece> = texts.iter().rev().map(Piece::whole).collect();
@@ -221,7 +256,7 @@ impl Case {
         pool: &Pool,
         options: Options,
     ) -> Result<(), String> {
-        let graph = &self.compiled.program;
+        let graph = &self.training;
         let texts = texts(graph, EntryKind::Train, self.seed + 1, options.budget);
         let mut run = Run::new(self, EntryKind::Train, (store, None), kernels, pool, options)?;
         let mut wanted: BTreeMap<Symbol, Vec<f64>> = BTreeMap::new();
@@ -243,7 +278,7 @@ impl Case {
                 &format!("train: gradient of {name}"),
                 &found,
                 &wanted,
-                self.tolerance() * 2.0,
+                self.tolerance * 2.0,
                 largest * 5e-2,
             )?;
         }

@@ -2,11 +2,14 @@
 //! commit and the longer search (example `fuzz`) share. It must not know how a
 //! program is compiled, beyond what a session's user knows.
 
+pub mod architectures;
 pub mod blocks;
 pub mod check;
 pub mod experts;
 pub mod numbers;
 pub mod programs;
+#[path = "../../../passes/tests/random/mod.rs"]
+pub mod random;
 pub mod reference;
 pub mod run;
 pub mod serving;
