@@ -38,7 +38,7 @@ fn candidates<'a>(seed: u64, which: Forms) -> Vec<Candidate<'a>> {
     add_probes(&mut drawn.program);
     let mut numbers = Numbers::new(seed, 12);
     let objective = objective(&mut numbers);
-    let mut found = forms(&drawn.program, &objective, numerics(&mut numbers)).expect("forms");
+    let mut found = forms(&drawn.program, &objective, numerics(&mut numbers)).expect("forms").forms;
     if which == Forms::One {
         found = vec![numbers.pick(&found)];
     }
