@@ -53,7 +53,7 @@ pub fn run(registry: &Registry, arguments: &Arguments) -> Result<()> {
         file(&format!("{}.c", kind.name()), &file_text(&entry.kernels))?;
         file(&format!("{}.plan", kind.name()), &plan_text(compiled.program_of(*kind), entry, None))?;
     }
-    file("stages.txt", &taken.text())?;
+    file("stages.txt", &taken.text(0.0))?;
     tell(format!("written: {}", arguments.out.display()));
     Ok(())
 }

@@ -109,17 +109,22 @@ impl Taken {
         self.wall - total(&self.stages)
     }
 
-    /// A line for each stage, for the total, for the wall clock, and for the difference.
-    pub fn text(&self) -> String {
-        let sums = [
-            ("total", total(&self.stages)),
-            ("wall clock", self.wall),
-            ("unattributed", self.unattributed()),
-        ];
-        let rows = || self.stages.iter().map(|stage| (stage.0.as_str(), stage.1)).chain(sums);
-        let width = rows().map(|row| row.0.chars().count()).max().unwrap_or(0);
+    /// A line for each stage that takes at least this share of all, one for the others together, for the total, for the
+    /// wall clock, and for the difference.
+    pub fn text(&self, share: f64) -> String {
+        let total = total(&self.stages);
+        let told = |stage: &&(String, f64)| stage.1 >= share * total;
+        let mut rows: Vec<(String, f64)> = self.stages.iter().filter(told).cloned().collect();
+        let others = self.stages.len() - rows.len();
+        if others > 0 {
+            let rest = self.stages.iter().filter(|stage| !told(stage)).map(|stage| stage.1).sum();
+            rows.push((format!("{others} stages of less than {}% each", 100.0 * share), rest));
+        }
+        let sums = [("total", total), ("wall clock", self.wall), ("unattributed", self.unattributed())];
+        rows.extend(sums.map(|(name, seconds)| (name.to_owned(), seconds)));
+        let width = rows.iter().map(|row| row.0.chars().count()).max().unwrap_or(0);
         let mut out = String::new();
-        for (name, taken) in rows() {
+        for (name, taken) in rows {
             // A clock that is read twice may tell a little less than the parts between.
             let sign = if taken < 0.0 { "-" } else { "" };
             // Writing to a string does not fail.
@@ -170,14 +175,19 @@ mod tests {
         compile_model(&config, &EntryKind::ALL, options, &mut time).unwrap();
         let taken = time.taken();
         let ratio = total(&taken.stages) / taken.wall;
-        assert!((0.95..=1.001).contains(&ratio), "{ratio}:\n{}", taken.text());
+        assert!((0.95..=1.001).contains(&ratio), "{ratio}:\n{}", taken.text(0.0));
         for part in
             ["layers: saturate", "layers: extract", "backward algebra", "decode: fuse", "train: C text"]
         {
-            assert!(taken.stages.iter().any(|stage| stage.0.contains(part)), "{part}:\n{}", taken.text());
+            assert!(taken.stages.iter().any(|stage| stage.0.contains(part)), "{part}:\n{}", taken.text(0.0));
         }
-        let text = taken.text();
+        let text = taken.text(0.0);
         assert!(text.contains("wall clock") && text.contains("unattributed"), "{text}");
+        let short = taken.text(1e-3);
+        assert!(
+            short.lines().count() < text.lines().count() && short.contains("stages of less than 0.1%"),
+            "{short}"
+        );
     }
 
     #[test]
@@ -191,7 +201,7 @@ mod tests {
         let taken = time.taken();
         let names: Vec<&str> = taken.stages.iter().map(|stage| stage.0.as_str()).collect();
         assert_eq!(names, ["a", "b", "rest"]);
-        assert!(taken.stages[2].1 >= 0.002 && taken.unattributed().abs() < 0.002, "{}", taken.text());
+        assert!(taken.stages[2].1 >= 0.002 && taken.unattributed().abs() < 0.002, "{}", taken.text(0.0));
         assert!(taken.line().contains("rest"), "{}", taken.line());
     }
 }

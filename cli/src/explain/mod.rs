@@ -92,8 +92,12 @@ pub fn run(registry: &Registry, arguments: &Arguments) -> Result<()> {
     let mut forms = String::new();
     if config.objective.numerics != Form::AsWritten {
         let apart = ObjectiveConfig { numerics: Form::Fast, ..config.objective.clone() };
-        let all = apart.rewrite(&program, objective.clone(), device.options())?;
-        forms.push_str(&compared_text(&config.objective, &objective, &all.compared));
+        // Where each entry may have its own form, all of them were compared already.
+        let compared = match config.objective.numerics {
+            Form::Fast => rewritten.compared.clone(),
+            _ => apart.rewrite(&program, objective.clone(), device.options())?.compared,
+        };
+        forms.push_str(&compared_text(&config.objective, &objective, &compared));
         time.lap("what other forms cost");
         forms.push_str(&account_text(&program, &objective, arguments.rules)?);
         time.lap("what each decision brings");
@@ -109,7 +113,7 @@ pub fn run(registry: &Registry, arguments: &Arguments) -> Result<()> {
     if arguments.graph {
         out.push_str(&format!("\nThe graph\n{}", text::print(&program)));
     }
-    out.push_str(&format!("\nWhere the time went\n{}", taken.text()));
+    out.push_str(&format!("\nWhere the time went\n{}", taken.text(1e-3)));
     out.push_str(&wrapped(&forms, COLUMNS));
     out.push_str(&wrapped(&algebra_text(&rewritten, &compiled, &drawn), COLUMNS));
     out.push_str(&format!(
