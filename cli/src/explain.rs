@@ -7,7 +7,8 @@ use crate::failure::{Failure, Result};
 use crate::format::{bytes, seconds, short, thousands};
 use crate::machine::{open_device, open_machine};
 use crate::objective::ObjectiveArguments;
-use crate::output::print;
+use crate::output::{print, write_file};
+use crate::ratios;
 use clap::Args;
 use diptych_codegen::driver::compile_rewritten;
 use diptych_codegen::entry::{ArgRef, CompiledEntry, Launch, PlanStep, Role};
@@ -17,6 +18,7 @@ use diptych_ir::{EntryKind, Graph, NodeId, Program, text};
 use diptych_models::{Registry, build, count_parameters};
 use diptych_runtime::train::TrainOptions;
 use std::fmt::Write;
+use std::path::PathBuf;
 
 /// What `explain` takes.
 #[derive(Args, Clone)]
@@ -36,6 +38,9 @@ pub struct Arguments {
     /// Print the graph as the model defines it, too.
     #[arg(long)]
     graph: bool,
+    /// Also write a page that shows which form is chosen as more is served for each token trained.
+    #[arg(long, value_name = "FILE")]
+    ratios: Option<PathBuf>,
 }
 
 /// Prints the explanation.
@@ -52,6 +57,11 @@ pub fn run(registry: &Registry, arguments: &Arguments) -> Result<()> {
         Arguments { context: arguments.context.clamp(1, config.architecture.context()), ..arguments.clone() };
     let program = build(&*config.architecture)?;
     let objective = config.objective.objective(config.architecture.context(), train.batch, train.time)?;
+    if let Some(path) = &arguments.ratios {
+        let entries: Vec<EntryKind> = objective.bindings.iter().map(|binding| binding.entry).collect();
+        let sweep = config.objective.sweep(&program, &objective, device.options())?;
+        write_file(path, ratios::html(config.architecture.name(), &entries, &sweep)?.as_bytes())?;
+    }
     let rewritten = config.objective.rewrite(&program, objective, device.options())?;
     let compiled = compile_rewritten(&rewritten, &kinds, &train.optimizer.into(), device.options())?;
     let mut out = format!(

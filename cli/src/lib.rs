@@ -18,6 +18,7 @@ mod models;
 mod objective;
 mod output;
 mod progress;
+mod ratios;
 mod report;
 mod score;
 mod start;

@@ -17,8 +17,19 @@ fn main() -> Outcome<()> {
     let rounds = number("--rounds", 7)?;
     let device = Device::cpu(Some(number("--threads", 2)?))?;
     let machine = Target::load(&option("--machine", "reference-cpu"))?.into_machine(None)?;
-    println!("Milliseconds of a run, predicted / measured (median of {rounds} rounds, all forms in turns).\n");
-    head(&["model", "entry", "algebra off", "for this entry alone", "joint, same", "joint, fast", "off / same", "off / fast"]);
+    println!(
+        "Milliseconds of a run, predicted / measured (median of {rounds} rounds, all forms in turns).\n"
+    );
+    head(&[
+        "model",
+        "entry",
+        "algebra off",
+        "for this entry alone",
+        "joint, same",
+        "joint, fast",
+        "off / same",
+        "off / fast",
+    ]);
     for name in option("--models", MODELS).split(',') {
         let start = std::time::Instant::now();
         table(&Model::load(name)?, &device, &machine, rounds)?;
@@ -40,10 +51,10 @@ fn table(model: &Model, device: &Device, machine: &Machine, rounds: usize) -> Ou
     let mut totals = [[0.0; 2]; 4];
     for binding in &bindings {
         let mut alone = form(std::slice::from_ref(binding), true, Numerics::Same)?;
-        let predicted = [&off, &alone, &same, &fast].map(|form| {
-            predict_binding(&form.session.compiled, binding, machine, device.pool.threads())
-        });
-        let times = in_turns(device, &mut [&mut off, &mut alone, &mut same, &mut fast], binding.entry, rounds);
+        let predicted = [&off, &alone, &same, &fast]
+            .map(|form| predict_binding(&form.session.compiled, binding, machine, device.pool.threads()));
+        let times =
+            in_turns(device, &mut [&mut off, &mut alone, &mut same, &mut fast], binding.entry, rounds);
         let measured: Vec<f64> = times.iter().map(|times| median(times)).collect();
         for ((total, predicted), measured) in totals.iter_mut().zip(predicted).zip(&measured) {
             *total = [total[0] + binding.runs() * predicted, total[1] + binding.runs() * measured];
@@ -57,9 +68,7 @@ fn table(model: &Model, device: &Device, machine: &Machine, rounds: usize) -> Ou
 
 fn write(model: &str, entry: &str, figures: &[[f64; 2]]) {
     let both = |[predicted, measured]: [f64; 2]| format!("{} / {}", ms(predicted), ms(measured));
-    let ratio = |of: [f64; 2]| {
-        format!("{:.2} / {:.2}", figures[0][0] / of[0], figures[0][1] / of[1])
-    };
+    let ratio = |of: [f64; 2]| format!("{:.2} / {:.2}", figures[0][0] / of[0], figures[0][1] / of[1]);
     let mut cells = vec![model.to_owned(), entry.to_owned()];
     cells.extend(figures.iter().map(|&figure| both(figure)));
     cells.extend([ratio(figures[2]), ratio(figures[3])]);

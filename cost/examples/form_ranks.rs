@@ -148,7 +148,8 @@ fn variations(program: &Program, judge: &Objective) -> Outcome<Vec<Variation>> {
 fn spread(mut forms: Vec<Form>, judge: &Objective, count: usize) -> Vec<Form> {
     forms.sort_by(|a, b| judge.total(&a.seconds).total_cmp(&judge.total(&b.seconds)));
     let all = forms.len();
-    let wanted: Vec<usize> = (0..count.min(all)).map(|at| at * (all - 1) / (count.min(all) - 1).max(1)).collect();
+    let wanted: Vec<usize> =
+        (0..count.min(all)).map(|at| at * (all - 1) / (count.min(all) - 1).max(1)).collect();
     let kept = forms.into_iter().enumerate().filter(|(at, _)| wanted.contains(at));
     kept.map(|(_, form)| form).collect()
 }

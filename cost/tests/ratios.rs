@@ -2,7 +2,10 @@
 
 use diptych_codegen::driver::{CompiledProgram, Rewriting, objective, rewrite};
 use diptych_codegen::entry::EntryOptions;
-use diptych_cost::{Machine, Target, predict_binding, ratios::{ratios, sweep_ratios}};
+use diptych_cost::{
+    Machine, Target, predict_binding,
+    ratios::{ratios, sweep_ratios},
+};
 use diptych_ir::EntryKind;
 use diptych_models::{Registry, build};
 use diptych_passes::algebra::{Binding, Numerics, Objective};
@@ -57,10 +60,10 @@ fn the_choice_flips_once_and_never_costs_more_than_a_single_minded_one() {
 
     // The sweep shows what a program is compiled to when it is compiled for that ratio alone.
     for point in [sweep.points[0], sweep.points[20]] {
-        let seconds = |compiled: &CompiledProgram, binding: &Binding| {
-            predict_binding(compiled, binding, &machine, 2)
-        };
-        let rewriting = Rewriting { objective: sweep.at(point.ratio), seconds: Some(&seconds), ..Default::default() };
+        let seconds =
+            |compiled: &CompiledProgram, binding: &Binding| predict_binding(compiled, binding, &machine, 2);
+        let rewriting =
+            Rewriting { objective: sweep.at(point.ratio), seconds: Some(&seconds), ..Default::default() };
         let alone = rewrite(&program, &rewriting, OPTIONS).unwrap();
         let (found, swept) = (&alone.compared[0], &sweep.forms[point.chosen]);
         assert_eq!(found.keeps, swept.keeps);

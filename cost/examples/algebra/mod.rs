@@ -94,7 +94,12 @@ struct Run {
 
 impl Loaded {
     /// Compiles the entries of these bindings, and takes memory for a run of each.
-    pub fn new(device: &Device, model: &Model, rewritten: &Rewritten, bindings: &[Binding]) -> Outcome<Loaded> {
+    pub fn new(
+        device: &Device,
+        model: &Model,
+        rewritten: &Rewritten,
+        bindings: &[Binding],
+    ) -> Outcome<Loaded> {
         let mut kinds: Vec<EntryKind> = bindings.iter().map(|binding| binding.entry).collect();
         kinds.dedup();
         let context = model.architecture.context();

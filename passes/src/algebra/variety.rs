@@ -35,11 +35,12 @@ pub fn varied_forms(
     let entries = program.entries.iter().map(|entry| entry.kind).collect();
     let as_written = Part { entries, program: program.clone(), report: Default::default() };
     let mut found = vec![Form { parts: vec![as_written], keeps: Vec::new(), seconds: Vec::new() }];
-    let printed = |form: &Form| -> Vec<String> {
-        form.parts.iter().map(|part| text::print(&part.program)).collect()
-    };
+    let printed =
+        |form: &Form| -> Vec<String> { form.parts.iter().map(|part| text::print(&part.program)).collect() };
     let mut known: HashSet<Vec<String>> = found.iter().map(printed).collect();
-    for group in variations.chunk_by(|a, b| a.without == b.without && a.objective.limits == b.objective.limits) {
+    for group in
+        variations.chunk_by(|a, b| a.without == b.without && a.objective.limits == b.objective.limits)
+    {
         if found.len() >= enough {
             break;
         }
