@@ -19,6 +19,7 @@ mod models;
 mod objective;
 mod output;
 mod progress;
+mod ratios;
 mod report;
 mod score;
 mod stages;

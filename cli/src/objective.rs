@@ -7,6 +7,7 @@ use crate::format::{bytes, parse_bytes};
 use clap::{Args, ValueEnum};
 use diptych_codegen::driver::{Compared, CompiledProgram, Rewriting, Rewritten, rewrite};
 use diptych_codegen::entry::EntryOptions;
+use diptych_cost::ratios::{RatioSweep, ratios, sweep_ratios};
 use diptych_cost::{Target, predict_binding, serving_bytes};
 use diptych_ir::{EntryKind, Program};
 use diptych_passes::algebra::{Binding, Numerics, Objective};
@@ -17,6 +18,9 @@ use toml::{Table, Value as Toml};
 /// The machine whose costs pick the form of a program that runs here. It is described in a file rather than measured:
 /// bits depend on the form, and are to be the same tomorrow.
 const REFERENCE: &str = "reference-cpu";
+
+/// Points of a sweep over ratios, four a decade.
+const RATIOS: usize = 21;
 
 /// What the algebra may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
@@ -221,5 +225,27 @@ impl ObjectiveConfig {
                 bytes(least.get() as f64)
             ))),
         }
+    }
+
+    /// The forms that are chosen as more and more is served for each token trained, whatever the objective says of that.
+    ///
+    /// # Errors
+    /// When the program cannot be compiled or is to stay as it is written, or the machine is unknown.
+    pub fn sweep(
+        &self,
+        program: &Program,
+        objective: &Objective,
+        options: EntryOptions,
+    ) -> Result<RatioSweep> {
+        let numerics = match self.numerics {
+            Form::Same => Numerics::Same,
+            Form::Fast => Numerics::Fast,
+            Form::AsWritten => {
+                return Err(Failure::new("--ratios: as it is written, a model has one form only"));
+            }
+        };
+        let machine = Target::load(&self.machine)?.into_machine(None)?;
+        let threads = machine.rates.threads;
+        Ok(sweep_ratios(program, objective, numerics, &ratios(RATIOS), (&machine, threads), options)?)
     }
 }

@@ -40,7 +40,7 @@ fn main() -> Outcome<()> {
 
 /// The rows of a model: one an entry, and what a token trained and one served take together.
 fn table(model: &Model, device: &Device, machine: &Machine, rounds: usize) -> Outcome<()> {
-    let bindings = model.bindings(4, 8, 1024)?;
+    let bindings = model.bindings((4, 256), 8, 1024)?;
     let form = |bindings: &[Binding], algebra, numerics| -> Outcome<Loaded> {
         let rewritten = chosen(model, bindings, (algebra, numerics), machine, device)?;
         Loaded::new(device, model, &rewritten, bindings)

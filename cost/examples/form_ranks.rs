@@ -50,7 +50,7 @@ fn main() -> Outcome<()> {
 
 /// The rows of a model.
 fn ranks(model: &Model, device: &Device, machine: &Machine, rounds: usize) -> Outcome<()> {
-    let bindings = model.bindings(2, 8, 1024)?;
+    let bindings = model.bindings((2, 256), 8, 1024)?;
     let judge = objective(bindings.clone());
     let wanted = number("--forms", 24)?;
     // More than are measured, so that those can be as different as there are.

@@ -3,8 +3,8 @@
 //! far below, near and far above the one at which the choice changes.
 //!
 //! `cargo run --release -p diptych-cost --example token_ratios -- [--model latent-512] [--numerics same|fast] [--points 21]
-//! [--rounds 7] [--threads 2] [--machine reference-cpu] [--batch 8] [--time 256] [--prompt 256] [--serve-batch 8]
-//! [--context 4096]`
+//! [--rounds 7] [--threads 2] [--machine reference-cpu] [--batch 2] [--time 1024] [--prompt 256] [--serve-batch 8]
+//! [--context 512]`
 
 mod algebra;
 
@@ -19,7 +19,7 @@ fn main() -> Outcome<()> {
     let device = Device::cpu(Some(number("--threads", 2)?))?;
     let machine = Target::load(&option("--machine", "reference-cpu"))?.into_machine(None)?;
     let model = Model::load(&option("--model", "latent-512"))?;
-    let bindings = model.bindings(8, 8, 4096)?;
+    let bindings = model.bindings((2, 1024), 8, 512)?;
     let numerics = match option("--numerics", "same").as_str() {
         "same" => Numerics::Same,
         "fast" => Numerics::Fast,

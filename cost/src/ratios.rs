@@ -77,17 +77,19 @@ impl RatioSweep {
 /// infinity, nothing is trained. How serving is divided stays as it is.
 fn at_ratio(objective: &Objective, ratio: f64) -> Objective {
     let mut objective = objective.clone();
-    let sum = |training: bool| -> f64 {
+    let sum = |training: bool| -> (f64, f64) {
         let bindings = objective.bindings.iter().filter(|binding| trains(binding.entry) == training);
-        bindings.map(|binding| binding.tokens).sum()
+        bindings.fold((0.0, 0.0), |(sum, count), binding| (sum + binding.tokens, count + 1.0))
     };
     let (trained, served) = (sum(true), sum(false));
     let share_served = if ratio.is_finite() { ratio / (1.0 + ratio) } else { 1.0 };
     for binding in &mut objective.bindings {
-        binding.tokens *= match trains(binding.entry) {
-            true => (1.0 - share_served) / trained,
-            false => share_served / served,
+        let (share, (sum, count)) = match trains(binding.entry) {
+            true => (1.0 - share_served, trained),
+            false => (share_served, served),
         };
+        // An objective may leave out what it is swept over.
+        binding.tokens = share * if sum > 0.0 { binding.tokens / sum } else { 1.0 / count };
     }
     objective
 }
@@ -97,7 +99,7 @@ fn trains(kind: EntryKind) -> bool {
 }
 
 /// Chooses a form at each ratio of tokens served to tokens trained, as a program is compiled for that ratio, for a
-/// machine. The objective says how entries are run and how serving is divided among them; it must train and serve.
+/// machine. The objective says how entries are run and how serving is divided among them.
 ///
 /// # Errors
 /// When the program or a form of it cannot be compiled.

@@ -13,7 +13,8 @@ use crate::format::{thousands, wrapped};
 use crate::forms::{account_text, compared_text};
 use crate::machine::{open_device, open_machine};
 use crate::objective::{Form, ObjectiveArguments, ObjectiveConfig};
-use crate::output::{claim_folder, print, tell};
+use crate::output::{claim_folder, print, tell, write_file};
+use crate::ratios;
 use crate::stages::{CompileTime, Compiled, compile_model};
 use clap::Args;
 use diptych_codegen::driver::{CompiledProgram, Rewritten};
@@ -50,6 +51,9 @@ pub struct Arguments {
     /// in the language of graphviz. It must be empty or not there.
     #[arg(long, value_name = "FOLDER")]
     picture: Option<PathBuf>,
+    /// Also write a page that shows which form is chosen as more is served for each token trained.
+    #[arg(long, value_name = "FILE")]
+    ratios: Option<PathBuf>,
     /// Write into a folder that has something in it.
     #[arg(long, requires = "picture")]
     force: bool,
@@ -88,6 +92,15 @@ pub fn run(registry: &Registry, arguments: &Arguments) -> Result<()> {
         let count = picture::write(folder, &program, &rewritten, &drawn)?;
         tell(format!("pictures of {count} changed regions: {}", folder.join("index.html").display()));
         time.lap("pictures");
+    }
+    if let Some(path) = &arguments.ratios {
+        let entries: Vec<EntryKind> = objective.bindings.iter().map(|binding| binding.entry).collect();
+        let sweep = config.objective.sweep(&program, &objective, device.options())?;
+        let page = ratios::html(architecture.name(), &entries, &sweep)
+            .map_err(|problem| Failure(format!("cannot draw the plot: {problem}")))?;
+        write_file(path, page.as_bytes())?;
+        tell(format!("forms by what is served: {}", path.display()));
+        time.lap("forms by what is served");
     }
     let mut forms = String::new();
     if config.objective.numerics != Form::AsWritten {

@@ -64,9 +64,14 @@ impl Model {
     }
 
     /// Runs of the three entries that do the work, of the sizes that flags say, and as many tokens trained as served.
-    pub fn bindings(&self, batch: usize, serve_batch: usize, past: usize) -> Outcome<Vec<Binding>> {
+    pub fn bindings(
+        &self,
+        (batch, time): (usize, usize),
+        serve_batch: usize,
+        past: usize,
+    ) -> Outcome<Vec<Binding>> {
         let context = self.architecture.context();
-        let time = number("--time", 256)?.min(context);
+        let time = number("--time", time)?.min(context);
         let prompt = number("--prompt", 256)?.min(context);
         let past = number("--context", past)?.min(context);
         Ok(vec![
