@@ -72,8 +72,8 @@ fn agree(before: &Values, after: &Values, tolerance: f64) -> Result<(), String> 
         }
         let scale = largest(&mut before.data.iter().copied()).max(floor);
         for (a, b) in before.data.iter().zip(&after.data) {
-            // Written so that what is no number fails.
-            if !((a - b).abs() <= tolerance * scale) {
+            let error = (a - b).abs();
+            if error.is_nan() || error > tolerance * scale {
                 return Err(format!("{name}: {a} became {b}, the largest is {scale}"));
             }
         }
