@@ -293,7 +293,7 @@ fn what_is_compiled_can_be_read() {
     }
     let width = explained.lines().map(|line| line.chars().count()).max();
     assert!(width.is_some_and(|width| width <= 120), "a line has {width:?} columns:\n{explained}");
-    let picture = ["explain", "--model", "llama-tiny", "--entry", "decode", "--picture", "pictures"];
+    let picture = ["explain", "--model", "latent-512", "--entry", "decode", "--picture", "pictures"];
     let explained = worked(path, &picture);
     for part in ["pictures", "total", "wall clock", "unattributed", "What the algebra rewrote for decode"] {
         assert!(explained.contains(part), "{part}: {explained}");

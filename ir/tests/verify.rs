@@ -21,7 +21,7 @@ region @0 main {
   %4: f32[batch, time, embed=4] = output(%3) 0
   %5: f32[embed=4] = contract(%4) over [batch, time]
   %6: f32[batch, embed=4] = reduce_sum(%0) over [time]
-  %7 = scan(%6, %0) @2 along time carried 1 sequenced 1 yields [f32[batch, embed=4], f32[batch, time, embed=4]]
+  %7 = scan(%6, %0) @2 along time carried 1 sequenced 1 room 0 yields [f32[batch, embed=4], f32[batch, time, embed=4]]
   %8: f32[batch, embed=4] = output(%7) 0
   %9: f32[embed=4, data=2] = input shard
   %10: f32[embed=4] = all_reduce_sum(%9) over data=2
@@ -201,7 +201,7 @@ fn only_collectives_cross_ranks() {
     refused(changed("add(%9, %12)", "add(%9, %11)"), "reads a value in flight");
     refused(changed("receive(%11)", "receive(%9)"), "what no `send` over it has sent");
     refused(changed("root both %13", "root both %11"), "is a send, which is no value");
-    let along = "  %15 = scan(%9) @3 along data=2 carried 0 sequenced 1 yields [f32[embed=4, data=2]]\n  results [%4, %8, %14]";
+    let along = "  %15 = scan(%9) @3 along data=2 carried 0 sequenced 1 room 0 yields [f32[embed=4, data=2]]\n  results [%4, %8, %14]";
     let mut program = changed("  results [%4, %8, %14]", along);
     let mut body = diptych_ir::Region::new("each");
     let ty = program.params[&"bias".into()].ty.clone();

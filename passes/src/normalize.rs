@@ -70,6 +70,7 @@ pub fn normalize(program: &Program, cached: bool) -> Result<Program> {
     for index in 0..program.regions.len() {
         copy_results(&mut program, index)?;
         copy_repeat_operands(&mut program.regions[index])?;
+        copy_merged_slices(&mut program.regions[index])?;
         if cached {
             copy_history_operands(&mut program.regions[index])?;
         }
@@ -81,6 +82,27 @@ pub fn normalize(program: &Program, cached: bool) -> Result<Program> {
 fn copy(graph: &mut Graph, id: NodeId) -> Result<NodeId> {
     let dtype = graph.ty(id).dtype;
     graph.add(Cast(dtype), &[id])
+}
+
+/// Axes of a slice do not lie one within the other as those of a whole value do: what merges them merges a copy.
+fn copy_merged_slices(region: &mut Region) -> Result<()> {
+    for id in region.graph.topological_order() {
+        let graph = &mut region.graph;
+        if !matches!(graph.op(id), Op::Merge(_)) {
+            continue;
+        }
+        let operand = graph.operands(id)[0];
+        let (mut base, mut cut) = (operand, false);
+        while is_view(graph.op(base)) && !matches!(graph.op(base), Op::Output(_) | Op::History(_)) {
+            cut |= matches!(graph.op(base), Op::Slice(_));
+            base = graph.operands(base)[0];
+        }
+        if cut {
+            let copied = copy(graph, operand)?;
+            graph.set_operands(id, &[copied])?;
+        }
+    }
+    Ok(())
 }
 
 /// Whether a kernel computes a node, rather than reading it in place.

@@ -161,9 +161,11 @@ impl Selection {
         }
         let pinned = super::twins::pinned(graph);
         let kept_form: HashSet<usize> = pinned.into_iter().map(of_node).collect();
-        // A sum over tokens that is a result goes on from one micro-batch to the next: it stays such a sum.
+        // A sum over tokens that is a result, such as a weight's gradient, goes on from one micro-batch to the next: it
+        // stays such a sum.
+        let is_fixed = |id: NodeId| graph.axes(id).iter().all(|axis| axis.fixed_size().is_some());
         let sums: HashSet<usize> = (task.roots(wanted.entries).into_iter())
-            .filter(|&root| sums_over_run(graph.op(root)))
+            .filter(|&root| sums_over_run(graph.op(root)) && is_fixed(root))
             .map(of_node)
             .collect();
         let rates = task.rates();
