@@ -84,7 +84,7 @@ impl Objective {
     }
 }
 
-/// When saturation of a region stops. There is no limit of time: what is
+/// When saturation of a layer stops. There is no limit of time: what is
 /// compiled must not depend on how busy the machine is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Limits {
@@ -96,6 +96,19 @@ pub struct Limits {
     pub steps: usize,
     /// Matches of one rule in one round.
     pub matches: usize,
+}
+
+/// Nodes of a layer, about, with its backward pass.
+const LAYER: usize = 200;
+
+impl Limits {
+    /// The limits of a region of so many nodes: one that holds several layers gets as much for each, so that equal
+    /// layers come out alike.
+    pub(super) fn of_region(self, nodes: usize) -> Limits {
+        let layers = nodes.div_ceil(LAYER).max(1);
+        let Limits { nodes, rounds, steps, matches } = self;
+        Limits { nodes: nodes * layers, rounds, steps: steps * layers, matches: matches * layers }
+    }
 }
 
 impl Default for Limits {

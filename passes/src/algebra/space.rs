@@ -92,8 +92,9 @@ impl<'p> Space<'p> {
         seconds.build = lap();
         let free = saturated.order.iter().any(|id| !task.frozen.contains(id));
         let rules = if free { rules } else { &[] };
-        let saturation = saturate(&mut saturated.egraph, rules, &self.objective.limits)
-            .map_err(|problem| task.unsound(problem))?;
+        let limits = self.objective.limits.of_region(saturated.order.len());
+        let saturation =
+            saturate(&mut saturated.egraph, rules, &limits).map_err(|problem| task.unsound(problem))?;
         seconds.saturate = lap();
         Ok(Region { saturated, saturation, seconds })
     }
