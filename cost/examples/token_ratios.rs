@@ -14,6 +14,7 @@ use diptych_cost::ratios::{RatioSweep, ratios, sweep_ratios};
 use diptych_passes::algebra::{Binding, Numerics};
 use diptych_runtime::session::Device;
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 fn main() -> Outcome<()> {
     let device = Device::cpu(Some(number("--threads", 2)?))?;
@@ -77,8 +78,8 @@ fn measure(
     let three = [0, near, sweep.points.len().saturating_sub(1)].map(|at| sweep.points[at]);
     let mut loaded: BTreeMap<usize, Loaded> = BTreeMap::new();
     for form in three.iter().map(|point| point.chosen).chain([sweep.training_only, sweep.serving_only]) {
-        if !loaded.contains_key(&form) {
-            loaded.insert(form, Loaded::new(device, model, &sweep.forms[form].rewritten, bindings)?);
+        if let Entry::Vacant(place) = loaded.entry(form) {
+            place.insert(Loaded::new(device, model, &sweep.forms[form].rewritten, bindings)?);
         }
     }
     let mut measured: BTreeMap<usize, Vec<f64>> = loaded.keys().map(|&form| (form, Vec::new())).collect();

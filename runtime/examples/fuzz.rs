@@ -18,7 +18,7 @@ use diptych_passes::simplify;
 use diptych_runtime::cpu::compile::{Compiler, KernelCache};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
-use support::architectures::{Forms, check_architectures};
+use support::architectures::check_architectures;
 use support::check::{Options, check};
 use support::programs::ROUTED;
 
@@ -124,7 +124,7 @@ fn main() -> ExitCode {
             explain(&support::programs::program(first).0);
         }
         let findings = match architectures {
-            true => check_architectures(&seeds, Forms::All, options, &compiler, &cache),
+            true => check_architectures(&seeds, true, options, &compiler, &cache),
             false => check(&seeds, options, &compiler, &cache),
         };
         for (seed, problem) in &findings.refused {

@@ -8,7 +8,7 @@ mod support;
 
 use diptych_codegen::c::prelude::VectorWidth;
 use diptych_runtime::cpu::compile::{Compiler, KernelCache};
-use support::architectures::{Forms, check_architectures};
+use support::architectures::check_architectures;
 use support::check::{Findings, Options, check, check_programs};
 use support::programs::{ROUTED, Traits};
 
@@ -77,7 +77,7 @@ fn random_architectures_are_as_they_were_written() {
     let options = Options { width: VectorWidth::detect(), budget: 1e5, gradients: true, serving: true };
     let (compiler, cache) = (Compiler::find().unwrap(), KernelCache::standard());
     let Findings { agreed, kernels, refused, unserved, wrong } =
-        check_architectures(&seeds, Forms::One, options, &compiler, &cache);
+        check_architectures(&seeds, false, options, &compiler, &cache);
     eprintln!("{agreed} agree ({kernels} kernels)");
     assert!(wrong.is_empty(), "{wrong:#?}");
     assert!(refused.is_empty() && unserved.is_empty(), "{refused:#?} {unserved:#?}");

@@ -3,6 +3,8 @@
 
 pub mod architecture;
 pub mod attention;
+// Tests of the runtime include this folder beside their own support.
+#[allow(clippy::duplicate_mod)]
 #[path = "../../../runtime/tests/support/numbers.rs"]
 pub mod numbers;
 pub mod objective;

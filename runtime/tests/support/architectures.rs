@@ -12,34 +12,25 @@ use diptych_passes::algebra::forms;
 use diptych_passes::{AdamWOptions, differentiate};
 use diptych_runtime::cpu::compile::{Compiler, KernelCache};
 
-/// Which of the forms of each architecture are looked at.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Forms {
-    /// One, at random.
-    One,
-    /// All of them.
-    All,
-}
-
-/// Checks the architectures of these seeds.
+/// Checks the architectures of these seeds: all forms of each, or one at random.
 pub fn check_architectures(
     seeds: &[u64],
-    which: Forms,
+    all: bool,
     options: Options,
     compiler: &Compiler,
     cache: &KernelCache,
 ) -> Findings {
-    let candidates = seeds.iter().flat_map(|&seed| candidates(seed, which));
+    let candidates = seeds.iter().flat_map(|&seed| candidates(seed, all));
     check_candidates(candidates, options, compiler, cache)
 }
 
-fn candidates<'a>(seed: u64, which: Forms) -> Vec<Candidate<'a>> {
+fn candidates<'a>(seed: u64, all: bool) -> Vec<Candidate<'a>> {
     let mut drawn = architecture(seed, CONTEXT);
     add_probes(&mut drawn.program);
     let mut numbers = Numbers::new(seed, 12);
     let objective = objective(&mut numbers);
     let mut found = forms(&drawn.program, &objective, numerics(&mut numbers)).expect("forms").forms;
-    if which == Forms::One {
+    if !all {
         found = vec![numbers.pick(&found)];
     }
     let training = differentiate(&drawn.program).expect("gradients");

@@ -6,6 +6,7 @@ pub mod architectures;
 pub mod blocks;
 pub mod check;
 pub mod experts;
+#[allow(clippy::duplicate_mod)]
 pub mod numbers;
 pub mod programs;
 #[path = "../../../passes/tests/random/mod.rs"]
