@@ -232,12 +232,14 @@ fn so_are_those_that_the_algebra_derives() {
 }
 
 fn launches(steps: &[PlanStep]) -> Vec<&Launch> {
-    let of = |step| match step {
-        &PlanStep::Launch(ref launch) => vec![launch],
-        PlanStep::Together(launches) => launches.iter().collect(),
-        PlanStep::Repeat { body, .. } => launches(body),
-        PlanStep::Copy { .. } => Vec::new(),
-    };
+    fn of(step: &PlanStep) -> Vec<&Launch> {
+        match step {
+            PlanStep::Launch(launch) => vec![launch],
+            PlanStep::Together(launches) => launches.iter().collect(),
+            PlanStep::Repeat { body, .. } => launches(body),
+            PlanStep::Copy { .. } => Vec::new(),
+        }
+    }
     steps.iter().flat_map(of).collect()
 }
 
