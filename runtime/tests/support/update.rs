@@ -47,7 +47,8 @@ impl Case {
     fn order(&self, name: Symbol) -> Vec<Axis> {
         let params = &self.compiled.program.params;
         let owner = name.as_str().split_once('.').map(|(_, owner)| Symbol::new(owner));
-        let info = owner.and_then(|owner| params.get(&owner)).or_else(|| params.get(&name));
+        // A parameter's own name may have a point, and another's after it.
+        let info = params.get(&name).or_else(|| owner.and_then(|owner| params.get(&owner)));
         info.map(|info| info.order.clone()).unwrap_or_default()
     }
 
