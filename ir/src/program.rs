@@ -187,6 +187,12 @@ pub struct Program {
 }
 
 impl Program {
+    /// The parameter that a state goes with: `NAME`, of a state `KIND.NAME`.
+    pub fn owner(&self, state: Symbol) -> Option<Symbol> {
+        let owner = state.as_str().split_once('.').map(|(_, owner)| Symbol::new(owner));
+        owner.filter(|owner| self.params.contains_key(owner))
+    }
+
     /// A program with an empty main region.
     pub fn new(name: &str) -> Program {
         Program {

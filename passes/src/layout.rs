@@ -93,6 +93,14 @@ impl Layout {
         }
     }
 
+    /// The fixed axes, slowest first.
+    pub fn axes(&self) -> Vec<Axis> {
+        match self {
+            Layout::Dense { order, .. } => order.clone(),
+            Layout::Packed { k, n } => [&k[..], n].concat(),
+        }
+    }
+
     /// The run-time axes.
     pub fn leading(&self) -> Leading {
         match self {
@@ -129,7 +137,7 @@ impl Layouts {
     /// Chooses how each parameter is stored: packed for the first contraction
     /// with run-time rows that uses it or what is computed from it element by
     /// element (see [`Weights`]), row-major if there is none. A state
-    /// named `KIND.NAME` is stored as the parameter `NAME` is.
+    /// named `KIND.NAME` is stored as the parameter `NAME` is, if it has its axes.
     pub fn choose(program: &Program) -> Layouts {
         let mut layouts = Layouts::default();
         for region in &program.regions {
@@ -148,9 +156,9 @@ impl Layouts {
             }
         }
         for (&state, ty) in &program.states {
-            let owner = state.as_str().split_once('.').map(|(_, name)| Symbol::new(name));
+            let owner = program.owner(state).filter(|owner| program.params[owner].ty.axes == ty.axes);
             let layout = owner.and_then(|owner| layouts.params.get(&owner).cloned());
-            let layout = layout.unwrap_or_else(|| layouts.dense(ty));
+            let layout = layout.unwrap_or_else(|| layouts.dense(&of_layer(program, ty)));
             layouts.params.insert(state, layout);
         }
         layouts
@@ -184,6 +192,19 @@ impl Layouts {
         let order = self.ordered(ty.axes.iter().copied().filter(|axis| axis.fixed_size().is_some()));
         Layout::Dense { leading: leading(&ty.axes).unwrap_or(Leading::Quadratic), order }
     }
+}
+
+/// The type of one layer's slice of a value that repeats yield for each layer.
+fn of_layer(program: &Program, ty: &TensorType) -> TensorType {
+    let nodes = program
+        .regions
+        .iter()
+        .flat_map(|region| region.graph.ids().into_iter().map(|id| region.graph.op(id)));
+    let layers = nodes.filter_map(|op| match op {
+        Op::Repeat(repeat) => Some(repeat.layers),
+        _ => None,
+    });
+    layers.fold(ty.clone(), |ty, layers| ty.without_axis(layers))
 }
 
 /// The parameter that each node stands for: `param` nodes, and the arguments of

@@ -114,12 +114,10 @@ fn states(program: &Program, gradients: &[(Symbol, NodeId)]) -> (Updates, Kept, 
             },
         }
     }
-    // A sum is stored as the parameter is of whose gradient it is a part, so they must be alike.
     let mut parts: BTreeMap<Symbol, usize> = BTreeMap::new();
     for (name, gradient) in &composed {
         for sum in gradient.sums() {
-            let alike = type_of(program, sum).as_ref() == Some(&program.states[name]);
-            if alike && kept.iter().all(|known| known.0 != sum) {
+            if kept.iter().all(|known| known.0 != sum) {
                 let part = parts.entry(*name).or_default();
                 *part += 1;
                 let owner = name.as_str().split_once('.').map_or(name.as_str(), |(_, owner)| owner);

@@ -49,14 +49,10 @@ pub fn normalize(program: &Program, cached: bool) -> Result<Program> {
             let form = match graph.op(id).clone() {
                 Op::Contract(contract) => normal_form(graph, id, &contract)?,
                 Op::Map(Map(ScalarFn::Detach)) => Some(graph.operands(id)[0]),
-                Op::Reduce(reduce) => sum_in_turn(graph, id, &reduce)?,
                 Op::PutAdd(put) => grouped::put_add(graph, id, &put)?,
                 _ => None,
             };
-            let form = match form.map(|form| (form, graph.op(form).clone())) {
-                Some((form, Op::Reduce(reduce))) => Some(sum_in_turn(graph, form, &reduce)?.unwrap_or(form)),
-                form => form.map(|form| form.0),
-            };
+            let form = sum_in_turn(graph, form.unwrap_or(id))?.or(form);
             if let Some(form) = form {
                 let (span, label) = (graph.node(id).span, graph.node(id).label);
                 if graph.node(form).label.is_none() {
@@ -339,19 +335,33 @@ fn normal_form(graph: &mut Graph, id: NodeId, contract: &Contract) -> Result<Opt
     }
 }
 
-/// A reduction over positions and positions so far, as one over the latter and one over the rest. Rows of positions
+/// A sum over positions and positions so far, as one over the latter and one over the rest. Rows of positions
 /// so far alone are summed at once, as rows of tokens are.
-fn sum_in_turn(graph: &mut Graph, id: NodeId, reduce: &Reduce) -> Result<Option<NodeId>> {
-    let is_past = |axis: &&Axis| crate::layout::symbol(**axis) == Some("past");
-    let Some(&past) = reduce.over.iter().find(is_past) else { return Ok(None) };
-    let rest: Vec<Axis> = reduce.over.iter().copied().filter(|&axis| axis != past).collect();
-    let operand = graph.operands(id)[0];
-    let rows = crate::layout::leading(graph.axes(operand)) == Ok(Leading::Past);
-    if rows || !rest.iter().any(|&axis| crate::layout::symbol(axis).is_some()) {
+fn sum_in_turn(graph: &mut Graph, id: NodeId) -> Result<Option<NodeId>> {
+    let over = match graph.op(id) {
+        Op::Contract(contract) => &contract.over,
+        Op::Reduce(reduce) => &reduce.over,
+        _ => return Ok(None),
+    };
+    let (inner, rest): (Vec<Axis>, Vec<Axis>) =
+        over.iter().copied().partition(|&axis| crate::layout::symbol(axis) == Some("past"));
+    let operands = graph.operands(id);
+    let pairs = |&operand: &NodeId| crate::layout::leading(graph.axes(operand)) == Ok(Leading::Quadratic);
+    let in_turn = !inner.is_empty() && rest.iter().any(|&axis| crate::layout::symbol(axis).is_some());
+    if !in_turn || !operands.iter().any(pairs) {
         return Ok(None);
     }
-    let inner = graph.add(Reduce { kind: reduce.kind, over: vec![past] }, &[operand])?;
-    graph.add(Reduce { kind: reduce.kind, over: rest }, &[inner]).map(Some)
+    match graph.op(id).clone() {
+        Op::Reduce(Reduce { kind, .. }) => {
+            let inner = graph.add(Reduce { kind, over: inner }, &operands)?;
+            graph.add(Reduce { kind, over: rest }, &[inner]).map(Some)
+        }
+        // What of the other axes the operands share stays, to be summed with the rows.
+        _ => {
+            let inner = graph.add(Contract { over: inner }, &operands)?;
+            graph.add(Reduce { kind: ReduceKind::Sum, over: rest }, &[inner]).map(Some)
+        }
+    }
 }
 
 /// Both operands have an axis of their own, and they share a summed one.

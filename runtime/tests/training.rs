@@ -151,7 +151,7 @@ fn micro_batches_change_no_bit() {
         ("llama", "llama-tiny"),
         ("mla", "mla-tiny"),
         ("moe", "moe-tiny"),
-        // Not moe-latent-tiny: where its keys are absorbed, the gradients of both factors are added up part by part.
+        ("moe", "moe-latent-tiny"),
         ("hybrid", "hybrid-tiny"),
         ("hybrid", "gated-linear-tiny"),
         ("hybrid", "mamba2-tiny"),

@@ -2,7 +2,7 @@
 //! layout pass chose. To the outside they are numbers in the user's order.
 
 use super::memory::{AlignedBytes, OutOfMemory};
-use diptych_ir::{Axis, ParamInfo, Program, Symbol};
+use diptych_ir::{Axis, ParamInfo, Program, Symbol, TensorType};
 use diptych_passes::layout::{Layout, Layouts, product};
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -64,16 +64,17 @@ impl ParameterStore {
         with_states: bool,
     ) -> Result<ParameterStore, OutOfMemory> {
         let mut values = BTreeMap::new();
-        for (name, info, layout) in kept(program, layouts, with_states) {
-            let bytes = AlignedBytes::zeroed(stored_bytes(info, &layout, panel))?;
-            values.insert(name, Stored { order: info.order.clone(), layers: info.layers, layout, bytes });
+        for (name, room) in kept(program, layouts, with_states) {
+            let bytes = AlignedBytes::zeroed(room.bytes(panel))?;
+            let Room { order, layers, layout } = room;
+            values.insert(name, Stored { order, layers, layout, bytes });
         }
         Ok(ParameterStore { values, panel })
     }
 
     /// The bytes that [`ParameterStore::new`] will take.
     pub fn bytes_for(program: &Program, layouts: &Layouts, panel: usize, with_states: bool) -> usize {
-        kept(program, layouts, with_states).map(|(_, info, layout)| stored_bytes(info, &layout, panel)).sum()
+        kept(program, layouts, with_states).map(|(_, room)| room.bytes(panel)).sum()
     }
 
     /// Sets all states to zero.
@@ -177,26 +178,48 @@ pub fn parts(elements: usize) -> impl Iterator<Item = Range<usize>> {
     (0..elements).step_by(PART_ELEMENTS).map(move |start| start..elements.min(start + PART_ELEMENTS))
 }
 
-/// Parameters, and states if wanted, with what is known of the parameter and how they are stored.
+/// Room for a parameter or a state: [`Stored`] without bytes.
+struct Room {
+    order: Vec<Axis>,
+    layers: Option<Axis>,
+    layout: Layout,
+}
+
+impl Room {
+    fn bytes(&self, panel: usize) -> usize {
+        let layers = self.layers.and_then(Axis::fixed_size).unwrap_or(1);
+        layers * self.layout.row_elements(panel) * size_of::<f32>()
+    }
+}
+
+/// Parameters, and states if wanted, and how they are stored.
 fn kept<'a>(
     program: &'a Program,
     layouts: &'a Layouts,
     with_states: bool,
-) -> impl Iterator<Item = (Symbol, &'a ParamInfo, Layout)> {
-    let params = program.params.iter().map(|(&name, info)| (name, info));
-    let states = program.states.keys().filter(move |_| with_states).filter_map(|&state| {
-        let (_, owner) = state.as_str().split_once('.')?;
-        Some((state, program.params.get(&Symbol::new(owner))?))
-    });
-    params.chain(states).map(|(name, info)| {
-        let layout = layouts.params.get(&name).cloned().unwrap_or_else(|| layouts.dense(&info.ty));
-        (name, info, layout)
-    })
-}
-
-fn stored_bytes(info: &ParamInfo, layout: &Layout, panel: usize) -> usize {
-    let layers = info.layers.and_then(Axis::fixed_size).unwrap_or(1);
-    layers * layout.row_elements(panel) * size_of::<f32>()
+) -> impl Iterator<Item = (Symbol, Room)> + 'a {
+    let layout_of = move |name: Symbol, ty: &TensorType| {
+        layouts.params.get(&name).cloned().unwrap_or_else(|| layouts.dense(ty))
+    };
+    let of_param = move |name: Symbol, info: &ParamInfo| Room {
+        order: info.order.clone(),
+        layers: info.layers,
+        layout: layout_of(name, &info.ty),
+    };
+    let of_state = move |name: Symbol, ty: &TensorType| {
+        let owner = program.owner(name).map(|owner| &program.params[&owner]);
+        if let Some(info) = owner.filter(|info| info.ty.axes == ty.axes) {
+            return of_param(name, info);
+        }
+        let layout = layout_of(name, ty);
+        let within = layout.axes();
+        let layers = ty.axes.iter().copied().find(|axis| !within.contains(axis));
+        let order = layers.into_iter().chain(within).collect();
+        Room { order, layers, layout }
+    };
+    let params = program.params.iter().map(move |(&name, info)| (name, of_param(name, info)));
+    let states = program.states.iter().filter(move |_| with_states);
+    params.chain(states.map(move |(&name, ty)| (name, of_state(name, ty))))
 }
 
 /// Where each element of the user's order is stored: a sum of a part for each

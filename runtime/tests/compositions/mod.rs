@@ -123,6 +123,23 @@ fn an_unmasked_reduction_beside_a_masked_one() {
     trains_and_scores(program);
 }
 
+/// The gradient of what mixes the heads is a sum over pairs of positions.
+#[test]
+fn heads_that_talk() {
+    let program = model("talking", |m, x, embed| {
+        let (depth, head, voice) = (m.axis("depth", 5), m.axis("head", 3), m.axis("voice", 2));
+        let of_heads = |name: &str| {
+            let bound = 0.5;
+            m.param(name, [embed, head, depth], Initializer::Uniform { bound }, true)
+        };
+        let query = m.contract(&[x, of_heads("query")], embed);
+        let key = m.contract(&[x, of_heads("key")], embed).history();
+        let score = m.contract(&[query.dot(key, depth), weight(m, "talk", head, voice)], head);
+        x + score.causal().softmax(m.past()).dot(x.history(), m.past()).sum(voice) * 0.5
+    });
+    trains_and_scores(program);
+}
+
 #[test]
 fn a_history_of_a_layer_s_own_input() {
     let program = model("own_input", |m, x, embed| {
