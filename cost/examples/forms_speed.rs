@@ -1,86 +1,80 @@
-//! What a model costs in the forms that the algebra can give it: as it is written, one form for all entries, and a form
-//! for each. Decoding at several contexts and batches, in turns in one process, predicted and measured, with the bytes
-//! that a step reads and writes; then a prompt and a training step.
+//! What a model costs in the forms that the algebra can give it: as it is written, one form for all entries (the best for
+//! much training, and the best for training and serving alike), and a form for each. All forms run in turns in one process:
+//! training and a prompt first, then decoding at several contexts and batches, predicted and measured, with the bytes that
+//! a step reads and writes.
 //!
-//! `cargo run --release -p diptych-cost --example forms_speed -- [--model latent-512] [--contexts 1,16,64,256,1024,4096]
-//! [--batches 1,8] [--threads 2] [--rounds 5]`
+//! `cargo run --release -p diptych-cost --example forms_speed -- [--model latent-512] [--with '{"hidden": 64}']
+//! [--contexts 1,16,64,256,1024,4096] [--batches 1,8] [--threads 2] [--rounds 5]`
 
+mod algebra;
+
+use algebra::{Loaded, Model, Outcome, head, in_turns, median, ms, number, objective, option, row};
 use diptych_codegen::driver::{CompiledProgram, Rewriting, Rewritten, rewrite};
 use diptych_cost::{Machine, RunSizes, Target, predict_binding, predict_entry};
-use diptych_ir::{EntryKind, Program};
-use diptych_models::{Registry, build, initialize};
+use diptych_ir::EntryKind;
 use diptych_passes::AdamWOptions;
-use diptych_passes::algebra::{Binding, Numerics, Objective};
+use diptych_passes::algebra::{Binding, Numerics};
 use diptych_runtime::decode::{SERVING, SequenceId, ServeOptions, Server};
 use diptych_runtime::session::{Device, Session};
 use std::time::Instant;
-
-type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
-
-fn option(name: &str, default: &str) -> String {
-    let arguments: Vec<String> = std::env::args().collect();
-    let at = arguments.iter().position(|argument| argument == name);
-    at.and_then(|at| arguments.get(at + 1).cloned()).unwrap_or_else(|| default.to_owned())
-}
 
 fn numbers(name: &str, default: &str) -> Outcome<Vec<usize>> {
     Ok(option(name, default).split(',').map(str::parse).collect::<Result<_, _>>()?)
 }
 
-fn median(values: &mut [f64]) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
-}
-
-/// A form of the model, ready to run.
-struct Loaded {
+/// A form of the model.
+struct Form {
     name: &'static str,
-    session: Session,
+    rewritten: Rewritten,
 }
 
 fn main() -> Outcome<()> {
     let (contexts, batches) = (numbers("--contexts", "1,16,64,256,1024,4096")?, numbers("--batches", "1,8")?);
-    let rounds = option("--rounds", "5").parse::<usize>()?;
-    let device = Device::cpu(Some(option("--threads", "2").parse()?))?;
-    let architecture = Registry::zoo().preset(&option("--model", "latent-512"))?;
-    let program = build(&*architecture)?;
+    let rounds = number("--rounds", 5)?;
+    let device = Device::cpu(Some(number("--threads", 2)?))?;
+    let model =
+        Model::with(&option("--model", "latent-512"), &serde_json::from_str(&option("--with", "{}"))?)?;
     let machine = Target::load("reference-cpu")?.into_machine(None)?;
     let longest = contexts.iter().copied().max().unwrap_or(1);
-    let objective = Objective {
-        bindings: vec![
-            Binding::new(EntryKind::Train, 8, 256, 256, 1.0),
+    let bindings = |trained: f64| {
+        vec![
+            Binding::new(EntryKind::Train, 8, 256, 256, trained),
             Binding::new(EntryKind::Prefill, 1, 256, 256, 1.0),
             Binding::new(EntryKind::Decode, 1, 1, longest, 1.0),
-        ],
-        ..Rewriting::default().objective
+        ]
     };
-    let mut loaded = Vec::new();
-    for (name, algebra, numerics) in [
-        ("as written", false, Numerics::Same),
-        ("same", true, Numerics::Same),
-        ("fast", true, Numerics::Fast),
-    ] {
-        let rewritten = chosen(&program, &objective, &machine, &device, algebra, numerics)?;
+    let wanted = [
+        ("as written", false, Numerics::Same, 1.0),
+        ("same, for training", true, Numerics::Same, 1e4),
+        ("same", true, Numerics::Same, 1.0),
+        ("fast", true, Numerics::Fast, 1.0),
+    ];
+    let mut forms = Vec::new();
+    for (name, algebra, numerics, trained) in wanted {
+        let rewritten = chosen(&model, &bindings(trained), &machine, &device, algebra, numerics)?;
         let keeps = rewritten.compared.first().map(|form| form.keeps.join(", ")).unwrap_or_default();
         println!("{name}: keeps {keeps}");
-        let mut session = Session::compile_rewritten(
-            &device,
-            &rewritten,
-            architecture.context(),
-            &SERVING,
-            &AdamWOptions::default(),
-        )?;
-        for param in program.params.keys() {
-            session.store.set(*param, &initialize(&program, param.as_str(), 1)?)?;
-        }
-        loaded.push(Loaded { name, session });
+        forms.push(Form { name, rewritten });
     }
+    training(&forms, &model, &bindings(1.0)[..2], &device, &machine, rounds)?;
     println!(
-        "\ncontext batch | form: bytes of a step, predicted ms, measured ms (largest difference of logits from `as written`)"
+        "\nDecoding: MB that a step reads and writes, predicted / measured ms; last, the largest difference of logits from `as written`.\n"
     );
+    let names = forms.iter().map(|form| form.name);
+    head(&["batch", "context"].into_iter().chain(names).chain(["difference"]).collect::<Vec<_>>());
+    let mut sessions = Vec::new();
+    for form in &forms {
+        let (context, optimizer) = (model.architecture.context(), AdamWOptions::default());
+        let mut session =
+            Session::compile_rewritten(&device, &form.rewritten, context, &SERVING, &optimizer)?;
+        for (name, values) in &model.parameters {
+            session.store.set(*name, values)?;
+        }
+        sessions.push(session);
+    }
     for &batch in &batches {
         for &context in &contexts {
-            decode(&loaded, &device, &machine, (batch, context), rounds, architecture.vocab())?;
+            decode(&sessions, &device, &machine, (batch, context), rounds, model.architecture.vocab())?;
         }
     }
     Ok(())
@@ -88,8 +82,8 @@ fn main() -> Outcome<()> {
 
 /// The form of the model that an objective chooses.
 fn chosen(
-    program: &Program,
-    objective: &Objective,
+    model: &Model,
+    bindings: &[Binding],
     machine: &Machine,
     device: &Device,
     algebra: bool,
@@ -98,13 +92,39 @@ fn chosen(
     let seconds = |compiled: &CompiledProgram, binding: &Binding| {
         predict_binding(compiled, binding, machine, device.pool.threads())
     };
-    let rewriting = Rewriting { algebra, objective: objective.clone(), numerics, seconds: Some(&seconds) };
-    Ok(rewrite(program, &rewriting, device.options())?)
+    let objective = objective(bindings.to_vec());
+    let rewriting = Rewriting { algebra, objective, numerics, seconds: Some(&seconds) };
+    Ok(rewrite(&model.program, &rewriting, device.options())?)
+}
+
+/// Runs of the entries that see no cache of others.
+fn training(
+    forms: &[Form],
+    model: &Model,
+    bindings: &[Binding],
+    device: &Device,
+    machine: &Machine,
+    rounds: usize,
+) -> Outcome<()> {
+    println!("\nMilliseconds of a run, predicted / measured.\n");
+    head(&["entry"].into_iter().chain(forms.iter().map(|form| form.name)).collect::<Vec<_>>());
+    let loaded = forms.iter().map(|form| Loaded::new(device, model, &form.rewritten, bindings));
+    let mut loaded = loaded.collect::<Outcome<Vec<Loaded>>>()?;
+    for binding in bindings {
+        let mut turns: Vec<&mut Loaded> = loaded.iter_mut().collect();
+        let times = in_turns(device, &mut turns, binding.entry, rounds);
+        let cells = loaded.iter().zip(times).map(|(form, times)| {
+            let predicted = predict_binding(&form.session.compiled, binding, machine, device.pool.threads());
+            format!("{} / {}", ms(predicted), ms(median(&times)))
+        });
+        row([binding.entry.name().to_owned()].into_iter().chain(cells));
+    }
+    Ok(())
 }
 
 /// One line of the table: all forms decode in turns, so many sequences at once, each of which sees so many positions.
 fn decode(
-    loaded: &[Loaded],
+    sessions: &[Session],
     device: &Device,
     machine: &Machine,
     (batch, context): (usize, usize),
@@ -116,8 +136,8 @@ fn decode(
     let token = |at: usize| (at * 37 % vocab) as i32;
     let prompt: Vec<i32> = (1..context).map(token).collect();
     let mut servers = Vec::new();
-    for form in loaded {
-        let mut server = Server::new(device, &form.session, options)?;
+    for session in sessions {
+        let mut server = Server::new(device, session, options)?;
         let sequences: Vec<SequenceId> = (0..batch).map(|_| server.start()).collect::<Result<_, _>>()?;
         if !prompt.is_empty() {
             for &sequence in &sequences {
@@ -126,8 +146,8 @@ fn decode(
         }
         servers.push((server, sequences));
     }
-    let mut times = vec![Vec::new(); loaded.len()];
-    let mut logits: Vec<Vec<f32>> = vec![Vec::new(); loaded.len()];
+    let mut times = vec![Vec::new(); sessions.len()];
+    let mut logits: Vec<Vec<f32>> = vec![Vec::new(); sessions.len()];
     for round in 0..rounds + 1 {
         for (number, (server, sequences)) in servers.iter_mut().enumerate() {
             let tokens: Vec<(SequenceId, i32)> =
@@ -141,21 +161,17 @@ fn decode(
             logits[number] = found.to_vec();
         }
     }
-    print!("{context:7} {batch:5} |");
-    for (number, form) in loaded.iter().enumerate() {
+    let apart = |(a, b): (&f32, &f32)| (a - b).abs();
+    let difference = logits.iter().flat_map(|of_form| of_form.iter().zip(&logits[0]).map(apart));
+    let difference = difference.fold(0.0_f32, f32::max);
+    let cells = sessions.iter().zip(&times).map(|(session, times)| {
         let run = RunSizes::equal(batch, context.saturating_sub(1), 1);
-        let entry = &form.session.compiled.entries[&EntryKind::Decode];
+        let entry = &session.compiled.entries[&EntryKind::Decode];
         let prediction = predict_entry(entry, machine, device.pool.threads(), &run);
-        let difference =
-            (logits[number].iter().zip(&logits[0])).fold(0.0_f32, |most, (a, b)| most.max((a - b).abs()));
-        print!(
-            " {}: {:.2} MB, {:.3}, {:.3} ({difference:.1e});",
-            form.name,
-            prediction.work().bytes() / 1e6,
-            prediction.seconds() * 1e3,
-            median(&mut times[number]) * 1e3
-        );
-    }
-    println!();
+        let (predicted, measured) = (ms(prediction.seconds()), ms(median(times)));
+        format!("{:.1} MB, {predicted} / {measured}", prediction.work().bytes() / 1e6)
+    });
+    let ends = [batch.to_string(), context.to_string()].into_iter().chain(cells);
+    row(ends.chain([format!("{difference:.1e}")]));
     Ok(())
 }

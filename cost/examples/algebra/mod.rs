@@ -44,17 +44,33 @@ pub struct Model {
     pub name: String,
     pub architecture: Box<dyn Architecture>,
     pub program: Program,
-    parameters: Vec<(Symbol, Vec<f32>)>,
+    pub parameters: Vec<(Symbol, Vec<f32>)>,
 }
 
 impl Model {
     /// A preset, or `bench-gpt2`: GPT-2 as large as the presets made to be compared, for which the zoo has none.
     pub fn load(name: &str) -> Outcome<Model> {
+        Model::with(name, &json!({}))
+    }
+
+    /// A preset of the zoo in which these fields have other values.
+    pub fn with(name: &str, changes: &serde_json::Value) -> Outcome<Model> {
         let registry = Registry::zoo();
         let small = json!({"vocab": 4096, "context": 2048, "layers": 6, "embed": 256, "heads": 8});
         let architecture = match name {
             "bench-gpt2" => registry.architecture("gpt2", &small)?,
-            preset => registry.preset(preset)?,
+            preset => {
+                let families = registry.families().flat_map(|family| {
+                    family.presets.iter().map(move |(name, config)| (&family.name, name, config))
+                });
+                let found = families.into_iter().find(|(_, name, _)| *name == preset);
+                let (family, _, config) = found.ok_or_else(|| format!("no preset `{preset}`"))?;
+                let mut config = config.clone();
+                if let (Some(config), Some(changes)) = (config.as_object_mut(), changes.as_object()) {
+                    config.extend(changes.clone());
+                }
+                registry.architecture(family, &config)?
+            }
         };
         let program = build(&*architecture)?;
         let parameters = (program.params.keys())
