@@ -88,8 +88,10 @@ impl Objective {
 /// compiled must not depend on how busy the machine is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Limits {
-    /// E-nodes.
+    /// E-nodes: never more than these.
     pub nodes: usize,
+    /// E-nodes after which no further round begins.
+    pub enough: usize,
     /// Rounds of all rules.
     pub rounds: usize,
     /// Matching steps; a million take about a tenth of a second.
@@ -106,14 +108,20 @@ impl Limits {
     /// layers come out alike.
     pub(super) fn of_region(self, nodes: usize) -> Limits {
         let layers = nodes.div_ceil(LAYER).max(1);
-        let Limits { nodes, rounds, steps, matches } = self;
-        Limits { nodes: nodes * layers, rounds, steps: steps * layers, matches: matches * layers }
+        let Limits { nodes, enough, rounds, steps, matches } = self;
+        Limits {
+            nodes: nodes * layers,
+            enough: enough * layers,
+            rounds,
+            steps: steps * layers,
+            matches: matches * layers,
+        }
     }
 }
 
 impl Default for Limits {
     fn default() -> Limits {
-        Limits { nodes: 20_000, rounds: 12, steps: 4_000_000, matches: 1_000 }
+        Limits { nodes: 20_000, enough: 5_000, rounds: 40, steps: 4_000_000, matches: 1_000 }
     }
 }
 

@@ -122,6 +122,8 @@ pub(super) struct Facts {
     pub constant: Option<f64>,
     /// Whether a scale of the value can go all the way into weights that it is linear in.
     pub scales_weights: bool,
+    /// Whether it is weights that ids choose.
+    pub chosen: bool,
 }
 
 /// What all classes of a region share, and the analysis of egg.
@@ -168,6 +170,17 @@ fn is_joined(egraph: &EGraph, node: &ENode) -> bool {
     matches!(node.op, Op::Merge(_) | Op::Concat(_)) && node.operands.iter().all(|&id| egraph[id].data.given)
 }
 
+/// Whether a node takes weights that ids choose out of a table. A product with them is computed where they lie, and
+/// never in another order: no rule looks into it.
+fn chooses_weights(egraph: &EGraph, node: &ENode) -> bool {
+    let axes = |id: Id| &egraph[id].data.ty.axes;
+    let fixed = |id: Id| axes(id).iter().all(|axis| axis.fixed_size().is_some());
+    match (&node.op, &node.operands[..]) {
+        (Op::Take(_), &[table, ids]) => fixed(table) && !fixed(ids) && axes(table).len() > 2,
+        _ => false,
+    }
+}
+
 /// Marks all that is there now as given.
 pub(super) fn give(egraph: &mut EGraph) {
     let classes: Vec<Id> = egraph.classes().map(|class| class.id).collect();
@@ -190,7 +203,8 @@ impl Analysis<ENode> for Known {
         };
         let param_only = egraph.analysis.param_only(node, |id| egraph[id].data.param_only);
         let scales_weights = param_only || scales_weights(egraph, node);
-        Facts { ty, param_only, given: is_joined(egraph, node), constant, scales_weights }
+        let (given, chosen) = (is_joined(egraph, node), chooses_weights(egraph, node));
+        Facts { ty, param_only, given, constant, scales_weights, chosen }
     }
 
     fn remake(egraph: &mut EGraph, node: &ENode, id: Id) -> Facts {
@@ -198,7 +212,7 @@ impl Analysis<ENode> for Known {
         let scales_weights = param_only || scales_weights(egraph, node);
         let known = &egraph[id].data;
         let given = known.given || is_joined(egraph, node);
-        Facts { ty: known.ty.clone(), param_only, given, constant: known.constant, scales_weights }
+        Facts { param_only, given, scales_weights, ..known.clone() }
     }
 
     fn merge(&mut self, known: &mut Facts, other: Facts) -> DidMerge {
@@ -211,10 +225,11 @@ impl Analysis<ENode> for Known {
             given: known.given || other.given,
             constant: known.constant.or(other.constant),
             scales_weights: known.scales_weights || other.scales_weights,
+            chosen: known.chosen || other.chosen,
         };
+        let flags = |a: &Facts| (a.param_only, a.given, a.scales_weights, a.chosen);
         let same = |a: &Facts, b: &Facts| {
-            (a.param_only, a.given, a.scales_weights) == (b.param_only, b.given, b.scales_weights)
-                && a.constant.map(f64::to_bits) == b.constant.map(f64::to_bits)
+            flags(a) == flags(b) && a.constant.map(f64::to_bits) == b.constant.map(f64::to_bits)
         };
         let changed = DidMerge(!same(&merged, known), !same(&merged, &other));
         *known = merged;

@@ -9,13 +9,14 @@ use egg::Id;
 use std::collections::HashMap;
 
 /// Pairs of classes where the two left sides of a rule stand and its conditions
-/// hold, up to `most` of them.
+/// hold, up to `most` of those that are wanted.
 pub(super) fn search_pairs(
     egraph: &EGraph,
     rule: &Compiled,
     classes: [&[Id]; 2],
     most: usize,
-    budget: &mut Budget,
+    budget: &Budget,
+    wanted: &mut dyn FnMut(&[Id; 2], &Bindings) -> bool,
 ) -> Vec<([Id; 2], Bindings)> {
     let Some((second, _)) = &rule.beside else { return Vec::new() };
     let lefts = [&rule.left, second];
@@ -38,16 +39,18 @@ pub(super) fn search_pairs(
     let mut found = Vec::new();
     for (first, bindings) in &firsts {
         for (second, others) in agreeing.get(&key(bindings)).into_iter().flatten().map(|&n| &seconds[n]) {
-            let Some(left) = budget.steps.checked_sub(1) else { return found };
-            budget.steps = left;
+            if budget.step().is_none() {
+                return found;
+            }
             let both: Bindings = bindings
                 .iter()
                 .zip(others)
                 .map(|(one, other)| one.clone().or_else(|| other.clone()))
                 .collect();
             let holds = rule.conditions.iter().all(|&condition| allows(egraph, condition, *first, &both));
-            if holds && found.len() < most {
-                found.push(([*first, *second], both));
+            let roots = [*first, *second];
+            if found.len() < most && holds && wanted(&roots, &both) {
+                found.push((roots, both));
             }
         }
     }
@@ -61,7 +64,7 @@ fn single(
     left: &Term,
     bound: &[usize],
     classes: &[Id],
-    budget: &mut Budget,
+    budget: &Budget,
 ) -> Vec<(Id, Bindings)> {
     let about = |condition: &&super::rules::Condition| {
         condition.variables().iter().all(|variable| bound.contains(variable))

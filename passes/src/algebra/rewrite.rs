@@ -9,6 +9,7 @@ use super::rules::{Compiled, Condition};
 use diptych_ir::ops::{Concat, Contract, Literal, Map, Reduce, Rename, Slice};
 use diptych_ir::{Axis, DType, Op, ReduceKind, ScalarFn, Symbol};
 use egg::Id;
+use std::cell::Cell;
 use std::collections::BTreeSet;
 
 /// What a variable stands for.
@@ -28,32 +29,43 @@ pub(super) type Bindings = Vec<Option<Bound>>;
 /// A budget of matching steps, the same on every machine: time would make
 /// what is compiled depend on how busy the machine is.
 pub(super) struct Budget {
-    pub steps: usize,
+    left: Cell<usize>,
 }
 
-/// Whether a node multiplies with weights that ids choose. Such a contraction is computed where the weights
-/// lie, and never in another order: no rule looks into it.
+impl Budget {
+    pub fn new(steps: usize) -> Budget {
+        Budget { left: Cell::new(steps) }
+    }
+
+    /// Takes a step, if one is left.
+    pub fn step(&self) -> Option<()> {
+        self.left.set(self.left.get().checked_sub(1)?);
+        Some(())
+    }
+
+    pub fn is_spent(&self) -> bool {
+        self.left.get() == 0
+    }
+}
+
+/// Whether a node multiplies with weights that ids choose.
 fn takes_weights(egraph: &EGraph, node: &ENode) -> bool {
-    let fixed = |id: Id| egraph[id].data.ty.axes.iter().all(|axis| axis.fixed_size().is_some());
-    let chosen = |node: &ENode| match (&node.op, &node.operands[..]) {
-        (Op::Take(_), &[table, ids]) => fixed(table) && !fixed(ids) && egraph[table].data.ty.axes.len() > 2,
-        _ => false,
-    };
-    matches!(node.op, Op::Contract(_)) && node.operands.iter().any(|&id| egraph[id].nodes.iter().any(chosen))
+    matches!(node.op, Op::Contract(_)) && node.operands.iter().any(|&id| egraph[id].data.chosen)
 }
 
 /// All places in a class where the left side of a rule stands and its
-/// conditions hold, up to `most` of them.
+/// conditions hold, up to `most` of those that are wanted.
 pub(super) fn search(
     egraph: &EGraph,
     rule: &Compiled,
     class: Id,
     most: usize,
-    budget: &mut Budget,
+    budget: &Budget,
+    wanted: &mut dyn FnMut(&Bindings) -> bool,
 ) -> Vec<Bindings> {
     let mut found: Vec<Bindings> = Vec::new();
     find(egraph, rule, &rule.left, class, budget, &mut |bindings| {
-        if found.len() < most && holds(egraph, rule, class, bindings) && !found.contains(bindings) {
+        if found.len() < most && holds(egraph, rule, class, bindings) && wanted(bindings) {
             found.push(bindings.clone());
         }
     });
@@ -66,7 +78,7 @@ pub(super) fn find(
     rule: &Compiled,
     left: &Term,
     class: Id,
-    budget: &mut Budget,
+    budget: &Budget,
     then: &mut dyn FnMut(&mut Bindings),
 ) {
     let mut bindings: Bindings = vec![None; rule.variables.0.len()];
@@ -75,7 +87,7 @@ pub(super) fn find(
 
 struct Search<'a> {
     egraph: &'a EGraph,
-    budget: &'a mut Budget,
+    budget: &'a Budget,
 }
 
 type Then<'a> = &'a mut dyn FnMut(&mut Bindings);
@@ -90,9 +102,10 @@ enum Tail<'a> {
 }
 
 impl Search<'_> {
-    fn class(&mut self, term: &Term, class: Id, bindings: &mut Bindings, then: Then) {
-        let Some(left) = self.budget.steps.checked_sub(1) else { return };
-        self.budget.steps = left;
+    fn class(&self, term: &Term, class: Id, bindings: &mut Bindings, then: Then) {
+        if self.budget.step().is_none() {
+            return;
+        }
         let egraph = self.egraph;
         match term {
             Term::Class(variable) | Term::Item(variable) => {
@@ -153,7 +166,7 @@ impl Search<'_> {
     }
 
     /// Operands in order; those left over are the rest.
-    fn sequence(&mut self, terms: &[Term], ids: &[Id], rest: Tail, bindings: &mut Bindings, then: Then) {
+    fn sequence(&self, terms: &[Term], ids: &[Id], rest: Tail, bindings: &mut Bindings, then: Then) {
         match (terms, rest) {
             ([], Tail::Rest(rest)) => bind(rest, Bound::Rest(ids.to_vec()), bindings, then),
             ([], Tail::Each(term, list)) => {
@@ -164,13 +177,9 @@ impl Search<'_> {
             ([], Tail::None) if ids.is_empty() => then(bindings),
             ([term, terms @ ..], _) => {
                 if let [id, ids @ ..] = ids {
-                    // `self` is borrowed by the closure, so the rest of the search gets its own.
-                    let (egraph, budget) = (self.egraph, self.budget.steps);
-                    let mut inner = Budget { steps: budget };
                     self.class(term, *id, bindings, &mut |bindings| {
-                        Search { egraph, budget: &mut inner }.sequence(terms, ids, rest, bindings, then);
+                        self.sequence(terms, ids, rest, bindings, then);
                     });
-                    self.budget.steps = self.budget.steps.min(inner.steps);
                 }
             }
             _ => {}
@@ -179,7 +188,7 @@ impl Search<'_> {
 
     /// Operands that all fit one pattern; what its item stands for in each makes up the list.
     fn each(
-        &mut self,
+        &self,
         what: (&Term, usize, Option<&Bound>),
         ids: &[Id],
         done: &mut Vec<Id>,
@@ -196,22 +205,19 @@ impl Search<'_> {
             }
             return;
         };
-        let (egraph, budget) = (self.egraph, self.budget.steps);
-        let mut inner = Budget { steps: budget };
         self.class(term, *id, bindings, &mut |bindings| {
             let item = bindings[list].take();
             if let Some(Bound::Class(id)) = item {
                 done.push(id);
-                Search { egraph, budget: &mut inner }.each(what, others, done, bindings, then);
+                self.each(what, others, done, bindings, then);
                 done.pop();
             }
             bindings[list] = item;
         });
-        self.budget.steps = self.budget.steps.min(inner.steps);
     }
 
     /// Operands in any order; those left over are the rest.
-    fn multiset(&mut self, terms: &[Term], ids: &[Id], rest: Tail, bindings: &mut Bindings, then: Then) {
+    fn multiset(&self, terms: &[Term], ids: &[Id], rest: Tail, bindings: &mut Bindings, then: Then) {
         let [term, terms @ ..] = terms else { return self.sequence(&[], ids, rest, bindings, then) };
         for position in 0..ids.len() {
             if position > 0 && ids[position] == ids[position - 1] {
@@ -219,12 +225,9 @@ impl Search<'_> {
             }
             let mut others = ids.to_vec();
             let id = others.remove(position);
-            let (egraph, budget) = (self.egraph, self.budget.steps);
-            let mut inner = Budget { steps: budget };
             self.class(term, id, bindings, &mut |bindings| {
-                Search { egraph, budget: &mut inner }.multiset(terms, &others, rest, bindings, then);
+                self.multiset(terms, &others, rest, bindings, then);
             });
-            self.budget.steps = self.budget.steps.min(inner.steps);
         }
     }
 }

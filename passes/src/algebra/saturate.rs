@@ -30,10 +30,12 @@ pub(super) fn saturate(
     limits: &Limits,
 ) -> Result<Saturation, String> {
     let mut done = Saturation { fired: BTreeMap::new(), rounds: 0, stop: StopReason::Rounds };
-    let mut budget = Budget { steps: limits.steps };
+    let budget = Budget::new(limits.steps);
     let depths: Vec<usize> = rules.iter().map(|rule| depth(&rule.left)).collect();
     let mut seen = HashMap::new();
-    // Rules that have found more than one round may bring look everywhere in the next.
+    // What was applied once brings nothing a second time.
+    let mut applied: HashSet<u64> = HashSet::new();
+    // Rules that have found as much as one round may bring look everywhere in the next.
     let mut behind = vec![false; rules.len()];
     egraph.rebuild();
     give(egraph);
@@ -42,20 +44,29 @@ pub(super) fn saturate(
         let mut matches: Vec<(usize, Vec<Id>, Bindings)> = Vec::new();
         let changed = changes(egraph, &mut seen, depths.iter().copied().max().unwrap_or(1));
         for (number, rule) in rules.iter().enumerate() {
+            let mut is_new =
+                |roots: &[Id], bindings: &Bindings| applied.insert(hash_of(&(number, roots, bindings)));
             let mut left = limits.matches;
             if let Some((second, _)) = &rule.beside {
                 let classes = [candidates(egraph, &rule.left), candidates(egraph, second)];
-                let found = search_pairs(egraph, rule, [&classes[0], &classes[1]], left, &mut budget);
+                let mut wanted = |roots: &[Id; 2], bindings: &Bindings| is_new(roots, bindings);
+                let found =
+                    search_pairs(egraph, rule, [&classes[0], &classes[1]], left, &budget, &mut wanted);
+                behind[number] = found.len() == left;
                 matches.extend(found.into_iter().map(|(roots, bindings)| (number, roots.to_vec(), bindings)));
                 continue;
             }
             let everywhere = behind[number];
             for class in candidates(egraph, &rule.left) {
+                if left == 0 {
+                    break;
+                }
                 if !everywhere && !changed[depths[number] - 1].contains(&class) {
                     continue;
                 }
-                let found = search(egraph, rule, class, left, &mut budget);
-                left -= found.len().min(left);
+                let mut wanted = |bindings: &Bindings| is_new(&[class], bindings);
+                let found = search(egraph, rule, class, left, &budget, &mut wanted);
+                left -= found.len();
                 matches.extend(found.into_iter().map(|bindings| (number, vec![class], bindings)));
             }
             behind[number] = left == 0;
@@ -81,19 +92,26 @@ pub(super) fn saturate(
         if let Some(conflict) = &egraph.analysis.conflict {
             return Err(conflict.clone());
         }
-        if done.stop == StopReason::Nodes {
+        if done.stop == StopReason::Nodes || egraph.total_number_of_nodes() >= limits.enough {
+            done.stop = StopReason::Nodes;
             break;
         }
-        if budget.steps == 0 {
+        if budget.is_spent() {
             done.stop = StopReason::Steps;
             break;
         }
-        if !changed {
+        if !changed && !behind.contains(&true) {
             done.stop = StopReason::Saturated;
             break;
         }
     }
     Ok(done)
+}
+
+fn hash_of(value: &impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish()
 }
 
 /// How many classes, one below the other, a pattern looks at.
@@ -110,11 +128,9 @@ fn depth(term: &Term) -> usize {
 fn changes(egraph: &EGraph, seen: &mut HashMap<Id, u64>, levels: usize) -> Vec<HashSet<Id>> {
     let mut now = HashMap::new();
     for class in egraph.classes() {
-        let mut hasher = DefaultHasher::new();
         let facts = &class.data;
-        (&class.nodes, facts.constant.map(f64::to_bits)).hash(&mut hasher);
-        (facts.param_only, facts.given, facts.scales_weights).hash(&mut hasher);
-        now.insert(class.id, hasher.finish());
+        let flags = (facts.param_only, facts.given, facts.scales_weights, facts.chosen);
+        now.insert(class.id, hash_of(&(&class.nodes, facts.constant.map(f64::to_bits), flags)));
     }
     let first = now.iter().filter(|(id, hash)| seen.get(id) != Some(hash)).map(|(id, _)| *id).collect();
     *seen = now;

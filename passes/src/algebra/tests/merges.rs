@@ -157,7 +157,7 @@ fn stands(egraph: &EGraph, class: Id, left: &'static str) -> bool {
         conditions: &[When::ParamOnly("w")],
     };
     let rule = &compile(&[probe]).unwrap()[0];
-    !search(egraph, rule, egraph.find(class), 1, &mut Budget { steps: 1_000_000 }).is_empty()
+    !search(egraph, rule, egraph.find(class), 1, &Budget::new(1_000_000), &mut |_| true).is_empty()
 }
 
 #[test]
