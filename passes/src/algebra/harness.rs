@@ -5,11 +5,12 @@
 
 mod broken_moves;
 
+use super::building::apply;
 use super::language::{EGraph, Known, Shape, add, give};
+use super::matching::{Budget, search};
 use super::mesh::Ranks;
 use super::pairs::search_pairs;
 use super::pattern::{Over, Payload, Term};
-use super::rewrite::{Budget, apply, search};
 use super::rules::{Class, Compiled, Condition, RULES, Rule, compile};
 use super::simulated_ranks;
 use crate::test_support::Numbers;
