@@ -2,15 +2,19 @@
 //! up in threads and interruptions, allocates nothing in a step, and refuses
 //! what is not its own without touching anything.
 
+#[path = "support/runs.rs"]
+mod runs;
+
 use diptych_codegen::driver::{CompiledProgram, rewrite_by_default};
 use diptych_ir::{EntryKind, Program};
-use diptych_models::{Registry, build, initialize};
+use diptych_models::initialize;
 use diptych_passes::layout::Layouts;
 use diptych_runtime::executor::ParameterStore;
 use diptych_runtime::session::Device;
 use diptych_runtime::train::{
     ModelIdentity, Plan, SavedModel, TrainError, TrainOptions, Trainer, load_parameters,
 };
+use runs::{TIME, WINDOWS, model, options, text, token};
 use serde_json::{Value, json};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -18,44 +22,8 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-const TIME: usize = 32;
-const WINDOWS: usize = 4;
-
-/// Token `at` of the text: no pattern but what is learned by heart.
-fn token(at: usize) -> i32 {
-    let mixed = (at as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    ((mixed ^ (mixed >> 29)).wrapping_mul(0xbf58_476d_1ce4_e5b9) >> 40) as i32 % 97
-}
-
-/// Fills windows of the text, the next for each sequence.
-fn text(micro: u64, inputs: &mut [i32], targets: &mut [i32]) {
-    let batch = inputs.len() / TIME;
-    for row in 0..inputs.len() {
-        let at = (micro as usize * batch + row / TIME) % WINDOWS * TIME + row % TIME;
-        (inputs[row], targets[row]) = (token(at), token(at + 1));
-    }
-}
-
 fn llama(change: Value) -> (Program, ModelIdentity) {
     model("llama", "llama-tiny", change)
-}
-
-fn model(family: &str, preset: &str, change: Value) -> (Program, ModelIdentity) {
-    let registry = Registry::zoo();
-    let mut config = registry.preset(preset).unwrap().describe();
-    config.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
-    let architecture = registry.architecture(family, &config).unwrap();
-    let (config, context) = (architecture.describe(), architecture.context());
-    (build(&*architecture).unwrap(), ModelIdentity { family: family.to_owned(), config, context })
-}
-
-fn options(change: Value) -> TrainOptions {
-    let mut options = json!({
-        "batch": 2, "time": TIME, "steps": 6, "seed": 3,
-        "schedule": { "kind": "cosine", "peak": 0.01, "warmup_steps": 2, "total_steps": 6 },
-    });
-    options.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
-    serde_json::from_value(options).unwrap()
 }
 
 fn device(threads: usize) -> Device {

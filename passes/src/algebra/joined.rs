@@ -1,9 +1,10 @@
 //! Axes put one after the other: what a right side builds when it joins values,
 //! takes one of them out again, or cuts two concats alike. It knows no rule.
 
+use super::building::{build, summed};
 use super::language::{EGraph, add};
+use super::matching::{Bindings, Bound, ids, names, payload};
 use super::pattern::{Over, Term};
-use super::rewrite::{Bindings, Bound, build, ids, names, payload, summed};
 use diptych_ir::ops::{Concat, Merge, Rename, Slice, Split};
 use diptych_ir::{Axis, Op, Symbol};
 use egg::Id;

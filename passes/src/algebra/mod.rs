@@ -3,6 +3,7 @@
 //! layout, no kernel and no device.
 
 mod account;
+mod building;
 mod cost;
 mod extract;
 mod forms;
@@ -12,6 +13,7 @@ mod harness;
 mod joined;
 mod language;
 mod liveness;
+mod matching;
 mod mesh;
 #[cfg(test)]
 mod mutations;
@@ -19,7 +21,6 @@ mod pairs;
 mod pattern;
 mod region;
 mod report;
-mod rewrite;
 mod rules;
 mod saturate;
 #[cfg(test)]

@@ -2,8 +2,8 @@
 //! itself, and those that agree in the variables that both have are paired.
 
 use super::language::EGraph;
+use super::matching::{Bindings, Bound, Budget, allows, find};
 use super::pattern::Term;
-use super::rewrite::{Bindings, Bound, Budget, allows, find};
 use super::rules::Compiled;
 use egg::Id;
 use std::collections::HashMap;

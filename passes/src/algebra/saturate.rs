@@ -2,12 +2,13 @@
 //! or a limit is reached. A rule looks only where something has changed since it
 //! last looked. It chooses nothing.
 
+use super::building::apply;
 use super::cost::Limits;
 use super::language::{EGraph, Shape, give};
+use super::matching::{Bindings, Budget, search};
 use super::pairs::search_pairs;
 use super::pattern::Term;
 use super::report::StopReason;
-use super::rewrite::{Bindings, Budget, apply, search};
 use super::rules::Compiled;
 use egg::Id;
 use std::collections::{BTreeMap, HashMap, HashSet};

@@ -2,7 +2,7 @@
 //! latent attention, written naively, comes to have.
 
 use super::super::language::{EGraph, Known, add};
-use super::super::rewrite::{Budget, search};
+use super::super::matching::{Budget, search};
 use super::super::rules::{Class, RULES, Rule, When, compile};
 use super::super::saturate::saturate;
 use super::super::{Binding, Limits, Objective, optimize_backward};
