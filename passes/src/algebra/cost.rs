@@ -121,7 +121,7 @@ impl Limits {
 
 impl Default for Limits {
     fn default() -> Limits {
-        Limits { nodes: 20_000, enough: 5_000, rounds: 40, steps: 4_000_000, matches: 1_000 }
+        Limits { nodes: 20_000, enough: 5_000, rounds: 100, steps: 4_000_000, matches: 1_000 }
     }
 }
 

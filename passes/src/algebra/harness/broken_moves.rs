@@ -63,7 +63,7 @@ fn broken_moves_are_caught() {
         beside("merge_projections", ["(contract[A] w w)", second]),
         left("merge_projections", "(neg (contract[A] x v))"),
         right("merge_weight_gradients", second),
-        beside("merge_weight_gradients", ["(contract[B] x w)", second]),
+        left("merge_weight_gradients", "(neg (contract[A] x v))"),
         right("merge_weight_gradients", "(first[v-x|w-x] (contract[A] x x (join[v-x|w-x] v w)))"),
         right("merge_input_gradients", "(contract[A|B] (join[A|B] x y) (join[A|B] w v))"),
         left("merge_input_gradients", "(sub (contract[A] x v) (contract[B] y w))"),
