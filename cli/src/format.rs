@@ -1,4 +1,6 @@
-//! Numbers as people read them. It knows no quantity of ours.
+//! Numbers and lines as people read them. It knows no quantity of ours.
+
+use std::fmt::Write;
 
 /// With separators: `12,345`.
 pub fn thousands(number: u64) -> String {
@@ -93,6 +95,12 @@ pub fn wrapped(text: &str, columns: usize) -> String {
         out.push('\n');
     }
     out
+}
+
+/// Writes to the end.
+pub fn push(out: &mut String, text: std::fmt::Arguments<'_>) {
+    // Writing to a string does not fail.
+    let _ = out.write_fmt(text);
 }
 
 #[cfg(test)]

@@ -2,12 +2,11 @@
 //! each entry, what entries give up for one another, and what each decision saves. It chooses nothing.
 
 use crate::failure::Result;
-use crate::format::seconds;
+use crate::format::{push, seconds};
 use crate::objective::ObjectiveConfig;
 use diptych_codegen::driver::Compared;
 use diptych_ir::Program;
 use diptych_passes::algebra::{Binding, Objective, Stage, account, rule_gains};
-use std::fmt::Write;
 
 /// Seconds of a token of a binding, given those of a run.
 fn per_token(binding: &Binding, run: f64) -> f64 {
@@ -106,9 +105,4 @@ pub fn account_text(program: &Program, objective: &Objective, rules: bool) -> Re
         }
     }
     Ok(out)
-}
-
-fn push(out: &mut String, text: std::fmt::Arguments<'_>) {
-    // Writing to a string does not fail.
-    let _ = out.write_fmt(text);
 }

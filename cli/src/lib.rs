@@ -18,6 +18,8 @@ mod model_flops;
 mod models;
 mod objective;
 mod output;
+mod page;
+mod plots;
 mod progress;
 mod ratios;
 mod report;

@@ -8,7 +8,7 @@ use clap::{Args, ValueEnum};
 use diptych_codegen::driver::{Compared, CompiledProgram, Rewriting, Rewritten, rewrite};
 use diptych_codegen::entry::EntryOptions;
 use diptych_cost::ratios::{RatioSweep, ratios, sweep_ratios};
-use diptych_cost::{Target, predict_binding, serving_bytes};
+use diptych_cost::{Machine, Target, predict_binding, serving_bytes};
 use diptych_ir::{EntryKind, Program};
 use diptych_passes::algebra::{Binding, Numerics, Objective};
 use serde::{Deserialize, Serialize};
@@ -32,6 +32,17 @@ pub enum Form {
     Same,
     /// The model as it is written.
     AsWritten,
+}
+
+impl Form {
+    /// How far entries may differ, if anything is rewritten at all.
+    fn numerics(self) -> Option<Numerics> {
+        match self {
+            Form::Fast => Some(Numerics::Fast),
+            Form::Same => Some(Numerics::Same),
+            Form::AsWritten => None,
+        }
+    }
 }
 
 /// What a model is compiled for.
@@ -174,6 +185,13 @@ impl ObjectiveConfig {
         })
     }
 
+    /// The machine that costs are of, with all its threads.
+    fn machine(&self) -> Result<(Machine, usize)> {
+        let machine = Target::load(&self.machine)?.into_machine(None)?;
+        let threads = machine.rates.threads;
+        Ok((machine, threads))
+    }
+
     /// Chooses the form of a program for this objective, by what its entries take once they are fused.
     ///
     /// # Errors
@@ -184,8 +202,7 @@ impl ObjectiveConfig {
         objective: Objective,
         options: EntryOptions,
     ) -> Result<Rewritten> {
-        let machine = Target::load(&self.machine)?.into_machine(None)?;
-        let threads = machine.rates.threads;
+        let (machine, threads) = self.machine()?;
         let wrong = || {
             Failure(format!(
                 "objective: `serve_memory` is `{}`: give a number of bytes, such as 600MiB",
@@ -208,9 +225,9 @@ impl ObjectiveConfig {
             predict_binding(compiled, binding, &machine, threads)
         };
         let rewriting = Rewriting {
-            algebra: self.numerics != Form::AsWritten,
+            algebra: self.numerics.numerics().is_some(),
             objective,
-            numerics: if self.numerics == Form::Fast { Numerics::Fast } else { Numerics::Same },
+            numerics: self.numerics.numerics().unwrap_or_default(),
             seconds: Some(&seconds),
         };
         let rewritten = rewrite(program, &rewriting, options)?;
@@ -237,15 +254,9 @@ impl ObjectiveConfig {
         objective: &Objective,
         options: EntryOptions,
     ) -> Result<RatioSweep> {
-        let numerics = match self.numerics {
-            Form::Same => Numerics::Same,
-            Form::Fast => Numerics::Fast,
-            Form::AsWritten => {
-                return Err(Failure::new("--ratios: as it is written, a model has one form only"));
-            }
-        };
-        let machine = Target::load(&self.machine)?.into_machine(None)?;
-        let threads = machine.rates.threads;
+        let one_form = || Failure::new("--ratios: as it is written, a model has one form only");
+        let numerics = self.numerics.numerics().ok_or_else(one_form)?;
+        let (machine, threads) = self.machine()?;
         Ok(sweep_ratios(program, objective, numerics, &ratios(RATIOS), (&machine, threads), options)?)
     }
 }

@@ -1,9 +1,9 @@
 //! The page of `explain --ratios`: which form is chosen as more is served for each token trained, and what it costs beside
 //! what training alone or serving alone would choose. It computes nothing.
 
-use crate::format::{seconds, short};
-use crate::report::page::{STYLE, escape, push};
-use crate::report::plots::{GRID, INK, color, font, svg};
+use crate::format::{push, seconds, short};
+use crate::page::{STYLE, escape};
+use crate::plots::{INK, color, legend, line_in_legend, mesh, svg};
 use diptych_cost::ratios::{RatioPoint, RatioSweep};
 use diptych_ir::EntryKind;
 use plotters::prelude::*;
@@ -118,12 +118,7 @@ fn plot(sweep: &RatioSweep) -> Result<String, String> {
             .y_label_area_size(66)
             // Room above for the legend.
             .build_cartesian_2d(first.log10()..last.log10(), low - margin..high + 4.0 * margin)?;
-        chart
-            .configure_mesh()
-            .light_line_style(TRANSPARENT)
-            .bold_line_style(GRID)
-            .axis_style(INK)
-            .label_style(font(13))
+        mesh(&mut chart)
             .x_desc("tokens served for each token trained")
             .y_desc("cost, over the better of the two")
             .x_label_formatter(&|x| short(10f64.powf(*x)))
@@ -136,7 +131,7 @@ fn plot(sweep: &RatioSweep) -> Result<String, String> {
             chart
                 .draw_series(LineSeries::new(line.clone(), color.stroke_width(width)))?
                 .label(*title)
-                .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], color.stroke_width(3)));
+                .legend(line_in_legend(color));
             if at == 0 {
                 chart.draw_series(line.map(|point| Circle::new(point, 4, color.filled())))?;
             }
@@ -150,14 +145,7 @@ fn plot(sweep: &RatioSweep) -> Result<String, String> {
                 INK.stroke_width(1),
             ))?;
         }
-        chart
-            .configure_series_labels()
-            .position(SeriesLabelPosition::UpperMiddle)
-            .border_style(GRID)
-            .background_style(WHITE.mix(0.8))
-            .label_font(font(14))
-            .draw()?;
-        Ok(())
+        legend(&mut chart, SeriesLabelPosition::UpperMiddle, 0.8)
     })
 }
 

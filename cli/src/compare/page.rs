@@ -3,8 +3,8 @@
 use super::findings::Findings;
 use super::plots::{Along, cost, roofline};
 use super::table;
-use crate::report::page::{STYLE, escape, push};
-use crate::report::plots::color;
+use crate::format::push;
+use crate::page::{STYLE, escape, table_of_models};
 use diptych_cost::JobKind;
 
 /// The page.
@@ -28,7 +28,7 @@ pub fn html(findings: &Findings) -> Result<String, String> {
     );
     for (at, section) in table::sections(findings).iter().enumerate() {
         push(out, format_args!("<h2>{}</h2>\n", escape(&section.title)));
-        write_table(out, &titles, section);
+        table_of_models(out, &titles, &section.rows);
         if at > 0 {
             write_plots(out, findings, at - 1)?;
         }
@@ -39,23 +39,6 @@ pub fn html(findings: &Findings) -> Result<String, String> {
     }
     out.push_str("</ul>\n</body></html>\n");
     Ok(page)
-}
-
-fn write_table(out: &mut String, titles: &[String], section: &table::Section) {
-    out.push_str("<table><thead><tr><th></th>");
-    for (at, title) in titles.iter().enumerate() {
-        let color = color(at);
-        push(out, format_args!("<th style=\"color:rgb({},{},{})\">{title}</th>", color.0, color.1, color.2));
-    }
-    out.push_str("</tr></thead><tbody>\n");
-    for (name, cells) in &section.rows {
-        push(out, format_args!("<tr><td>{}</td>", escape(name)));
-        for cell in cells {
-            push(out, format_args!("<td>{}</td>", escape(cell)));
-        }
-        out.push_str("</tr>\n");
-    }
-    out.push_str("</tbody></table>\n");
 }
 
 fn write_plots(out: &mut String, findings: &Findings, target: usize) -> Result<(), String> {

@@ -2,7 +2,7 @@
 
 use super::findings::{Findings, Kernel, OnTarget, Point, TargetFacts};
 use crate::format::{short, thousands};
-use crate::report::plots::{GRID, INK, color, font, svg};
+use crate::plots::{INK, color, extent, legend, line_in_legend, mesh, point_in_legend, svg};
 use diptych_cost::JobKind;
 use plotters::prelude::*;
 use std::ops::Range;
@@ -76,12 +76,7 @@ pub fn cost(
             .x_label_area_size(44)
             .y_label_area_size(76)
             .build_cartesian_2d(x, y)?;
-        chart
-            .configure_mesh()
-            .light_line_style(TRANSPARENT)
-            .bold_line_style(GRID)
-            .axis_style(INK)
-            .label_style(font(13))
+        mesh(&mut chart)
             .x_desc(held)
             .y_desc(format!("{}, {unit} per million tokens", job.name()))
             .x_label_formatter(&|x| thousands(x.exp2().round() as u64))
@@ -95,26 +90,16 @@ pub fn cost(
             chart
                 .draw_series(line.map(|point| Circle::new(point, 4, color(at).filled())))?
                 .label(*title)
-                .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], color(at).stroke_width(3)));
+                .legend(line_in_legend(color(at)));
         }
-        chart
-            .configure_series_labels()
-            .position(SeriesLabelPosition::UpperLeft)
-            .border_style(GRID)
-            .background_style(WHITE.mix(0.8))
-            .label_font(font(14))
-            .draw()?;
-        Ok(())
+        legend(&mut chart, SeriesLabelPosition::UpperLeft, 0.8)
     })?;
     Ok(Some(drawn))
 }
 
 /// The bounds of some logarithms, each moved out by so much.
 fn range(numbers: impl Iterator<Item = f64>, below: f64, above: f64) -> Range<f64> {
-    let (low, high) = numbers
-        .filter(|x| x.is_finite())
-        .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), x| (low.min(x), high.max(x)));
-    if low > high { 0.0..1.0 } else { low - below..high + above }
+    extent(numbers).map_or(0.0..1.0, |(low, high)| low - below..high + above)
 }
 
 /// The machine's roof and the longest kernels of a job under it, those of each model in its colour; a larger
@@ -147,12 +132,7 @@ pub fn roofline(findings: &Findings, target: usize, job: JobKind) -> Result<Stri
             .x_label_area_size(44)
             .y_label_area_size(76)
             .build_cartesian_2d(x, y)?;
-        chart
-            .configure_mesh()
-            .light_line_style(TRANSPARENT)
-            .bold_line_style(GRID)
-            .axis_style(INK)
-            .label_style(font(13))
+        mesh(&mut chart)
             .x_desc(format!("{}: operations per byte", job.name()))
             .y_desc("operations/s")
             .x_label_formatter(&|x| short(10f64.powf(*x)))
@@ -168,16 +148,9 @@ pub fn roofline(findings: &Findings, target: usize, job: JobKind) -> Result<Stri
             chart
                 .draw_series(points.iter().map(circle))?
                 .label(findings.models[at].title.as_str())
-                .legend(move |(x, y)| Circle::new((x + 9, y), 5, color(at).filled()));
+                .legend(point_in_legend(color(at)));
         }
-        chart
-            .configure_series_labels()
-            .position(SeriesLabelPosition::LowerRight)
-            .border_style(GRID)
-            .background_style(WHITE.mix(0.8))
-            .label_font(font(14))
-            .draw()?;
-        Ok(())
+        legend(&mut chart, SeriesLabelPosition::LowerRight, 0.8)
     })
 }
 

@@ -1,10 +1,9 @@
 //! The plan of an entry as text: what each kernel fuses, reads, writes and takes.
 
-use crate::format::{bytes, seconds, short};
+use crate::format::{bytes, push, seconds, short};
 use diptych_codegen::entry::{ArgRef, CompiledEntry, Launch, PlanStep, Role};
 use diptych_cost::{EntryPrediction, Work};
 use diptych_ir::{Graph, NodeId, Program};
-use std::fmt::Write;
 
 /// The steps of an entry: each launch with what it fuses, reads and writes,
 /// and with its cost if there is a prediction.
@@ -120,9 +119,4 @@ fn argument(entry: &CompiledEntry, arg: ArgRef) -> String {
         Role::State { room, index } => format!("state {room}.{index}"),
         Role::Temporary => format!("value {}", arg.buffer),
     }
-}
-
-fn push(out: &mut String, text: std::fmt::Arguments<'_>) {
-    // Writing to a string does not fail.
-    let _ = out.write_fmt(text);
 }

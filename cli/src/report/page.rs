@@ -2,22 +2,8 @@
 //! It computes nothing.
 
 use super::{Report, plots, table};
-use std::fmt::Write;
-
-/// The style of our pages.
-pub(crate) const STYLE: &str = "
-:root { color-scheme: light; }
-body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 860px; margin: 32px auto; padding: 0 20px; }
-h1 { font-size: 26px; margin-bottom: 4px; } h2 { font-size: 19px; margin-top: 36px; } h3 { font-size: 15px; }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th, td { padding: 5px 10px; text-align: right; border-bottom: 1px solid #e4e4e4; }
-th:first-child, td:first-child { text-align: left; color: #555; }
-thead th { border-bottom: 2px solid #888; }
-ul { padding-left: 20px; } li { margin: 2px 0; }
-svg { width: 100%; height: auto; }
-pre { background: #f6f6f6; padding: 12px; overflow-x: auto; font-size: 13px; white-space: pre-wrap; }
-.new { font-weight: 600; } .quiet { color: #666; }
-";
+use crate::format::push;
+use crate::page::{STYLE, escape, table_of_models};
 
 /// The page.
 ///
@@ -38,20 +24,8 @@ pub fn html(report: &Report) -> Result<String, String> {
         escape(&crate::format::seconds(report.seconds))
     );
     out.push_str(&head);
-    out.push_str("<table><thead><tr><th></th>");
-    for (at, title) in models.iter().enumerate() {
-        let color = plots::color(at);
-        push(out, format_args!("<th style=\"color:rgb({},{},{})\">{title}</th>", color.0, color.1, color.2));
-    }
-    out.push_str("</tr></thead><tbody>\n");
-    for (name, cells) in table::rows(report) {
-        push(out, format_args!("<tr><td>{}</td>", escape(&name)));
-        for cell in cells {
-            push(out, format_args!("<td>{}</td>", escape(&cell)));
-        }
-        out.push_str("</tr>\n");
-    }
-    out.push_str("</tbody></table>\n<ul class=\"quiet\">");
+    table_of_models(out, &models, &table::rows(report));
+    out.push_str("<ul class=\"quiet\">");
     for line in table::conditions(report) {
         push(out, format_args!("<li>{}</li>\n", escape(&line)));
     }
@@ -72,17 +46,6 @@ pub fn html(report: &Report) -> Result<String, String> {
     }
     out.push_str("</body></html>\n");
     Ok(page)
-}
-
-/// Writes to the end.
-pub(crate) fn push(out: &mut String, text: std::fmt::Arguments<'_>) {
-    // Writing to a string does not fail.
-    let _ = out.write_fmt(text);
-}
-
-/// As text in HTML.
-pub(crate) fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
 #[cfg(test)]

@@ -1,62 +1,15 @@
-//! The plots of the page, as SVG. Colours go by model, in the same order
-//! everywhere. It computes nothing but smoothing for the eye.
+//! The plots of the page, as SVG. Colours go by model. It computes nothing but smoothing for the eye.
 
 use super::{ModelReport, Report};
+use crate::plots::{color, extent, font, legend, line_in_legend, mesh, point_in_legend, svg};
 use plotters::prelude::*;
-use plotters::style::FontFamily;
-
-pub(crate) type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
-pub(crate) type Drawn = Result<(), Box<dyn std::error::Error>>;
-
-/// Told apart by people who do not see red and green as different (Okabe and Ito 2008).
-const COLORS: [RGBColor; 6] = [
-    RGBColor(0, 114, 178),
-    RGBColor(213, 94, 0),
-    RGBColor(0, 158, 115),
-    RGBColor(204, 121, 167),
-    RGBColor(230, 159, 0),
-    RGBColor(86, 180, 233),
-];
-/// Of axes and text.
-pub(crate) const INK: RGBColor = RGBColor(60, 60, 60);
-/// Of lines behind.
-pub(crate) const GRID: RGBColor = RGBColor(225, 225, 225);
 
 /// Bars of the plot of kernels, the rest taken together.
 const KERNELS_SHOWN: usize = 10;
 
-/// A model's colour, by its position.
-pub fn color(at: usize) -> RGBColor {
-    COLORS[at % COLORS.len()]
-}
-
-/// Draws an SVG of this size.
-///
-/// # Errors
-/// When it cannot be drawn.
-pub(crate) fn svg(width: u32, height: u32, draw: impl FnOnce(&Area<'_>) -> Drawn) -> Result<String, String> {
-    let mut text = String::new();
-    {
-        let area = SVGBackend::with_string(&mut text, (width, height)).into_drawing_area();
-        draw(&area).map_err(|error| error.to_string())?;
-        area.present().map_err(|error| error.to_string())?;
-    }
-    Ok(text)
-}
-
-/// Plain text of a size.
-pub(crate) fn font(size: u32) -> TextStyle<'static> {
-    (FontFamily::SansSerif, size).into_font().color(&INK)
-}
-
 /// The bounds of some numbers, with a margin.
 fn bounds(numbers: impl Iterator<Item = f64>) -> (f64, f64) {
-    let (low, high) = numbers
-        .filter(|x| x.is_finite())
-        .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), x| (low.min(x), high.max(x)));
-    if low > high {
-        return (0.0, 1.0);
-    }
+    let Some((low, high)) = extent(numbers) else { return (0.0, 1.0) };
     let margin = (0.06 * (high - low)).max(1e-9 + 0.01 * high.abs());
     (low - margin, high + margin)
 }
@@ -75,12 +28,7 @@ pub fn loss_curves(report: &Report) -> Result<String, String> {
             .x_label_area_size(44)
             .y_label_area_size(58)
             .build_cartesian_2d(0.0..most as f64, low..high)?;
-        chart
-            .configure_mesh()
-            .light_line_style(TRANSPARENT)
-            .bold_line_style(GRID)
-            .axis_style(INK)
-            .label_style(font(13))
+        mesh(&mut chart)
             .x_desc("tokens")
             .y_desc("training loss, nats/token")
             .x_label_formatter(&|x| crate::format::thousands(*x as u64))
@@ -91,16 +39,9 @@ pub fn loss_curves(report: &Report) -> Result<String, String> {
             chart
                 .draw_series(LineSeries::new(smooth(model), color(at).stroke_width(2)))?
                 .label(&model.title)
-                .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], color(at).stroke_width(3)));
+                .legend(line_in_legend(color(at)));
         }
-        chart
-            .configure_series_labels()
-            .position(SeriesLabelPosition::UpperRight)
-            .border_style(GRID)
-            .background_style(WHITE)
-            .label_font(font(14))
-            .draw()?;
-        Ok(())
+        legend(&mut chart, SeriesLabelPosition::UpperRight, 1.0)
     })
 }
 
@@ -139,12 +80,7 @@ pub fn cost_against_cost(report: &Report) -> Result<String, String> {
             .x_label_area_size(44)
             .y_label_area_size(76)
             .build_cartesian_2d(x_low - x_pad..x_high + 2.0 * x_pad, y_low - y_pad..y_high + 7.0 * y_pad)?;
-        chart
-            .configure_mesh()
-            .light_line_style(TRANSPARENT)
-            .bold_line_style(GRID)
-            .axis_style(INK)
-            .label_style(font(13))
+        mesh(&mut chart)
             .x_desc(format!("training, {currency} per million tokens"))
             .y_desc(format!("decode, {currency} per million tokens"))
             .x_label_formatter(&|x| format!("{x:.4}"))
@@ -157,20 +93,13 @@ pub fn cost_against_cost(report: &Report) -> Result<String, String> {
             chart
                 .draw_series(line.map(|point| Circle::new(point, 5, color(at).filled())))?
                 .label(&model.title)
-                .legend(move |(x, y)| Circle::new((x + 9, y), 5, color(at).filled()));
+                .legend(point_in_legend(color(at)));
             let labels = points.iter().map(|&(x, y, context)| {
                 EmptyElement::at((x, y)) + Text::new(format!("at {context}"), (9, -7), font(12))
             });
             chart.draw_series(labels)?;
         }
-        chart
-            .configure_series_labels()
-            .position(SeriesLabelPosition::UpperRight)
-            .border_style(GRID)
-            .background_style(WHITE)
-            .label_font(font(14))
-            .draw()?;
-        Ok(())
+        legend(&mut chart, SeriesLabelPosition::UpperRight, 1.0)
     })
 }
 

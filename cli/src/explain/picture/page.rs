@@ -3,8 +3,8 @@
 
 use super::Pair;
 use super::drawn::Kind;
-use super::svg::escaped;
 use crate::format::seconds;
+use crate::page::escape;
 use std::fmt::Write;
 
 const STYLE: &str = "\
@@ -23,7 +23,7 @@ img{display:block;margin:auto;max-width:100%}";
 /// The page of some pictures, each with what its files begin with.
 pub fn html(program: &str, pairs: &[(String, &Pair)]) -> String {
     let mut out = String::new();
-    let title = format!("What the algebra did to {}", escaped(program));
+    let title = format!("What the algebra did to {}", escape(program));
     // Writing to a string does not fail.
     let _ = write!(
         out,
@@ -39,7 +39,7 @@ pub fn html(program: &str, pairs: &[(String, &Pair)]) -> String {
         let _ = write!(
             out,
             "<h2>Region <code>{}</code>, as compiled for {}</h2>\n<p>{}</p>\n<div class=\"pair\">\n",
-            escaped(&pair.region),
+            escape(&pair.region),
             entries.join(", "),
             costs(pair)
         );

@@ -2,6 +2,7 @@
 //! It knows nothing of what is drawn.
 
 use crate::failure::{Failure, Result};
+use crate::page::escape;
 use layout::core::color::Color;
 use layout::core::format::{ClipHandle, RenderBackend};
 use layout::core::geometry::{Point, Position};
@@ -127,7 +128,7 @@ impl RenderBackend for Page {
         let mut y = middle.y - lines.len() as f64 * LINE / 2.0 + FONT;
         for (at, line) in lines.iter().enumerate() {
             let weight = if at == 0 { " font-weight=\"bold\"" } else { "" };
-            let (x, line) = (middle.x, escaped(line));
+            let (x, line) = (middle.x, escape(line));
             let _ = writeln!(self.boxes, "<text x=\"{x:.1}\" y=\"{y:.1}\"{weight}>{line}</text>");
             y += LINE;
         }
@@ -164,9 +165,4 @@ impl RenderBackend for Page {
     fn create_clip(&mut self, _: Point, _: Point, _: usize) -> ClipHandle {
         0
     }
-}
-
-/// Text as XML has it.
-pub fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
