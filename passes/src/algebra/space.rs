@@ -9,7 +9,7 @@ use super::report::{AlgebraReport, EntryCost, RegionReport, RegionSeconds, Secon
 use super::rules::{Compiled, Rule, compile};
 use super::saturate::{Saturation, saturate};
 use super::{AlgebraError, Objective};
-use diptych_ir::{EntryKind, NodeId, Program, Size};
+use diptych_ir::{EntryKind, NodeId, Op, Program, Size};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::Instant;
@@ -299,7 +299,16 @@ impl<'p> Space<'p> {
         let mut program = self.program.clone();
         program.entries.retain(|entry| entries.contains(&entry.kind));
         let mut report = AlgebraReport::default();
-        let fresh = rooms.values().max().map_or(0, |room| room + 1);
+        // What stays as it is keeps its room, too.
+        let nodes = program
+            .regions
+            .iter()
+            .flat_map(|region| region.graph.ids().into_iter().map(|id| region.graph.op(id)));
+        let own = nodes.filter_map(|op| match op {
+            Op::History(history) => Some(history.room),
+            _ => None,
+        });
+        let fresh = rooms.values().copied().chain(own).max().map_or(0, |room| room + 1);
         let mut further: BTreeMap<Kept, usize> = BTreeMap::new();
         for (index, (region, (selection, choice, extraction))) in
             self.regions.iter().zip(&chosen.regions).enumerate()

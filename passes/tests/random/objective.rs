@@ -22,7 +22,7 @@ pub fn objective(numbers: &mut Numbers) -> Objective {
             *batch = numbers.pick(&[1, 1, 8, 64]);
         }
     }
-    objective.limits.nodes = numbers.pick(&[300, 600, 1_200]);
+    objective.limits.nodes = numbers.pick(&[300, 600, 1_200, 1_200, 1_200, 5_000]);
     objective.limits.steps = 300_000;
     objective.derived_at_load = numbers.below(10) < 7;
     objective
