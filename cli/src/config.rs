@@ -83,6 +83,11 @@ impl Default for TrainConfig {
 }
 
 impl TrainConfig {
+    /// Tokens of a sequence, for a model of this context.
+    pub fn time(&self, context: usize) -> usize {
+        if self.time == 0 { context.min(256) } else { self.time }
+    }
+
     /// What the trainer takes, checked for a model of this context.
     ///
     /// # Errors
@@ -91,7 +96,7 @@ impl TrainConfig {
         let clip_norm = (self.clip_norm > 0.0).then_some(self.clip_norm);
         let options = TrainOptions {
             batch: self.batch,
-            time: if self.time == 0 { context.min(256) } else { self.time },
+            time: self.time(context),
             accumulation: self.accumulation,
             steps: Some(self.steps),
             tokens: None,
@@ -209,14 +214,15 @@ impl RunConfig {
 ///
 /// # Errors
 /// When the file is none of a run's.
-pub fn objective_of_run(path: &Path) -> Result<Option<ObjectiveConfig>> {
+pub fn compiled_for(path: &Path) -> Result<Option<(ObjectiveConfig, TrainConfig)>> {
     let text = match std::fs::read_to_string(path) {
         Ok(text) => text,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(file_failure("read", path)(error)),
     };
     let table = text.parse::<Table>().map_err(|error| Failure(format!("{}: {error}", path.display())))?;
-    section("objective", table.get("objective").cloned()).map(Some)
+    let objective = section("objective", table.get("objective").cloned())?;
+    Ok(Some((objective, section("train", table.get("train").cloned())?)))
 }
 
 /// What checkpoints say of an architecture.

@@ -5,7 +5,7 @@
 use crate::failure::{Failure, Result};
 use crate::format::{bytes, parse_bytes};
 use clap::{Args, ValueEnum};
-use diptych_codegen::driver::{Compared, CompiledProgram, Rewriting, Rewritten, rewrite};
+use diptych_codegen::driver::{CompiledProgram, Rewriting, Rewritten, rewrite};
 use diptych_codegen::entry::EntryOptions;
 use diptych_cost::ratios::{RatioSweep, ratios, sweep_ratios};
 use diptych_cost::{Machine, Target, predict_binding, serving_bytes};
@@ -216,13 +216,13 @@ impl ObjectiveConfig {
         let least = Cell::new(usize::MAX);
         let seconds = |compiled: &CompiledProgram, binding: &Binding| {
             if let (Some(allowed), EntryKind::Decode) = (allowed, binding.entry) {
-                let bytes = serving_bytes(compiled, binding);
-                least.set(least.get().min(bytes));
-                if bytes > allowed {
-                    return f64::INFINITY;
+                let needed = serving_bytes(compiled, binding);
+                least.set(least.get().min(needed));
+                if needed > allowed {
+                    return Err(format!("serving takes {}", bytes(needed as f64)));
                 }
             }
-            predict_binding(compiled, binding, &machine, threads)
+            Ok(predict_binding(compiled, binding, &machine, threads))
         };
         let rewriting = Rewriting {
             algebra: self.numerics.numerics().is_some(),
@@ -230,18 +230,16 @@ impl ObjectiveConfig {
             numerics: self.numerics.numerics().unwrap_or_default(),
             seconds: Some(&seconds),
         };
-        let rewritten = rewrite(program, &rewriting, options)?;
-        let fits = |form: &Compared| form.seconds().iter().all(|seconds| seconds.is_finite());
-        match rewritten.compared.first().is_none_or(fits) {
-            true => Ok(rewritten),
-            false => Err(Failure(format!(
+        rewrite(program, &rewriting, options).map_err(|error| match allowed {
+            Some(allowed) if allowed < least.get() && least.get() < usize::MAX => Failure(format!(
                 "--serve-memory {}: decoding {} sequences at {} positions takes at least {} in every form",
                 self.serve_memory,
                 self.serve_batch,
                 self.serve_context,
                 bytes(least.get() as f64)
-            ))),
-        }
+            )),
+            _ => error.into(),
+        })
     }
 
     /// The forms that are chosen as more and more is served for each token trained, whatever the objective says of that.
@@ -258,5 +256,38 @@ impl ObjectiveConfig {
         let numerics = self.numerics.numerics().ok_or_else(one_form)?;
         let (machine, threads) = self.machine()?;
         Ok(sweep_ratios(program, objective, numerics, &ratios(RATIOS), (&machine, threads), options)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use diptych_codegen::driver::compile_rewritten;
+    use diptych_models::{Registry, build};
+
+    const OPTIONS: EntryOptions = EntryOptions { panel: 16, tile_rows: 12 };
+
+    #[test]
+    fn a_limit_on_memory_takes_the_best_form_that_keeps_it() {
+        let architecture = Registry::zoo().preset("mla-tiny").unwrap();
+        let program = build(&*architecture).unwrap();
+        // Trained only: nothing else would ask for small caches.
+        let config = ObjectiveConfig { serve_tokens: 0.0, serve_batch: 256, ..Default::default() };
+        let objective = config.objective(architecture.context(), 8, 64).unwrap();
+        let decode = objective.bindings[2].clone();
+        let within = |serve_memory: String| -> Result<(usize, usize)> {
+            let config = ObjectiveConfig { serve_memory, ..config.clone() };
+            let rewritten = config.rewrite(&program, objective.clone(), OPTIONS)?;
+            let kinds = [EntryKind::Prefill, EntryKind::Decode];
+            let compiled = compile_rewritten(&rewritten, &kinds, &Default::default(), OPTIONS)?;
+            Ok((serving_bytes(&compiled, &decode), rewritten.refused.len()))
+        };
+        let (free, _) = within(String::new()).unwrap();
+        let (bound, refused) = within(format!("{}", free - 1)).unwrap();
+        assert!(bound < free && refused > 0, "{bound} bytes instead of {free}, {refused} forms refused");
+        let problem = within("1KiB".to_owned()).unwrap_err().0;
+        assert!(problem.contains("decoding 256 sequences"), "{problem}");
+        let problem = within("much".to_owned()).unwrap_err().0;
+        assert!(problem.contains("give a number of bytes"), "{problem}");
     }
 }

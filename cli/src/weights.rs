@@ -2,7 +2,7 @@
 //! folder, with the architecture and the vocabulary that belong to them.
 
 use crate::arguments::WeightArguments;
-use crate::config::{identity, objective_of_run};
+use crate::config::{TrainConfig, compiled_for, identity};
 use crate::failure::{Failure, Result, file_failure};
 use crate::machine::MemoryBound;
 use crate::objective::{ObjectiveArguments, ObjectiveConfig};
@@ -32,8 +32,8 @@ pub struct Weights {
     folder: PathBuf,
     end_of_text: Option<u32>,
     source: Source,
-    /// What the run was compiled for.
-    objective: ObjectiveConfig,
+    /// What the run was compiled for: the form depends on how it was trained, too.
+    compiled_for: (ObjectiveConfig, TrainConfig),
 }
 
 enum Source {
@@ -65,14 +65,14 @@ impl Weights {
             tensors.expect(name.as_str(), Dtype::F32, &shape)?;
         }
         let folder = file.parent().unwrap_or(Path::new(".")).to_owned();
-        let objective = objective_of_run(&folder.join(CONFIG_FILE))?.unwrap_or_default();
+        let compiled_for = compiled_for(&folder.join(CONFIG_FILE))?.unwrap_or_default();
         Ok(Weights {
             architecture,
             program,
             folder,
             end_of_text: None,
             source: Source::Run(tensors),
-            objective,
+            compiled_for,
         })
     }
 
@@ -93,7 +93,7 @@ impl Weights {
             folder: folder.to_owned(),
             end_of_text: id.and_then(|id| u32::try_from(id).ok()),
             source: Source::HuggingFace(checkpoint),
-            objective: ObjectiveConfig::default(),
+            compiled_for: Default::default(),
         })
     }
 
@@ -126,10 +126,11 @@ impl Weights {
         kinds: &[EntryKind],
         objective: &ObjectiveArguments,
     ) -> Result<Session> {
-        let config = objective.over(&self.objective)?;
-        let time = context.min(256);
-        let rewritten =
-            config.rewrite(&self.program, config.objective(context, 8, time)?, device.options())?;
+        let (config, train) = &self.compiled_for;
+        let config = objective.over(config)?;
+        let most = self.architecture.context();
+        let objective = config.objective(most, train.batch, train.time(most))?;
+        let rewritten = config.rewrite(&self.program, objective, device.options())?;
         let compiled = compile_rewritten(&rewritten, kinds, &Default::default(), device.options())?;
         let memory = ServeMemory::of(device, &compiled, context, room, kinds);
         let part = memory.parameters.min(PART_ELEMENTS * size_of::<f32>());

@@ -49,8 +49,8 @@ pub fn objective() -> Objective {
     Objective::typical(200e9, 25e9, 1.0, 1.0)
 }
 
-/// Seconds of a run of a binding, of a compiled program.
-pub type SecondsOfRun<'a> = dyn Fn(&CompiledProgram, &Binding) -> f64 + 'a;
+/// Seconds of a run of a binding, of a compiled program, or why that program will not do.
+pub type SecondsOfRun<'a> = dyn Fn(&CompiledProgram, &Binding) -> Result<f64, String> + 'a;
 
 /// How a program may be rewritten before it is compiled.
 pub struct Rewriting<'a> {
@@ -86,6 +86,30 @@ impl Rewritten {
     /// Seconds of each stage so far, in order.
     pub fn stages(&self) -> &Stages {
         &self.stages
+    }
+
+    /// What becomes of the best form that no pass refuses; if all are refused, why the best one was.
+    pub(crate) fn first_of_forms<T, E: Refusal>(
+        &self,
+        compile: impl Fn(&Rewritten) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let first = match compile(self) {
+            Err(error) if error.refused().is_some() => error,
+            done => return done,
+        };
+        let mut other = self.clone();
+        other.refused.extend(first.refused().map(|error| Refused::new(&self.form, error)));
+        for (form, backward) in &self.others {
+            (other.form, other.objective) = (form.clone(), backward.clone());
+            match compile(&other) {
+                Err(error) => match error.refused() {
+                    Some(refused) => other.refused.push(Refused::new(form, refused)),
+                    None => return Err(error),
+                },
+                done => return done,
+            }
+        }
+        Err(first)
     }
 }
 
@@ -162,6 +186,17 @@ pub struct Rewritten {
     stages: Stages,
 }
 
+/// Errors some of which say that a pass has refused a form, so that another may do.
+pub(crate) trait Refusal {
+    fn refused(&self) -> Option<&CompileError>;
+}
+
+impl Refusal for CompileError {
+    fn refused(&self) -> Option<&CompileError> {
+        Some(self)
+    }
+}
+
 /// A form that could not be compiled.
 #[derive(Clone, Debug)]
 pub struct Refused {
@@ -200,7 +235,7 @@ impl Compared {
 }
 
 /// Chooses the form of a program. Where the cost after fusion is asked for, a form that cannot be compiled for all entries
-/// of the objective is dropped. By the additive model alone nothing is compiled here: then [`compile_rewritten`]
+/// of the objective, or will not do, is dropped. By the additive model alone nothing is compiled here: then [`compile_rewritten`]
 /// drops what it cannot compile.
 ///
 /// # Errors
@@ -239,10 +274,13 @@ pub fn rewrite(
         let fused = match rewriting.seconds {
             Some(seconds) => {
                 let rewritten = Rewritten::of_form(form.clone(), backward.clone());
-                match compile_rewritten(&rewritten, &kinds, &AdamWOptions::default(), options) {
-                    Ok(compiled) => {
-                        Some(objective.bindings.iter().map(|binding| seconds(&compiled, binding)).collect())
-                    }
+                let compiled = compile_rewritten(&rewritten, &kinds, &AdamWOptions::default(), options);
+                let judged = compiled.and_then(|compiled| {
+                    let of_run = |binding| seconds(&compiled, binding).map_err(CompileError::Unfit);
+                    objective.bindings.iter().map(of_run).collect()
+                });
+                match judged {
+                    Ok(seconds) => Some(seconds),
                     Err(error) => {
                         refused.push(Refused::new(&form, &error));
                         first_error.get_or_insert(error);
@@ -299,23 +337,9 @@ pub fn compile_rewritten(
     optimizer: &AdamWOptions,
     options: EntryOptions,
 ) -> Result<CompiledProgram, CompileError> {
-    let compile = |rewritten: &Rewritten| {
+    rewritten.first_of_forms(|rewritten| {
         Passed::through(rewritten, kinds, optimizer)?.compile(kinds, options, &BTreeSet::new())
-    };
-    let error = match compile(rewritten) {
-        Ok(compiled) => return Ok(compiled),
-        Err(error) => error,
-    };
-    let mut other = rewritten.clone();
-    other.refused.push(Refused::new(&rewritten.form, &error));
-    for (form, backward) in &rewritten.others {
-        (other.form, other.objective) = (form.clone(), backward.clone());
-        match compile(&other) {
-            Ok(compiled) => return Ok(compiled),
-            Err(error) => other.refused.push(Refused::new(form, &error)),
-        }
-    }
-    Err(error)
+    })
 }
 
 /// A program after the passes that rewrite it, before it is laid out and divided into kernels.

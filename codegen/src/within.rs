@@ -2,7 +2,7 @@
 //! keep for the backward pass are computed again there instead. Every choice is taken through the whole compiler, so
 //! that memory and time are those of the real plan. It knows no machine: what a plan takes is asked of the caller.
 
-use crate::driver::{CompiledProgram, Passed, Rewritten};
+use crate::driver::{CompiledProgram, Passed, Refusal, Rewritten};
 use crate::entry::{CompileError, EntryOptions};
 use crate::stages::{note, total};
 use diptych_ir::{Axis, EntryKind, Symbol};
@@ -56,14 +56,34 @@ pub enum WithinError {
     },
 }
 
+impl Refusal for WithinError {
+    fn refused(&self) -> Option<&CompileError> {
+        match self {
+            WithinError::Compile(error) => Some(error),
+            WithinError::TooLittle { .. } => None,
+        }
+    }
+}
+
 /// As [`crate::driver::compile_rewritten`], within a memory limit: the plan that is predicted to be the fastest, of those
 /// that were found to keep it. Batches are halved, and for each number of sequences at a time values are given up in
 /// the order of the work that a byte of them costs; those that need not have been are then kept after all, the dearest
 /// first. No choice changes a bit of the results.
 ///
 /// # Errors
-/// When a pass refuses the program, or the limit cannot be kept: then with the least that can.
+/// When a pass refuses all forms of the program, or the limit cannot be kept: then with the least that can.
 pub fn compile_within(
+    rewritten: &Rewritten,
+    kinds: &[EntryKind],
+    optimizer: &AdamWOptions,
+    options: EntryOptions,
+    limit: &Limit<'_>,
+) -> Result<(CompiledProgram, Choice), WithinError> {
+    rewritten.first_of_forms(|rewritten| form_within(rewritten, kinds, optimizer, options, limit))
+}
+
+/// The same of the one form that is chosen.
+fn form_within(
     rewritten: &Rewritten,
     kinds: &[EntryKind],
     optimizer: &AdamWOptions,

@@ -123,7 +123,7 @@ fn the_model_as_written_is_left_when_all_else_is_refused() {
 fn refused_forms_are_not_compared_once_they_are_fused() {
     let (program, kinds) = (sound(), [EntryKind::Train, EntryKind::Prefill, EntryKind::Decode]);
     // As if all forms took as long: they stay in order, the model as written last.
-    let seconds: &SecondsOfRun<'_> = &|_, _| 1.0;
+    let seconds: &SecondsOfRun<'_> = &|_, _| Ok(1.0);
     for (trained, served, refused) in [(0.0, 1.0, 1), (1.0, 1.0, 3)] {
         let objective = objective(trained, served);
         let forms = forms(&program, &objective, Numerics::Fast).unwrap().forms;
@@ -156,7 +156,7 @@ fn where_all_forms_are_refused_the_reason_is_that_of_the_best() {
     // It can still be trained.
     assert_eq!(compile(&rewritten, &TRAINING).unwrap().keeps, ["what the model says"]);
 
-    let seconds: &SecondsOfRun<'_> = &|_, _| 1.0;
+    let seconds: &SecondsOfRun<'_> = &|_, _| Ok(1.0);
     let rewriting = Rewriting { seconds: Some(seconds), ..rewriting(&objective, Numerics::Same) };
     assert_eq!(rewrite(&program, &rewriting, OPTIONS).unwrap_err().to_string(), first);
 }

@@ -90,7 +90,7 @@ fn chosen(
     numerics: Numerics,
 ) -> Outcome<Rewritten> {
     let seconds = |compiled: &CompiledProgram, binding: &Binding| {
-        predict_binding(compiled, binding, machine, device.pool.threads())
+        Ok(predict_binding(compiled, binding, machine, device.pool.threads()))
     };
     let objective = objective(bindings.to_vec());
     let rewriting = Rewriting { algebra, objective, numerics, seconds: Some(&seconds) };

@@ -26,8 +26,8 @@ pub fn predict_binding(
     entry.map_or(0.0, |entry| predict_entry(entry, machine, threads, &sizes_of(binding)).seconds())
 }
 
-/// Bytes that serving a binding takes: weights, what is derived from them, caches and states of its sequences, and what
-/// a run keeps for itself. 0 if the program lacks the entry.
+/// Bytes that serving a binding takes: weights, what this and other entries with caches derive from them, caches and states
+/// of its sequences, and what a run keeps for itself. 0 if the program lacks the entry.
 pub fn serving_bytes(compiled: &CompiledProgram, binding: &Binding) -> usize {
     let Some(entry) = compiled.entries.get(&binding.entry) else { return 0 };
     let run = sizes_of(binding);
@@ -45,5 +45,10 @@ pub fn serving_bytes(compiled: &CompiledProgram, binding: &Binding) -> usize {
         rows * buffer.layout.row_elements(entry.panel) * buffer.dtype.bytes() * buffer.slots
     };
     let arena = diptych_passes::plan::place(&entry.lifetimes(limits, run.cached())).bytes;
-    arena + entry.buffers.iter().map(of_buffer).sum::<usize>()
+    let others = compiled.entries.iter().filter(|(kind, _)| kind.cached() && **kind != binding.entry);
+    let derived = others.flat_map(|(_, other)| {
+        let derived = other.buffers.iter().filter(|buffer| matches!(buffer.role, Role::Derived));
+        derived.map(|buffer| buffer.bytes(limits, other.panel))
+    });
+    arena + entry.buffers.iter().map(of_buffer).sum::<usize>() + derived.sum::<usize>()
 }

@@ -102,7 +102,7 @@ fn trains(kind: EntryKind) -> bool {
 /// machine. The objective says how entries are run and how serving is divided among them.
 ///
 /// # Errors
-/// When the program or a form of it cannot be compiled.
+/// When the program is malformed, or no form of it can be compiled: why the best could not.
 pub fn sweep_ratios(
     program: &Program,
     objective: &Objective,
@@ -117,8 +117,9 @@ pub fn sweep_ratios(
         ratios.iter().chain(&single_minded).map(|&ratio| at_ratio(objective, ratio)).collect();
     let kinds: Vec<EntryKind> = objective.bindings.iter().map(|binding| binding.entry).collect();
     let mut forms: Vec<SweptForm> = Vec::new();
-    let mut known: HashMap<(Vec<String>, bool), usize> = HashMap::new();
-    let mut chosen = Vec::new();
+    // Those that are refused have no number.
+    let mut known: HashMap<(Vec<String>, bool), Option<usize>> = HashMap::new();
+    let (mut chosen, mut refused) = (Vec::new(), None);
     let written = as_written(program, &both)?;
     for (candidates, objective) in
         forms_for_each(program, &objectives, numerics)?.into_iter().zip(&objectives)
@@ -134,20 +135,35 @@ pub fn sweep_ratios(
                 None => {
                     let keeps = form.keeps.clone();
                     let rewritten = Rewritten::of_form(form, backward);
-                    let compiled = compile_rewritten(&rewritten, &kinds, &AdamWOptions::default(), options)?;
-                    let predict = |binding| predict_binding(&compiled, binding, machine, threads);
-                    let seconds = both.bindings.iter().map(predict).collect();
-                    forms.push(SweptForm { rewritten, keeps, seconds });
-                    known.insert(printed, forms.len() - 1);
-                    forms.len() - 1
+                    let compiled = compile_rewritten(&rewritten, &kinds, &AdamWOptions::default(), options);
+                    let at = match compiled {
+                        Ok(compiled) => {
+                            let predict = |binding| predict_binding(&compiled, binding, machine, threads);
+                            let seconds = both.bindings.iter().map(predict).collect();
+                            forms.push(SweptForm { rewritten, keeps, seconds });
+                            Some(forms.len() - 1)
+                        }
+                        // Where the program is compiled for this ratio alone, such a form is dropped, too.
+                        Err(error) => {
+                            refused.get_or_insert(error);
+                            None
+                        }
+                    };
+                    known.insert(printed, at);
+                    at
                 }
             };
+            let Some(at) = at else { continue };
             let cost = |at: usize| objective.total(&forms[at].seconds);
             if best.is_none_or(|best| cost(at) < cost(best)) {
                 best = Some(at);
             }
         }
-        chosen.push(best.unwrap_or(0));
+        match (best, refused.take()) {
+            (Some(best), _) => chosen.push(best),
+            (None, Some(error)) => return Err(error),
+            (None, None) => {}
+        }
     }
     let serving_only = chosen.pop().unwrap_or(0);
     let training_only = chosen.pop().unwrap_or(0);

@@ -40,7 +40,7 @@ fn latents_are_expanded_in_training_and_absorbed_in_decoding() {
         ..objective()
     };
     let seconds =
-        |compiled: &CompiledProgram, binding: &Binding| predict_binding(compiled, binding, &machine, 2);
+        |compiled: &CompiledProgram, binding: &Binding| Ok(predict_binding(compiled, binding, &machine, 2));
     let rewriting = Rewriting { objective, numerics: Numerics::Fast, seconds: Some(&seconds), algebra: true };
     let rewritten = rewrite(&program, &rewriting, OPTIONS).unwrap();
     let kinds = [EntryKind::Train, EntryKind::Prefill, EntryKind::Decode];

@@ -63,8 +63,9 @@ fn the_choice_flips_once_and_never_costs_more_than_a_single_minded_one() {
 
     // The sweep shows what a program is compiled to when it is compiled for that ratio alone.
     for point in [sweep.points[0], sweep.points[20]] {
-        let seconds =
-            |compiled: &CompiledProgram, binding: &Binding| predict_binding(compiled, binding, &machine, 2);
+        let seconds = |compiled: &CompiledProgram, binding: &Binding| {
+            Ok(predict_binding(compiled, binding, &machine, 2))
+        };
         let rewriting =
             Rewriting { objective: sweep.at(point.ratio), seconds: Some(&seconds), ..Default::default() };
         let alone = rewrite(&program, &rewriting, OPTIONS).unwrap();

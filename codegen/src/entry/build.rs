@@ -39,6 +39,9 @@ pub enum CompileError {
         /// What was wrong.
         problem: String,
     },
+    /// It could be compiled, but will not do: why.
+    #[error("{0}")]
+    Unfit(String),
 }
 
 /// What code is generated for.
