@@ -26,7 +26,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
     }
     // As compilation weighs it.
-    let objective = Objective { derived_at_load: false, ..Objective::typical(200e9, 25e9, 1.0, 1.0) };
+    let objective = Objective::typical(200e9, 25e9, 1.0, 1.0);
     println!(
         "| layer | classes | with choice | seconds | cost | bound at once | bound after {seconds} s | gap |"
     );

@@ -48,16 +48,7 @@ fn main() -> Outcome<()> {
 
 fn print(name: &str, architecture: &dyn Architecture) -> Outcome<()> {
     let program = build(architecture)?;
-    let mut objective = Objective::typical(200e9, 25e9, 1.0, 1.0);
-    if let Ok(r) = std::env::var("MATCHES") {
-        objective.limits.matches = r.parse()?;
-    }
-    if let Ok(r) = std::env::var("ROUNDS") {
-        objective.limits.rounds = r.parse()?;
-    }
-    if let Ok(r) = std::env::var("ENOUGH") {
-        objective.limits.enough = r.parse()?;
-    }
+    let objective = Objective::typical(200e9, 25e9, 1.0, 1.0);
     let (forward, report) = optimize_forward(&program, &objective)?;
     rows(&format!("{name} forward"), &program, &report);
     let forward = divide_after_sums(&forward)?;

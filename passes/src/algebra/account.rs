@@ -134,7 +134,7 @@ mod tests {
         let (program, _, root) = normed(64, 256);
         let program = finish(program, root);
         let serving = Binding::new(EntryKind::Prefill, 1, 256, 256, 1e6);
-        let training = Binding::new(EntryKind::Train, 1, 16, 16, 1e3);
+        let training = Binding::new(EntryKind::Train, 1, 16, 16, 1e2);
         let objective =
             Objective { bindings: vec![training, serving], ..Objective::typical(1e11, 1e10, 1.0, 1.0) };
         let found = account(&program, &objective).unwrap();

@@ -214,8 +214,7 @@ impl Rates<'_> {
             Op::PutAdd(_) => (operands.last().map_or(0.0, |facts| elements(&facts.ty.axes)), read() + write),
             _ => (0.0, 0.0),
         };
-        let passes = if result.param_only { 1.0 } else { self.passes };
-        passes * (flops / self.objective.flops_per_second + bytes / self.objective.bytes_per_second)
+        self.passes * (flops / self.objective.flops_per_second + bytes / self.objective.bytes_per_second)
     }
 }
 
