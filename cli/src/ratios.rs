@@ -35,7 +35,7 @@ pub fn html(title: &str, entries: &[EntryKind], sweep: &RatioSweep) -> Result<St
 ///
 /// # Errors
 /// When the plot cannot be drawn.
-pub fn section(entries: &[EntryKind], sweep: &RatioSweep) -> Result<String, String> {
+fn section(entries: &[EntryKind], sweep: &RatioSweep) -> Result<String, String> {
     let mut out = String::new();
     out.push_str("<h2>What is chosen as more is served for each token trained</h2>\n");
     out.push_str(&plot(sweep)?);

@@ -359,10 +359,6 @@ struct PassedPart {
     layouts: Layouts,
 }
 
-fn trains(kind: EntryKind) -> bool {
-    matches!(kind, EntryKind::Train | EntryKind::Accumulate | EntryKind::Update)
-}
-
 impl Passed {
     pub(crate) fn through(
         rewritten: &Rewritten,
@@ -377,7 +373,8 @@ impl Passed {
         let mut parts: Vec<PassedPart> = Vec::new();
         let mut shared: Option<Layouts> = None;
         for part in &form.parts {
-            let training = kinds.iter().copied().any(trains) && part.entries.contains(&EntryKind::Train);
+            let training =
+                kinds.iter().copied().any(EntryKind::trains) && part.entries.contains(&EntryKind::Train);
             let mut program = divide_after_sums(&part.program)?;
             laps.lap("divisions");
             if training {
@@ -405,9 +402,9 @@ impl Passed {
             laps.lap("layout");
             let streamed = StreamedAxes::of(&normalize(&program, false)?)?;
             laps.lap("long axes");
-            if !kinds.iter().copied().any(trains) {
+            if !kinds.iter().copied().any(EntryKind::trains) {
                 // Layers may add to the training loss what no other entry should compute.
-                program.entries.retain(|entry| !trains(entry.kind));
+                program.entries.retain(|entry| !entry.kind.trains());
                 program = simplify(&program)?;
                 laps.lap("simplify for serving");
             }

@@ -4,9 +4,9 @@
 use crate::{Machine, predict_binding};
 use diptych_codegen::driver::{Rewritten, as_written, compile_rewritten};
 use diptych_codegen::entry::{CompileError, EntryOptions};
-use diptych_ir::{EntryKind, Program, text};
+use diptych_ir::{EntryKind, Program};
 use diptych_passes::AdamWOptions;
-use diptych_passes::algebra::{Form, Numerics, Objective, forms_for_each};
+use diptych_passes::algebra::{Numerics, Objective, forms_for_each};
 use std::collections::HashMap;
 
 /// So many ratios from 0.01 to 1000, evenly on a logarithmic scale.
@@ -78,13 +78,13 @@ impl RatioSweep {
 fn at_ratio(objective: &Objective, ratio: f64) -> Objective {
     let mut objective = objective.clone();
     let sum = |training: bool| -> (f64, f64) {
-        let bindings = objective.bindings.iter().filter(|binding| trains(binding.entry) == training);
+        let bindings = objective.bindings.iter().filter(|binding| binding.entry.trains() == training);
         bindings.fold((0.0, 0.0), |(sum, count), binding| (sum + binding.tokens, count + 1.0))
     };
     let (trained, served) = (sum(true), sum(false));
     let share_served = if ratio.is_finite() { ratio / (1.0 + ratio) } else { 1.0 };
     for binding in &mut objective.bindings {
-        let (share, (sum, count)) = match trains(binding.entry) {
+        let (share, (sum, count)) = match binding.entry.trains() {
             true => (1.0 - share_served, trained),
             false => (share_served, served),
         };
@@ -92,10 +92,6 @@ fn at_ratio(objective: &Objective, ratio: f64) -> Objective {
         binding.tokens = share * if sum > 0.0 { binding.tokens / sum } else { 1.0 / count };
     }
     objective
-}
-
-fn trains(kind: EntryKind) -> bool {
-    matches!(kind, EntryKind::Train | EntryKind::Accumulate | EntryKind::Update)
 }
 
 /// Chooses a form at each ratio of tokens served to tokens trained, as a program is compiled for that ratio, for a
@@ -129,7 +125,7 @@ pub fn sweep_ratios(
         // for serving alone would not be rewritten there at all.
         let candidates = candidates.into_iter().map(|form| (form, Some(both.clone())));
         for (form, backward) in candidates.chain([(written.clone(), None)]) {
-            let printed = (printed(&form), backward.is_some());
+            let printed = (form.printed(), backward.is_some());
             let at = match known.get(&printed) {
                 Some(&at) => at,
                 None => {
@@ -169,8 +165,4 @@ pub fn sweep_ratios(
     let training_only = chosen.pop().unwrap_or(0);
     let points = ratios.iter().zip(chosen).map(|(&ratio, chosen)| RatioPoint { ratio, chosen }).collect();
     Ok(RatioSweep { forms, training_only, serving_only, points, objective: both })
-}
-
-fn printed(form: &Form) -> Vec<String> {
-    form.parts.iter().map(|part| text::print(&part.program)).collect()
 }

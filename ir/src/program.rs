@@ -146,6 +146,11 @@ impl EntryKind {
     pub fn cached(self) -> bool {
         matches!(self, EntryKind::Prefill | EntryKind::Decode)
     }
+
+    /// Whether it is part of training, where parameters change from run to run.
+    pub fn trains(self) -> bool {
+        matches!(self, EntryKind::Train | EntryKind::Accumulate | EntryKind::Update)
+    }
 }
 
 /// A set of roots in the main region, and the job they are for.

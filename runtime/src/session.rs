@@ -133,10 +133,7 @@ impl Session {
         let kernels =
             load_kernels(texts, device.width, &device.compiler, &device.cache, device.pool.threads())?;
         compiled.stages.push((NATIVE_CODE.to_owned(), start.elapsed().as_secs_f64()));
-        let trains = compiled
-            .entries
-            .keys()
-            .any(|kind| matches!(kind, EntryKind::Train | EntryKind::Accumulate | EntryKind::Update));
+        let trains = compiled.entries.keys().copied().any(EntryKind::trains);
         let store = ParameterStore::new(&compiled.program, &compiled.layouts, device.width.panel(), trains)?;
         Ok(Session { compiled, kernels, store, context })
     }

@@ -80,6 +80,7 @@ fn random_architectures_are_as_they_were_written() {
         check_architectures(&seeds, false, options, &compiler, &cache);
     eprintln!("{agreed} agree ({kernels} kernels)");
     assert!(wrong.is_empty(), "{wrong:#?}");
+    assert_eq!(agreed, seeds.len());
     assert!(refused.is_empty() && unserved.is_empty(), "{refused:#?} {unserved:#?}");
 }
 

@@ -107,7 +107,7 @@ pub(crate) fn compile_entry_timed(
     let continued = continued_sums(&program, &entry);
     entry.updates.clone_from(&continued.updates);
     let roots: Vec<NodeId> = entry.roots.iter().chain(&entry.updates).map(|root| root.1).collect();
-    let training = matches!(kind, EntryKind::Train | EntryKind::Accumulate | EntryKind::Update);
+    let training = kind.trains();
     let fuse_options = FuseOptions { many_rows: training, history_is_rename: !kind.cached() };
     let start = Instant::now();
     let fused = fuse(&program, &roots, streamed, fuse_options)?;

@@ -144,7 +144,7 @@ pub(super) struct Rates<'a> {
 impl Rates<'_> {
     /// Seconds that an op takes in one run, beside what its operands take.
     pub fn seconds(&self, op: &Op, operands: &[&Facts], result: &Facts) -> f64 {
-        let serving = !trains(self.binding.entry);
+        let serving = !self.binding.entry.trains();
         if result.param_only && serving && self.objective.derived_at_load {
             return 0.0;
         }
@@ -216,12 +216,6 @@ impl Rates<'_> {
         };
         self.passes * (flops / self.objective.flops_per_second + bytes / self.objective.bytes_per_second)
     }
-}
-
-/// Whether the entry is part of training: there, what depends on parameters
-/// changes with every step.
-pub(super) fn trains(entry: EntryKind) -> bool {
-    matches!(entry, EntryKind::Train | EntryKind::Accumulate | EntryKind::Update)
 }
 
 /// Pairs of positions: such a value is never stored.

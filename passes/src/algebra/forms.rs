@@ -4,13 +4,13 @@
 //! for each set of values that may be kept there is a form. Which is the fastest once it is
 //! fused and scheduled, the caller finds out.
 
-use super::cost::{Binding, trains};
+use super::cost::Binding;
 use super::region::{Kept, Wanted};
 use super::rules::{Class, keeping};
 use super::space::{Chosen, Space};
 use super::{AlgebraError, AlgebraReport, Objective, RegionSeconds};
 use diptych_ir::{EntryKind, Program, text};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 /// How far entries may differ.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -49,6 +49,11 @@ impl Form {
     pub fn is_shared(&self) -> bool {
         self.parts.len() < 2
     }
+
+    /// The text of its programs: forms are the same if that is.
+    pub fn printed(&self) -> Vec<String> {
+        self.parts.iter().map(|part| text::print(&part.program)).collect()
+    }
 }
 
 /// Entries that share a form even where each may have its own: what training computes is what is scored.
@@ -84,12 +89,9 @@ pub(super) fn forms_in(space: &Space, numerics: Numerics) -> Result<Forms, Algeb
     let objective = space.objective;
     let entries = &space.program.entries;
     let search = Search { space, all: entries.iter().map(|entry| entry.kind).collect() };
-    let mut found: Vec<Form> = Vec::new();
+    let (mut found, mut known): (Vec<Form>, _) = (Vec::new(), HashSet::new());
     let mut add = |form: Form| {
-        let printed =
-            |form: &Form| form.parts.iter().map(|part| text::print(&part.program)).collect::<Vec<_>>();
-        let new = printed(&form);
-        if found.iter().all(|known| printed(known) != new) {
+        if known.insert(form.printed()) {
             found.push(form);
         }
     };
@@ -138,7 +140,7 @@ impl Search<'_> {
     /// not see; and only if it is looked at can the choice for all never cost more.
     fn aims(&self) -> Vec<Vec<f64>> {
         let mut aims: Vec<Vec<f64>> = Vec::new();
-        let counts: [&dyn Fn(EntryKind) -> bool; 3] = [&|_| true, &trains, &|kind| !trains(kind)];
+        let counts: [&dyn Fn(EntryKind) -> bool; 3] = [&|_| true, &EntryKind::trains, &|kind| !kind.trains()];
         for factors in counts.map(|counts| self.weights(counts)).into_iter().flatten() {
             if !aims.contains(&factors) {
                 aims.push(factors);

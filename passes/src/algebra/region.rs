@@ -55,7 +55,7 @@ impl Task<'_> {
 
     pub fn rates(&self) -> Vec<Rates<'_>> {
         let rates = self.objective.bindings.iter().map(|binding| {
-            let passes = if super::cost::trains(binding.entry) { self.training_passes } else { 1.0 };
+            let passes = if binding.entry.trains() { self.training_passes } else { 1.0 };
             Rates { objective: self.objective, binding, passes }
         });
         rates.collect()

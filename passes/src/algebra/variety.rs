@@ -6,7 +6,7 @@ use super::forms::{Form, Numerics, forms_in};
 use super::rules::{Class, keeping};
 use super::space::Space;
 use super::{AlgebraError, Part};
-use diptych_ir::{Program, text};
+use diptych_ir::Program;
 use std::collections::HashSet;
 
 /// What a form is chosen for, and with what.
@@ -35,9 +35,7 @@ pub fn varied_forms(
     let entries = program.entries.iter().map(|entry| entry.kind).collect();
     let as_written = Part { entries, program: program.clone(), report: Default::default() };
     let mut found = vec![Form { parts: vec![as_written], keeps: Vec::new(), seconds: Vec::new() }];
-    let printed =
-        |form: &Form| -> Vec<String> { form.parts.iter().map(|part| text::print(&part.program)).collect() };
-    let mut known: HashSet<Vec<String>> = found.iter().map(printed).collect();
+    let mut known: HashSet<Vec<String>> = found.iter().map(Form::printed).collect();
     for group in
         variations.chunk_by(|a, b| a.without == b.without && a.objective.limits == b.objective.limits)
     {
@@ -51,7 +49,7 @@ pub fn varied_forms(
         for variation in group {
             space.aim(&variation.objective)?;
             for form in forms_in(&space, variation.numerics)?.forms {
-                if known.insert(printed(&form)) {
+                if known.insert(form.printed()) {
                     found.push(form);
                 }
             }
@@ -107,6 +105,7 @@ pub fn forms_for_each(
 mod tests {
     use super::*;
     use crate::algebra::forms;
+    use diptych_ir::text;
     use diptych_models::{Registry, build};
 
     fn latent() -> Program {
