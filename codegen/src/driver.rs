@@ -234,6 +234,12 @@ impl Compared {
     }
 }
 
+/// Of the forms that are compared once they are fused, so many are so with their backward passes rewritten, too.
+const FINALISTS: usize = 3;
+
+/// A form that is compared, and what its backward pass is rewritten for.
+type Candidate = (Compared, Form, Option<Objective>);
+
 /// Chooses the form of a program. Where the cost after fusion is asked for, a form that cannot be compiled for all entries
 /// of the objective, or will not do, is dropped. By the additive model alone nothing is compiled here: then [`compile_rewritten`]
 /// drops what it cannot compile.
@@ -262,43 +268,44 @@ pub fn rewrite(
         found.push((as_written(program, objective)?, None));
     }
     laps.lap("algebra");
-    let compared = |form: &Form, fused| Compared {
-        keeps: form.keeps.clone(),
-        shared: form.is_shared(),
-        additive: form.seconds.clone(),
-        fused,
-    };
     let kinds: Vec<EntryKind> = objective.bindings.iter().map(|binding| binding.entry).collect();
-    let (mut candidates, mut refused, mut first_error) = (Vec::new(), Vec::new(), None);
+    let judged = |form: &Form, backward: Option<Objective>, seconds: &SecondsOfRun| {
+        let rewritten = Rewritten::of_form(form.clone(), backward);
+        let compiled = compile_rewritten(&rewritten, &kinds, &AdamWOptions::default(), options)?;
+        let of_run = |binding| seconds(&compiled, binding).map_err(CompileError::Unfit);
+        objective.bindings.iter().map(of_run).collect::<Result<Vec<f64>, CompileError>>()
+    };
+    let (mut candidates, mut refused, mut first_error): (Vec<Candidate>, _, _) =
+        (Vec::new(), Vec::new(), None);
     for (form, backward) in found {
-        let fused = match rewriting.seconds {
-            Some(seconds) => {
-                let rewritten = Rewritten::of_form(form.clone(), backward.clone());
-                let compiled = compile_rewritten(&rewritten, &kinds, &AdamWOptions::default(), options);
-                let judged = compiled.and_then(|compiled| {
-                    let of_run = |binding| seconds(&compiled, binding).map_err(CompileError::Unfit);
-                    objective.bindings.iter().map(of_run).collect()
-                });
-                match judged {
-                    Ok(seconds) => Some(seconds),
-                    Err(error) => {
-                        refused.push(Refused::new(&form, &error));
-                        first_error.get_or_insert(error);
-                        continue;
-                    }
-                }
+        let fused = rewriting.seconds.map(|seconds| judged(&form, None, seconds)).transpose();
+        match fused {
+            Ok(fused) => {
+                let (keeps, shared, additive) = (form.keeps.clone(), form.is_shared(), form.seconds.clone());
+                candidates.push((Compared { keeps, shared, additive, fused }, form, backward));
             }
-            None => None,
-        };
-        candidates.push((compared(&form, fused), form, backward));
+            Err(error) => {
+                refused.push(Refused::new(&form, &error));
+                first_error.get_or_insert(error);
+            }
+        }
     }
-    candidates.sort_by(|a, b| objective.total(a.0.seconds()).total_cmp(&objective.total(b.0.seconds())));
-    let mut compared = Vec::new();
-    let mut forms = Vec::new();
-    for (costs, form, backward) in candidates {
-        compared.push(costs);
-        forms.push((form, backward));
+    let by_total = |a: &Candidate, b: &Candidate| {
+        objective.total(a.0.seconds()).total_cmp(&objective.total(b.0.seconds()))
+    };
+    candidates.sort_by(by_total);
+    // Rewriting the backward pass takes longer than all else, and brings much the same in every form.
+    if let Some(seconds) = rewriting.seconds {
+        for (compared, form, backward) in candidates.iter_mut().take(FINALISTS) {
+            match judged(form, backward.clone(), seconds) {
+                Ok(fused) => compared.fused = Some(fused),
+                Err(_) => *backward = None,
+            }
+        }
+        candidates.sort_by(by_total);
     }
+    let (compared, mut forms): (Vec<Compared>, Vec<_>) =
+        candidates.into_iter().map(|(compared, form, backward)| (compared, (form, backward))).unzip();
     if rewriting.algebra && rewriting.seconds.is_none() {
         forms.push((as_written(program, objective)?, None));
     }

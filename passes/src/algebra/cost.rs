@@ -96,7 +96,7 @@ pub struct Limits {
     pub rounds: usize,
     /// Matching steps; a million take about a tenth of a second.
     pub steps: usize,
-    /// Matches of one rule in one round.
+    /// Matches of one rule in one class in one round: layers that are alike are explored alike.
     pub matches: usize,
 }
 
@@ -107,21 +107,15 @@ impl Limits {
     /// The limits of a region of so many nodes: one that holds several layers gets as much for each, so that equal
     /// layers come out alike.
     pub(super) fn of_region(self, nodes: usize) -> Limits {
-        let layers = nodes.div_ceil(LAYER).max(1);
-        let Limits { nodes, enough, rounds, steps, matches } = self;
-        Limits {
-            nodes: nodes * layers,
-            enough: enough * layers,
-            rounds,
-            steps: steps * layers,
-            matches: matches * layers,
-        }
+        let scaled = |limit: usize| limit * nodes.max(LAYER) / LAYER;
+        let Limits { nodes: most, enough, rounds, steps, matches } = self;
+        Limits { nodes: scaled(most), enough: scaled(enough), rounds, steps: scaled(steps), matches }
     }
 }
 
 impl Default for Limits {
     fn default() -> Limits {
-        Limits { nodes: 20_000, enough: 5_000, rounds: 100, steps: 4_000_000, matches: 1_000 }
+        Limits { nodes: 20_000, enough: 5_000, rounds: 100, steps: 4_000_000, matches: 400 }
     }
 }
 

@@ -59,7 +59,7 @@ pub fn extraction_gaps(
     let factors = vec![1.0; objective.bindings.len()];
     let problems =
         space.problems(Wanted { factors: &factors, entries: &entries, histories: None, without: None });
-    let gap = |(region, problem): (Symbol, Problem)| {
+    let gap = |(region, problem, scale): (Symbol, Problem, f64)| {
         let start = Instant::now();
         let extraction = extract(&problem);
         let taken = start.elapsed().as_secs_f64();
@@ -69,9 +69,9 @@ pub fn extraction_gaps(
             classes: problem.classes.len(),
             choices: problem.classes.iter().filter(|candidates| candidates.len() > 1).count(),
             seconds: taken,
-            cost: extraction.cost,
-            bound: extraction.lower_bound,
-            searched_bound: searched.max(extraction.lower_bound).min(extraction.cost),
+            cost: scale * extraction.cost,
+            bound: scale * extraction.lower_bound,
+            searched_bound: scale * searched.max(extraction.lower_bound).min(extraction.cost),
         }
     };
     Ok(problems.map(gap).collect())

@@ -127,6 +127,8 @@ pub(super) fn costs_before(task: &Task, saturated: &Saturated) -> Vec<f64> {
 /// The extraction problem, and what its numbers stand for.
 pub(super) struct Selection {
     pub problem: Problem,
+    /// How often the region runs where it runs most, which the problem's costs leave out.
+    pub scale: f64,
     pub numbers: HashMap<Id, usize>,
     pub nodes: Vec<Vec<ENode>>,
     /// The first node of the graph in each class.
@@ -217,16 +219,19 @@ impl Selection {
                 .map(|&root| of_node(root))
                 .collect()
         };
+        // Layers do not change what is best for one: costs are those of a layer, in any depth the very same numbers.
+        let scale = task.uses.iter().map(|live| live.runs[task.index]).fold(0.0, f64::max);
+        let share = |live: &Live| if scale > 0.0 { live.runs[task.index] / scale } else { 0.0 };
         let problem = Problem {
             classes,
             roots: task.uses.iter().map(live_roots).collect(),
             kept: roots.iter().map(|&root| of_node(root)).collect(),
             factors: (task.objective.bindings.iter().zip(task.uses).zip(wanted.factors))
-                .map(|((binding, live), factor)| binding.runs() * live.runs[task.index] * factor)
+                .map(|((binding, live), factor)| binding.runs() * share(live) * factor)
                 .collect(),
             original,
         };
-        Selection { problem, numbers, nodes, firsts }
+        Selection { problem, scale, numbers, nodes, firsts }
     }
 
     /// The histories that a choice keeps for what these roots need.

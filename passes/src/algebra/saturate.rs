@@ -36,8 +36,8 @@ pub(super) fn saturate(
     let mut seen = HashMap::new();
     // What was applied once brings nothing a second time.
     let mut applied: HashSet<u64> = HashSet::new();
-    // Rules that have found as much as one round may bring look everywhere in the next.
-    let mut behind = vec![false; rules.len()];
+    // Where a rule has found as much as one round may bring it looks again in the next.
+    let mut behind: Vec<HashSet<Id>> = vec![HashSet::new(); rules.len()];
     egraph.rebuild();
     give(egraph);
     while done.rounds < limits.rounds {
@@ -47,30 +47,29 @@ pub(super) fn saturate(
         for (number, rule) in rules.iter().enumerate() {
             let mut is_new =
                 |roots: &[Id], bindings: &Bindings| applied.insert(hash_of(&(number, roots, bindings)));
-            let mut left = limits.matches;
+            let first = candidates(egraph, &rule.left);
             if let Some((second, _)) = &rule.beside {
-                let classes = [candidates(egraph, &rule.left), candidates(egraph, second)];
+                let classes = [&first[..], &candidates(egraph, second)];
+                let most = limits.matches * first.len();
                 let mut wanted = |roots: &[Id; 2], bindings: &Bindings| is_new(roots, bindings);
-                let found =
-                    search_pairs(egraph, rule, [&classes[0], &classes[1]], left, &budget, &mut wanted);
-                behind[number] = found.len() == left;
+                let found = search_pairs(egraph, rule, classes, most, &budget, &mut wanted);
+                behind[number] =
+                    if found.len() < most { HashSet::new() } else { first.into_iter().collect() };
                 matches.extend(found.into_iter().map(|(roots, bindings)| (number, roots.to_vec(), bindings)));
                 continue;
             }
-            let everywhere = behind[number];
-            for class in candidates(egraph, &rule.left) {
-                if left == 0 {
-                    break;
-                }
-                if !everywhere && !changed[depths[number] - 1].contains(&class) {
+            let again = std::mem::take(&mut behind[number]);
+            for class in first {
+                if !again.contains(&class) && !changed[depths[number] - 1].contains(&class) {
                     continue;
                 }
                 let mut wanted = |bindings: &Bindings| is_new(&[class], bindings);
-                let found = search(egraph, rule, class, left, &budget, &mut wanted);
-                left -= found.len();
+                let found = search(egraph, rule, class, limits.matches, &budget, &mut wanted);
+                if found.len() == limits.matches {
+                    behind[number].insert(class);
+                }
                 matches.extend(found.into_iter().map(|bindings| (number, vec![class], bindings)));
             }
-            behind[number] = left == 0;
         }
         let mut changed = false;
         for (number, roots, bindings) in matches {
@@ -101,7 +100,7 @@ pub(super) fn saturate(
             done.stop = StopReason::Steps;
             break;
         }
-        if !changed && !behind.contains(&true) {
+        if !changed && behind.iter().all(HashSet::is_empty) {
             done.stop = StopReason::Saturated;
             break;
         }

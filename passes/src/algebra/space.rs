@@ -166,11 +166,11 @@ impl<'p> Space<'p> {
         format!("{label} {}", egraph[class].data.ty)
     }
 
-    /// The problem of each region, to be searched offline.
-    pub fn problems(&self, wanted: Wanted) -> impl Iterator<Item = (diptych_ir::Symbol, Problem)> {
+    /// The problem of each region, to be searched offline, and how often the region runs.
+    pub fn problems(&self, wanted: Wanted) -> impl Iterator<Item = (diptych_ir::Symbol, Problem, f64)> {
         let of = move |(index, region): (usize, &Region)| {
             let selection = Selection::new(&self.task(index), &region.saturated, wanted);
-            (self.program.regions[index].name, selection.problem)
+            (self.program.regions[index].name, selection.problem, selection.scale)
         };
         self.regions.iter().enumerate().map(of)
     }
@@ -244,7 +244,10 @@ impl<'p> Space<'p> {
 
     /// No choice of the same kind costs less, all bindings together.
     pub fn lower_bound(&self, chosen: &Chosen) -> f64 {
-        chosen.regions.iter().map(|(selection, choice, _)| proven_bound(&selection.problem, choice)).sum()
+        let bound = |(selection, choice, _): &(Selection, Choice, f64)| {
+            selection.scale * proven_bound(&selection.problem, choice)
+        };
+        chosen.regions.iter().map(bound).sum()
     }
 
     /// The histories that a choice keeps in the caches of an entry.
