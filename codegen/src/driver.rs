@@ -83,6 +83,11 @@ impl Rewritten {
         &self.form.parts
     }
 
+    /// What the caches of the chosen form keep.
+    pub fn keeps(&self) -> &[String] {
+        &self.form.keeps
+    }
+
     /// Seconds of each stage so far, in order.
     pub fn stages(&self) -> &Stages {
         &self.stages
