@@ -28,9 +28,11 @@ fn region_flops(program: &Program, region: RegionId, roots: &[NodeId], context: 
             Op::Contract(contract) if !contract.over.is_empty() && distinct(&graph.operands(id)) > 1 => {
                 let mut axes = graph.axes(id).to_vec();
                 axes.extend(&contract.over);
+                // What a position so far has of its own is computed once, with its token.
+                let seen = axes.iter().any(|axis| axis.name.as_str() == "time");
                 let sizes = axes.iter().map(|axis| match axis.fixed_size() {
                     Some(size) => size as f64,
-                    None if axis.name.as_str() == "past" => context as f64,
+                    None if seen && axis.name.as_str() == "past" => context as f64,
                     None => 1.0,
                 });
                 2.0 * sizes.product::<f64>()
@@ -55,6 +57,17 @@ mod tests {
     use super::*;
     use diptych_cost::utilisation::ModelSize;
     use diptych_models::{Registry, build, count_parameters};
+
+    #[test]
+    fn what_is_expanded_for_each_position_counts_once_a_token() {
+        let latent = Registry::zoo().preset("bench-latent").unwrap();
+        let program = build(&*latent).unwrap();
+        // Every matrix takes part once: keys and values come from a latent, position by position.
+        let norms = (3.0 * 6.0 + 1.0) * 256.0;
+        let matrices = 2.0 * (count_parameters(&program) as f64 - norms);
+        let found = forward_flops_per_token(&program, 0);
+        assert!((found / matrices - 1.0).abs() < 2e-3, "{found} is not {matrices}");
+    }
 
     #[test]
     fn a_llama_has_the_flops_of_the_formula() {
