@@ -1,48 +1,21 @@
 //! Builds a compiled entry: fuses, lowers each group, and gives every value a
 //! buffer. A value that a region yields is written straight to where it goes.
 
+use super::error::CompileError;
 use super::layouts::ValueLayouts;
 use super::overwriting::is_overwritten_too_soon;
 use super::together::join;
 use super::{ArgRef, Buffer, BufferId, CompiledEntry, GridCount, Launch, PlanStep, Role, Slot};
 use crate::c;
-use crate::lower::{Context, LowerError, Lowered, Source, lower, lower_grouping};
+use crate::lower::{Context, Lowered, Source, lower, lower_grouping};
 use crate::tile::{Dim, Extent, TileProgram};
-use diptych_ir::{Entry, EntryKind, IrError, NodeId, Op, Program, ReduceKind, RegionId, ScalarFn};
-use diptych_passes::fuse::{FuseError, FuseOptions, Group, GroupKind, RegionSteps, Step, StreamedAxes, fuse};
+use diptych_ir::{Entry, EntryKind, NodeId, Op, Program, ReduceKind, RegionId, ScalarFn};
+use diptych_passes::fuse::{FuseOptions, Group, GroupKind, RegionSteps, Step, StreamedAxes, fuse};
 use diptych_passes::layout::{Layout, Layouts, Leading, product};
 use diptych_passes::micro_batches::continued_sums;
 use diptych_passes::normalize::normalize;
 use std::collections::{HashMap, HashSet};
 use std::time::Instant;
-
-/// Why an entry cannot be compiled.
-#[derive(Debug, thiserror::Error)]
-pub enum CompileError {
-    /// The graph is not well formed.
-    #[error(transparent)]
-    Ir(#[from] IrError),
-    /// The algebra refuses it.
-    #[error(transparent)]
-    Algebra(#[from] diptych_passes::algebra::AlgebraError),
-    /// It cannot be divided into kernels.
-    #[error(transparent)]
-    Fuse(#[from] FuseError),
-    /// A group cannot be lowered.
-    #[error(transparent)]
-    Lower(#[from] LowerError),
-    /// Its values cannot be given buffers.
-    #[error("cannot plan entry `{entry}`: {problem}")]
-    Plan {
-        /// The entry.
-        entry: String,
-        /// What was wrong.
-        problem: String,
-    },
-    /// It could be compiled, but will not do: why.
-    #[error("{0}")]
-    Unfit(String),
-}
 
 /// What code is generated for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

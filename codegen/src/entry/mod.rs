@@ -2,13 +2,15 @@
 //! that they read and write. It is data for an executor; it runs nothing.
 
 mod build;
+mod error;
 mod layouts;
 mod overwriting;
 mod repeats;
 mod together;
 
 pub(crate) use build::compile_entry_timed;
-pub use build::{CompileError, EntryOptions, compile_entry};
+pub use build::{EntryOptions, compile_entry};
+pub use error::CompileError;
 
 use crate::c::KernelText;
 use crate::tile::{DimId, Extent, TileProgram};

@@ -1,7 +1,8 @@
 //! Repeats of an entry: where what they carry, stack and are given lies, and
 //! what is copied into them and out of them. It knows no kernel.
 
-use super::build::{Builder, CompileError, Scope};
+use super::build::{Builder, Scope};
+use super::error::CompileError;
 use super::{ArgRef, BufferId, PlanStep, Role, Slot};
 use diptych_ir::{NodeId, Op};
 use std::collections::HashMap;
