@@ -192,6 +192,11 @@ pub struct Program {
 }
 
 impl Program {
+    /// The ops of all regions.
+    pub fn ops(&self) -> impl Iterator<Item = &Op> {
+        self.regions.iter().flat_map(|region| region.graph.ids().into_iter().map(|id| region.graph.op(id)))
+    }
+
     /// The parameter that a state goes with: `NAME`, of a state `KIND.NAME`.
     pub fn owner(&self, state: Symbol) -> Option<Symbol> {
         let owner = state.as_str().split_once('.').map(|(_, owner)| Symbol::new(owner));

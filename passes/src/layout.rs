@@ -196,11 +196,7 @@ impl Layouts {
 
 /// The type of one layer's slice of a value that repeats yield for each layer.
 fn of_layer(program: &Program, ty: &TensorType) -> TensorType {
-    let nodes = program
-        .regions
-        .iter()
-        .flat_map(|region| region.graph.ids().into_iter().map(|id| region.graph.op(id)));
-    let layers = nodes.filter_map(|op| match op {
+    let layers = program.ops().filter_map(|op| match op {
         Op::Repeat(repeat) => Some(repeat.layers),
         _ => None,
     });

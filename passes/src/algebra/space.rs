@@ -303,11 +303,7 @@ impl<'p> Space<'p> {
         program.entries.retain(|entry| entries.contains(&entry.kind));
         let mut report = AlgebraReport::default();
         // What stays as it is keeps its room, too.
-        let nodes = program
-            .regions
-            .iter()
-            .flat_map(|region| region.graph.ids().into_iter().map(|id| region.graph.op(id)));
-        let own = nodes.filter_map(|op| match op {
+        let own = program.ops().filter_map(|op| match op {
             Op::History(history) => Some(history.room),
             _ => None,
         });
