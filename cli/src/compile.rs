@@ -6,7 +6,7 @@ use crate::config::RunConfig;
 use crate::explain::{entry_kinds, plan_text};
 use crate::failure::Result;
 use crate::machine::open_device;
-use crate::objective::ObjectiveArguments;
+use crate::objective::{ObjectiveArguments, ObjectiveConfig};
 use crate::output::{claim_folder, tell, write_file};
 use crate::stages::{CompileTime, Compiled, compile_model};
 use clap::Args;
@@ -43,7 +43,8 @@ pub fn run(registry: &Registry, arguments: &Arguments) -> Result<()> {
     let device = open_device(&arguments.device)?;
     time.lap("device");
     let kinds = entry_kinds(None)?;
-    let Compiled { program, compiled, .. } = compile_model(&config, &kinds, device.options(), &mut time)?;
+    let Compiled { program, compiled, .. } =
+        compile_model(&config, &kinds, device.options(), ObjectiveConfig::rewrite, &mut time)?;
     let taken = time.taken();
     claim_folder(&arguments.out, arguments.force)?;
     let file = |name: &str, text: &str| write_file(&arguments.out.join(name), text.as_bytes());

@@ -4,7 +4,7 @@
 use crate::failure::Result;
 use crate::format::{push, seconds};
 use crate::objective::ObjectiveConfig;
-use diptych_codegen::driver::Compared;
+use diptych_codegen::driver::{Candidate, Rewritten};
 use diptych_ir::Program;
 use diptych_passes::algebra::{Binding, Objective, Stage, account, rule_gains};
 
@@ -13,8 +13,14 @@ fn per_token(binding: &Binding, run: f64) -> f64 {
     run * binding.runs() / binding.tokens.max(f64::MIN_POSITIVE)
 }
 
+/// What caches keep, for people to read.
+fn kept(keeps: &[String]) -> String {
+    if keeps.is_empty() { "nothing".to_owned() } else { keeps.join(" and ") }
+}
+
 /// The forms that were compared, with the one that was chosen, and what one form for all entries costs.
-pub fn compared_text(config: &ObjectiveConfig, objective: &Objective, compared: &[Compared]) -> String {
+pub fn compared_text(config: &ObjectiveConfig, objective: &Objective, compared: &Rewritten) -> String {
+    let forms = compared.candidates();
     let mut out = format!(
         "\nWhat it is compiled for: {} tokens trained to {} served, half of them of prompts of {}; decoding {} at once \
          at {} positions\nForms, by the predicted time of a token on {}\n",
@@ -27,14 +33,14 @@ pub fn compared_text(config: &ObjectiveConfig, objective: &Objective, compared: 
     );
     let names = objective.bindings.iter().map(|binding| format!("{:>12}", binding.entry.name()));
     push(&mut out, format_args!("  {:4}{}  all, to the best\n", "", names.collect::<String>()));
-    let total = |form: &Compared| objective.total(form.seconds());
-    let least = compared.iter().map(total).fold(f64::INFINITY, f64::min);
-    for (number, form) in compared.iter().enumerate() {
+    let total = |form: &Candidate| objective.total(form.seconds());
+    let least = forms.iter().map(total).fold(f64::INFINITY, f64::min);
+    for (number, form) in forms.iter().enumerate() {
         let costs = objective.bindings.iter().zip(form.seconds());
         let costs: String =
             costs.map(|(binding, &run)| format!("{:>12}", seconds(per_token(binding, run)))).collect();
-        let kind = if form.shared { "one for all entries" } else { "one for each" };
-        let keeps = if form.keeps.is_empty() { "nothing".to_owned() } else { form.keeps.join(" and ") };
+        let kind = if form.is_shared() { "one for all entries" } else { "one for each" };
+        let keeps = kept(form.keeps());
         push(
             &mut out,
             format_args!(
@@ -44,7 +50,12 @@ pub fn compared_text(config: &ObjectiveConfig, objective: &Objective, compared: 
             ),
         );
     }
-    let shared = compared.iter().enumerate().filter(|(_, form)| form.shared);
+    for form in &compared.refused {
+        let kind = if form.shared { "One for all entries" } else { "One for each" };
+        let (keeps, problem) = (kept(&form.keeps), &form.problem);
+        push(&mut out, format_args!("{kind}, where caches keep {keeps}, was dropped: {problem}\n"));
+    }
+    let shared = forms.iter().enumerate().filter(|(_, form)| form.is_shared());
     let Some((number, best)) = shared.clone().min_by(|a, b| total(a.1).total_cmp(&total(b.1))) else {
         return out;
     };
@@ -58,7 +69,7 @@ pub fn compared_text(config: &ObjectiveConfig, objective: &Objective, compared: 
     );
     for (index, binding) in objective.bindings.iter().enumerate().filter(|(_, binding)| binding.tokens > 0.0)
     {
-        let own = |form: &Compared| form.seconds()[index];
+        let own = |form: &Candidate| form.seconds()[index];
         if let Some((other, alone)) = shared.clone().min_by(|a, b| own(a.1).total_cmp(&own(b.1)))
             && own(alone) < own(best) * (1.0 - 1e-3)
         {

@@ -5,12 +5,12 @@
 use crate::failure::{Failure, Result};
 use crate::format::{bytes, parse_bytes};
 use clap::{Args, ValueEnum};
-use diptych_codegen::driver::{CompiledProgram, Rewriting, Rewritten, rewrite};
-use diptych_codegen::entry::EntryOptions;
+use diptych_codegen::driver::{CompiledProgram, Rewriting, Rewritten, SecondsOfRun, rewrite};
+use diptych_codegen::entry::{CompileError, EntryOptions};
 use diptych_cost::ratios::{RatioSweep, ratios, sweep_ratios};
-use diptych_cost::{Machine, Target, predict_binding, serving_bytes};
+use diptych_cost::{Target, predict_binding, serving_bytes};
 use diptych_ir::{EntryKind, Program};
-use diptych_passes::algebra::{Binding, Numerics, Objective};
+use diptych_passes::algebra::{Binding, Class, Numerics, Objective};
 use serde::{Deserialize, Serialize};
 use std::cell::Cell;
 use toml::{Table, Value as Toml};
@@ -51,6 +51,8 @@ impl Form {
 pub struct ObjectiveConfig {
     /// Whether entries may differ in rounding.
     pub numerics: Form,
+    /// Whether roundings to the type that the model computes in may be left out between products, or moved.
+    pub approximate: bool,
     /// Tokens trained over the model's life, or in proportion to those served.
     pub train_tokens: f64,
     /// Tokens served over the model's life, half of them of prompts.
@@ -71,6 +73,7 @@ impl Default for ObjectiveConfig {
     fn default() -> ObjectiveConfig {
         ObjectiveConfig {
             numerics: Form::Same,
+            approximate: false,
             train_tokens: 1.0,
             serve_tokens: 1.0,
             serve_batch: 1,
@@ -89,6 +92,10 @@ pub struct ObjectiveArguments {
     /// costs less; `as-written`: nothing is rewritten. Without it, what the run was trained with, or `same`.
     #[arg(long, value_name = "WHICH")]
     numerics: Option<Form>,
+    /// Also forms that leave out roundings to the type that the model computes in, or move them: between products, and
+    /// of a norm's weight. In bfloat16, logits then differ from those of the model as it is written by such roundings.
+    #[arg(long, value_name = "WHETHER", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    approximate: Option<bool>,
     /// Tokens trained over the model's life, or in proportion to those served (1 if not given).
     #[arg(long, value_name = "N")]
     train_tokens: Option<f64>,
@@ -117,6 +124,7 @@ impl ObjectiveArguments {
         if let Some(form) = self.numerics {
             table.insert("numerics".to_owned(), Toml::try_from(form)?);
         }
+        table.extend(self.approximate.map(|whether| ("approximate".to_owned(), Toml::Boolean(whether))));
         for (name, tokens) in [("train_tokens", self.train_tokens), ("serve_tokens", self.serve_tokens)] {
             table.extend(tokens.map(|tokens| (name.to_owned(), Toml::Float(tokens))));
         }
@@ -181,28 +189,15 @@ impl ObjectiveConfig {
                 Binding::new(EntryKind::Prefill, 1, prompt, prompt, self.serve_tokens / 2.0),
                 Binding::new(EntryKind::Decode, self.serve_batch, 1, past, self.serve_tokens / 2.0),
             ],
+            class: if self.approximate { Class::Approximate } else { Class::Real },
             ..Rewriting::default().objective
         })
     }
 
-    /// The machine that costs are of, with all its threads.
-    fn machine(&self) -> Result<(Machine, usize)> {
+    /// Calls with what judges a compiled program, by this objective's machine and limit on memory.
+    fn judged<T>(&self, choose: impl FnOnce(&SecondsOfRun) -> Result<T, CompileError>) -> Result<T> {
         let machine = Target::load(&self.machine)?.into_machine(None)?;
         let threads = machine.rates.threads;
-        Ok((machine, threads))
-    }
-
-    /// Chooses the form of a program for this objective, by what its entries take once they are fused.
-    ///
-    /// # Errors
-    /// When the program cannot be compiled, or the machine is unknown.
-    pub fn rewrite(
-        &self,
-        program: &Program,
-        objective: Objective,
-        options: EntryOptions,
-    ) -> Result<Rewritten> {
-        let (machine, threads) = self.machine()?;
         let wrong = || {
             Failure(format!(
                 "objective: `serve_memory` is `{}`: give a number of bytes, such as 600MiB",
@@ -224,13 +219,7 @@ impl ObjectiveConfig {
             }
             Ok(predict_binding(compiled, binding, &machine, threads))
         };
-        let rewriting = Rewriting {
-            algebra: self.numerics.numerics().is_some(),
-            objective,
-            numerics: self.numerics.numerics().unwrap_or_default(),
-            seconds: Some(&seconds),
-        };
-        rewrite(program, &rewriting, options).map_err(|error| match allowed {
+        choose(&seconds).map_err(|error| match allowed {
             Some(allowed) if allowed < least.get() && least.get() < usize::MAX => Failure(format!(
                 "--serve-memory {}: decoding {} sequences at {} positions takes at least {} in every form",
                 self.serve_memory,
@@ -240,6 +229,40 @@ impl ObjectiveConfig {
             )),
             _ => error.into(),
         })
+    }
+
+    /// Chooses the form of a program for this objective, by what its entries take once they are fused.
+    ///
+    /// # Errors
+    /// When the program cannot be compiled, or the machine is unknown.
+    pub fn rewrite(
+        &self,
+        program: &Program,
+        objective: Objective,
+        options: EntryOptions,
+    ) -> Result<Rewritten> {
+        let (algebra, numerics) = (self.numerics.numerics().is_some(), self.numerics.numerics());
+        self.judged(|seconds| {
+            let numerics = numerics.unwrap_or_default();
+            rewrite(program, &Rewriting { algebra, objective, numerics, seconds: Some(seconds) }, options)
+        })
+    }
+
+    /// As [`Self::rewrite`], with the forms of each entry's own among what is compared even where they would not be chosen.
+    ///
+    /// # Errors
+    /// As said there.
+    pub fn compare(
+        &self,
+        program: &Program,
+        objective: Objective,
+        options: EntryOptions,
+    ) -> Result<Rewritten> {
+        let numerics = match self.numerics {
+            Form::Same => Form::Fast,
+            other => other,
+        };
+        ObjectiveConfig { numerics, ..self.clone() }.rewrite(program, objective, options)
     }
 
     /// The forms that are chosen as more and more is served for each token trained, whatever the objective says of that.
@@ -254,8 +277,7 @@ impl ObjectiveConfig {
     ) -> Result<RatioSweep> {
         let one_form = || Failure::new("--ratios: as it is written, a model has one form only");
         let numerics = self.numerics.numerics().ok_or_else(one_form)?;
-        let (machine, threads) = self.machine()?;
-        Ok(sweep_ratios(program, objective, numerics, &ratios(RATIOS), (&machine, threads), options)?)
+        self.judged(|seconds| sweep_ratios(program, objective, numerics, &ratios(RATIOS), seconds, options))
     }
 }
 

@@ -152,20 +152,23 @@ fn plot(sweep: &RatioSweep) -> Result<String, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use diptych_codegen::driver::objective;
+    use diptych_codegen::driver::{CompiledProgram, objective};
     use diptych_codegen::entry::EntryOptions;
-    use diptych_cost::Target;
     use diptych_cost::ratios::{ratios, sweep_ratios};
+    use diptych_cost::{Target, predict_binding};
     use diptych_models::{Registry, build};
-    use diptych_passes::algebra::Numerics;
+    use diptych_passes::algebra::{Binding, Numerics};
 
     #[test]
     fn the_page_stands_alone_and_shows_every_line() {
         let program = build(&*Registry::zoo().preset("mla-tiny").unwrap()).unwrap();
         let machine = Target::load("reference-cpu").unwrap().into_machine(None).unwrap();
         let options = EntryOptions { panel: 16, tile_rows: 12 };
+        let seconds = |compiled: &CompiledProgram, binding: &Binding| {
+            Ok(predict_binding(compiled, binding, &machine, 2))
+        };
         let sweep =
-            sweep_ratios(&program, &objective(), Numerics::Same, &ratios(5), (&machine, 2), options).unwrap();
+            sweep_ratios(&program, &objective(), Numerics::Same, &ratios(5), &seconds, options).unwrap();
         let page =
             html("<b>tiny</b>", &[EntryKind::Train, EntryKind::Prefill, EntryKind::Decode], &sweep).unwrap();
         assert_eq!(page.matches("<svg").count(), 1);

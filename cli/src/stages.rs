@@ -4,6 +4,7 @@
 use crate::config::RunConfig;
 use crate::failure::Result;
 use crate::format::seconds;
+use crate::objective::{Form, ObjectiveConfig};
 use diptych_codegen::driver::{CompiledProgram, Rewritten, compile_rewritten};
 use diptych_codegen::entry::EntryOptions;
 use diptych_codegen::stages::{Stages, note, total};
@@ -67,11 +68,16 @@ pub struct Compiled {
     pub program: Program,
     /// What its form was chosen for.
     pub objective: Objective,
+    /// With all forms that were compared, those that would give other bits included.
+    pub compared: Rewritten,
     /// In the form that was chosen.
     pub rewritten: Rewritten,
     /// With its entries.
     pub compiled: CompiledProgram,
 }
+
+/// How the forms of a program are compared: [`ObjectiveConfig::rewrite`], or [`ObjectiveConfig::compare`].
+type Choose = fn(&ObjectiveConfig, &Program, Objective, EntryOptions) -> Result<Rewritten>;
 
 /// Builds a model and compiles entries of it.
 ///
@@ -81,6 +87,7 @@ pub fn compile_model(
     config: &RunConfig,
     kinds: &[EntryKind],
     options: EntryOptions,
+    choose: Choose,
     time: &mut CompileTime,
 ) -> Result<Compiled> {
     let architecture = &*config.architecture;
@@ -89,10 +96,14 @@ pub fn compile_model(
     let train = config.train.options(architecture.context())?;
     let objective = config.objective.objective(architecture.context(), train.batch, train.time)?;
     time.lap("objective");
-    let rewritten = config.objective.rewrite(&program, objective.clone(), options)?;
+    let compared = choose(&config.objective, &program, objective.clone(), options)?;
+    let rewritten = match config.objective.numerics {
+        Form::Same => compared.with_same_bits()?,
+        Form::Fast | Form::AsWritten => compared.clone(),
+    };
     let compiled = compile_rewritten(&rewritten, kinds, &train.optimizer.into(), options)?;
     time.lap_of(&compiled.stages, None);
-    Ok(Compiled { program, objective, rewritten, compiled })
+    Ok(Compiled { program, objective, compared, rewritten, compiled })
 }
 
 /// What compiling took.
@@ -166,13 +177,13 @@ mod tests {
     #[test]
     fn stages_add_up_to_the_wall_clock() {
         let mut time = CompileTime::start();
-        let model = ModelArguments { model: Some("mla-tiny".to_owned()), config: None, set: Vec::new() };
+        let model = ModelArguments { model: Some("gpt2-tiny".to_owned()), config: None, set: Vec::new() };
         let objective = Table::from_iter([("numerics".to_owned(), "fast".into())]);
         let overrides = Table::from_iter([("objective".to_owned(), objective.into())]);
         let config = RunConfig::read(&Registry::zoo(), &model, &overrides).unwrap();
         time.lap("configuration");
         let options = EntryOptions { panel: 16, tile_rows: 6 };
-        compile_model(&config, &EntryKind::ALL, options, &mut time).unwrap();
+        compile_model(&config, &EntryKind::ALL, options, ObjectiveConfig::rewrite, &mut time).unwrap();
         let taken = time.taken();
         let ratio = total(&taken.stages) / taken.wall;
         assert!((0.95..=1.001).contains(&ratio), "{ratio}:\n{}", taken.text(0.0));

@@ -5,6 +5,7 @@ mod condense;
 pub mod driver;
 pub mod entry;
 pub mod lower;
+mod rewriting;
 pub mod stages;
 pub mod tile;
 pub mod within;

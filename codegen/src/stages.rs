@@ -1,6 +1,7 @@
 //! Compile time by stage: every second has an owner. It measures and adds up;
 //! it knows no stage.
 
+use diptych_passes::algebra::RegionSeconds;
 use std::time::Instant;
 
 /// Seconds by the name of a stage, in the order in which they were first met.
@@ -47,6 +48,16 @@ impl<'a> Laps<'a> {
         note(self.stages, rest, left.max(0.0));
         self.start = now;
     }
+}
+
+/// What equality saturation took, region by region.
+pub(crate) fn lap_of_algebra(laps: &mut Laps<'_>, name: &str, seconds: &[RegionSeconds]) {
+    let of_region = |region: &RegionSeconds| {
+        let of = region.name;
+        region.seconds.parts().map(move |(part, seconds)| (format!("{name}, {of}: {part}"), seconds))
+    };
+    let parts: Vec<(String, f64)> = seconds.iter().flat_map(of_region).collect();
+    laps.lap_of(parts.iter().map(|part| (part.0.as_str(), part.1)), &format!("{name}, the rest"));
 }
 
 #[cfg(test)]

@@ -2,8 +2,9 @@
 //! keep for the backward pass are computed again there instead. Every choice is taken through the whole compiler, so
 //! that memory and time are those of the real plan. It knows no machine: what a plan takes is asked of the caller.
 
-use crate::driver::{CompiledProgram, Passed, Refusal, Rewritten};
+use crate::driver::{CompiledProgram, Passed, Rewritten};
 use crate::entry::{CompileError, EntryOptions};
+use crate::rewriting::Refusal;
 use crate::stages::{note, total};
 use diptych_ir::{Axis, EntryKind, Symbol};
 use diptych_passes::AdamWOptions;

@@ -9,8 +9,8 @@
 mod algebra;
 
 use algebra::{Loaded, Model, Outcome, head, in_turns, median, ms, number, objective, option, row};
-use diptych_cost::Target;
 use diptych_cost::ratios::{RatioSweep, ratios, sweep_ratios};
+use diptych_cost::{Target, predict_binding};
 use diptych_passes::algebra::{Binding, Numerics};
 use diptych_runtime::session::Device;
 use std::collections::BTreeMap;
@@ -32,7 +32,7 @@ fn main() -> Outcome<()> {
         &objective(bindings.clone()),
         numerics,
         &asked,
-        (&machine, device.pool.threads()),
+        &|compiled, binding| Ok(predict_binding(compiled, binding, &machine, device.pool.threads())),
         device.options(),
     )?;
     println!("Forms, with predicted milliseconds of a run:\n");

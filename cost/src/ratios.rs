@@ -1,11 +1,9 @@
 //! Training and serving may want different forms of a model: which is chosen as the ratio of tokens served to tokens
 //! trained goes up, and what it costs beside what training alone or serving alone would choose. Predicted after fusion.
 
-use crate::{Machine, predict_binding};
-use diptych_codegen::driver::{Rewritten, as_written, compile_rewritten};
+use diptych_codegen::driver::{Candidate, Judge, Rewritten, SecondsOfRun, as_written, candidates};
 use diptych_codegen::entry::{CompileError, EntryOptions};
-use diptych_ir::{EntryKind, Program};
-use diptych_passes::AdamWOptions;
+use diptych_ir::Program;
 use diptych_passes::algebra::{Numerics, Objective, forms_for_each};
 use std::collections::HashMap;
 
@@ -38,7 +36,7 @@ pub struct RatioPoint {
 /// Choices over ratios.
 #[derive(Clone, Debug)]
 pub struct RatioSweep {
-    /// The forms that were candidates at any ratio.
+    /// The forms that are chosen at any ratio, or by training or serving alone.
     pub forms: Vec<SweptForm>,
     /// What is chosen if there is nothing but training.
     pub training_only: usize,
@@ -94,75 +92,45 @@ fn at_ratio(objective: &Objective, ratio: f64) -> Objective {
     objective
 }
 
-/// Chooses a form at each ratio of tokens served to tokens trained, as a program is compiled for that ratio, for a
-/// machine. The objective says how entries are run and how serving is divided among them.
+/// Chooses a form at each ratio of tokens served to tokens trained, as a program is compiled for that ratio: by the
+/// seconds of a run of each binding. The objective says how entries are run and how serving is divided among them.
 ///
 /// # Errors
-/// When the program is malformed, or no form of it can be compiled: why the best could not.
+/// When the program is malformed, or no form of it will do: why the best does not.
 pub fn sweep_ratios(
     program: &Program,
     objective: &Objective,
     numerics: Numerics,
     ratios: &[f64],
-    (machine, threads): (&Machine, usize),
+    seconds: &SecondsOfRun<'_>,
     options: EntryOptions,
 ) -> Result<RatioSweep, CompileError> {
     let both = at_ratio(objective, 1.0);
-    let single_minded = [0.0, f64::INFINITY];
-    let objectives: Vec<Objective> =
-        ratios.iter().chain(&single_minded).map(|&ratio| at_ratio(objective, ratio)).collect();
-    let kinds: Vec<EntryKind> = objective.bindings.iter().map(|binding| binding.entry).collect();
-    let mut forms: Vec<SweptForm> = Vec::new();
-    // Those that are refused have no number.
-    let mut known: HashMap<(Vec<String>, bool), Option<usize>> = HashMap::new();
-    let (mut chosen, mut refused) = (Vec::new(), None);
+    // The single-minded ones first: what is known of their forms is then known at every ratio.
+    let asked = [0.0, f64::INFINITY].iter().chain(ratios);
+    let objectives: Vec<Objective> = asked.map(|&ratio| at_ratio(objective, ratio)).collect();
     let written = as_written(program, &both)?;
-    for (candidates, objective) in
-        forms_for_each(program, &objectives, numerics)?.into_iter().zip(&objectives)
-    {
-        let mut best: Option<usize> = None;
+    let mut judge = Judge::new(&both.bindings, seconds, options);
+    let mut forms: Vec<SweptForm> = Vec::new();
+    let mut known: HashMap<(Vec<String>, bool), usize> = HashMap::new();
+    let mut chosen = Vec::new();
+    for (found, objective) in forms_for_each(program, &objectives, numerics)?.into_iter().zip(&objectives) {
         // What only training computes is the best for training at any ratio: else a form that is chosen
         // for serving alone would not be rewritten there at all.
-        let candidates = candidates.into_iter().map(|form| (form, Some(both.clone())));
-        for (form, backward) in candidates.chain([(written.clone(), None)]) {
-            let printed = (form.printed(), backward.is_some());
-            let at = match known.get(&printed) {
-                Some(&at) => at,
-                None => {
-                    let keeps = form.keeps.clone();
-                    let rewritten = Rewritten::of_form(form, backward);
-                    let compiled = compile_rewritten(&rewritten, &kinds, &AdamWOptions::default(), options);
-                    let at = match compiled {
-                        Ok(compiled) => {
-                            let predict = |binding| predict_binding(&compiled, binding, machine, threads);
-                            let seconds = both.bindings.iter().map(predict).collect();
-                            forms.push(SweptForm { rewritten, keeps, seconds });
-                            Some(forms.len() - 1)
-                        }
-                        // Where the program is compiled for this ratio alone, such a form is dropped, too.
-                        Err(error) => {
-                            refused.get_or_insert(error);
-                            None
-                        }
-                    };
-                    known.insert(printed, at);
-                    at
-                }
-            };
-            let Some(at) = at else { continue };
-            let cost = |at: usize| objective.total(&forms[at].seconds);
-            if best.is_none_or(|best| cost(at) < cost(best)) {
-                best = Some(at);
-            }
-        }
-        match (best, refused.take()) {
-            (Some(best), _) => chosen.push(best),
-            (None, Some(error)) => return Err(error),
-            (None, None) => {}
-        }
+        let (found, refused) = judge.compare(candidates(found, &written, &both), objective);
+        let Some(Candidate { form, backward, fused }) = found.into_iter().next() else {
+            return Err(CompileError::Unfit(
+                refused.into_iter().next().map_or_else(String::new, |r| r.problem),
+            ));
+        };
+        let number = known.entry((form.printed(), backward.is_some())).or_insert_with(|| {
+            let (keeps, seconds) = (form.keeps.clone(), fused.unwrap_or_else(|| form.seconds.clone()));
+            forms.push(SweptForm { rewritten: Rewritten::of_form(form, backward), keeps, seconds });
+            forms.len() - 1
+        });
+        chosen.push(*number);
     }
-    let serving_only = chosen.pop().unwrap_or(0);
-    let training_only = chosen.pop().unwrap_or(0);
-    let points = ratios.iter().zip(chosen).map(|(&ratio, chosen)| RatioPoint { ratio, chosen }).collect();
-    Ok(RatioSweep { forms, training_only, serving_only, points, objective: both })
+    let points = ratios.iter().zip(&chosen[2..]);
+    let points = points.map(|(&ratio, &chosen)| RatioPoint { ratio, chosen }).collect();
+    Ok(RatioSweep { forms, training_only: chosen[0], serving_only: chosen[1], points, objective: both })
 }

@@ -1,12 +1,14 @@
 //! What cost alone makes of latent attention that is written as its definition says.
 
-use diptych_codegen::driver::{CompiledProgram, Rewriting, compile_rewritten, objective, rewrite};
+use diptych_codegen::driver::{
+    Candidate, CompiledProgram, Rewriting, Rewritten, compile_rewritten, objective, rewrite,
+};
 use diptych_codegen::entry::EntryOptions;
 use diptych_cost::{Target, predict_binding};
 use diptych_ir::{Axis, EntryKind, Op, Program};
 use diptych_models::{Registry, build};
 use diptych_passes::AdamWOptions;
-use diptych_passes::algebra::{Binding, Numerics, Objective};
+use diptych_passes::algebra::{Binding, Class, Numerics, Objective};
 
 const OPTIONS: EntryOptions = EntryOptions { panel: 16, tile_rows: 12 };
 
@@ -27,9 +29,14 @@ fn summed_by_scores(program: &Program) -> Vec<usize> {
     sizes
 }
 
-#[test]
-fn latents_are_expanded_in_training_and_absorbed_in_decoding() {
-    let program = build(&*Registry::zoo().preset("latent-512").unwrap()).unwrap();
+/// The model of which latent attention in this type is, compiled for much decoding with many positions, with the forms that
+/// were compared.
+fn compiled(dtype: &str, class: Class) -> (Rewritten, CompiledProgram) {
+    let registry = Registry::zoo();
+    let preset = registry.preset("latent-512").unwrap();
+    let mut fields = preset.describe();
+    fields["dtype"] = dtype.into();
+    let program = build(&*registry.architecture(preset.name(), &fields).unwrap()).unwrap();
     let machine = Target::load("reference-cpu").unwrap().into_machine(None).unwrap();
     let objective = Objective {
         bindings: vec![
@@ -37,6 +44,7 @@ fn latents_are_expanded_in_training_and_absorbed_in_decoding() {
             Binding::new(EntryKind::Prefill, 1, 256, 256, 0.5),
             Binding::new(EntryKind::Decode, 8, 1, 4096, 0.5),
         ],
+        class,
         ..objective()
     };
     let seconds =
@@ -45,7 +53,12 @@ fn latents_are_expanded_in_training_and_absorbed_in_decoding() {
     let rewritten = rewrite(&program, &rewriting, OPTIONS).unwrap();
     let kinds = [EntryKind::Train, EntryKind::Prefill, EntryKind::Decode];
     let compiled = compile_rewritten(&rewritten, &kinds, &AdamWOptions::default(), OPTIONS).unwrap();
+    (rewritten, compiled)
+}
 
+#[test]
+fn latents_are_expanded_in_training_and_absorbed_in_decoding() {
+    let (rewritten, compiled) = compiled("f32", Class::Real);
     // Expanded keys have 64 numbers a head besides the 32 that are turned, values 64; a latent has 128.
     let of = |kind| summed_by_scores(compiled.program_of(kind));
     assert!(!of(EntryKind::Train).contains(&128), "{:?}", of(EntryKind::Train));
@@ -53,7 +66,17 @@ fn latents_are_expanded_in_training_and_absorbed_in_decoding() {
     assert!(!of(EntryKind::Decode).contains(&64), "{:?}", of(EntryKind::Decode));
     assert!(of(EntryKind::Decode).contains(&128), "{:?}", of(EntryKind::Decode));
     // A decoding step that expands all positions anew is far dearer.
-    let as_written = rewritten.compared.iter().find(|form| form.keeps == ["what the model says"]).unwrap();
-    let chosen = &rewritten.compared[0];
+    let written = |form: &&Candidate| form.keeps() == ["what the model says"];
+    let as_written = rewritten.candidates().iter().find(written).unwrap();
+    let chosen = &rewritten.candidates()[0];
     assert!(chosen.seconds()[2] * 5.0 < as_written.seconds()[2], "{chosen:?} {as_written:?}");
+}
+
+/// An expanded key is rounded; without it the result is another one, if a better one.
+#[test]
+fn rounded_latents_are_absorbed_on_request_only() {
+    for (class, absorbed) in [(Class::Real, false), (Class::Approximate, true)] {
+        let sizes = summed_by_scores(compiled("bf16", class).1.program_of(EntryKind::Decode));
+        assert_eq!(sizes.contains(&128), absorbed, "{class:?}: {sizes:?}");
+    }
 }

@@ -32,8 +32,9 @@ fn sizes() -> Objective {
 fn the_choice_flips_once_and_never_costs_more_than_a_single_minded_one() {
     let program = build(&*Registry::zoo().preset("latent-512").unwrap()).unwrap();
     let machine = machine();
-    let sweep =
-        sweep_ratios(&program, &sizes(), Numerics::Same, &ratios(21), (&machine, 2), OPTIONS).unwrap();
+    let seconds =
+        |compiled: &CompiledProgram, binding: &Binding| Ok(predict_binding(compiled, binding, &machine, 2));
+    let sweep = sweep_ratios(&program, &sizes(), Numerics::Same, &ratios(21), &seconds, OPTIONS).unwrap();
 
     let (training, serving) = (sweep.training_only, sweep.serving_only);
     let keeps = |form: usize| &sweep.forms[form].keeps;
@@ -63,14 +64,11 @@ fn the_choice_flips_once_and_never_costs_more_than_a_single_minded_one() {
 
     // The sweep shows what a program is compiled to when it is compiled for that ratio alone.
     for point in [sweep.points[0], sweep.points[20]] {
-        let seconds = |compiled: &CompiledProgram, binding: &Binding| {
-            Ok(predict_binding(compiled, binding, &machine, 2))
-        };
         let rewriting =
             Rewriting { objective: sweep.at(point.ratio), seconds: Some(&seconds), ..Default::default() };
         let alone = rewrite(&program, &rewriting, OPTIONS).unwrap();
-        let (found, swept) = (&alone.compared[0], &sweep.forms[point.chosen]);
-        assert_eq!(found.keeps, swept.keeps);
+        let (found, swept) = (&alone.candidates()[0], &sweep.forms[point.chosen]);
+        assert_eq!(found.keeps(), swept.keeps);
         let cost = |seconds: &[f64]| sweep.seconds_per_token(point.ratio, seconds);
         let (alone, swept) = (cost(found.seconds()), cost(&swept.seconds));
         assert!((alone / swept - 1.0).abs() < 0.01, "{alone} is not {swept}");

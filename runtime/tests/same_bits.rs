@@ -4,19 +4,23 @@
 
 mod naive;
 
-use diptych_codegen::driver::{CompiledProgram, compile_program, compile_program_plainly};
+use diptych_codegen::driver::{
+    CompiledProgram, compile_program, compile_program_for, compile_program_plainly,
+};
 use diptych_codegen::entry::{Buffer, CompileError, EntryOptions, Limits, Role};
 use diptych_ir::evaluate::{Context, Value, evaluate};
 use diptych_ir::ops::Slice;
 use diptych_ir::{Axis, DType, EntryKind, NodeId, Program, Symbol, UpdateRule};
 use diptych_models::{Registry, build, initialize};
 use diptych_passes::AdamWOptions;
+use diptych_passes::algebra::{Class, Objective};
 use diptych_passes::differentiate::gradient_name;
 use diptych_runtime::cpu::compile::KernelCache;
 use diptych_runtime::decode::{ServeOptions, Server, Window};
 use diptych_runtime::executor::{Binding, CacheRooms, CacheSize, Executable, Sequence};
 use diptych_runtime::session::{Device, Session};
 use serde_json::{Value as Json, json};
+use std::collections::BTreeSet;
 
 /// Lengths on both sides of the edges of chunks, of vectors and of blocks of rows.
 const LENGTHS: [usize; 7] = [150, 1, 64, 65, 37, 129, 7];
@@ -85,8 +89,8 @@ fn with_probes(program: &Program) -> Program {
 }
 
 /// With the algebra or without.
-type Compile =
-    fn(&Program, &[EntryKind], &AdamWOptions, EntryOptions) -> Result<CompiledProgram, CompileError>;
+type Compile<'a> =
+    &'a dyn Fn(&Program, &[EntryKind], &AdamWOptions, EntryOptions) -> Result<CompiledProgram, CompileError>;
 
 fn session(device: &Device, program: &Program, kinds: &[EntryKind], compile: Compile) -> Session {
     let compiled = compile(program, kinds, &AdamWOptions::default(), device.options())
@@ -399,7 +403,7 @@ fn every_family_agrees(dtype: &str, tolerance: f64) {
     for (name, preset, change) in variants() {
         let program = program(preset, &change, dtype);
         let case = format!("{name} {dtype}");
-        all_entries_agree(&case, [&devices[0], &devices[1]], &program, compile_program, tolerance);
+        all_entries_agree(&case, [&devices[0], &devices[1]], &program, &compile_program, tolerance);
     }
 }
 
@@ -413,7 +417,7 @@ fn naive_forms_agree(dtype: DType, tolerance: f64) {
     ] {
         let case = format!("{name} {}", dtype.name());
         let devices = [&devices[0], &devices[1]];
-        let sessions = all_entries_agree(&case, devices, &program, compile_program_plainly, tolerance);
+        let sessions = all_entries_agree(&case, devices, &program, &compile_program_plainly, tolerance);
         for session in &sessions {
             for kind in [EntryKind::Prefill, EntryKind::Decode] {
                 let entry = &session.compiled.entries[&kind];
@@ -445,6 +449,30 @@ fn every_entry_gives_the_same_bits_in_bf16() {
     every_family_agrees("bf16", 2e-2);
 }
 
+/// What is compiled for much training, or for much serving, takes another form: it keeps the promise, too.
+#[test]
+fn forms_for_other_objectives_give_the_same_bits() {
+    let devices = [1, 2].map(|threads| Device::cpu(Some(threads)).unwrap());
+    let mut kept = BTreeSet::new();
+    for (preset, dtype, class, served, tolerance) in [
+        ("mla-tiny", "f32", Class::Real, 0.0, 1e-4),
+        ("mla-tiny", "f32", Class::Real, 1e4, 1e-4),
+        ("mla-tiny", "bf16", Class::Real, 1e4, 2e-2),
+        ("mla-tiny", "bf16", Class::Approximate, 1e4, 2e-2),
+        ("moe-latent-tiny", "f32", Class::Real, 0.0, 1e-4),
+        ("moe-latent-tiny", "f32", Class::Real, 1e4, 1e-4),
+    ] {
+        let objective = Objective { class, ..Objective::typical(200e9, 25e9, 1.0, served) };
+        let compile = |program: &Program, kinds: &[EntryKind], optimizer: &AdamWOptions, options| {
+            compile_program_for(program, kinds, optimizer, options, &objective)
+        };
+        let (case, program) = (format!("{preset} {dtype}, {class:?}"), program(preset, &json!({}), dtype));
+        let sessions = all_entries_agree(&case, [&devices[0], &devices[1]], &program, &compile, tolerance);
+        kept.insert((case, sessions[0].compiled.keeps.clone()));
+    }
+    assert_eq!(kept.len(), 6, "the forms differ: {kept:?}");
+}
+
 /// Seen in part, the logits must be stored: then in every entry, or their sum would be one of other blocks.
 #[test]
 fn a_root_of_one_entry_changes_no_other_s_bits() {
@@ -458,7 +486,7 @@ fn a_root_of_one_entry_changes_no_other_s_bits() {
     let score = program.entries.iter_mut().find(|entry| entry.kind == EntryKind::Score).unwrap();
     score.roots.push((Symbol::new("some_logits"), some));
     let device = Device::cpu(Some(1)).unwrap();
-    let session = session(&device, &program, &[EntryKind::Train, EntryKind::Score], compile_program);
+    let session = session(&device, &program, &[EntryKind::Train, EntryKind::Score], &compile_program);
     let texts = Texts::new(613);
     let [train, score] = [EntryKind::Train, EntryKind::Score].map(|kind| {
         let mut found = empty(1);
@@ -476,7 +504,7 @@ fn an_empty_kernel_cache_gives_the_same_bits() {
     let texts = Texts::new(97);
     let [warm, cold] = [KernelCache::standard(), KernelCache::at(folder.path())].map(|cache| {
         let device = Device { cache, ..Device::cpu(Some(2)).unwrap() };
-        let session = session(&device, &program, &[EntryKind::Score], compile_program);
+        let session = session(&device, &program, &[EntryKind::Score], &compile_program);
         let mut found = empty(1);
         let mut score = Runner::new(&device, &session, EntryKind::Score, None);
         score.collect(&texts, &whole(&[0, 1, 2, 3, 4, 5, 6]), "log_prob", &mut found);

@@ -17,7 +17,7 @@ use crate::output::{claim_folder, print, tell, write_file};
 use crate::ratios;
 use crate::stages::{CompileTime, Compiled, compile_model};
 use clap::Args;
-use diptych_codegen::driver::{CompiledProgram, Rewritten};
+use diptych_codegen::driver::{CompiledProgram, Rewrote};
 use diptych_codegen::entry::CompiledEntry;
 use diptych_cost::launch::RunSizes;
 use diptych_cost::{EntryPrediction, predict_entry};
@@ -81,8 +81,8 @@ pub fn run(registry: &Registry, arguments: &Arguments) -> Result<()> {
     let architecture = &*config.architecture;
     let train = config.train.options(architecture.context())?;
     let context = arguments.context.clamp(1, architecture.context());
-    let Compiled { program, objective, rewritten, compiled } =
-        compile_model(&config, &kinds, device.options(), &mut time)?;
+    let Compiled { program, objective, compared, rewritten, compiled } =
+        compile_model(&config, &kinds, device.options(), ObjectiveConfig::compare, &mut time)?;
     let prediction = |entry: &CompiledEntry| {
         predict_entry(entry, &machine, device.pool.threads(), &sizes(entry.kind, &train, context))
     };
@@ -104,14 +104,7 @@ pub fn run(registry: &Registry, arguments: &Arguments) -> Result<()> {
     }
     let mut forms = String::new();
     if config.objective.numerics != Form::AsWritten {
-        let apart = ObjectiveConfig { numerics: Form::Fast, ..config.objective.clone() };
-        // Where each entry may have its own form, all of them were compared already.
-        let compared = match config.objective.numerics {
-            Form::Fast => rewritten.compared.clone(),
-            _ => apart.rewrite(&program, objective.clone(), device.options())?.compared,
-        };
         forms.push_str(&compared_text(&config.objective, &objective, &compared));
-        time.lap("what other forms cost");
         forms.push_str(&account_text(&program, &objective, arguments.rules)?);
         time.lap("what each decision brings");
     }
@@ -128,7 +121,7 @@ pub fn run(registry: &Registry, arguments: &Arguments) -> Result<()> {
     }
     out.push_str(&format!("\nWhere the time went\n{}", taken.text(1e-3)));
     out.push_str(&wrapped(&forms, COLUMNS));
-    out.push_str(&wrapped(&algebra_text(&rewritten, &compiled, &drawn), COLUMNS));
+    out.push_str(&wrapped(&algebra_text(&compiled, &drawn), COLUMNS));
     out.push_str(&format!(
         "\nTraining with {} sequences of {} tokens, prefill of {context}, decode after {context}; costs are of a whole \
          run\n",
@@ -143,18 +136,16 @@ pub fn run(registry: &Registry, arguments: &Arguments) -> Result<()> {
 }
 
 /// What the algebra did to what these entries are compiled from.
-fn algebra_text(rewritten: &Rewritten, compiled: &CompiledProgram, kinds: &[EntryKind]) -> String {
+fn algebra_text(compiled: &CompiledProgram, kinds: &[EntryKind]) -> String {
     let mut out = String::new();
-    let parts = rewritten.parts();
-    for (part, report) in parts.iter().zip(&compiled.algebra) {
+    for Rewrote { entries, backward, report } in &compiled.algebra {
         let entries: Vec<&str> =
-            part.entries.iter().filter(|kind| kinds.contains(kind)).map(|kind| kind.name()).collect();
-        if !entries.is_empty() {
+            entries.iter().filter(|kind| kinds.contains(kind)).map(|kind| kind.name()).collect();
+        if *backward {
+            out.push_str(&format!("\nWhat the algebra rewrote of the backward pass\n{report}"));
+        } else if !entries.is_empty() {
             out.push_str(&format!("\nWhat the algebra rewrote for {}\n{report}", entries.join(", ")));
         }
-    }
-    for report in compiled.algebra.iter().skip(parts.len()) {
-        out.push_str(&format!("\nWhat the algebra rewrote of the backward pass\n{report}"));
     }
     out
 }

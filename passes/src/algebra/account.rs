@@ -3,7 +3,7 @@
 
 use super::gap::Stage;
 use super::region::Wanted;
-use super::rules::{Class, keeping};
+use super::rules::keeping;
 use super::space::{Chosen, Space};
 use super::{AlgebraError, Objective, seen_by_all_entries};
 use diptych_ir::{EntryKind, Program};
@@ -48,7 +48,7 @@ pub struct Account {
 /// When the objective lacks a size, or when the program is malformed.
 pub fn account(program: &Program, objective: &Objective) -> Result<Account, AlgebraError> {
     let frozen = vec![Default::default(); program.regions.len()];
-    let space = Space::saturate(program, objective, &keeping(Class::Real), frozen, 3.0)?;
+    let space = Space::saturate(program, objective, &keeping(objective.class), frozen, 3.0)?;
     let (factors, entries) = everything(program, objective);
     let wanted = Wanted { factors: &factors, entries: &entries, histories: None, without: None };
     let (written, chosen) = (space.as_written(wanted), space.choose(wanted));
@@ -103,7 +103,7 @@ pub fn rule_gains(
                 Stage::Forward => (vec![Default::default(); program.regions.len()], 3.0),
                 Stage::Backward => (seen_by_all_entries(program), 1.0),
             };
-            let mut rules = keeping(Class::Real);
+            let mut rules = keeping(objective.class);
             rules.retain(|rule| Some(rule.name) != left_out);
             let space = Space::saturate(program, objective, &rules, frozen, passes)?;
             Ok((objective.total(&space.costs(&space.choose(wanted))), space.fired()))

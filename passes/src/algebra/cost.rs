@@ -5,6 +5,7 @@ use diptych_ir::{Axes, Axis, EntryKind, Op, ScalarFn, Size, Symbol};
 use std::collections::BTreeMap;
 
 use super::language::Facts;
+use super::rules::Class;
 
 /// How an entry is run, and how much of that there will be.
 #[derive(Clone, PartialEq, Debug)]
@@ -54,6 +55,8 @@ pub struct Objective {
     pub shared_reads: bool,
     /// The entries, with their weights.
     pub bindings: Vec<Binding>,
+    /// Which rules are applied: those of this class and of stricter ones.
+    pub class: Class,
     /// When saturation stops.
     pub limits: Limits,
 }
@@ -72,6 +75,7 @@ impl Objective {
                 Binding::new(EntryKind::Prefill, 1, 256, 256, served / 2.0),
                 Binding::new(EntryKind::Decode, 1, 1, 1024, served / 2.0),
             ],
+            class: Class::Real,
             limits: Limits::default(),
         }
     }

@@ -6,7 +6,7 @@
 
 use super::cost::Binding;
 use super::region::{Kept, Wanted};
-use super::rules::{Class, keeping};
+use super::rules::keeping;
 use super::space::{Chosen, Space};
 use super::{AlgebraError, AlgebraReport, Objective, RegionSeconds};
 use diptych_ir::{EntryKind, Program, text};
@@ -80,7 +80,7 @@ pub struct Forms {
 /// When the objective lacks a size, or when the program is malformed.
 pub fn forms(program: &Program, objective: &Objective, numerics: Numerics) -> Result<Forms, AlgebraError> {
     let frozen = vec![Default::default(); program.regions.len()];
-    let space = Space::saturate(program, objective, &keeping(Class::Real), frozen, 3.0)?;
+    let space = Space::saturate(program, objective, &keeping(objective.class), frozen, 3.0)?;
     forms_in(&space, numerics)
 }
 
@@ -96,16 +96,19 @@ pub(super) fn forms_in(space: &Space, numerics: Numerics) -> Result<Forms, Algeb
         }
     };
     let aims = search.aims();
+    // What training computes depends on no cache.
+    let trained = match numerics {
+        Numerics::Same => Vec::new(),
+        Numerics::Fast => search.of_group(GROUPS[0], None),
+    };
     for kept in search.kept_sets() {
         for aim in &aims {
             if let Some(form) = search.shared(&kept, aim)? {
                 add(form);
             }
         }
-        if numerics == Numerics::Fast
-            && let Some(form) = search.apart(&kept)?
-        {
-            add(form);
+        if numerics == Numerics::Fast {
+            search.apart(&kept, &trained)?.into_iter().for_each(&mut add);
         }
     }
     found.sort_by(|a, b| objective.total(&a.seconds).total_cmp(&objective.total(&b.seconds)));
@@ -202,39 +205,63 @@ impl Search<'_> {
         }))
     }
 
-    /// The best form of each group of entries; `None` if they do not keep the same.
-    fn apart(&self, kept: &BTreeSet<Kept>) -> Result<Option<Form>, AlgebraError> {
+    /// The forms in which each group of entries has one that is best for it, with what may be the best for training.
+    fn apart(&self, kept: &BTreeSet<Kept>, trained: &[Chosen]) -> Result<Vec<Form>, AlgebraError> {
         let bindings = &self.space.objective.bindings;
         let rooms = numbered(kept);
-        let mut form = Form {
-            parts: Vec::new(),
-            keeps: kept.iter().map(|kept| self.space.describe(kept)).collect(),
-            seconds: vec![0.0; bindings.len()],
-        };
+        let keeps = kept.iter().map(|kept| self.space.describe(kept)).collect();
+        let mut forms = vec![Form { parts: Vec::new(), keeps, seconds: vec![0.0; bindings.len()] }];
         for group in GROUPS {
-            let entries: Vec<EntryKind> =
-                self.all.iter().copied().filter(|kind| group.contains(kind)).collect();
+            let entries = self.present(group);
             if entries.is_empty() {
                 continue;
             }
-            let own = |kind: EntryKind| if group.contains(&kind) { 1.0 } else { 0.0 };
-            let factors: Vec<f64> = bindings.iter().map(|binding| own(binding.entry)).collect();
-            let cached = entries.iter().any(|kind| kind.cached());
-            let histories = cached.then_some(kept);
-            let wanted = Wanted { factors: &factors, entries: &entries, histories, without: None };
-            let Some(chosen) = self.space.choose_within(wanted) else { return Ok(None) };
-            if cached && entries.iter().any(|&kind| self.space.histories(&chosen, kind) != *kept) {
-                return Ok(None);
+            let own;
+            let choices = match group.iter().any(|kind| kind.cached()) {
+                true => {
+                    own = self.of_group(group, Some(kept));
+                    &own
+                }
+                false => trained,
+            };
+            let mut longer = Vec::new();
+            for chosen in choices {
+                let (program, report) = self.space.rebuild(chosen, &entries, &rooms)?;
+                let part = Part { entries: entries.clone(), program, report };
+                let seconds = self.space.costs(chosen);
+                for form in &forms {
+                    let mut form = form.clone();
+                    for (index, _) in bindings.iter().enumerate().filter(|(_, b)| group.contains(&b.entry)) {
+                        form.seconds[index] = seconds[index];
+                    }
+                    form.parts.push(part.clone());
+                    longer.push(form);
+                }
             }
-            let seconds = self.space.costs(&chosen);
-            for (index, binding) in bindings.iter().enumerate().filter(|(_, b)| group.contains(&b.entry)) {
-                debug_assert!(group.contains(&binding.entry));
-                form.seconds[index] = seconds[index];
-            }
-            let (program, report) = self.space.rebuild(&chosen, &entries, &rooms)?;
-            form.parts.push(Part { entries, program, report });
+            forms = longer;
         }
-        Ok(Some(form))
+        Ok(forms)
+    }
+
+    /// The entries of a group that the program has.
+    fn present(&self, group: &[EntryKind]) -> Vec<EntryKind> {
+        self.all.iter().copied().filter(|kind| group.contains(kind)).collect()
+    }
+
+    /// What may be the best for a group of entries alone; nothing if they cannot keep this. Those that keep nothing may stay
+    /// as they were written as well: fusion may have more use of that than the additive model sees.
+    fn of_group(&self, group: &[EntryKind], kept: Option<&BTreeSet<Kept>>) -> Vec<Chosen> {
+        let own = |binding: &Binding| if group.contains(&binding.entry) { 1.0 } else { 0.0 };
+        let factors: Vec<f64> = self.space.objective.bindings.iter().map(own).collect();
+        let entries = self.present(group);
+        let wanted = Wanted { factors: &factors, entries: &entries, histories: kept, without: None };
+        let mut choices: Vec<Chosen> = self.space.choose_within(wanted).into_iter().collect();
+        match kept {
+            Some(kept) => choices
+                .retain(|chosen| entries.iter().all(|&kind| self.space.histories(chosen, kind) == *kept)),
+            None => choices.push(self.space.as_written(wanted)),
+        }
+        choices
     }
 }
 

@@ -4,7 +4,7 @@
 
 use super::extract::{Problem, extract, search_bound};
 use super::region::Wanted;
-use super::rules::{Class, keeping};
+use super::rules::keeping;
 use super::space::Space;
 use super::{AlgebraError, Objective, seen_by_all_entries};
 use diptych_ir::{EntryKind, Program, Symbol};
@@ -54,7 +54,7 @@ pub fn extraction_gaps(
         Stage::Forward => (vec![Default::default(); program.regions.len()], 3.0),
         Stage::Backward => (seen_by_all_entries(program), 1.0),
     };
-    let space = Space::saturate(program, objective, &keeping(Class::Real), frozen, passes)?;
+    let space = Space::saturate(program, objective, &keeping(objective.class), frozen, passes)?;
     let entries: Vec<EntryKind> = program.entries.iter().map(|entry| entry.kind).collect();
     let factors = vec![1.0; objective.bindings.len()];
     let problems =

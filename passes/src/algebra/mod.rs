@@ -87,7 +87,7 @@ pub fn optimize_backward(
     objective: &Objective,
 ) -> Result<(Program, AlgebraReport), AlgebraError> {
     let frozen = seen_by_all_entries(program);
-    optimize_with(program, objective, &rules::keeping(Class::Real), frozen, 1.0)
+    optimize_with(program, objective, &rules::keeping(objective.class), frozen, 1.0)
 }
 
 /// Rewrites every region but for the frozen nodes of each: one form for all entries, the one that costs least.

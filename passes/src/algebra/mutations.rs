@@ -33,6 +33,8 @@ fn broken_rules_of_weights_sums_and_collectives_are_caught() {
         exact("scale_into_rotation"),
         real("weight_past_rounding"),
         right("weight_past_rounding", "(contract[A] (cast[d] x) w w ys..)"),
+        real("product_without_rounding"),
+        right("product_without_rounding", "(contract[A] (contract[B] x xs..) (contract[B] x xs..) ys..)"),
         exact("distribute_weights"),
         // Sums and maxima.
         right("scale_into_move", "(move[m] x)"),

@@ -3,7 +3,7 @@
 
 use super::cost::Objective;
 use super::forms::{Form, Numerics, forms_in};
-use super::rules::{Class, keeping};
+use super::rules::keeping;
 use super::space::Space;
 use super::{AlgebraError, Part};
 use diptych_ir::Program;
@@ -36,13 +36,15 @@ pub fn varied_forms(
     let as_written = Part { entries, program: program.clone(), report: Default::default() };
     let mut found = vec![Form { parts: vec![as_written], keeps: Vec::new(), seconds: Vec::new() }];
     let mut known: HashSet<Vec<String>> = found.iter().map(Form::printed).collect();
-    for group in
-        variations.chunk_by(|a, b| a.without == b.without && a.objective.limits == b.objective.limits)
-    {
+    for group in variations.chunk_by(|a, b| {
+        a.without == b.without
+            && a.objective.limits == b.objective.limits
+            && a.objective.class == b.objective.class
+    }) {
         if found.len() >= enough {
             break;
         }
-        let mut rules = keeping(Class::Real);
+        let mut rules = keeping(group[0].objective.class);
         rules.retain(|rule| !group[0].without.contains(&rule.name));
         let frozen = vec![Default::default(); program.regions.len()];
         let mut space = Space::saturate(program, &group[0].objective, &rules, frozen, 3.0)?;
@@ -92,7 +94,7 @@ pub fn forms_for_each(
 ) -> Result<Vec<Vec<Form>>, AlgebraError> {
     let Some(first) = objectives.first() else { return Ok(Vec::new()) };
     let frozen = vec![Default::default(); program.regions.len()];
-    let mut space = Space::saturate(program, first, &keeping(Class::Real), frozen, 3.0)?;
+    let mut space = Space::saturate(program, first, &keeping(first.class), frozen, 3.0)?;
     let mut of_each = Vec::new();
     for objective in objectives {
         space.aim(objective)?;

@@ -43,4 +43,7 @@ pub(super) const ROWS: &[Rule] = &[
     // A weight before a rounding: each term is rounded once, before or after it is weighted.
     rule("weight_past_rounding", Approximate, "(contract[A] (cast[d] (mul x w)) ys..)", "(contract[A] (cast[d] x) w ys..)",
         &[ParamOnly("w"), ParamOnly("ys"), Some("ys")]),
+    // A product that is not rounded before the next one: the two may then be in any order.
+    rule("product_without_rounding", Approximate, "(contract[A] (cast[d] (contract[B] x xs..)) ys..)",
+        "(contract[A] (contract[B] x xs..) ys..)", &[Some("xs"), Some("ys")]),
 ];
