@@ -28,6 +28,23 @@ type Dot<B> = unsafe extern "C" fn(
     *mut f32,
 );
 
+type Turned<B> = unsafe extern "C" fn(
+    i64,
+    i64,
+    i64,
+    *const f32,
+    i64,
+    i64,
+    *const B,
+    i64,
+    *mut f32,
+    i64,
+    *mut f32,
+    i64,
+    i32,
+    *mut f32,
+);
+
 /// One matrix in memory: where each element stands, and how long the allocation must be. Everything that
 /// is no element holds NaN, so that a read of it shows, and a write to it as well.
 struct Layout {
@@ -221,6 +238,73 @@ fn check_empty(dot: Dot<f32>, width: VectorWidth) {
                 );
             }
             assert!(c.iter().all(|x| *x == want), "{width:?}");
+        }
+    }
+}
+
+/// The right operand's rows stand as columns do: few rows are multiplied in registers, more through the tile.
+#[test]
+fn a_right_operand_that_is_turned_over_gives_the_same_chains() {
+    for width in support::widths() {
+        let library = support::load(width, EXPORTS);
+        // SAFETY: exports.c declares both with these signatures.
+        let (turned, turned_bf16) = unsafe {
+            (
+                *library.get::<Turned<f32>>(b"test_dot_turned").unwrap(),
+                *library.get::<Turned<bf16>>(b"test_dot_turned_bf16").unwrap(),
+            )
+        };
+        let mut random = Random(7);
+        let mut memory = [(); 3].map(|_| Guarded::new(&library));
+        for _ in 0..if width == VectorWidth::Portable { 100 } else { 400 } {
+            let (m, n, k) = (1 + random.below(14), size(&mut random, 80), size(&mut random, 200));
+            let a = Layout::strided(&mut random, m, k);
+            let (b_n, c_m) = (k + random.below(3) * 7, n + random.below(5));
+            let b = Layout { row: b_n as i64, panel: 0, step: 1, padded: false, length: (n - 1) * b_n + k };
+            let c = Layout { row: c_m as i64, panel: 0, step: 1, padded: false, length: (m - 1) * c_m + n };
+            let a_values = a.fill(&mut random, m, k, 1);
+            let b_values = b.fill(&mut random, n, k, 1);
+            let mut c_values = c.fill(&mut random, m, n, 1);
+            let before = c_values.clone();
+            let narrow: Vec<bf16> = b_values.iter().map(|x| bf16::from_f32(*x)).collect();
+            let (is_bf16, accumulate) = (random.below(2) == 0, random.below(2) == 0);
+            let mut scratch = vec![f32::NAN; width.dot_scratch_floats()];
+            let (mut tile, tile_k) = (vec![f32::NAN; k * (n + 3)], (n + 3) as i64);
+            let (a_p, c_p) = (memory[0].put(&a_values), memory[2].put(&c_values));
+            // SAFETY: the layouts were made for these sizes, and their allocations end where they must.
+            unsafe {
+                let (m, n, k, goes_on) = (m as i64, n as i64, k as i64, i32::from(accumulate));
+                let (tile, scratch) = (tile.as_mut_ptr(), scratch.as_mut_ptr());
+                if is_bf16 {
+                    let b_p = memory[1].put(&narrow);
+                    turned_bf16(
+                        m, n, k, a_p, a.row, a.step, b_p, b.row, tile, tile_k, c_p, c.row, goes_on, scratch,
+                    );
+                } else {
+                    let b_p = memory[1].put(&b_values);
+                    turned(
+                        m, n, k, a_p, a.row, a.step, b_p, b.row, tile, tile_k, c_p, c.row, goes_on, scratch,
+                    );
+                }
+                c_values.copy_from_slice(std::slice::from_raw_parts(c_p, c.length));
+            }
+            let mut wanted = before.clone();
+            for i in 0..m {
+                for j in 0..n {
+                    let start = if accumulate { before[c.at(i, j, 1)] } else { 0.0 };
+                    let right = |kk| match is_bf16 {
+                        true => narrow[b.at(j, kk, 1)].to_f32(),
+                        false => b_values[b.at(j, kk, 1)],
+                    };
+                    wanted[c.at(i, j, 1)] =
+                        (0..k).fold(start, |sum, kk| a_values[a.at(i, kk, 1)].mul_add(right(kk), sum));
+                }
+            }
+            // What is no element is a number that is none, there as before.
+            for (at, (found, wanted)) in c_values.iter().zip(&wanted).enumerate() {
+                let same = found.to_bits() == wanted.to_bits();
+                assert!(same, "{width:?} m={m} n={n} k={k} bf16={is_bf16} at {at}: {found} is not {wanted}");
+            }
         }
     }
 }

@@ -14,6 +14,8 @@ pub fn prelude() -> &'static str {
         "\n",
         include_str!("prelude/dot.c"),
         "\n",
+        include_str!("prelude/turned.c"),
+        "\n",
     )
 }
 
@@ -30,7 +32,11 @@ pub fn kernel_prelude() -> &'static str {
     )
 }
 
-/// A file that defines `dot` and `dot_bf16` as `diptych_dot` and `diptych_dot_bf16`, for kernels to call.
+/// The functions that [`dot_source`] defines for kernels to call, in the order in which the step's tables have them.
+pub const DOT_FUNCTIONS: [&str; 4] =
+    ["diptych_dot", "diptych_dot_bf16", "diptych_dot_turned", "diptych_dot_turned_bf16"];
+
+/// A file that defines the dots of the prelude as [`DOT_FUNCTIONS`].
 pub fn dot_source() -> String {
     let mut text = prelude().to_owned();
     for (suffix, element) in [("", "float"), ("_bf16", "bf16")] {
@@ -39,6 +45,10 @@ pub fn dot_source() -> String {
     int64_t b_panel, int64_t b_k, int b_padded, float *c, int64_t c_m, int64_t c_panel, int c_padded,
     int accumulate, float *scratch) {{
     dot{suffix}(m, n, k, a, a_m, a_k, b, b_panel, b_k, b_padded, c, c_m, c_panel, c_padded, accumulate, scratch);
+}}
+void diptych_dot_turned{suffix}(int64_t m, int64_t n, int64_t k, const float *a, int64_t a_m, int64_t a_k, const {element} *b,
+    int64_t b_n, float *tile, int64_t tile_k, float *c, int64_t c_m, int accumulate, float *scratch) {{
+    dot_turned{suffix}(m, n, k, a, a_m, a_k, b, b_n, tile, tile_k, c, c_m, accumulate, scratch);
 }}
 "
         ));

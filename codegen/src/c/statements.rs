@@ -1,7 +1,9 @@
 //! Statements other than nests: dots, transposes, fills and the stream. It knows nothing of pointwise code.
 
 use super::writer::{Writer, float, rows_of};
-use crate::tile::{Base, Condition, DimId, Dot, Extent, PackedView, Place, Stmt, StreamBounds, View, Walk};
+use crate::tile::{
+    Base, Condition, DimId, Dot, Extent, PackedView, Place, Stmt, StreamBounds, Tile, View, Walk,
+};
 use diptych_ir::DType;
 use diptych_passes::layout::CHECKPOINT;
 
@@ -186,8 +188,15 @@ impl Writer<'_> {
         let (m, n, k) = (self.counts(&dot.m), self.counts(&dot.n), self.counts(&dot.k));
         let (a_m, a_k) = (Self::last_stride(&dot.a, &dot.m), Self::last_stride(&dot.a, &dot.k));
         let accumulate = u8::from(dot.accumulate);
-        self.line(format!("step->{function}({m}, {n}, {k}, {a}, {a_m}, {a_k},"));
-        self.line(format!("    {b}, {b_panel}, {b_k}, {b_padded}, {c}, {c_m}, {c_panel}, {c_padded}, {accumulate}, dot_scratch);"));
+        if let Some(from) = &dot.turned {
+            let function = if from.dtype == DType::BF16 { "dot_turned_bf16" } else { "dot_turned" };
+            let (tile, from, b_n) = (b, self.address(from, &index), Self::last_stride(from, &dot.n));
+            self.line(format!("step->{function}({m}, {n}, {k}, {a}, {a_m}, {a_k}, {from}, {b_n},"));
+            self.line(format!("    {tile}, {b_k}, {c}, {c_m}, {accumulate}, dot_scratch);"));
+        } else {
+            self.line(format!("step->{function}({m}, {n}, {k}, {a}, {a_m}, {a_k},"));
+            self.line(format!("    {b}, {b_panel}, {b_k}, {b_padded}, {c}, {c_m}, {c_panel}, {c_padded}, {accumulate}, dot_scratch);"));
+        }
         for _ in &dot.batch {
             self.close();
         }
@@ -230,12 +239,26 @@ impl Writer<'_> {
         }
     }
 
+    /// The elements at the start of a tile that an instance uses: of its outermost dimension it may have fewer positions
+    /// than the tile has room for.
+    fn elements_used(&self, tile: &Tile) -> String {
+        let long = |dim: &&DimId| self.program.dims[**dim].extent.constant() != Some(1);
+        match tile.dims.iter().find(long) {
+            Some(&dim) if self.program.dims[dim].extent.constant().is_none() => {
+                let inner = tile.elements / self.program.dims[dim].extent.most().max(1);
+                format!("{} * {inner}", self.count(dim))
+            }
+            _ => tile.elements.to_string(),
+        }
+    }
+
     fn fill(&mut self, dims: &[DimId], place: &Place, value: f32) {
         let value = float(value);
         match place {
             Place::Strided(view) if matches!(view.base, Base::Tile(_)) => {
                 let Base::Tile(tile) = view.base else { return };
-                let (name, elements) = (self.base(view.base), self.program.tiles[tile].elements);
+                let name = self.base(view.base);
+                let elements = self.elements_used(&self.program.tiles[tile]);
                 self.line(format!("for (int64_t i = 0; i < {elements}; i++) {name}[i] = {value};"));
             }
             Place::Strided(view) => {

@@ -1,6 +1,7 @@
 //! What a run tells every kernel: how many rows there are, of which sequences,
 //! and where their caches lie. The struct is the same in C and in Rust.
 
+use super::prelude::DOT_FUNCTIONS;
 use std::ffi::c_void;
 
 /// The run-time binding of an entry, as kernels see it. All tables live as long
@@ -38,10 +39,8 @@ pub struct StepTables {
     pub chunk_row: *const i32,
     /// Place of each sequence's state of recurrences.
     pub sequence_state: *const i32,
-    /// The function `diptych_dot`, compiled once for all kernels.
-    pub dot: *const c_void,
-    /// The function `diptych_dot_bf16`.
-    pub dot_bf16: *const c_void,
+    /// The functions [`super::prelude::DOT_FUNCTIONS`], compiled once for all kernels.
+    pub dots: [*const c_void; DOT_FUNCTIONS.len()],
 }
 
 /// The same in C.
@@ -61,6 +60,12 @@ struct step {
     void (*dot_bf16)(int64_t m, int64_t n, int64_t k, const float *a, int64_t a_m, int64_t a_k, const bf16 *b,
                      int64_t b_panel, int64_t b_k, int b_padded, float *c, int64_t c_m, int64_t c_panel,
                      int c_padded, int accumulate, float *scratch);
+    void (*dot_turned)(int64_t m, int64_t n, int64_t k, const float *a, int64_t a_m, int64_t a_k, const float *b,
+                       int64_t b_n, float *tile, int64_t tile_k, float *c, int64_t c_m, int accumulate,
+                       float *scratch);
+    void (*dot_turned_bf16)(int64_t m, int64_t n, int64_t k, const float *a, int64_t a_m, int64_t a_k,
+                            const bf16 *b, int64_t b_n, float *tile, int64_t tile_k, float *c, int64_t c_m,
+                            int accumulate, float *scratch);
 };
 #define CHUNK 64
 INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }

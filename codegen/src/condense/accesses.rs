@@ -16,6 +16,10 @@ pub(super) fn views(stmt: &mut Stmt, see: &mut impl FnMut(&mut View, Access)) {
         Stmt::Nest(nest) => nest.body.iter_mut().for_each(|instr| views_of_instr(instr, see)),
         Stmt::Dot(dot) => {
             see(&mut dot.a, Access::Read);
+            if let Some(from) = &mut dot.turned {
+                see(from, Access::Read);
+                view_of_place(&mut dot.b, Access::Write, see);
+            }
             view_of_place(&mut dot.b, Access::Read, see);
             view_of_place(&mut dot.c, Access::Write, see);
         }

@@ -7,6 +7,9 @@ use super::stages::{Lowering, Phase};
 use crate::tile::{DimId, Dot, Extent, Instr, PackedView, Place, Stmt, View};
 use diptych_ir::{DType, NodeId, Op};
 
+/// Rows of a dot for which its right operand may be turned over in registers, at any vector width.
+const FEW: usize = 8;
+
 /// The parts of a contraction.
 struct Sides {
     rows_of: NodeId,
@@ -43,13 +46,17 @@ impl Lowering<'_> {
         let of = |dims: &[DimId]| batch.iter().copied().filter(|dim| dims.contains(dim)).collect::<Vec<_>>();
         let (a_batch, b_batch) = (of(&a_dims), of(&b_dims));
         let a = self.left_operand(schedule, rows_of, (&a_batch, &m, &k), reading_after, computed.stage)?;
-        let b =
-            self.right_operand(schedule, columns_of, (&b_batch, &k, &n), reading_after, computed.stage)?;
+        let rows: Option<usize> = m.iter().map(|&dim| self.constant(dim)).product();
+        let turns = matches!(c, Place::Strided(_)) && batch.is_empty() && rows.is_none_or(|rows| rows <= FEW);
+        let sides = (&b_batch[..], &k[..], &n[..]);
+        let turning = turns.then_some(computed.phase);
+        let (b, turned) =
+            self.right_operand(schedule, columns_of, sides, reading_after, computed.stage, turning)?;
         let accumulate = computed.over_stream && folded.is_none();
         if accumulate && !(direct && (self.context.goes_on)(id)) {
             self.start_sum(schedule, id, &order, &c, 0.0)?;
         }
-        let stmt = Stmt::Dot(Dot { batch, m, n, k, a, b, c, accumulate });
+        let stmt = Stmt::Dot(Dot { batch, m, n, k, a, b, turned, c, accumulate });
         schedule.push(computed.phase, computed.stage, Order::Last, stmt);
         if direct { Ok(()) } else { self.emit_store(schedule, id) }
     }
@@ -223,6 +230,7 @@ impl Lowering<'_> {
         self.copied(schedule, id, &[batch, m, k].concat(), after, stage)
     }
 
+    /// The right operand, and what it is turned over from if the dot does that itself, as it may in this phase.
     fn right_operand(
         &mut self,
         schedule: &mut Schedule,
@@ -230,30 +238,37 @@ impl Lowering<'_> {
         (batch, k, n): (&[DimId], &[DimId], &[DimId]),
         after: bool,
         stage: usize,
-    ) -> Result<Place, LowerError> {
+        turning: Option<Phase>,
+    ) -> Result<(Place, Option<View>), LowerError> {
         let place = self.place(id, after)?;
         match &place {
             Place::Strided(_) if self.is_scattered(&place) => {}
             Place::Strided(view) => {
                 let as_one = self.runs_as_one(view, n) && self.runs_as_one(view, k);
                 if as_one && is_contiguous(view, n) {
-                    return Ok(place);
+                    return Ok((place, None));
                 }
                 let rows_contiguous = k.last().is_some_and(|&dim| view.stride(dim) == 1);
                 if rows_contiguous && batch.is_empty() && as_one {
+                    let dims = [k, n].concat();
+                    if turning == Some(self.copy_phase(id, &dims, after)) {
+                        let tile = self.new_tile(&format!("{}_turned", self.name(id)), dims);
+                        return Ok((Place::Strided(tile), Some(view.clone())));
+                    }
                     return self.transposed(schedule, id, place.clone(), (k, n), after, stage);
                 }
             }
             Place::Packed(view) => {
                 if self.panels_run(view, k, n, batch) {
-                    return Ok(place);
+                    return Ok((place, None));
                 }
                 if batch.is_empty() && self.panels_run(view, n, k, &[]) {
                     return self.transposed(schedule, id, place.clone(), (k, n), after, stage);
                 }
             }
         }
-        self.copied(schedule, id, &[batch, k, n].concat(), after, stage).map(Place::Strided)
+        let copy = self.copied(schedule, id, &[batch, k, n].concat(), after, stage)?;
+        Ok((Place::Strided(copy), None))
     }
 
     /// The phase in which a copy of an operand is made: in the stream if it varies along it.
@@ -295,13 +310,13 @@ impl Lowering<'_> {
         (rows, columns): (&[DimId], &[DimId]),
         after: bool,
         stage: usize,
-    ) -> Result<Place, LowerError> {
+    ) -> Result<(Place, Option<View>), LowerError> {
         let dims = [rows, columns].concat();
         let to = self.new_tile(&format!("{}_transposed", self.name(id)), dims.clone());
         let phase = self.copy_phase(id, &dims, after);
         let stmt = Stmt::Transpose { rows: rows.to_vec(), columns: columns.to_vec(), from, to: to.clone() };
         schedule.push(phase, stage, Order::First, stmt);
-        Ok(Place::Strided(to))
+        Ok((Place::Strided(to), None))
     }
 }
 

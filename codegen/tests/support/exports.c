@@ -90,6 +90,17 @@ void test_dot_bf16(int64_t m, int64_t n, int64_t k, const float *a, int64_t a_m,
     dot_bf16(m, n, k, a, a_m, a_k, b, b_panel, b_k, b_padded, c, c_m, c_panel, c_padded, accumulate, scratch);
 }
 
+void test_dot_turned(int64_t m, int64_t n, int64_t k, const float *a, int64_t a_m, int64_t a_k, const float *b,
+                     int64_t b_n, float *tile, int64_t tile_k, float *c, int64_t c_m, int accumulate,
+                     float *scratch) {
+    dot_turned(m, n, k, a, a_m, a_k, b, b_n, tile, tile_k, c, c_m, accumulate, scratch);
+}
+void test_dot_turned_bf16(int64_t m, int64_t n, int64_t k, const float *a, int64_t a_m, int64_t a_k,
+                          const bf16 *b, int64_t b_n, float *tile, int64_t tile_k, float *c, int64_t c_m,
+                          int accumulate, float *scratch) {
+    dot_turned_bf16(m, n, k, a, a_m, a_k, b, b_n, tile, tile_k, c, c_m, accumulate, scratch);
+}
+
 /* The end of a region of 16 MiB behind which nothing may be touched: a read or write there faults. */
 #include <sys/mman.h>
 char *test_guarded_end(void) {

@@ -158,7 +158,14 @@ impl<'a> Counter<'a> {
         });
         let direction = if dot.accumulate { Direction::Update } else { Direction::Write };
         self.accesses.place(&Place::Strided(dot.a.clone()), &dims, Direction::Read, at);
-        self.accesses.place(&dot.b, &dims, Direction::Read, at);
+        match &dot.turned {
+            // In registers if rows are few; for more of them, it is little beside the product.
+            Some(from) => {
+                self.operations.transpose(sizes.points(&[&dot.n[..], &dot.k].concat(), at));
+                self.accesses.place(&Place::Strided(from.clone()), &dims, Direction::Read, at);
+            }
+            None => self.accesses.place(&dot.b, &dims, Direction::Read, at),
+        }
         self.accesses.place(&dot.c, &dims, direction, at);
     }
 }

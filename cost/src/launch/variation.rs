@@ -100,6 +100,7 @@ impl Variation {
                     self.dim(*dim, found);
                 }
                 found.extend(self.of_dot(dot));
+                dot.turned.iter().for_each(|from| self.view(from, found));
             }
             Stmt::Transpose { rows, columns, from, .. } => {
                 rows.iter().chain(columns).for_each(|&dim| self.dim(dim, found));
@@ -201,7 +202,10 @@ fn written(stmt: &Stmt) -> Vec<usize> {
                 _ => None,
             })
             .collect(),
-        Stmt::Dot(dot) => of_place(&dot.c).into_iter().collect(),
+        Stmt::Dot(dot) => {
+            let turned = dot.turned.iter().filter_map(|_| of_place(&dot.b));
+            turned.chain(of_place(&dot.c)).collect()
+        }
         Stmt::Transpose { to, .. } => tile(to).into_iter().collect(),
         Stmt::Fill { .. } | Stmt::TopK { .. } | Stmt::Group { .. } => Vec::new(),
         // Their statements are looked at one by one.

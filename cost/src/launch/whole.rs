@@ -192,7 +192,12 @@ fn mark(body: &[Stmt], program: &TileProgram, narrow: &[bool], found: &mut [Opti
                     }
                 }
             }
-            Stmt::Dot(dot) => write(found, &dot.c, false),
+            Stmt::Dot(dot) => {
+                if let Some(from) = &dot.turned {
+                    write(found, &dot.b, is_narrow_view(from, program, narrow));
+                }
+                write(found, &dot.c, false);
+            }
             Stmt::Transpose { from, to, .. } => {
                 write(found, &Place::Strided(to.clone()), is_narrow(from, program, narrow));
             }

@@ -2,6 +2,7 @@
 //! in which chunks of the cache their past lies. All tables are made once, for
 //! the largest run, and filled anew for each.
 
+use diptych_codegen::c::prelude::DOT_FUNCTIONS;
 use diptych_codegen::c::step::StepTables;
 use diptych_codegen::entry::Limits;
 use diptych_codegen::tile::CHUNK;
@@ -287,8 +288,7 @@ impl Binding {
             past_block_index: self.past_block_index.as_ptr(),
             chunk_row: self.chunk_row.as_ptr(),
             sequence_state: self.sequence_state.as_ptr(),
-            dot: std::ptr::null(),
-            dot_bf16: std::ptr::null(),
+            dots: [std::ptr::null(); DOT_FUNCTIONS.len()],
         }
     }
 }

@@ -2,7 +2,7 @@
 //! parallel through the cache, and looked up by name.
 
 use crate::cpu::compile::{CSource, CompileError, CompileStats, Compiler, KernelCache, Library, compile_all};
-use diptych_codegen::c::prelude::{LINK_FLAGS, VectorWidth, clang_flags, dot_source};
+use diptych_codegen::c::prelude::{DOT_FUNCTIONS, LINK_FLAGS, VectorWidth, clang_flags, dot_source};
 use diptych_codegen::c::step::StepTables;
 use diptych_codegen::c::{KernelText, file_text};
 use std::collections::{BTreeMap, HashMap};
@@ -18,8 +18,8 @@ const KERNELS_A_FILE: usize = 12;
 /// Loaded kernels.
 pub struct Kernels {
     functions: HashMap<String, KernelFn>,
-    /// `diptych_dot` and `diptych_dot_bf16`, which kernels call.
-    dots: [*const c_void; 2],
+    /// The functions [`DOT_FUNCTIONS`], which kernels call.
+    dots: [*const c_void; DOT_FUNCTIONS.len()],
     /// The functions' code lives as long as these.
     _libraries: Vec<Library>,
     /// What was compiled and what was found.
@@ -32,7 +32,7 @@ unsafe impl Sync for Kernels {}
 
 impl Kernels {
     /// The functions that kernels call through the step's tables: the dot of f32, and that of bf16.
-    pub fn dots(&self) -> [*const c_void; 2] {
+    pub fn dots(&self) -> [*const c_void; DOT_FUNCTIONS.len()] {
         self.dots
     }
 
@@ -81,7 +81,10 @@ pub fn load_kernels<'a>(
         }
     }
     let dot = &compiled.libraries[0];
-    // SAFETY: the file defines both.
-    let dots = unsafe { [dot.symbol("diptych_dot")?, dot.symbol("diptych_dot_bf16")?] };
+    let mut dots = [std::ptr::null(); DOT_FUNCTIONS.len()];
+    for (pointer, name) in dots.iter_mut().zip(DOT_FUNCTIONS) {
+        // SAFETY: the file defines it.
+        *pointer = unsafe { dot.symbol(name)? };
+    }
     Ok(Kernels { functions, dots, _libraries: compiled.libraries, stats: compiled.stats })
 }

@@ -10,7 +10,7 @@ use super::memory::{AlignedBytes, OutOfMemory};
 use super::parameters::ParameterStore;
 use super::workspace::{MemoryBound, Workspace};
 use crate::cpu::pool::{Barrier, Pool};
-use diptych_codegen::c::prelude::VectorWidth;
+use diptych_codegen::c::prelude::{DOT_FUNCTIONS, VectorWidth};
 use diptych_codegen::c::step::StepTables;
 use diptych_codegen::entry::{
     ArgRef, Buffer, CompiledEntry, GridCount, Launch, Limits, MOST_ARGS, PlanStep, Role, Slot,
@@ -92,7 +92,7 @@ pub struct Executable {
     counters: [AtomicUsize; 2],
     timers: Vec<Timer>,
     timed: bool,
-    dots: [*const c_void; 2],
+    dots: [*const c_void; DOT_FUNCTIONS.len()],
     limits: Limits,
     /// Of its caches; `None` where it has none.
     cache: Option<CacheSize>,
@@ -332,7 +332,7 @@ impl Executable {
         );
         let workspace = self.workspace.alone();
         let mut tables = binding.tables();
-        [tables.dot, tables.dot_bf16] = self.dots;
+        tables.dots = self.dots;
         self.counters.iter().for_each(|counter| counter.store(0, Ordering::Relaxed));
         let timers = TimerSlots { first: self.timers.as_mut_ptr(), timed: self.timed };
         let run = Run {
