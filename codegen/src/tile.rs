@@ -310,7 +310,7 @@ pub struct Dot {
     pub b: Place,
     /// If `b` is a tile that this is turned over into first: k lies contiguous in it, as one, and n as one. Few rows do
     /// without the tile.
-    pub turned: Option<View>,
+    pub turned: Option<Box<View>>,
     /// Result, f32.
     pub c: Place,
     /// Whether the chains go on from what c holds.

@@ -56,7 +56,7 @@ impl Lowering<'_> {
         if accumulate && !(direct && (self.context.goes_on)(id)) {
             self.start_sum(schedule, id, &order, &c, 0.0)?;
         }
-        let stmt = Stmt::Dot(Dot { batch, m, n, k, a, b, turned, c, accumulate });
+        let stmt = Stmt::Dot(Dot { batch, m, n, k, a, b, turned: turned.map(Box::new), c, accumulate });
         schedule.push(computed.phase, computed.stage, Order::Last, stmt);
         if direct { Ok(()) } else { self.emit_store(schedule, id) }
     }

@@ -162,7 +162,7 @@ impl<'a> Counter<'a> {
             // In registers if rows are few; for more of them, it is little beside the product.
             Some(from) => {
                 self.operations.transpose(sizes.points(&[&dot.n[..], &dot.k].concat(), at));
-                self.accesses.place(&Place::Strided(from.clone()), &dims, Direction::Read, at);
+                self.accesses.place(&Place::Strided((**from).clone()), &dims, Direction::Read, at);
             }
             None => self.accesses.place(&dot.b, &dims, Direction::Read, at),
         }
