@@ -4,7 +4,7 @@
 use crate::failure::Result;
 use crate::format::{push, seconds};
 use crate::objective::ObjectiveConfig;
-use diptych_codegen::driver::{Candidate, Rewritten};
+use diptych_codegen::driver::{Candidate, Refused, Rewritten};
 use diptych_ir::Program;
 use diptych_passes::algebra::{Binding, Objective, Stage, account, rule_gains};
 
@@ -18,8 +18,14 @@ fn kept(keeps: &[String]) -> String {
     if keeps.is_empty() { "nothing".to_owned() } else { keeps.join(" and ") }
 }
 
-/// The forms that were compared, with the one that was chosen, and what one form for all entries costs.
-pub fn compared_text(config: &ObjectiveConfig, objective: &Objective, compared: &Rewritten) -> String {
+/// The forms that were compared, with the one that was chosen and those that were dropped, then or `later`, and what one
+/// form for all entries costs.
+pub fn compared_text(
+    config: &ObjectiveConfig,
+    objective: &Objective,
+    compared: &Rewritten,
+    later: &[Refused],
+) -> String {
     let forms = compared.candidates();
     let mut out = format!(
         "\nWhat it is compiled for: {} tokens trained to {} served, half of them of prompts of {}; decoding {} at once \
@@ -50,7 +56,7 @@ pub fn compared_text(config: &ObjectiveConfig, objective: &Objective, compared: 
             ),
         );
     }
-    for form in &compared.refused {
+    for form in compared.refused.iter().chain(later) {
         let kind = if form.shared { "One for all entries" } else { "One for each" };
         let (keeps, problem) = (kept(&form.keeps), &form.problem);
         push(&mut out, format_args!("{kind}, where caches keep {keeps}, was dropped: {problem}\n"));

@@ -174,6 +174,11 @@ impl ObjectiveConfig {
                 "objective: neither trained nor served; one of the tokens must be more than 0",
             ));
         }
+        if self.approximate && self.numerics == Form::AsWritten {
+            return Err(Failure::new(
+                "objective: `approximate` allows rewrites that `numerics = \"as-written\"` does without; drop one of them",
+            ));
+        }
         let sizes = [
             ("serve_batch", self.serve_batch),
             ("serve_context", self.serve_context),

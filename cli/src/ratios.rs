@@ -57,8 +57,8 @@ fn section(entries: &[EntryKind], sweep: &RatioSweep) -> Result<String, String> 
     out.push_str("</tr></thead><tbody>\n");
     for (name, form) in named(sweep) {
         let form = &sweep.forms[form];
-        push(&mut out, format_args!("<tr><td>{name}</td><td>{}</td>", escape(&form.keeps.join(", "))));
-        for &time in &form.seconds {
+        push(&mut out, format_args!("<tr><td>{name}</td><td>{}</td>", escape(&form.keeps().join(", "))));
+        for &time in form.seconds() {
             push(&mut out, format_args!("<td>{}</td>", escape(&seconds(time))));
         }
         out.push_str("</tr>\n");
@@ -69,7 +69,7 @@ fn section(entries: &[EntryKind], sweep: &RatioSweep) -> Result<String, String> 
 
 /// Where what is kept changes first.
 fn flip(sweep: &RatioSweep) -> Option<(RatioPoint, RatioPoint)> {
-    let keeps = |point: RatioPoint| &sweep.forms[point.chosen].keeps;
+    let keeps = |point: RatioPoint| sweep.forms[point.chosen].keeps();
     sweep.flips().into_iter().find(|&(before, after)| keeps(before) != keeps(after))
 }
 

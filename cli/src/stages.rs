@@ -177,18 +177,16 @@ mod tests {
     #[test]
     fn stages_add_up_to_the_wall_clock() {
         let mut time = CompileTime::start();
-        let model = ModelArguments { model: Some("gpt2-tiny".to_owned()), config: None, set: Vec::new() };
-        let objective = Table::from_iter([("numerics".to_owned(), "fast".into())]);
-        let overrides = Table::from_iter([("objective".to_owned(), objective.into())]);
-        let config = RunConfig::read(&Registry::zoo(), &model, &overrides).unwrap();
+        let model = ModelArguments { model: Some("mla-tiny".to_owned()), config: None, set: Vec::new() };
+        let config = RunConfig::read(&Registry::zoo(), &model, &Table::new()).unwrap();
         time.lap("configuration");
         let options = EntryOptions { panel: 16, tile_rows: 6 };
-        compile_model(&config, &EntryKind::ALL, options, ObjectiveConfig::rewrite, &mut time).unwrap();
+        compile_model(&config, &EntryKind::ALL, options, ObjectiveConfig::compare, &mut time).unwrap();
         let taken = time.taken();
         let ratio = total(&taken.stages) / taken.wall;
         assert!((0.95..=1.001).contains(&ratio), "{ratio}:\n{}", taken.text(0.0));
         for part in
-            ["layers: saturate", "layers: extract", "backward algebra", "decode: fuse", "train: C text"]
+            ["layers: saturate", "layers: extract", "comparison of forms", "decode: fuse", "train: C text"]
         {
             assert!(taken.stages.iter().any(|stage| stage.0.contains(part)), "{part}:\n{}", taken.text(0.0));
         }

@@ -109,9 +109,17 @@ pub fn compile_rewritten(
     optimizer: &AdamWOptions,
     options: EntryOptions,
 ) -> Result<CompiledProgram, CompileError> {
-    rewritten.first_of_forms(|rewritten| {
-        Passed::through(rewritten, kinds, optimizer)?.compile(kinds, options, &BTreeSet::new())
-    })
+    rewritten.first_of_forms(kinds, |rewritten| compile_chosen(rewritten, kinds, optimizer, options))
+}
+
+/// Compiles the chosen form, and no other.
+pub(crate) fn compile_chosen(
+    rewritten: &Rewritten,
+    kinds: &[EntryKind],
+    optimizer: &AdamWOptions,
+    options: EntryOptions,
+) -> Result<CompiledProgram, CompileError> {
+    Passed::through(rewritten, kinds, optimizer)?.compile(kinds, options, &BTreeSet::new())
 }
 
 /// A program after the passes that rewrite it, before it is laid out and divided into kernels.

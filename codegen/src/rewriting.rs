@@ -1,7 +1,7 @@
 //! Choosing the form of a program: those that the algebra finds are compared, by the additive model or once they are
 //! fused and scheduled, and kept in order, so that the next can take the place of one that a pass refuses.
 
-use crate::driver::{CompiledProgram, compile_rewritten};
+use crate::driver::{CompiledProgram, compile_chosen};
 use crate::entry::{CompileError, EntryOptions};
 use crate::stages::{Laps, Stages, lap_of_algebra};
 use diptych_ir::{EntryKind, Program, verify};
@@ -159,10 +159,11 @@ impl Rewritten {
         }
     }
 
-    /// What becomes of the best form that no pass refuses, first with its rewritten backward pass and then without; if
-    /// all are refused, why the best one was.
+    /// What becomes of the best form that no pass refuses for these entries; if all are refused, why the best one was. If
+    /// they train, each is tried first with its rewritten backward pass and then without.
     pub(crate) fn first_of_forms<T, E: Refusal>(
         &self,
+        kinds: &[EntryKind],
         compile: impl Fn(&Rewritten) -> Result<T, E>,
     ) -> Result<T, E> {
         let (mut left, mut first) = (self.clone(), None);
@@ -171,10 +172,18 @@ impl Rewritten {
                 Err(error) if error.refused().is_some() => error,
                 done => return done,
             };
-            if left.candidates[0].backward.take().is_none() {
+            let problem = error.refused().map(ToString::to_string).unwrap_or_default();
+            let trains = kinds.iter().copied().any(EntryKind::trains);
+            if left.candidates[0].backward.take().is_some() && trains {
+                // Until it is known whether the rest of it will do.
+                let problem = format!("its rewritten backward pass: {problem}");
+                left.refused.push(Refused::new(&left.candidates[0].form, problem));
+            } else {
                 let refused = left.candidates.remove(0);
-                let problem = error.refused().map(ToString::to_string);
-                left.refused.extend(problem.map(|problem| Refused::new(&refused.form, problem)));
+                if trains {
+                    left.refused.pop();
+                }
+                left.refused.push(Refused::new(&refused.form, problem));
             }
             let error = first.unwrap_or(error);
             if left.candidates.is_empty() {
@@ -220,7 +229,7 @@ impl<'a> Judge<'a> {
     fn compiled_seconds(&self, form: &Form, backward: Option<&Objective>) -> Result<Vec<f64>, String> {
         let rewritten = Rewritten::of_form(form.clone(), backward.cloned());
         let kinds: Vec<EntryKind> = self.bindings.iter().map(|binding| binding.entry).collect();
-        let compiled = compile_rewritten(&rewritten, &kinds, &AdamWOptions::default(), self.options);
+        let compiled = compile_chosen(&rewritten, &kinds, &AdamWOptions::default(), self.options);
         let compiled = compiled.map_err(|error| error.to_string())?;
         self.bindings.iter().map(|binding| (self.seconds)(&compiled, binding)).collect()
     }
@@ -252,6 +261,7 @@ impl Judge<'_> {
             let left = &mut finalists[usize::from(candidate.is_shared())];
             let known = self.known.contains_key(&(candidate.form.printed(), true));
             if *left == 0 && !known {
+                candidate.backward = None;
                 continue;
             }
             *left = left.saturating_sub(1);
@@ -277,7 +287,7 @@ pub fn candidates(forms: Vec<Form>, written: &Form, backward: &Objective) -> Vec
 
 /// Chooses the form of a program. Where the cost after fusion is asked for, a form that cannot be compiled for all entries
 /// of the objective, or will not do, is dropped. By the additive model alone nothing is compiled here: then
-/// [`compile_rewritten`] drops what it cannot compile.
+/// [`compile_rewritten`](crate::driver::compile_rewritten) drops what it cannot compile.
 ///
 /// # Errors
 /// When the program is malformed, or no form of it can be compiled: why the best could not.

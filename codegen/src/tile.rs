@@ -15,6 +15,9 @@ pub const PAIRS: usize = 144;
 /// stored in them.
 pub const CHUNK: usize = 64;
 
+/// With at most so many rows, on the widest vectors, a dot turns its right operand over in registers.
+pub const TURNED_ROWS: usize = 8;
+
 /// A dimension of a program's tiles, by position in [`TileProgram::dims`].
 pub type DimId = usize;
 

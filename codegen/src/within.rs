@@ -80,7 +80,7 @@ pub fn compile_within(
     options: EntryOptions,
     limit: &Limit<'_>,
 ) -> Result<(CompiledProgram, Choice), WithinError> {
-    rewritten.first_of_forms(|rewritten| form_within(rewritten, kinds, optimizer, options, limit))
+    rewritten.first_of_forms(kinds, |rewritten| form_within(rewritten, kinds, optimizer, options, limit))
 }
 
 /// The same of the one form that is chosen.

@@ -9,6 +9,7 @@
 mod algebra;
 
 use algebra::{Loaded, Model, Outcome, head, in_turns, median, ms, number, objective, option, row};
+use diptych_codegen::driver::{Candidate, Rewritten};
 use diptych_cost::ratios::{RatioSweep, ratios, sweep_ratios};
 use diptych_cost::{Target, predict_binding};
 use diptych_passes::algebra::{Binding, Numerics};
@@ -39,8 +40,8 @@ fn main() -> Outcome<()> {
     let entries = bindings.iter().map(|binding| binding.entry.name());
     head(&["form", "keeps"].into_iter().chain(entries).collect::<Vec<_>>());
     for (at, form) in sweep.forms.iter().enumerate() {
-        let seconds = form.seconds.iter().map(|&seconds| ms(seconds));
-        row([name(&sweep, at), form.keeps.join(", ")].into_iter().chain(seconds));
+        let seconds = form.seconds().iter().map(|&seconds| ms(seconds));
+        row([name(&sweep, at), form.keeps().join(", ")].into_iter().chain(seconds));
     }
     println!("\nPredicted milliseconds a token:\n");
     head(&["served per trained", "chosen", "its cost", "best for training alone", "best for serving alone"]);
@@ -72,14 +73,15 @@ fn measure(
     rounds: usize,
 ) -> Outcome<()> {
     // Where what is kept changes; if nothing does, in the middle.
-    let keeps = |at: usize| &sweep.forms[sweep.points[at].chosen].keeps;
+    let keeps = |at: usize| sweep.forms[sweep.points[at].chosen].keeps();
     let flip = (1..sweep.points.len()).find(|&at| keeps(at) != keeps(at - 1));
     let near = flip.unwrap_or(sweep.points.len() / 2);
     let three = [0, near, sweep.points.len().saturating_sub(1)].map(|at| sweep.points[at]);
     let mut loaded: BTreeMap<usize, Loaded> = BTreeMap::new();
     for form in three.iter().map(|point| point.chosen).chain([sweep.training_only, sweep.serving_only]) {
         if let Entry::Vacant(place) = loaded.entry(form) {
-            place.insert(Loaded::new(device, model, &sweep.forms[form].rewritten, bindings)?);
+            let Candidate { form, backward, .. } = sweep.forms[form].clone();
+            place.insert(Loaded::new(device, model, &Rewritten::of_form(form, backward), bindings)?);
         }
     }
     let mut measured: BTreeMap<usize, Vec<f64>> = loaded.keys().map(|&form| (form, Vec::new())).collect();

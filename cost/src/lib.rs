@@ -34,7 +34,7 @@ pub use machine::{DotShare, GpuRates, Kind, Machine, MemoryLevel, Network, Preci
 pub use measure::{MeasureError, Measurement, measure, measured};
 pub use model::{JobCost, JobKind, ModelCost, TrainingMemory};
 pub use probe::{MemoryReader, ProbeError, ProbeLibrary, ProbeSource};
-pub use ratios::{RatioPoint, RatioSweep, SweptForm, sweep_ratios};
+pub use ratios::{RatioPoint, RatioSweep, sweep_ratios};
 pub use roofline::{Bound, Breakdown, Prediction, predict};
 pub use step::{StepSizes, predict_step};
 pub use target::{Target, TargetError};

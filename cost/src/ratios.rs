@@ -1,7 +1,7 @@
 //! Training and serving may want different forms of a model: which is chosen as the ratio of tokens served to tokens
 //! trained goes up, and what it costs beside what training alone or serving alone would choose. Predicted after fusion.
 
-use diptych_codegen::driver::{Candidate, Judge, Rewritten, SecondsOfRun, as_written, candidates};
+use diptych_codegen::driver::{Candidate, Judge, SecondsOfRun, as_written, candidates};
 use diptych_codegen::entry::{CompileError, EntryOptions};
 use diptych_ir::Program;
 use diptych_passes::algebra::{Numerics, Objective, forms_for_each};
@@ -11,17 +11,6 @@ use std::collections::HashMap;
 pub fn ratios(count: usize) -> Vec<f64> {
     let step = 5.0 / count.saturating_sub(1).max(1) as f64;
     (0..count).map(|at| 10f64.powf(-2.0 + step * at as f64)).collect()
-}
-
-/// A form, and what it takes.
-#[derive(Clone, Debug)]
-pub struct SweptForm {
-    /// Ready to be compiled.
-    pub rewritten: Rewritten,
-    /// What its caches keep, for people to read.
-    pub keeps: Vec<String>,
-    /// Predicted seconds of a run of each binding of the objective, after fusion.
-    pub seconds: Vec<f64>,
 }
 
 /// What is chosen at a ratio.
@@ -37,7 +26,7 @@ pub struct RatioPoint {
 #[derive(Clone, Debug)]
 pub struct RatioSweep {
     /// The forms that are chosen at any ratio, or by training or serving alone.
-    pub forms: Vec<SweptForm>,
+    pub forms: Vec<Candidate>,
     /// What is chosen if there is nothing but training.
     pub training_only: usize,
     /// What is chosen if there is nothing but serving.
@@ -61,7 +50,7 @@ impl RatioSweep {
 
     /// Predicted seconds a token of a form at a ratio.
     pub fn cost(&self, form: usize, ratio: f64) -> f64 {
-        self.seconds_per_token(ratio, &self.forms[form].seconds)
+        self.seconds_per_token(ratio, self.forms[form].seconds())
     }
 
     /// Where the choice changes: the ratios before and after, and what is chosen at each.
@@ -92,8 +81,9 @@ fn at_ratio(objective: &Objective, ratio: f64) -> Objective {
     objective
 }
 
-/// Chooses a form at each ratio of tokens served to tokens trained, as a program is compiled for that ratio: by the
-/// seconds of a run of each binding. The objective says how entries are run and how serving is divided among them.
+/// Chooses a form at each ratio of tokens served to tokens trained, as a program is compiled for that ratio, by the
+/// seconds of a run of each binding, with what training and serving alone would choose as candidates everywhere. The
+/// objective says how entries are run and how serving is divided among them.
 ///
 /// # Errors
 /// When the program is malformed, or no form of it will do: why the best does not.
@@ -111,23 +101,26 @@ pub fn sweep_ratios(
     let objectives: Vec<Objective> = asked.map(|&ratio| at_ratio(objective, ratio)).collect();
     let written = as_written(program, &both)?;
     let mut judge = Judge::new(&both.bindings, seconds, options);
-    let mut forms: Vec<SweptForm> = Vec::new();
+    let mut forms: Vec<Candidate> = Vec::new();
     let mut known: HashMap<(Vec<String>, bool), usize> = HashMap::new();
     let mut chosen = Vec::new();
     for (found, objective) in forms_for_each(program, &objectives, numerics)?.into_iter().zip(&objectives) {
         // What only training computes is the best for training at any ratio: else a form that is chosen
         // for serving alone would not be rewritten there at all.
-        let (found, refused) = judge.compare(candidates(found, &written, &both), objective);
-        let Some(Candidate { form, backward, fused }) = found.into_iter().next() else {
+        let mut found = candidates(found, &written, &both);
+        // Those of the single-minded are candidates at every ratio: the choice then never costs more than they do.
+        found.extend(chosen.iter().take(2).map(|&form: &usize| forms[form].clone()));
+        let (found, refused) = judge.compare(found, objective);
+        let Some(candidate) = found.into_iter().next() else {
             return Err(CompileError::Unfit(
                 refused.into_iter().next().map_or_else(String::new, |r| r.problem),
             ));
         };
-        let number = known.entry((form.printed(), backward.is_some())).or_insert_with(|| {
-            let (keeps, seconds) = (form.keeps.clone(), fused.unwrap_or_else(|| form.seconds.clone()));
-            forms.push(SweptForm { rewritten: Rewritten::of_form(form, backward), keeps, seconds });
-            forms.len() - 1
-        });
+        let number =
+            known.entry((candidate.form.printed(), candidate.backward.is_some())).or_insert_with(|| {
+                forms.push(candidate.clone());
+                forms.len() - 1
+            });
         chosen.push(*number);
     }
     let points = ratios.iter().zip(&chosen[2..]);

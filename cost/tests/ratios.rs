@@ -37,7 +37,7 @@ fn the_choice_flips_once_and_never_costs_more_than_a_single_minded_one() {
     let sweep = sweep_ratios(&program, &sizes(), Numerics::Same, &ratios(21), &seconds, OPTIONS).unwrap();
 
     let (training, serving) = (sweep.training_only, sweep.serving_only);
-    let keeps = |form: usize| &sweep.forms[form].keeps;
+    let keeps = |form: usize| sweep.forms[form].keeps();
     assert_ne!(keeps(training), keeps(serving), "there is no conflict to resolve");
     assert!(sweep.cost(training, 0.01) < sweep.cost(serving, 0.01));
     assert!(sweep.cost(serving, 1e3) < sweep.cost(training, 1e3));
@@ -49,8 +49,8 @@ fn the_choice_flips_once_and_never_costs_more_than_a_single_minded_one() {
 
     // As more is served, serving never gets slower, but for what the additive model takes for better; and what serving
     // alone would keep is kept from some ratio on.
-    let served = |form: usize| sweep.seconds_per_token(f64::INFINITY, &sweep.forms[form].seconds);
-    let trained = |form: usize| sweep.seconds_per_token(0.0, &sweep.forms[form].seconds);
+    let served = |form: usize| sweep.seconds_per_token(f64::INFINITY, sweep.forms[form].seconds());
+    let trained = |form: usize| sweep.seconds_per_token(0.0, sweep.forms[form].seconds());
     for (before, after) in sweep.flips() {
         assert!(served(after.chosen) <= served(before.chosen) * 1.01, "{before:?} to {after:?}");
         assert!(trained(after.chosen) >= trained(before.chosen) * 0.99, "{before:?} to {after:?}");
@@ -68,9 +68,9 @@ fn the_choice_flips_once_and_never_costs_more_than_a_single_minded_one() {
             Rewriting { objective: sweep.at(point.ratio), seconds: Some(&seconds), ..Default::default() };
         let alone = rewrite(&program, &rewriting, OPTIONS).unwrap();
         let (found, swept) = (&alone.candidates()[0], &sweep.forms[point.chosen]);
-        assert_eq!(found.keeps(), swept.keeps);
+        assert_eq!(found.keeps(), swept.keeps());
         let cost = |seconds: &[f64]| sweep.seconds_per_token(point.ratio, seconds);
-        let (alone, swept) = (cost(found.seconds()), cost(&swept.seconds));
+        let (alone, swept) = (cost(found.seconds()), cost(swept.seconds()));
         assert!((alone / swept - 1.0).abs() < 0.01, "{alone} is not {swept}");
     }
 }

@@ -10,7 +10,7 @@ use diptych_codegen::driver::{
 use diptych_codegen::entry::{Buffer, CompileError, EntryOptions, Limits, Role};
 use diptych_ir::evaluate::{Context, Value, evaluate};
 use diptych_ir::ops::Slice;
-use diptych_ir::{Axis, DType, EntryKind, NodeId, Program, Symbol, UpdateRule};
+use diptych_ir::{Axis, DType, EntryKind, NodeId, Program, Symbol, UpdateRule, text};
 use diptych_models::{Registry, build, initialize};
 use diptych_passes::AdamWOptions;
 use diptych_passes::algebra::{Class, Objective};
@@ -20,7 +20,6 @@ use diptych_runtime::decode::{ServeOptions, Server, Window};
 use diptych_runtime::executor::{Binding, CacheRooms, CacheSize, Executable, Sequence};
 use diptych_runtime::session::{Device, Session};
 use serde_json::{Value as Json, json};
-use std::collections::BTreeSet;
 
 /// Lengths on both sides of the edges of chunks, of vectors and of blocks of rows.
 const LENGTHS: [usize; 7] = [150, 1, 64, 65, 37, 129, 7];
@@ -453,7 +452,7 @@ fn every_entry_gives_the_same_bits_in_bf16() {
 #[test]
 fn forms_for_other_objectives_give_the_same_bits() {
     let devices = [1, 2].map(|threads| Device::cpu(Some(threads)).unwrap());
-    let mut kept = BTreeSet::new();
+    let mut decoded: Vec<String> = Vec::new();
     for (preset, dtype, class, served, tolerance) in [
         ("mla-tiny", "f32", Class::Real, 0.0, 1e-4),
         ("mla-tiny", "f32", Class::Real, 1e4, 1e-4),
@@ -466,11 +465,13 @@ fn forms_for_other_objectives_give_the_same_bits() {
         let compile = |program: &Program, kinds: &[EntryKind], optimizer: &AdamWOptions, options| {
             compile_program_for(program, kinds, optimizer, options, &objective)
         };
-        let (case, program) = (format!("{preset} {dtype}, {class:?}"), program(preset, &json!({}), dtype));
+        let case = format!("{preset} {dtype}, {class:?}, {served} served");
+        let program = program(preset, &json!({}), dtype);
         let sessions = all_entries_agree(&case, [&devices[0], &devices[1]], &program, &compile, tolerance);
-        kept.insert((case, sessions[0].compiled.keeps.clone()));
+        decoded.push(text::print(sessions[0].compiled.program_of(EntryKind::Decode)));
     }
-    assert_eq!(kept.len(), 6, "the forms differ: {kept:?}");
+    let different = decoded.chunks(2).all(|pair| pair[0] != pair[1]);
+    assert!(different, "two objectives have the same form");
 }
 
 /// Seen in part, the logits must be stored: then in every entry, or their sum would be one of other blocks.

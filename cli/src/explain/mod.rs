@@ -104,7 +104,8 @@ pub fn run(registry: &Registry, arguments: &Arguments) -> Result<()> {
     }
     let mut forms = String::new();
     if config.objective.numerics != Form::AsWritten {
-        forms.push_str(&compared_text(&config.objective, &objective, &compared));
+        let later = &compiled.refused[rewritten.refused.len().min(compiled.refused.len())..];
+        forms.push_str(&compared_text(&config.objective, &objective, &compared, later));
         forms.push_str(&account_text(&program, &objective, arguments.rules)?);
         time.lap("what each decision brings");
     }

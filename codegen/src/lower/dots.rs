@@ -4,11 +4,8 @@
 use super::LowerError;
 use super::emit::{Order, Schedule};
 use super::stages::{Lowering, Phase};
-use crate::tile::{DimId, Dot, Extent, Instr, PackedView, Place, Stmt, View};
+use crate::tile::{DimId, Dot, Extent, Instr, PackedView, Place, Stmt, TURNED_ROWS, View};
 use diptych_ir::{DType, NodeId, Op};
-
-/// Rows of a dot for which its right operand may be turned over in registers, at any vector width.
-const FEW: usize = 8;
 
 /// The parts of a contraction.
 struct Sides {
@@ -47,7 +44,8 @@ impl Lowering<'_> {
         let (a_batch, b_batch) = (of(&a_dims), of(&b_dims));
         let a = self.left_operand(schedule, rows_of, (&a_batch, &m, &k), reading_after, computed.stage)?;
         let rows: Option<usize> = m.iter().map(|&dim| self.constant(dim)).product();
-        let turns = matches!(c, Place::Strided(_)) && batch.is_empty() && rows.is_none_or(|rows| rows <= FEW);
+        let turns =
+            matches!(c, Place::Strided(_)) && batch.is_empty() && rows.is_none_or(|rows| rows <= TURNED_ROWS);
         let sides = (&b_batch[..], &k[..], &n[..]);
         let turning = turns.then_some(computed.phase);
         let (b, turned) =
@@ -255,7 +253,8 @@ impl Lowering<'_> {
                         let tile = self.new_tile(&format!("{}_turned", self.name(id)), dims);
                         return Ok((Place::Strided(tile), Some(view.clone())));
                     }
-                    return self.transposed(schedule, id, place.clone(), (k, n), after, stage);
+                    let tile = self.transposed(schedule, id, place.clone(), (k, n), after, stage);
+                    return Ok((tile, None));
                 }
             }
             Place::Packed(view) => {
@@ -263,7 +262,8 @@ impl Lowering<'_> {
                     return Ok((place, None));
                 }
                 if batch.is_empty() && self.panels_run(view, n, k, &[]) {
-                    return self.transposed(schedule, id, place.clone(), (k, n), after, stage);
+                    let tile = self.transposed(schedule, id, place.clone(), (k, n), after, stage);
+                    return Ok((tile, None));
                 }
             }
         }
@@ -310,13 +310,13 @@ impl Lowering<'_> {
         (rows, columns): (&[DimId], &[DimId]),
         after: bool,
         stage: usize,
-    ) -> Result<(Place, Option<View>), LowerError> {
+    ) -> Place {
         let dims = [rows, columns].concat();
         let to = self.new_tile(&format!("{}_transposed", self.name(id)), dims.clone());
         let phase = self.copy_phase(id, &dims, after);
         let stmt = Stmt::Transpose { rows: rows.to_vec(), columns: columns.to_vec(), from, to: to.clone() };
         schedule.push(phase, stage, Order::First, stmt);
-        Ok((Place::Strided(to), None))
+        Place::Strided(to)
     }
 }
 

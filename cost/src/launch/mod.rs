@@ -15,7 +15,7 @@ use crate::machine::Precision;
 use crate::work::{Direction, Dot, Traffic, Work};
 use accesses::Accesses;
 use diptych_codegen::entry::Launch;
-use diptych_codegen::tile::{self, Base, Place, Stmt, StreamBounds, TileProgram, Walk};
+use diptych_codegen::tile::{self, Base, Place, Stmt, StreamBounds, TURNED_ROWS, TileProgram, Walk};
 use operations::Operations;
 use sizes::{At, Sizes};
 use std::cell::RefCell;
@@ -159,10 +159,14 @@ impl<'a> Counter<'a> {
         let direction = if dot.accumulate { Direction::Update } else { Direction::Write };
         self.accesses.place(&Place::Strided(dot.a.clone()), &dims, Direction::Read, at);
         match &dot.turned {
-            // In registers if rows are few; for more of them, it is little beside the product.
             Some(from) => {
-                self.operations.transpose(sizes.points(&[&dot.n[..], &dot.k].concat(), at));
-                self.accesses.place(&Place::Strided((**from).clone()), &dims, Direction::Read, at);
+                let turned = [&dot.n[..], &dot.k].concat();
+                self.operations.transpose(sizes.points(&turned, at));
+                self.accesses.place(&Place::Strided((**from).clone()), &turned, Direction::Read, at);
+                if sizes.mean(&dot.m, at) > TURNED_ROWS as f64 {
+                    self.accesses.place(&dot.b, &turned, Direction::Write, at);
+                    self.accesses.place(&dot.b, &dims, Direction::Read, at);
+                }
             }
             None => self.accesses.place(&dot.b, &dims, Direction::Read, at),
         }

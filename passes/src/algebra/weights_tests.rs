@@ -262,6 +262,31 @@ fn a_norm_weight_passes_a_rounding_on_request_only() {
 }
 
 #[test]
+fn weights_are_multiplied_out_across_a_rounding_on_request_and_where_it_pays_only() {
+    let mut draft = Draft::new(64, 256);
+    let (embed, out, rank) = (draft.embed, draft.out, Axis::fixed("rank", 48));
+    let x = draft.tokens("x", embed);
+    let (down, up) = (draft.param("down", &[embed, rank]), draft.param("up", &[rank, out]));
+    let h = draft.dot(x, down, embed);
+    let h = draft.op(Cast(DType::BF16), &[h]);
+    let projected = draft.dot(h, up, rank);
+    let before = finish(draft.program, projected);
+    let rewritten = |objective: &Objective, class: Class| {
+        optimize_with(&before, objective, &keeping(class), vec![Default::default()], 1.0).unwrap()
+    };
+    let (after, report) = rewritten(&prompts_served(), Class::Real);
+    assert!(!derives_weights(&after), "{report}");
+    let (after, report) = rewritten(&prompts_served(), Class::Approximate);
+    assert!(derives_weights(&after), "{report}");
+    let context = context(&before);
+    let value = |program: &Program| evaluate(program, &[root(program)], &context).unwrap().remove(0);
+    close(&value(&before), &value(&after), 2f64.powi(-7));
+    // Not where the product of the weights is paid at each step.
+    let (after, report) = rewritten(&few_tokens_trained(), Class::Approximate);
+    assert!(!derives_weights(&after), "{report}");
+}
+
+#[test]
 fn what_the_forward_pass_has_computed_the_backward_pass_does_not_compute_again() {
     let mut program = Program::new("bell");
     let (batch, time, embed) = (axis("batch", 0), axis("time", 0), axis("embed", 5));

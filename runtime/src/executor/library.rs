@@ -31,7 +31,7 @@ unsafe impl Send for Kernels {}
 unsafe impl Sync for Kernels {}
 
 impl Kernels {
-    /// The functions that kernels call through the step's tables: the dot of f32, and that of bf16.
+    /// The dots that kernels call through the step's tables, in the order of [`DOT_FUNCTIONS`].
     pub fn dots(&self) -> [*const c_void; DOT_FUNCTIONS.len()] {
         self.dots
     }
