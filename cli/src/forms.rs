@@ -59,7 +59,8 @@ pub fn compared_text(
     for form in compared.refused.iter().chain(later) {
         let kind = if form.shared { "One for all entries" } else { "One for each" };
         let (keeps, problem) = (kept(&form.keeps), &form.problem);
-        push(&mut out, format_args!("{kind}, where caches keep {keeps}, was dropped: {problem}\n"));
+        let what = if form.backward { "has its backward pass as it comes out" } else { "was dropped" };
+        push(&mut out, format_args!("{kind}, where caches keep {keeps}, {what}: {problem}\n"));
     }
     let shared = forms.iter().enumerate().filter(|(_, form)| form.is_shared());
     let Some((number, best)) = shared.clone().min_by(|a, b| total(a.1).total_cmp(&total(b.1))) else {

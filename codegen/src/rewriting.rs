@@ -77,11 +77,13 @@ pub struct Refused {
     pub shared: bool,
     /// Which op was refused, and why.
     pub problem: String,
+    /// Whether that is of its rewritten backward pass alone, and it was compiled without.
+    pub backward: bool,
 }
 
 impl Refused {
     fn new(form: &Form, problem: String) -> Refused {
-        Refused { keeps: form.keeps.clone(), shared: form.is_shared(), problem }
+        Refused { keeps: form.keeps.clone(), shared: form.is_shared(), problem, backward: false }
     }
 }
 
@@ -166,7 +168,7 @@ impl Rewritten {
         kinds: &[EntryKind],
         compile: impl Fn(&Rewritten) -> Result<T, E>,
     ) -> Result<T, E> {
-        let (mut left, mut first) = (self.clone(), None);
+        let (mut left, mut first, mut retried) = (self.clone(), None, false);
         loop {
             let error = match compile(&left) {
                 Err(error) if error.refused().is_some() => error,
@@ -176,13 +178,14 @@ impl Rewritten {
             let trains = kinds.iter().copied().any(EntryKind::trains);
             if left.candidates[0].backward.take().is_some() && trains {
                 // Until it is known whether the rest of it will do.
-                let problem = format!("its rewritten backward pass: {problem}");
-                left.refused.push(Refused::new(&left.candidates[0].form, problem));
+                let refused = Refused::new(&left.candidates[0].form, problem);
+                left.refused.push(Refused { backward: true, ..refused });
+                retried = true;
             } else {
-                let refused = left.candidates.remove(0);
-                if trains {
+                if std::mem::take(&mut retried) {
                     left.refused.pop();
                 }
+                let refused = left.candidates.remove(0);
                 left.refused.push(Refused::new(&refused.form, problem));
             }
             let error = first.unwrap_or(error);
