@@ -1,0 +1,86 @@
+"""Who does the works, how each is started, and in which formats it serves. It needs the standard library alone."""
+
+import ctypes.util
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from works import HOME, MODEL, NORM_EPSILON, OPTIMIZER, ROPE_THETA, ROUNDS, Training
+
+HERE = Path(__file__).resolve().parent
+PYTHON = HOME / "venv/bin/python"
+REFERENCE = "torch-eager"  # In F32, the others' losses, logits and tokens are held against its.
+
+
+@dataclass(frozen=True)
+class Contender:
+    name: str
+    command: list = field(compare=False)
+    trains: bool = False
+    serves: tuple = ()  # formats of weights
+    most_sequences: int = 64
+    ours: bool = False
+    pinned: bool = False  # to as many cores as it may have threads
+    settings: dict = field(default_factory=dict, compare=False)
+    variables: dict = field(default_factory=dict, compare=False)
+
+    def formats(self, work):
+        """The formats in which it does a work; none if it does not."""
+        if isinstance(work, Training):
+            return ("F32",) if self.trains else ()
+        return self.serves if work.batch <= self.most_sequences else ()
+
+    def environment(self, threads):
+        return {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"} | self.variables
+
+
+def python(script):
+    return [PYTHON, HERE / script]
+
+
+def diptych():
+    return [HERE.parents[1] / "target/release/examples/peer_work"]
+
+
+# tcmalloc, where the system has it: PyTorch gives its large blocks back after each step, and the C library those to the kernel.
+TCMALLOC = ctypes.util.find_library("tcmalloc_minimal")
+COMPILED = {"TORCHINDUCTOR_CACHE_DIR": str(HOME / "inductor")}
+
+ALL = [
+    Contender("diptych", diptych(), trains=True, serves=("F32",), ours=True),
+    Contender("torch-eager", python("train_torch.py"), trains=True, settings={"compile": False}),
+    Contender(
+        "torch-compile", python("train_torch.py"), trains=True, settings={"compile": True}, variables=COMPILED
+    ),
+]
+if TCMALLOC:
+    ALL.insert(
+        2,
+        Contender(
+            "torch-tcmalloc",
+            python("train_torch.py"),
+            trains=True,
+            settings={"compile": False},
+            variables={"LD_PRELOAD": TCMALLOC},
+        ),
+    )
+CONTENDERS = {c.name: c for c in ALL}
+
+
+def job_of(work, contender, form, threads):
+    """What the contender is told to do: the first line that it reads."""
+    if isinstance(work, Training):
+        model = dataclasses.asdict(work.model) | {"norm_epsilon": NORM_EPSILON, "rope_theta": ROPE_THETA}
+        job = dict(kind="train", folder=str(work.model.folder), model=model, time=work.time, tokens=work.tokens, optimizer=OPTIMIZER)
+    else:
+        ids = json.loads((HOME / "works/prompt.json").read_text())
+        prompts = [ids[at : at + work.prompt] for at in range(0, work.batch * work.prompt, work.prompt)]
+        job = dict(
+            kind="serve",
+            folder=str(HOME / "models" / MODEL),
+            gguf=str(HOME / "models" / f"{MODEL}.{form}.gguf"),
+            prompts=prompts,
+            positions=work.prompt + max(ROUNDS * work.new, 32) + 64,
+        )
+    return job | contender.settings | {"threads": threads}
