@@ -19,7 +19,7 @@ class Child:
     """A process in a session of its own: where the kernel groups processes by session (`sched_autogroup_enabled`),
     the niceness of others counts only within their group, so a niced build elsewhere would otherwise take half a core."""
 
-    def __init__(self, name, command, environment, job, log):
+    def __init__(self, name, command, environment, cores, job, log):
         self.name, self.log = name, log
         kept = {k: v for k, v in os.environ.items() if not k.startswith("OPENBLAS_")}
         with open(log, "w") as errors:
@@ -34,6 +34,8 @@ class Child:
             )
         with contextlib.suppress(OSError), open(f"/proc/{self.process.pid}/autogroup", "w") as group:
             group.write("-20")  # Only root may; without it, the group has the weight of any other.
+        if cores:
+            os.sched_setaffinity(self.process.pid, range(cores))
         self.others_seconds = self.seconds = 0.0
         self._send(job)
         self.version = self._receive()["ready"]

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 from child import Child, Failed
-from contenders import CONTENDERS, REFERENCE, job_of
+from contenders import CONTENDERS, NAMES, OURS, REFERENCE, job_of
 from works import HOME, ROUNDS, WORKS, Serving, Training
 
 HERE = Path(__file__).resolve().parent
@@ -32,7 +32,7 @@ PAUSE = 0.05  # seconds, so that threads that spin a while after their work are 
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--only", metavar="WORK,...", help=f"beginnings of works' names: {', '.join(w.name for w in WORKS)}")
-    parser.add_argument("--peers", metavar="NAME,...", help=f"beside Diptych: {', '.join(CONTENDERS)}")
+    parser.add_argument("--peers", metavar="NAME,...", help=f"beside Diptych: {', '.join(NAMES[1:])}")
     parser.add_argument("--threads", default="2,1", metavar="N,...", help="default %(default)s")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="timed turns of each (default %(default)s)")
     parser.add_argument("--json", metavar="OUT", type=Path, help="a file for all that was measured")
@@ -42,11 +42,11 @@ def arguments():
     names = a.only.split(",") if a.only else [""]
     a.works = [w for w in WORKS if any(w.name.startswith(name) for name in names)]
     unknown = [name for name in names if not any(w.name.startswith(name) for w in WORKS)]
-    peers = a.peers.split(",") if a.peers else list(CONTENDERS)
-    unknown += [name for name in peers if not any(c.startswith(name) for c in CONTENDERS)]
+    peers = a.peers.split(",") if a.peers else NAMES
+    unknown += [name for name in peers if not any(n.startswith(name) for n in NAMES)]
     if unknown:
         parser.error(f"no work or peer is called {', '.join(unknown)}; see --help")
-    a.contenders = [c for c in CONTENDERS.values() if c.ours or any(c.name.startswith(name) for name in peers)]
+    a.contenders = [c for c in CONTENDERS if c.name == OURS or any(c.name.startswith(name) for name in peers)]
     try:
         a.threads = [int(n) for n in a.threads.split(",")]
     except ValueError:
@@ -85,7 +85,9 @@ def compare(work, threads, contenders, rounds, failures):
             name = f"{contender.name} {form}"
             log = logs / f"{work.name}-{threads}-{contender.name}-{form}.log"
             try:
-                child = Child(name, contender.command, contender.environment(threads), job_of(work, contender, form, threads), log)
+                cores = threads if contender.pinned else None
+                job = job_of(work, contender, form, threads)
+                child = Child(name, contender.command, contender.environment(threads), cores, job, log)
             except (Failed, OSError) as problem:
                 failures.append(f"{work.name}, {threads} threads: {problem}")
                 continue
@@ -236,7 +238,7 @@ def table(results):
         "| work | threads | contender | format | figure | of rounds | Diptych is faster by | peak MiB | Diptych's memory | others' cores | agreement |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
-    ours = {(r.work, r.threads, r.format): r for r in results if CONTENDERS[r.contender].ours}
+    ours = {(r.work, r.threads, r.format): r for r in results if r.contender == OURS}
     for r in results:
         ratio = memory = "–"
         own = ours.get((r.work, r.threads, r.format))

@@ -10,6 +10,7 @@ from works import HOME, MODEL, NORM_EPSILON, OPTIMIZER, ROPE_THETA, ROUNDS, Trai
 
 HERE = Path(__file__).resolve().parent
 PYTHON = HOME / "venv/bin/python"
+OURS = "diptych"
 REFERENCE = "torch-eager"  # In F32, the others' losses, logits and tokens are held against its.
 
 
@@ -20,7 +21,7 @@ class Contender:
     trains: bool = False
     serves: tuple = ()  # formats of weights
     most_sequences: int = 64
-    ours: bool = False
+    decodes_only: bool = False  # what it is timed for is decoding; its prefill is another contender's
     pinned: bool = False  # to as many cores as it may have threads
     settings: dict = field(default_factory=dict, compare=False)
     variables: dict = field(default_factory=dict, compare=False)
@@ -29,7 +30,8 @@ class Contender:
         """The formats in which it does a work; none if it does not."""
         if isinstance(work, Training):
             return ("F32",) if self.trains else ()
-        return self.serves if work.batch <= self.most_sequences else ()
+        serves = work.batch <= self.most_sequences and (work.new or not self.decodes_only)
+        return self.serves if serves else ()
 
     def environment(self, threads):
         return {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"} | self.variables
@@ -47,25 +49,31 @@ def diptych():
 TCMALLOC = ctypes.util.find_library("tcmalloc_minimal")
 COMPILED = {"TORCHINDUCTOR_CACHE_DIR": str(HOME / "inductor")}
 
+EAGER, INDUCTOR = {"compile": False}, {"compile": True}
+
 ALL = [
-    Contender("diptych", diptych(), trains=True, serves=("F32",), ours=True),
-    Contender("torch-eager", python("train_torch.py"), trains=True, settings={"compile": False}),
+    Contender(OURS, diptych(), trains=True, serves=("F32",)),
+    Contender("torch-eager", python("train_torch.py"), trains=True, settings=EAGER),
+    Contender("torch-tcmalloc", python("train_torch.py"), trains=True, settings=EAGER, variables={"LD_PRELOAD": TCMALLOC}),
+    Contender("torch-compile", python("train_torch.py"), trains=True, settings=INDUCTOR, variables=COMPILED),
+    Contender("jax", python("train_jax.py"), trains=True, pinned=True, variables={"JAX_PLATFORMS": "cpu"}),
+    Contender("torch-eager", python("serve_torch.py"), serves=("F32", "BF16"), settings=EAGER),
+    Contender("torch-compile", python("serve_torch.py"), serves=("F32",), decodes_only=True, settings=INDUCTOR, variables=COMPILED),
     Contender(
-        "torch-compile", python("train_torch.py"), trains=True, settings={"compile": True}, variables=COMPILED
+        "llama.cpp",
+        python("serve_llama_cpp.py"),
+        serves=("F32", "F16", "Q8_0", "Q4_1", "Q4_0"),
+        variables={"LLAMA_CPP_LIB_PATH": str(HOME / "llama.cpp/bin")},
+    ),
+    Contender(
+        "openvino",
+        [HOME / "venv-openvino/bin/python", HERE / "serve_openvino.py"],
+        serves=("Q8_0",),
+        most_sequences=1,
     ),
 ]
-if TCMALLOC:
-    ALL.insert(
-        2,
-        Contender(
-            "torch-tcmalloc",
-            python("train_torch.py"),
-            trains=True,
-            settings={"compile": False},
-            variables={"LD_PRELOAD": TCMALLOC},
-        ),
-    )
-CONTENDERS = {c.name: c for c in ALL}
+CONTENDERS = [c for c in ALL if TCMALLOC or c.name != "torch-tcmalloc"]
+NAMES = list(dict.fromkeys(c.name for c in CONTENDERS))
 
 
 def job_of(work, contender, form, threads):
@@ -83,4 +91,4 @@ def job_of(work, contender, form, threads):
             prompts=prompts,
             positions=work.prompt + max(ROUNDS * work.new, 32) + 64,
         )
-    return job | contender.settings | {"threads": threads}
+    return job | contender.settings | {"format": form, "threads": threads}
