@@ -16,8 +16,8 @@ class Failed(Exception):
 
 
 class Child:
-    """A process in a session of its own: where the kernel groups processes by session (`sched_autogroup_enabled`),
-    the niceness of others counts only within their group, so a niced build elsewhere would otherwise take half a core."""
+    """A process in a session of its own. Where the kernel groups processes by session (`sched_autogroup_enabled`), the
+    niceness of others counts only within their group, so a niced build elsewhere would otherwise take half a core."""
 
     def __init__(self, name, command, environment, cores, job, log):
         self.name, self.log = name, log
@@ -36,7 +36,7 @@ class Child:
             group.write("-20")  # Only root may; without it, the group has the weight of any other.
         if cores:
             os.sched_setaffinity(self.process.pid, range(cores))
-        self.others_seconds = self.seconds = 0.0
+        self.forget_others()
         self._send(job)
         self.version = self._receive()["ready"]
         self._stop()
@@ -52,6 +52,10 @@ class Child:
         self.seconds += time.perf_counter() - start
         self._stop()
         return answer
+
+    def forget_others(self):
+        """Begins anew to count what others took."""
+        self.others_seconds = self.seconds = 0.0
 
     def others_cpu(self):
         """Cores that other processes took while this one was asked, on average."""

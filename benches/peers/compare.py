@@ -16,8 +16,8 @@ import time
 from pathlib import Path
 
 from child import Child, Failed
-from contenders import CONTENDERS, NAMES, OURS, REFERENCE, job_of
-from works import HOME, ROUNDS, WORKS, Serving, Training
+from contenders import CONTENDERS, OURS, PEERS, REFERENCE, job_of
+from works import HOME, ROUNDS, WARM_TOKENS, WORKS, Serving, Training
 
 HERE = Path(__file__).resolve().parent
 WARM_STEPS = 2
@@ -28,29 +28,48 @@ CHECKED_TOKENS = 32
 CLEAR_GAP = 5e-2
 PAUSE = 0.05  # seconds, so that threads that spin a while after their work are asleep
 
+COLUMNS = [
+    "work",
+    "threads",
+    "contender",
+    "format",
+    "figure",
+    "of rounds",
+    "Diptych is faster by",
+    "peak MiB",
+    "Diptych's memory",
+    "others' cores",
+    "agreement",
+]
+
 
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--only", metavar="WORK,...", help=f"beginnings of works' names: {', '.join(w.name for w in WORKS)}")
-    parser.add_argument("--peers", metavar="NAME,...", help=f"beside Diptych: {', '.join(NAMES[1:])}")
+    works, peers = (", ".join(names) for names in ([w.name for w in WORKS], PEERS))
+    parser.add_argument("--only", metavar="WORK,...", help=f"works by the beginnings of their names, of {works}")
+    parser.add_argument("--peers", metavar="NAME,...", help=f"those beside Diptych, in the same way, of {peers}")
     parser.add_argument("--threads", default="2,1", metavar="N,...", help="default %(default)s")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="timed turns of each (default %(default)s)")
     parser.add_argument("--json", metavar="OUT", type=Path, help="a file for all that was measured")
     a = parser.parse_args()
     if a.rounds < 1:
         parser.error(f"--rounds {a.rounds}: at least 1")
+    if a.json and not a.json.parent.is_dir():
+        parser.error(f"--json {a.json}: there is no folder {a.json.parent}")
     names = a.only.split(",") if a.only else [""]
     a.works = [w for w in WORKS if any(w.name.startswith(name) for name in names)]
     unknown = [name for name in names if not any(w.name.startswith(name) for w in WORKS)]
-    peers = a.peers.split(",") if a.peers else NAMES
-    unknown += [name for name in peers if not any(n.startswith(name) for n in NAMES)]
+    peers = a.peers.split(",") if a.peers else PEERS
+    unknown += [name for name in peers if not any(p.startswith(name) for p in PEERS)]
     if unknown:
         parser.error(f"no work or peer is called {', '.join(unknown)}; see --help")
-    a.contenders = [c for c in CONTENDERS if c.name == OURS or any(c.name.startswith(name) for name in peers)]
+    a.contenders = [c for c in CONTENDERS if c.name.startswith(OURS) or any(c.name.startswith(name) for name in peers)]
     try:
         a.threads = [int(n) for n in a.threads.split(",")]
     except ValueError:
         parser.error(f"--threads {a.threads}: give numbers, such as 2,1")
+    if min(a.threads) < 1:
+        parser.error(f"--threads {min(a.threads)}: at least 1")
     return a
 
 
@@ -77,7 +96,7 @@ class Result:
 
 def compare(work, threads, contenders, rounds, failures):
     """The results of one work, the contenders having their turns one after the other in each round."""
-    children, problems = {}, []
+    children = {}
     logs = HOME / "logs"
     logs.mkdir(exist_ok=True)
     with contextlib.ExitStack() as stack:
@@ -86,7 +105,7 @@ def compare(work, threads, contenders, rounds, failures):
             log = logs / f"{work.name}-{threads}-{contender.name}-{form}.log"
             try:
                 cores = threads if contender.pinned else None
-                job = job_of(work, contender, form, threads)
+                job = job_of(work, contender, form, threads, most_tokens(work, rounds))
                 child = Child(name, contender.command, contender.environment(threads), cores, job, log)
             except (Failed, OSError) as problem:
                 failures.append(f"{work.name}, {threads} threads: {problem}")
@@ -94,7 +113,11 @@ def compare(work, threads, contenders, rounds, failures):
             stack.callback(child.end)
             children[contender, form] = child
         measure = measure_training if isinstance(work, Training) else measure_serving
-        measured = measure(work, children, rounds, failures)
+        try:
+            measured = measure(work, children, rounds, failures)
+        except Failed as problem:
+            failures.append(f"{work.name}, {threads} threads: {problem}")
+            return []
         return [
             Result(
                 work.name,
@@ -115,6 +138,11 @@ def compare(work, threads, contenders, rounds, failures):
         ]
 
 
+def most_tokens(work, rounds):
+    """How many tokens follow a prompt at most, the one that its last logits give among them."""
+    return 1 + max(WARM_TOKENS + rounds * work.new, CHECKED_TOKENS) if isinstance(work, Serving) else 0
+
+
 def figure(work, milliseconds):
     """A round's time in the work's unit."""
     if isinstance(work, Training):
@@ -127,6 +155,8 @@ def turns(children, rounds, act, failures, work):
     alive = dict(children)
     for number in range(rounds):
         keys = list(alive)
+        if not keys:
+            break
         for key in keys[number % len(keys) :] + keys[: number % len(keys)]:
             time.sleep(PAUSE)
             try:
@@ -134,8 +164,6 @@ def turns(children, rounds, act, failures, work):
             except Failed as problem:
                 failures.append(f"{work.name}: {problem}")
                 del alive[key]
-        if not alive:
-            break
     return alive
 
 
@@ -150,7 +178,7 @@ def measure_training(work, children, rounds, failures):
 
     alive = turns(children, WARM_STEPS, step, failures, work)
     for child in alive.values():
-        child.others_seconds = child.seconds = 0.0
+        child.forget_others()
     alive = turns(alive, max(rounds, CHECKED_STEPS - WARM_STEPS), step, failures, work)
     expected = next((losses[key] for key in alive if key[0].name == REFERENCE), None)
     measured = {}
@@ -172,34 +200,32 @@ def measure_serving(work, children, rounds, failures):
         if contender.name == REFERENCE and form == "F32":
             expected = child.ask("reference", count=CHECKED_TOKENS if work.new else 0)
             reference = child.ask("logits")["logits"]
-            child.others_seconds = child.seconds = 0.0
     texts = {key: [] for key in children}
     times = {key: [] for key in children}
 
     def start(key, child):
         answer = child.ask("start")
         texts[key] = answer["tokens"]
-        if not work.new:
-            times[key].append(answer["milliseconds"])
+        times[key].append(answer["milliseconds"])
 
-    def decode(key, child):
-        answer = child.ask("decode", count=work.new)
+    def decode(key, child, count=work.new):
+        answer = child.ask("decode", count=count)
         texts[key] = [old + new for old, new in zip(texts[key], answer["tokens"])]
         times[key].append(answer["milliseconds"])
 
     def warm(key, child):
-        child.ask("start")
-        if work.new:
-            child.ask("decode", count=2)
+        decode(key, child, WARM_TOKENS)
 
-    # A long prompt is warm-up enough; it is not read twice.
-    alive = turns(children, 1 if work.prompt <= 512 else 0, warm, failures, work) if work.prompt <= 512 else children
-    alive = turns(alive, 1 if work.new else rounds, start, failures, work)
+    alive = turns(children, 1, start, failures, work)
     logits = {key: child.ask("logits").get("logits") for key, child in alive.items()}
+    act = start
     if work.new:
-        for child in alive.values():
-            child.others_seconds = child.seconds = 0.0
-        alive = turns(alive, rounds, decode, failures, work)
+        act = decode
+        alive = turns(alive, 1, warm, failures, work)
+    times = {key: [] for key in alive}
+    for child in alive.values():
+        child.forget_others()
+    alive = turns(alive, rounds, act, failures, work)
     measured = {}
     for key in alive:
         contender, form = key
@@ -234,10 +260,7 @@ def agree(texts, logits, expected, reference):
 def table(results):
     """Markdown. A ratio above 1 says how many times as fast as the contender Diptych is, of the median of rounds in
     which both had their turn, with the least and the greatest of a round."""
-    lines = [
-        "| work | threads | contender | format | figure | of rounds | Diptych is faster by | peak MiB | Diptych's memory | others' cores | agreement |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
-    ]
+    lines = [f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|"]
     ours = {(r.work, r.threads, r.format): r for r in results if r.contender == OURS}
     for r in results:
         ratio = memory = "–"
@@ -248,10 +271,9 @@ def table(results):
             memory = f"{own.peak_mib / r.peak_mib:.2f}"
         digits = 0 if r.figure >= 100 else 1
         spread = f"{min(r.figures):.{digits}f} to {max(r.figures):.{digits}f}"
-        lines.append(
-            f"| {r.work} | {r.threads} | {r.contender} | {r.format} | {r.figure:.{digits}f} {r.unit} | {spread} | {ratio} "
-            f"| {r.peak_mib:.0f} | {memory} | {r.others_cpu:.2f} | {r.agreement} |"
-        )
+        told = [r.work, r.threads, r.contender, r.format, f"{r.figure:.{digits}f} {r.unit}", spread, ratio]
+        told += [f"{r.peak_mib:.0f}", memory, f"{r.others_cpu:.2f}", r.agreement]
+        lines.append(f"| {' | '.join(map(str, told))} |")
     return "\n".join(lines)
 
 
@@ -265,7 +287,7 @@ def main():
     a = arguments()
     start = time.monotonic()
     root = HERE.parents[1]
-    build = ["cargo", "build", "--release", "--quiet", "-p", "diptych-runtime", "--example", "peer_work"]
+    build = ["cargo", "build", "--release", "--quiet", "-p", "diptych-cost", "--example", "peer_work"]
     for command in (build, [HOME / "venv/bin/python", HERE / "prepare.py"]):
         try:
             subprocess.run(command, cwd=root, check=True)
@@ -275,7 +297,7 @@ def main():
         sys.exit("compare.py: the model that is served is not there: run setup.sh, or say --only T")
     results, failures = [], []
     for threads in a.threads:
-        for work in a.works:
+        for work in (w for w in a.works if threads > 1 or w.on_one or a.only):
             print(f"{time.monotonic() - start:5.0f} s: {work.name}, {threads} threads", file=sys.stderr, flush=True)
             results += compare(work, threads, a.contenders, a.rounds, failures)
             if a.json:

@@ -12,6 +12,7 @@ from tokenizers import Tokenizer
 from works import HOME, MODEL, MODELS, NORM_EPSILON, ROPE_THETA
 
 TEXT = Path(__file__).resolve().parents[2] / "LICENSE-APACHE"
+HEADING = "1. Definitions."
 PROMPT_IDS = 6144
 
 
@@ -102,9 +103,9 @@ def write_model(m):
 
 
 def write_prompt(path):
-    """Ids of the text, over and over."""
+    """Ids of the text behind its heading, over and over."""
     tokenizer = Tokenizer.from_file(str(HOME / "models" / MODEL / "tokenizer.json"))
-    ids = tokenizer.encode(TEXT.read_text(), add_special_tokens=False).ids
+    ids = tokenizer.encode(TEXT.read_text().partition(HEADING)[2], add_special_tokens=False).ids
     write_json(path, (ids * (PROMPT_IDS // len(ids) + 1))[:PROMPT_IDS])
 
 

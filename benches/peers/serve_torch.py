@@ -13,9 +13,7 @@ class Server:
 
     def __init__(self, job):
         torch.set_num_threads(job["threads"])
-        model = LlamaForCausalLM.from_pretrained(
-            job["folder"], dtype=TYPES[job["format"]], attn_implementation="sdpa"
-        )
+        model = LlamaForCausalLM.from_pretrained(job["folder"], dtype=TYPES[job["format"]], attn_implementation="sdpa")
         self.model = model.eval()
         self.prompts = torch.tensor(job["prompts"])
         self.positions = job["positions"]
@@ -33,7 +31,9 @@ class Server:
         else:
             self.static.reset()
             self.cache = self.static
-        self.found = self.model(self.prompts, past_key_values=self.cache, use_cache=True, logits_to_keep=1).logits[:, -1]
+        self.found = self.model(self.prompts, past_key_values=self.cache, use_cache=True, logits_to_keep=1).logits[
+            :, -1
+        ]
         self.tokens = self.found.argmax(-1, keepdim=True)
         return {"tokens": self.tokens.tolist()}
 

@@ -31,7 +31,9 @@ class LlamaLayer(nn.Module):
         super().__init__()
         self.head_dim = m["dim"] // m["heads"]
         key_value = self.head_dim * m["key_value_heads"]
-        self.input_layernorm, self.post_attention_layernorm = (nn.RMSNorm(m["dim"], eps=m["norm_epsilon"]) for _ in "ab")
+        self.input_layernorm, self.post_attention_layernorm = (
+            nn.RMSNorm(m["dim"], eps=m["norm_epsilon"]) for _ in "ab"
+        )
         self.self_attn = nn.ModuleDict({
             "q_proj": linear(m["dim"], m["dim"]),
             "k_proj": linear(m["dim"], key_value),

@@ -2,16 +2,20 @@
 //! of standard input describes, and then does, measures and answers what each further line asks. Each line and
 //! each answer is a JSON object; `benches/peers/README.md` tells which.
 //!
-//! `cargo run --release -p diptych-runtime --example peer_work < REQUESTS`
+//! `cargo run --release -p diptych-cost --example peer_work < REQUESTS`
 
+use diptych_codegen::c::prelude::{LINK_FLAGS, prelude};
+use diptych_codegen::driver::{CompiledProgram, rewrite_by_default};
+use diptych_cost::{ProbeSource, StepSizes, Target, measured, predict_step};
 use diptych_ir::EntryKind;
 use diptych_models::{Registry, hugging_face};
 use diptych_passes::AdamWOptions;
+use diptych_runtime::cpu::compile::default_folder;
 use diptych_runtime::decode::{SequenceId, ServeOptions, Server};
 use diptych_runtime::executor::parts;
 use diptych_runtime::schedule::{ScheduleConfig, ScheduleKind};
 use diptych_runtime::session::{Device, Session};
-use diptych_runtime::train::{ModelIdentity, OptimizerOptions, TrainOptions, Trainer};
+use diptych_runtime::train::{ModelIdentity, OptimizerOptions, Plan, TrainOptions, Trainer};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::io::{BufRead, Write};
@@ -36,6 +40,8 @@ struct Training {
     /// Rows of one id more than a sequence has: inputs are all but the last, targets all but the first.
     tokens: Vec<Vec<i32>>,
     optimizer: Optimizer,
+    /// The most bytes that the run itself may take, beside the program's own code and tables.
+    memory: Option<usize>,
 }
 
 #[derive(Deserialize)]
@@ -52,6 +58,8 @@ struct Optimizer {
 struct Serving {
     threads: usize,
     folder: PathBuf,
+    /// In which format weights are computed with: `F32`.
+    format: String,
     /// Prompts of one length, one for each sequence.
     prompts: Vec<Vec<i32>>,
     /// The most positions of a sequence.
@@ -130,7 +138,24 @@ fn train(job: &Training, lines: impl Iterator<Item = std::io::Result<String>>) -
         context: architecture.context(),
     };
     let device = Device::cpu(Some(job.threads))?;
-    let mut trainer = Trainer::new(&device, checkpoint.program(), identity, options)?;
+    let rewritten = rewrite_by_default(checkpoint.program(), device.options())?;
+    let plan = match job.memory {
+        None => Plan::new(&device, &rewritten, identity, options, &[])?,
+        Some(bytes) => {
+            let flags = device.width.cc_flags();
+            let source = ProbeSource { prelude: prelude(), flags: &flags, link_flags: LINK_FLAGS };
+            let folder = default_folder().unwrap_or_else(|| std::env::temp_dir().join("diptych"));
+            let measurement = measured(&source, device.pool.threads(), &folder)?;
+            let machine = Target { rates: None, ..Target::load("this-machine")? }
+                .into_machine(Some((measurement.rates, measurement.memory_bytes)))?;
+            let sizes = StepSizes { batch: options.batch, time: options.time, accumulation: 1 };
+            let seconds = |compiled: &CompiledProgram, at_a_time: usize| {
+                predict_step(compiled, &machine, device.pool.threads(), sizes, at_a_time)
+            };
+            Plan::within(&device, &rewritten, identity, options, &[], bytes, &seconds)?.0
+        }
+    };
+    let mut trainer = Trainer::load(&device, plan)?;
     let mut unread = None;
     let set = trainer.initialize(|name| {
         checkpoint.load_param(name).unwrap_or_else(|error| {
@@ -159,6 +184,9 @@ fn train(job: &Training, lines: impl Iterator<Item = std::io::Result<String>>) -
 }
 
 fn serve(job: &Serving, lines: impl Iterator<Item = std::io::Result<String>>) -> Result<()> {
+    if job.format != "F32" {
+        return Err(format!("weights in the format `{}` are not served; `F32` are", job.format).into());
+    }
     let checkpoint = hugging_face::Checkpoint::open(&job.folder, &Registry::zoo())?;
     let (batch, context) = (job.prompts.len(), checkpoint.architecture().context());
     let device = Device::cpu(Some(job.threads))?;
