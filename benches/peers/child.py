@@ -36,7 +36,7 @@ class Child:
             group.write("-20")  # Only root may; without it, the group has the weight of any other.
         if cores:
             os.sched_setaffinity(self.process.pid, range(cores))
-        self.forget_others()
+        self.others_seconds = self.seconds = self.peak_before_mib = 0.0
         self._send(job)
         self.version = self._receive()["ready"]
         self._stop()
@@ -53,16 +53,23 @@ class Child:
         self._stop()
         return answer
 
-    def forget_others(self):
-        """Begins anew to count what others took."""
+    def begin_rounds(self):
+        """Begins anew to count what others take, and how much memory is resident."""
         self.others_seconds = self.seconds = 0.0
+        self.peak_before_mib = self.resident_mib()
+        with open(f"/proc/{self.process.pid}/clear_refs", "w") as reset:
+            reset.write("5")  # the peak is what is resident now
 
     def others_cpu(self):
         """Cores that other processes took while this one was asked, on average."""
         return self.others_seconds / self.seconds if self.seconds else 0.0
 
     def peak_mib(self):
-        """The most memory that the process has had resident."""
+        """The most memory that the process has had resident, loading and warm-up among it."""
+        return max(self.peak_before_mib, self.resident_mib())
+
+    def resident_mib(self):
+        """The most memory that has been resident in rounds; before them, ever."""
         with open(f"/proc/{self.process.pid}/status") as status:
             peak = next(line for line in status if line.startswith("VmHWM"))
         return int(peak.split()[1]) / 1024

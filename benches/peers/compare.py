@@ -37,6 +37,7 @@ COLUMNS = [
     "of rounds",
     "Diptych is faster by",
     "peak MiB",
+    "in rounds",
     "Diptych's memory",
     "others' cores",
     "agreement",
@@ -86,6 +87,7 @@ class Result:
     figures: list
     milliseconds: list
     peak_mib: float
+    rounds_mib: float
     others_cpu: float
     agreement: str
 
@@ -129,6 +131,7 @@ def compare(work, threads, contenders, rounds, failures):
                 figures=[figure(work, ms) for ms in milliseconds],
                 milliseconds=milliseconds,
                 peak_mib=round(child.peak_mib(), 1),
+                rounds_mib=round(child.resident_mib(), 1),
                 others_cpu=round(child.others_cpu(), 2),
                 agreement=agreement,
             )
@@ -178,7 +181,7 @@ def measure_training(work, children, rounds, failures):
 
     alive = turns(children, WARM_STEPS, step, failures, work)
     for child in alive.values():
-        child.forget_others()
+        child.begin_rounds()
     alive = turns(alive, max(rounds, CHECKED_STEPS - WARM_STEPS), step, failures, work)
     expected = next((losses[key] for key in alive if key[0].name == REFERENCE), None)
     measured = {}
@@ -224,7 +227,7 @@ def measure_serving(work, children, rounds, failures):
         alive = turns(alive, 1, warm, failures, work)
     times = {key: [] for key in alive}
     for child in alive.values():
-        child.forget_others()
+        child.begin_rounds()
     alive = turns(alive, rounds, act, failures, work)
     measured = {}
     for key in alive:
@@ -272,7 +275,7 @@ def table(results):
         digits = 0 if r.figure >= 100 else 1
         spread = f"{min(r.figures):.{digits}f} to {max(r.figures):.{digits}f}"
         told = [r.work, r.threads, r.contender, r.format, f"{r.figure:.{digits}f} {r.unit}", spread, ratio]
-        told += [f"{r.peak_mib:.0f}", memory, f"{r.others_cpu:.2f}", r.agreement]
+        told += [f"{r.peak_mib:.0f}", f"{r.rounds_mib:.0f}", memory, f"{r.others_cpu:.2f}", r.agreement]
         lines.append(f"| {' | '.join(map(str, told))} |")
     return "\n".join(lines)
 
