@@ -1,153 +1,162 @@
-"""PyTorch's time for a training step of a small Llama: the figure that Diptych's own is held against.
+"""PyTorch trains: the models written with torch.nn, with PyTorch's own kernels for attention, norms and AdamW."""
 
-    train_torch.py --threads 2
+import torch
+from safetensors.torch import load_file
+from torch import nn
+from torch.nn import functional as F
 
-Eager mode, f32, AdamW (PyTorch's fused kernel), as good as plain PyTorch gets without compiling. Prints one line
-of JSON; README.md says what the fields mean. The model is written here with torch.nn, with PyTorch's own kernels
-for attention and norms, and is what `transformers` computes for the same configuration.
-"""
-
-import argparse
-import json
-import os
-import resource
-import statistics
-import time
-
-
-def arguments():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=7, help="timed steps (default %(default)s)")
-    parser.add_argument("--warm-up", type=int, default=2, help="steps before, not timed (default %(default)s)")
-    parser.add_argument("--seed", type=int, default=0)
-    for name, size in dict(dim=288, layers=6, heads=6, hidden=768, vocabulary=32000, batch=8, time=256).items():
-        parser.add_argument(f"--{name}", type=int, default=size, help="default %(default)s")
-    a = parser.parse_args()
-    if a.dim % (2 * a.heads):
-        parser.error(f"--dim {a.dim} must be a multiple of twice --heads {a.heads}: rotary pairs within a head")
-    return a
-
-
-A = arguments()
-# Both must be set before torch is loaded. Settings for another BLAS slow numpy down on some machines.
-os.environ["OMP_NUM_THREADS"] = str(A.threads)
-for variable in [v for v in os.environ if v.startswith("OPENBLAS_")]:
-    del os.environ[variable]
-
-import torch  # noqa: E402
-from torch import nn  # noqa: E402
-from torch.nn import functional as F  # noqa: E402
+from contender import contend
 
 
 def linear(inputs, outputs):
     return nn.Linear(inputs, outputs, bias=False)
 
 
+def attention(q, k, v):
+    """Causal attention over [batch, time, head, head_dim]; the result is [batch, time, dim]."""
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    if q.shape[1] != k.shape[1]:
+        k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for x in (k, v))
+    return F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2)
+
+
 def rotate(x, cos, sin):
-    """Rotary embedding of x [batch, head, time, head_dim], the pairs being the two halves."""
+    """Rotary embedding of x [batch, time, head, head_dim], the pairs being the two halves."""
     a, b = x.chunk(2, dim=-1)
     return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
 
 
-class Layer(nn.Module):
-    def __init__(self):
+class LlamaLayer(nn.Module):
+    def __init__(self, m):
         super().__init__()
-        self.attention_norm = nn.RMSNorm(A.dim, eps=1e-5)
-        self.mlp_norm = nn.RMSNorm(A.dim, eps=1e-5)
-        self.q, self.k, self.v, self.o = (linear(A.dim, A.dim) for _ in range(4))
-        self.gate, self.up, self.down = linear(A.dim, A.hidden), linear(A.dim, A.hidden), linear(A.hidden, A.dim)
+        self.head_dim = m["dim"] // m["heads"]
+        key_value = self.head_dim * m["key_value_heads"]
+        self.input_layernorm, self.post_attention_layernorm = (
+            nn.RMSNorm(m["dim"], eps=m["norm_epsilon"]) for _ in "ab"
+        )
+        self.self_attn = nn.ModuleDict({
+            "q_proj": linear(m["dim"], m["dim"]),
+            "k_proj": linear(m["dim"], key_value),
+            "v_proj": linear(m["dim"], key_value),
+            "o_proj": linear(m["dim"], m["dim"]),
+        })  # fmt: skip
+        self.mlp = nn.ModuleDict({
+            "gate_proj": linear(m["dim"], m["hidden"]),
+            "up_proj": linear(m["dim"], m["hidden"]),
+            "down_proj": linear(m["hidden"], m["dim"]),
+        })  # fmt: skip
 
     def forward(self, x, cos, sin):
-        batch, length, _ = x.shape
-        h = self.attention_norm(x)
-        q, k, v = (w(h).view(batch, length, A.heads, -1).transpose(1, 2) for w in (self.q, self.k, self.v))
-        mixed = F.scaled_dot_product_attention(rotate(q, cos, sin), rotate(k, cos, sin), v, is_causal=True)
-        x = x + self.o(mixed.transpose(1, 2).reshape(x.shape))
-        h = self.mlp_norm(x)
-        return x + self.down(F.silu(self.gate(h)) * self.up(h))
+        h = self.input_layernorm(x)
+        q, k, v = (self.self_attn[f"{name}_proj"](h).unflatten(-1, (-1, self.head_dim)) for name in "qkv")
+        x = x + self.self_attn["o_proj"](attention(rotate(q, cos, sin), rotate(k, cos, sin), v))
+        h = self.post_attention_layernorm(x)
+        return x + self.mlp["down_proj"](F.silu(self.mlp["gate_proj"](h)) * self.mlp["up_proj"](h))
 
 
 class Llama(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.embedding = nn.Embedding(A.vocabulary, A.dim)
-        self.layers = nn.ModuleList(Layer() for _ in range(A.layers))
-        self.norm = nn.RMSNorm(A.dim, eps=1e-5)
-        for p in self.parameters():
-            if p.dim() >= 2:
-                nn.init.normal_(p, std=0.02)
-        head_dim = A.dim // A.heads
-        frequency = 10000.0 ** (-torch.arange(0, head_dim, 2) / head_dim)
-        angle = torch.outer(torch.arange(A.time), frequency)
-        self.register_buffer("cos", angle.cos())
-        self.register_buffer("sin", angle.sin())
+    """Its parameters have Hugging Face's names below `model.`, and shapes."""
 
-    def forward(self, ids, targets):
-        """Mean cross entropy in nats of targets [batch, time]; the head is the embedding table."""
-        x = self.embedding(ids)
+    def __init__(self, m, time):
+        super().__init__()
+        self.embed_tokens = nn.Embedding(m["vocabulary"], m["dim"])
+        self.layers = nn.ModuleList(LlamaLayer(m) for _ in range(m["layers"]))
+        self.norm = nn.RMSNorm(m["dim"], eps=m["norm_epsilon"])
+        head_dim = m["dim"] // m["heads"]
+        frequency = m["rope_theta"] ** (-torch.arange(0, head_dim, 2) / head_dim)
+        angle = torch.outer(torch.arange(time), frequency)[:, None]
+        self.register_buffer("cos", angle.cos(), persistent=False)
+        self.register_buffer("sin", angle.sin(), persistent=False)
+
+    def forward(self, ids):
+        x = self.embed_tokens(ids)
         for layer in self.layers:
             x = layer(x, self.cos, self.sin)
-        return F.cross_entropy(F.linear(self.norm(x), self.embedding.weight).flatten(0, 1), targets.flatten())
+        return F.linear(self.norm(x), self.embed_tokens.weight)
 
 
-def optimizer(model):
-    """AdamW; matrices decay, norms and the embedding table do not."""
-    named = dict(model.named_parameters())
-    decayed = [p for n, p in named.items() if p.dim() >= 2 and n != "embedding.weight"]
-    kept = [p for n, p in named.items() if p.dim() < 2 or n == "embedding.weight"]
-    groups = [dict(params=decayed, weight_decay=0.1), dict(params=kept, weight_decay=0.0)]
-    return torch.optim.AdamW(groups, lr=3e-4, betas=(0.9, 0.95), eps=1e-8, fused=True)
+class Gpt2Layer(nn.Module):
+    def __init__(self, m):
+        super().__init__()
+        self.heads = m["heads"]
+        self.ln_1, self.ln_2 = (nn.LayerNorm(m["dim"], eps=m["norm_epsilon"]) for _ in "ab")
+        self.attn = nn.ModuleDict({
+            "c_attn": nn.Linear(m["dim"], 3 * m["dim"]),
+            "c_proj": nn.Linear(m["dim"], m["dim"]),
+        })  # fmt: skip
+        self.mlp = nn.ModuleDict({
+            "c_fc": nn.Linear(m["dim"], m["hidden"]),
+            "c_proj": nn.Linear(m["hidden"], m["dim"]),
+        })  # fmt: skip
+
+    def forward(self, x):
+        q, k, v = (y.unflatten(-1, (self.heads, -1)) for y in self.attn["c_attn"](self.ln_1(x)).chunk(3, dim=-1))
+        x = x + self.attn["c_proj"](attention(q, k, v))
+        return x + self.mlp["c_proj"](F.gelu(self.mlp["c_fc"](self.ln_2(x)), approximate="tanh"))
 
 
-def busy_seconds():
-    """CPU seconds spent so far by the whole machine and by this process."""
-    with open("/proc/stat") as f:
-        ticks = [int(t) for t in f.readline().split()[1:9]]
-    machine = (sum(ticks) - ticks[3] - ticks[4]) / os.sysconf("SC_CLK_TCK")
-    own = resource.getrusage(resource.RUSAGE_SELF)
-    return machine, own.ru_utime + own.ru_stime
+class Gpt2(nn.Module):
+    """Its parameters have Hugging Face's names below `transformer.`; weights are [out, in], as PyTorch has them."""
+
+    def __init__(self, m, time):
+        super().__init__()
+        self.wte, self.wpe = nn.Embedding(m["vocabulary"], m["dim"]), nn.Embedding(m["context"], m["dim"])
+        self.h = nn.ModuleList(Gpt2Layer(m) for _ in range(m["layers"]))
+        self.ln_f = nn.LayerNorm(m["dim"], eps=m["norm_epsilon"])
+        self.register_buffer("positions", torch.arange(time), persistent=False)
+
+    def forward(self, ids):
+        x = self.wte(ids) + self.wpe(self.positions)
+        for layer in self.h:
+            x = layer(x)
+        return F.linear(self.ln_f(x), self.wte.weight)
 
 
-def main():
-    torch.set_num_threads(A.threads)
-    torch.manual_seed(A.seed)
-    model = Llama()
-    update = optimizer(model)
-    text = torch.randint(A.vocabulary, (A.batch, A.time + 1))
-    ids, targets = text[:, :-1].contiguous(), text[:, 1:].contiguous()
-    losses, milliseconds = [], []
-    for step in range(A.warm_up + A.steps):
-        if step == A.warm_up:
-            began, (machine, own) = time.perf_counter(), busy_seconds()
-        start = time.perf_counter()
-        update.zero_grad(set_to_none=True)
-        loss = model(ids, targets)
+def load_model(job):
+    m = job["model"]
+    model = (Gpt2 if m["family"] == "gpt2" else Llama)(m, job["time"])
+    tensors = {}
+    for name, tensor in load_file(job["folder"] + "/model.safetensors").items():
+        stored_in_out = ".c_" in name and tensor.dim() == 2
+        tensors[name.split(".", 1)[1]] = tensor.T.contiguous() if stored_in_out else tensor
+    model.load_state_dict(tensors)
+    return model
+
+
+def adamw(model, settings):
+    """Matrices decay; norms, biases and embedding tables do not."""
+    tables = {table.weight for table in model.modules() if isinstance(table, nn.Embedding)}
+    decayed = [p for p in model.parameters() if p.dim() >= 2 and p not in tables]
+    kept = [p for p in model.parameters() if p.dim() < 2 or p in tables]
+    decay = settings["weight_decay"]
+    groups = [dict(params=decayed, weight_decay=decay), dict(params=kept, weight_decay=0.0)]
+    betas = (settings["beta1"], settings["beta2"])
+    return torch.optim.AdamW(groups, lr=settings["learning_rate"], betas=betas, eps=settings["epsilon"], fused=True)
+
+
+class Trainer:
+    version = torch.__version__
+
+    def __init__(self, job):
+        torch.set_num_threads(job["threads"])
+        model = load_model(job)
+        tokens = torch.tensor(job["tokens"])
+        self.ids, self.targets = tokens[:, :-1].contiguous(), tokens[:, 1:].flatten()
+        self.optimizer = adamw(model, job["optimizer"])
+
+        def loss(ids, targets):
+            return F.cross_entropy(model(ids).flatten(0, 1), targets)
+
+        self.loss = torch.compile(loss) if job["compile"] else loss
+
+    def step(self):
+        """Forward, backward, the update of all parameters, and the loss before it, in nats a token."""
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = self.loss(self.ids, self.targets)
         loss.backward()
-        update.step()
-        losses.append(loss.item())
-        milliseconds.append(1e3 * (time.perf_counter() - start))
-    passed, (machine_after, own_after) = time.perf_counter() - began, busy_seconds()
-    timed = milliseconds[A.warm_up :]
-    median = statistics.median(timed)
-    print(json.dumps({
-        "peer": "torch-eager",
-        "version": torch.__version__,
-        "metric": "training step",
-        "threads": A.threads,
-        "median_ms": round(median, 1),
-        "min_ms": round(min(timed), 1),
-        "max_ms": round(max(timed), 1),
-        "steps": len(timed),
-        "tokens_per_second": round(A.batch * A.time / median * 1e3),
-        "peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-        "others_cpu": round(max(0.0, (machine_after - machine - own_after + own) / passed), 2),
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "shape": {n: getattr(A, n) for n in ("dim", "layers", "heads", "hidden", "vocabulary", "batch", "time")},
-        "seed": A.seed,
-        "losses": [round(l, 5) for l in losses],
-    }))  # fmt: skip
+        self.optimizer.step()
+        return {"loss": loss.item()}
 
 
 if __name__ == "__main__":
-    main()
+    contend(Trainer)
