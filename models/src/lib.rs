@@ -36,6 +36,7 @@
 //! recurrences are written.
 
 mod architecture;
+mod checkpoint;
 mod dsl;
 mod entries;
 mod error;
