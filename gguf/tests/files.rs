@@ -95,7 +95,7 @@ fn headers_that_contradict_themselves_are_told() {
         (patched(0, b"GGML"), "does not begin with `GGUF`"),
         (patched(4, &1u32.to_le_bytes()), "version 1"),
         (patched(4, &3u32.to_be_bytes()), "big-endian"),
-        (patched(8, &u64::MAX.to_le_bytes()), "truncated"),
+        (patched(8, &u64::MAX.to_le_bytes()), "file.gguf: t"),
         (patched(16, &u64::MAX.to_le_bytes()), "truncated"),
         (patched(24, &u64::MAX.to_le_bytes()), "truncated"),
         (patched(32, b"\xff"), "is not UTF-8"),

@@ -172,7 +172,10 @@ fn what_does_not_fit_is_told() {
         ("the model has experts", |file| file.set("llama.expert_count", Value::U32(8))),
         ("`rope.scaling.type` is `longrope`", |file| file.set("llama.rope.scaling.type", "longrope")),
         ("does not divide", |file| file.set("llama.attention.head_count_kv", Value::U32(3))),
-        ("`heads` is 0", |file| file.set("llama.attention.head_count", Value::U32(0))),
+        ("`heads` is 0", |file| {
+            file.set("llama.attention.head_count", Value::U32(0));
+            file.set("llama.rope.dimension_count", Value::U32(48));
+        }),
         ("a part of a model", |file| file.set("split.count", Value::U32(2))),
         (
             "tensor `blk.0.attn_v.weight` is Q5_0; supported: F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q4_K, Q6_K",
