@@ -3,11 +3,11 @@
 //! transformers 5.23 with the weights as the package `gguf` dequantises them, and of llama.cpp.
 
 use diptych::data::Vocabulary;
+use diptych::gguf::File;
 use diptych::ir::EntryKind;
 use diptych::models::Checkpoint;
 use diptych::runtime::decode::{ServeOptions, Server};
 use diptych::runtime::session::{Device, Session};
-use diptych_gguf::File;
 use std::path::PathBuf;
 
 /// The file, or a word on why the test does nothing.
@@ -42,6 +42,9 @@ fn texts_have_the_tokens_of_llama_cpp() {
     }
 }
 
+/// A prompt, logits of some ids after it, and the greedy continuation.
+type Case = (&'static [i32], [(usize, f32); 6], [i32; 12]);
+
 #[test]
 fn logits_are_those_of_transformers() {
     let Some(path) = smollm2() else { return };
@@ -55,8 +58,7 @@ fn logits_are_those_of_transformers() {
         session.store.set(name, &checkpoint.load_param(name.as_str()).unwrap()).unwrap();
     }
     let mut server = Server::new(&device, &session, ServeOptions::single(64)).unwrap();
-    // The prompt, logits of some ids after it, and the greedy continuation.
-    let cases: [(&[i32], [(usize, f32); 6], [i32; 12]); 3] = [
+    let cases: [Case; 3] = [
         (
             &[504, 3575, 282, 4649, 314],
             [

@@ -103,7 +103,7 @@ pub(crate) fn read_entries(cursor: &mut Cursor<'_>, count: u64) -> Result<Entrie
                         return Err(format!("`{key}` is an array of arrays; only flat ones are supported"));
                     }
                     Kind::String => (0..count).try_for_each(|_| cursor.string(&what).map(|_| ()))?,
-                    _ => drop(cursor.skip(count.saturating_mul(kind.bytes()), &what)?),
+                    _ => cursor.skip(count.saturating_mul(kind.bytes()), &what).map(|_| ())?,
                 }
                 Entry { kind: Kind::Array, elements: Some((kind, count)), at }
             }

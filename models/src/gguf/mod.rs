@@ -24,8 +24,11 @@ struct Description {
     ignored: &'static [&'static str],
 }
 
+/// Reads the metadata of an architecture.
+type Describe = fn(&Keys<'_>) -> Result<Description>;
+
 /// How to read each architecture, by its name in `general.architecture`.
-const ARCHITECTURES: [(&str, fn(&Keys<'_>) -> Result<Description>); 1] = [("llama", llama::describe)];
+const ARCHITECTURES: [(&str, Describe); 1] = [("llama", llama::describe)];
 
 impl Checkpoint {
     /// The model of a GGUF file; tensors are read as the f32 values that their formats define.
