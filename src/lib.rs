@@ -22,6 +22,7 @@ pub use diptych_cli::main;
 pub use diptych_codegen as codegen;
 pub use diptych_cost as cost;
 pub use diptych_data as data;
+pub use diptych_gguf as gguf;
 pub use diptych_ir as ir;
 pub use diptych_models as models;
 pub use diptych_models::{

@@ -1,8 +1,12 @@
 //! The command line as a user meets it: what bad input is told, that nothing
 //! is overwritten, and a small run from text to generated tokens.
 
+#[path = "../gguf/tests/support/mod.rs"]
+mod support;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use support::{Gguf, Value};
 
 fn diptych(folder: &Path, arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_diptych"));
@@ -270,6 +274,105 @@ fn weights_of_others_are_checked() {
     copy("whole");
     refused(path, &["generate", "--hugging-face", "whole"], &["no vocabulary", "--tokenizer"]);
     refused(path, &["generate", "--hugging-face", "whole", "--checkpoint", "x"], &["cannot be used with"]);
+}
+
+/// A Llama of random weights in GGUF, some of them quantised, with the 256 bytes and two special tokens.
+fn small_gguf() -> Gguf {
+    let mut file = Gguf::default();
+    file.set("general.architecture", "llama");
+    for (key, value) in [
+        ("llama.block_count", 2),
+        ("llama.context_length", 64),
+        ("llama.embedding_length", 32),
+        ("llama.feed_forward_length", 64),
+        ("llama.attention.head_count", 4),
+        ("llama.attention.head_count_kv", 2),
+        ("tokenizer.ggml.bos_token_id", 256),
+        ("tokenizer.ggml.eos_token_id", 257),
+    ] {
+        file.set(key, Value::U32(value));
+    }
+    file.set("llama.attention.layer_norm_rms_epsilon", Value::F32(1e-5));
+    let mut hidden = '\u{100}'..;
+    let bytes = (0..=255u8).map(|byte| match byte {
+        b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff => char::from(byte),
+        _ => hidden.next().unwrap(),
+    });
+    let tokens = bytes.map(String::from).chain(["<begin>".to_owned(), "<end>".to_owned()]).collect();
+    file.set("tokenizer.ggml.model", "gpt2");
+    file.set("tokenizer.ggml.pre", "smollm");
+    file.set("tokenizer.ggml.tokens", Value::Texts(tokens));
+    file.set("tokenizer.ggml.token_type", Value::Integers([vec![1; 256], vec![3; 2]].concat()));
+    file.set("tokenizer.ggml.merges", Value::Texts(Vec::new()));
+    let template = "{{ bos_token }}{% for m in messages %}{{ m.role + ': ' + m.content }}{% endfor %}";
+    file.set("tokenizer.chat_template", template);
+    let mut state = 1u64;
+    let mut random = || {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (state >> 40) as u32
+    };
+    let mut quantised = |file: &mut Gguf, name: &str, rows: usize, width: usize| {
+        // Q8_0: a scale of 2^-10, and bytes.
+        let block: Vec<u8> = (0..rows * width / 32)
+            .flat_map(|_| {
+                [0x00, 0x14].into_iter().chain((0..32).map(|_| random() as u8)).collect::<Vec<u8>>()
+            })
+            .collect();
+        file.tensor(name, &[rows, width], 8, block);
+    };
+    quantised(&mut file, "token_embd.weight", 258, 32);
+    file.tensor_f32("output_norm.weight", &[32], &[1.0; 32]);
+    for layer in 0..2 {
+        for norm in ["attn_norm", "ffn_norm"] {
+            file.tensor_f32(&format!("blk.{layer}.{norm}.weight"), &[32], &[1.0; 32]);
+        }
+        for (name, rows, width) in [
+            ("attn_q", 32, 32),
+            ("attn_k", 16, 32),
+            ("attn_v", 16, 32),
+            ("attn_output", 32, 32),
+            ("ffn_gate", 64, 32),
+            ("ffn_up", 64, 32),
+            ("ffn_down", 32, 64),
+        ] {
+            quantised(&mut file, &format!("blk.{layer}.{name}.weight"), rows, width);
+        }
+    }
+    file
+}
+
+#[test]
+fn gguf_files_generate_chat_score_and_are_exported() {
+    let place = place();
+    let path = place.path();
+    let mut file = small_gguf();
+    std::fs::write(path.join("small.gguf"), file.bytes()).unwrap();
+    let generate = ["generate", "--gguf", "small.gguf", "--prompt", "Line 1", "--tokens", "8"];
+    let text = worked(path, &generate);
+    let chat = ["generate", "--gguf", "small.gguf", "--chat", "--prompt", "Line 1", "--tokens", "8"];
+    let written = ["generate", "--gguf", "small.gguf", "--prompt", "<begin>user: Line 1", "--tokens", "8"];
+    assert_eq!(worked(path, &chat), worked(path, &written));
+    refused(path, &["generate", "--gguf", "small.gguf", "--chat"], &["--chat needs a message"]);
+    let scored =
+        worked(path, &["score", "--gguf", "small.gguf", "--data", "text.txt", "--most-tokens", "99"]);
+    assert!(scored.contains("perplexity") && scored.contains('±'), "{scored}");
+    worked(path, &["export", "--gguf", "small.gguf", "--out", "exported"]);
+    let back = ["generate", "--hugging-face", "exported", "--prompt", "Line 1", "--tokens", "8"];
+    assert_eq!(worked(path, &back), text);
+    let told = ["no chat template in exported", "--prompt"];
+    refused(path, &[&back[..], &["--chat"]].concat(), &told);
+
+    let bytes = file.bytes();
+    for length in [0, 3, 4, 23, 1000, bytes.len() - 1] {
+        std::fs::write(path.join("cut.gguf"), &bytes[..length]).unwrap();
+        refused(path, &["generate", "--gguf", "cut.gguf"], &["cut.gguf"]);
+    }
+    refused(path, &["generate", "--gguf", "nowhere.gguf"], &["nowhere.gguf"]);
+    refused(path, &["generate", "--gguf", "small.gguf", "--checkpoint", "x"], &["cannot be used with"]);
+    file.set("tokenizer.chat_template", "{{ raise_exception('no users') }}");
+    file.set("tokenizer.ggml.tokens", Value::Texts((0..300).map(|id| format!("t{id}")).collect()));
+    std::fs::write(path.join("other.gguf"), file.bytes()).unwrap();
+    refused(path, &["generate", "--gguf", "other.gguf"], &["has 300 tokens, but the model has 258"]);
 }
 
 #[test]

@@ -49,4 +49,7 @@ pub struct WeightArguments {
     /// A folder in the format of Hugging Face: `config.json`, safetensors, `tokenizer.json`.
     #[arg(long, value_name = "FOLDER")]
     pub hugging_face: Option<PathBuf>,
+    /// A GGUF file, as llama.cpp reads it: weights, vocabulary and chat template of the Llama family.
+    #[arg(long, value_name = "FILE")]
+    pub gguf: Option<PathBuf>,
 }

@@ -33,6 +33,9 @@ pub struct Arguments {
     /// The text to continue; `-` reads it from standard input. Without it, a text is begun.
     #[arg(long, value_name = "TEXT", default_value = "")]
     prompt: String,
+    /// Asks the prompt as a user's message, through the model's chat template.
+    #[arg(long)]
+    chat: bool,
     /// The most new tokens.
     #[arg(long, value_name = "N", default_value_t = 200)]
     tokens: usize,
@@ -71,7 +74,12 @@ pub fn run(registry: &Registry, arguments: &Arguments) -> Result<()> {
     if arguments.stop.iter().any(String::is_empty) {
         return Err(Failure::new("--stop is empty; give the text that ends the output"));
     }
-    let prompt = prompt_tokens(&vocabulary, &arguments.prompt)?;
+    let text = prompt_text(&arguments.prompt)?;
+    let prompt = match arguments.chat {
+        true if text.is_empty() => return Err(Failure::new("--chat needs a message: give it with --prompt")),
+        true => to_ids(vocabulary.encode_chat(&weights.chat_template(&vocabulary)?.ask(&text)?)?),
+        false => prompt_tokens(&vocabulary, &text)?,
+    };
     if prompt.len().saturating_add(arguments.tokens) > context {
         return Err(Failure(format!(
             "the prompt has {} tokens and --tokens asks for {}; the model's context is {context}: shorten the prompt, or ask for at most {} tokens",
@@ -94,7 +102,7 @@ pub fn run(registry: &Registry, arguments: &Arguments) -> Result<()> {
     )?;
     let mut server = Server::new(&device, &session, room)?;
 
-    let end: Vec<i32> = vocabulary.end_of_text().map(|id| id as i32).into_iter().collect();
+    let end = to_ids(weights.ends(&vocabulary)?);
     let request = Generation { most_tokens: arguments.tokens, stop: &end, seed: arguments.seed };
     let mut stream = Stream {
         decoder: Some(StreamingDecoder::new(&vocabulary)),
@@ -131,8 +139,8 @@ pub fn run(registry: &Registry, arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// The tokens of a prompt; an empty one is the end of a text before.
-fn prompt_tokens(vocabulary: &Vocabulary, prompt: &str) -> Result<Vec<i32>> {
+/// The prompt as given, or from standard input.
+fn prompt_text(prompt: &str) -> Result<String> {
     let mut text = prompt.to_owned();
     if prompt == "-" {
         text.clear();
@@ -140,7 +148,12 @@ fn prompt_tokens(vocabulary: &Vocabulary, prompt: &str) -> Result<Vec<i32>> {
             .read_to_string(&mut text)
             .map_err(|error| Failure(format!("cannot read the prompt from standard input: {error}")))?;
     }
-    let mut tokens: Vec<i32> = vocabulary.encode_prompt(&text)?.into_iter().map(|id| id as i32).collect();
+    Ok(text)
+}
+
+/// The tokens of a prompt; an empty one is the end of a text before.
+fn prompt_tokens(vocabulary: &Vocabulary, text: &str) -> Result<Vec<i32>> {
+    let mut tokens = to_ids(vocabulary.encode_prompt(text)?);
     if tokens.is_empty() {
         let end = vocabulary.end_of_text().map_err(|_| {
             Failure::new(
@@ -150,6 +163,11 @@ fn prompt_tokens(vocabulary: &Vocabulary, prompt: &str) -> Result<Vec<i32>> {
         tokens.push(end as i32);
     }
     Ok(tokens)
+}
+
+/// Ids as the model takes them.
+fn to_ids(tokens: Vec<u32>) -> Vec<i32> {
+    tokens.into_iter().map(|id| id as i32).collect()
 }
 
 /// Text on its way to the terminal, held back while it may be the start of a stop.

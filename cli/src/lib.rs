@@ -3,6 +3,7 @@
 
 mod arguments;
 mod bench;
+mod chat;
 mod compare;
 mod compile;
 mod config;

@@ -1,7 +1,8 @@
-//! Weights on disk, whoever wrote them: a run of `train` or a Hugging Face
-//! folder, with the architecture and the vocabulary that belong to them.
+//! Weights on disk, whoever wrote them: a run of `train`, a Hugging Face folder or a GGUF
+//! file, with the architecture, the vocabulary and the chat template that belong to them.
 
 use crate::arguments::WeightArguments;
+use crate::chat::ChatTemplate;
 use crate::config::{TrainConfig, compiled_for, identity};
 use crate::failure::{Failure, Result, file_failure};
 use crate::machine::MemoryBound;
@@ -12,7 +13,7 @@ use crate::train::CONFIG_FILE;
 use diptych_codegen::driver::compile_rewritten;
 use diptych_data::Vocabulary;
 use diptych_ir::{EntryKind, Program};
-use diptych_models::{Architecture, Registry, build, hugging_face};
+use diptych_models::{Architecture, Registry, build};
 use diptych_runtime::checkpoint::{Checkpoint, Dtype};
 use diptych_runtime::decode::{ServeMemory, ServeOptions};
 use diptych_runtime::executor::{PART_ELEMENTS, parts};
@@ -29,8 +30,7 @@ pub struct Weights {
     pub architecture: Box<dyn Architecture>,
     /// Its program.
     pub program: Program,
-    folder: PathBuf,
-    end_of_text: Option<u32>,
+    beside: Beside,
     source: Source,
     /// What the run was compiled for: the form depends on how it was trained, too.
     compiled_for: (ObjectiveConfig, TrainConfig),
@@ -38,7 +38,15 @@ pub struct Weights {
 
 enum Source {
     Run(Checkpoint),
-    HuggingFace(hugging_face::Checkpoint),
+    Others(diptych_models::Checkpoint),
+}
+
+/// Where what belongs to the weights is.
+enum Beside {
+    /// In files of the same folder; with the id that ends a text, if one of them tells.
+    Folder { folder: PathBuf, end_of_text: Option<u32> },
+    /// In the file of the weights.
+    Gguf(diptych_gguf::File),
 }
 
 impl Weights {
@@ -47,10 +55,13 @@ impl Weights {
     /// # Errors
     /// When a file is missing, truncated or of another architecture.
     pub fn open(registry: &Registry, arguments: &WeightArguments) -> Result<Weights> {
-        match (&arguments.checkpoint, &arguments.hugging_face) {
-            (Some(path), _) => Weights::of_run(registry, path),
-            (None, Some(folder)) => Weights::of_hugging_face(registry, folder),
-            (None, None) => Err(Failure::new("no weights: name them with --checkpoint or --hugging-face")),
+        match (&arguments.checkpoint, &arguments.hugging_face, &arguments.gguf) {
+            (Some(path), ..) => Weights::of_run(registry, path),
+            (None, Some(folder), _) => Weights::of_hugging_face(registry, folder),
+            (None, None, Some(path)) => Weights::of_gguf(registry, path),
+            (None, None, None) => {
+                Err(Failure::new("no weights: name them with --checkpoint, --hugging-face or --gguf"))
+            }
         }
     }
 
@@ -69,15 +80,14 @@ impl Weights {
         Ok(Weights {
             architecture,
             program,
-            folder,
-            end_of_text: None,
+            beside: Beside::Folder { folder, end_of_text: None },
             source: Source::Run(tensors),
             compiled_for,
         })
     }
 
     fn of_hugging_face(registry: &Registry, folder: &Path) -> Result<Weights> {
-        let checkpoint = hugging_face::Checkpoint::open(folder, registry)?;
+        let checkpoint = diptych_models::Checkpoint::open(folder, registry)?;
         let path = folder.join("config.json");
         let text = std::fs::read_to_string(&path).map_err(file_failure("read", &path))?;
         let config: serde_json::Value =
@@ -90,9 +100,24 @@ impl Weights {
         Ok(Weights {
             architecture,
             program: checkpoint.program().clone(),
-            folder: folder.to_owned(),
-            end_of_text: id.and_then(|id| u32::try_from(id).ok()),
-            source: Source::HuggingFace(checkpoint),
+            beside: Beside::Folder {
+                folder: folder.to_owned(),
+                end_of_text: id.and_then(|id| u32::try_from(id).ok()),
+            },
+            source: Source::Others(checkpoint),
+            compiled_for: Default::default(),
+        })
+    }
+
+    fn of_gguf(registry: &Registry, path: &Path) -> Result<Weights> {
+        let file = diptych_gguf::File::open(path)?;
+        let checkpoint = diptych_models::Checkpoint::of_gguf(&file, registry)?;
+        let architecture = checkpoint.architecture();
+        Ok(Weights {
+            architecture: registry.architecture(architecture.name(), &architecture.describe())?,
+            program: checkpoint.program().clone(),
+            beside: Beside::Gguf(file),
+            source: Source::Others(checkpoint),
             compiled_for: Default::default(),
         })
     }
@@ -109,7 +134,7 @@ impl Weights {
                 tensor.read_f32(&mut values)?;
                 Ok(values)
             }
-            Source::HuggingFace(checkpoint) => Ok(checkpoint.load_param(name)?),
+            Source::Others(checkpoint) => Ok(checkpoint.load_param(name)?),
         }
     }
 
@@ -136,7 +161,7 @@ impl Weights {
         let part = memory.parameters.min(PART_ELEMENTS * size_of::<f32>());
         let in_file = match &self.source {
             Source::Run(_) => part,
-            Source::HuggingFace(checkpoint) => checkpoint.largest_tensor(),
+            Source::Others(checkpoint) => checkpoint.largest_tensor(),
         };
         // Weights are read before the server takes its share.
         let run = memory.parameters + memory.beside_parameters().max(part + in_file);
@@ -147,7 +172,7 @@ impl Weights {
                 let (identity, program) = (identity(&*self.architecture), &session.compiled.program);
                 load_parameters(&mut session.store, program, &identity, tensors.path())?;
             }
-            Source::HuggingFace(checkpoint) => {
+            Source::Others(checkpoint) => {
                 let mut values = Vec::new();
                 for &name in self.program.params.keys() {
                     for part in parts(session.store.elements(name)?) {
@@ -166,14 +191,21 @@ impl Weights {
     /// # Errors
     /// When there is none, or it has more tokens than the model.
     pub fn vocabulary(&self, named: Option<&Path>) -> Result<Vocabulary> {
-        let path = named.map_or_else(|| self.folder.join(VOCABULARY_FILE), Path::to_owned);
-        if !path.exists() {
-            return Err(Failure(format!(
-                "no vocabulary at {}: name a tokenizer.json with --tokenizer",
-                path.display()
-            )));
-        }
-        let vocabulary = read_vocabulary(&path, self.end_of_text)?;
+        let (path, vocabulary) = match (&self.beside, named) {
+            (Beside::Gguf(file), None) => (file.path().to_owned(), Vocabulary::from_gguf(file)?),
+            (Beside::Gguf(_), Some(path)) => (path.to_owned(), read_vocabulary(path, None)?),
+            (Beside::Folder { folder, end_of_text }, named) => {
+                let path = named.map_or_else(|| folder.join(VOCABULARY_FILE), Path::to_owned);
+                if !path.exists() {
+                    return Err(Failure(format!(
+                        "no vocabulary at {}: name a tokenizer.json with --tokenizer",
+                        path.display()
+                    )));
+                }
+                let vocabulary = read_vocabulary(&path, *end_of_text)?;
+                (path, vocabulary)
+            }
+        };
         if vocabulary.vocab_size() > self.architecture.vocab() {
             return Err(Failure(format!(
                 "{} has {} tokens, but the model has {}; name the vocabulary that it was trained with",
@@ -183,6 +215,44 @@ impl Weights {
             )));
         }
         Ok(vocabulary)
+    }
+
+    /// The chat template beside the weights.
+    ///
+    /// # Errors
+    /// When there is none, or it cannot be read.
+    pub fn chat_template(&self, vocabulary: &Vocabulary) -> Result<ChatTemplate> {
+        match &self.beside {
+            Beside::Gguf(file) => {
+                let text = file.string("tokenizer.chat_template")?;
+                let text = text.ok_or_else(|| {
+                    file.wrong(
+                        "no `tokenizer.chat_template`: the model was not made for --chat; use --prompt",
+                    )
+                })?;
+                let token = |key: &str| -> Result<String> {
+                    let id = file.count(key)?.and_then(|id| u32::try_from(id).ok());
+                    Ok(id.and_then(|id| vocabulary.token(id)).unwrap_or_default())
+                };
+                let begin = token("tokenizer.ggml.bos_token_id")?;
+                Ok(ChatTemplate { text, begin, end: token("tokenizer.ggml.eos_token_id")? })
+            }
+            Beside::Folder { folder, .. } => ChatTemplate::in_folder(folder),
+        }
+    }
+
+    /// The tokens after which a text ends: the vocabulary's own, and what a file says ends a turn.
+    ///
+    /// # Errors
+    /// When the file is malformed.
+    pub fn ends(&self, vocabulary: &Vocabulary) -> Result<Vec<u32>> {
+        let mut ends: Vec<u32> = vocabulary.end_of_text().into_iter().collect();
+        if let Beside::Gguf(file) = &self.beside {
+            for key in ["tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"] {
+                ends.extend(file.count(key)?.and_then(|id| u32::try_from(id).ok()));
+            }
+        }
+        Ok(ends)
     }
 }
 

@@ -32,6 +32,7 @@ mod corpus;
 mod encode;
 mod error;
 mod file;
+mod gguf;
 mod order;
 mod prepare;
 mod shards;

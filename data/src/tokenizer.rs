@@ -95,7 +95,7 @@ impl Vocabulary {
         Vocabulary::new(tokenizer).map_err(refused)
     }
 
-    fn new(mut tokenizer: Tokenizer) -> Result<Vocabulary, String> {
+    pub(crate) fn new(mut tokenizer: Tokenizer) -> Result<Vocabulary, String> {
         // What a file says of these would silently change texts.
         tokenizer.with_truncation(None).map_err(|error| error.to_string())?;
         tokenizer.with_padding(None);
@@ -157,12 +157,25 @@ impl Vocabulary {
     /// # Errors
     /// [`DataError::Encoding`].
     pub fn encode_prompt(&self, text: &str) -> Result<Vec<u32>, DataError> {
+        self.encode_marked(text, true)
+    }
+
+    /// The tokens of a conversation as a chat template writes it: special tokens written in it are
+    /// recognised, and none are added.
+    ///
+    /// # Errors
+    /// [`DataError::Encoding`].
+    pub fn encode_chat(&self, text: &str) -> Result<Vec<u32>, DataError> {
+        self.encode_marked(text, false)
+    }
+
+    fn encode_marked(&self, text: &str, add: bool) -> Result<Vec<u32>, DataError> {
         let tokenizer = self.with_special.get_or_init(|| {
             let mut tokenizer = self.tokenizer.clone();
             tokenizer.set_encode_special_tokens(false);
             tokenizer
         });
-        let encoded = tokenizer.encode_fast(text, true).map_err(|error| encoding("the prompt", &error))?;
+        let encoded = tokenizer.encode_fast(text, add).map_err(|error| encoding("the prompt", &error))?;
         Ok(encoded.get_ids().to_vec())
     }
 
@@ -179,6 +192,11 @@ impl Vocabulary {
             }
             None => self.tokenizer.decode(ids, true).map_err(|error| encoding("decoding", &error)),
         }
+    }
+
+    /// How a token is written in the vocabulary, if there is one of this id.
+    pub fn token(&self, id: u32) -> Option<String> {
+        self.tokenizer.id_to_token(id)
     }
 
     /// Ids are below this. Gaps between ids count.

@@ -36,14 +36,17 @@
 //! recurrences are written.
 
 mod architecture;
+mod checkpoint;
 mod dsl;
 mod entries;
 mod error;
+mod gguf;
 pub mod hugging_face;
 mod initialize;
 pub mod zoo;
 
 pub use architecture::{Architecture, Constructor, Family, Precision, Registry, build, parse_config};
+pub use checkpoint::Checkpoint;
 pub use dsl::{AxisList, Linear, ModelBuilder, Operand, Rope, RopeScaling, RotaryTable, Tensor};
 pub use error::{ModelError, Result};
 pub use initialize::{count_parameters, initialize};

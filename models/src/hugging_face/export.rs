@@ -1,7 +1,7 @@
 //! Writing a checkpoint that transformers can read. Files are written beside
 //! and renamed into place, so that a failure leaves what was there.
 
-use super::names::Place;
+use crate::checkpoint::{Place, places};
 use crate::{Architecture, ModelError, Result, build};
 use safetensors::Dtype;
 use safetensors::tensor::{View, serialize_to_file};
@@ -30,7 +30,7 @@ pub fn export(
         ModelError::config(architecture.name(), problem)
     })?;
     let program = build(architecture)?;
-    let places = names.places(&program)?;
+    let places = places(&names.tensors, &program)?;
     let mut params = Vec::new();
     for place in &places {
         let values = values(&place.row.param)?;

@@ -1,37 +1,17 @@
-//! Reading a checkpoint: files are memory-mapped, and checked against the
-//! architecture before any weight is read. It changes nothing on disk.
+//! Opening a checkpoint of transformers: a folder with a configuration and safetensors.
 
-use super::names::NameMap;
-use crate::{Architecture, ModelError, Registry, Result, build};
-use diptych_ir::Program;
+use crate::checkpoint::{Checkpoint, MappedFile, Reader, StoredTensor};
+use crate::{ModelError, Registry, Result};
 use memmap2::Mmap;
-use safetensors::tensor::{Metadata, TensorInfo};
+use safetensors::tensor::Metadata;
 use safetensors::{Dtype, SafeTensorError, SafeTensors};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-
-/// A checkpoint on disk that fits its architecture.
-pub struct Checkpoint {
-    architecture: Box<dyn Architecture>,
-    program: Program,
-    names: NameMap,
-    files: Vec<Weights>,
-    /// The file of each tensor, by the tensor's full name.
-    tensors: BTreeMap<String, usize>,
-}
-
-/// A mapped file of weights.
-struct Weights {
-    path: PathBuf,
-    map: Mmap,
-    /// Where the data starts, in bytes.
-    start: usize,
-    metadata: Metadata,
-}
+use std::sync::Arc;
 
 impl Checkpoint {
-    /// Opens a folder with `config.json` and weights: `model.safetensors`, or
+    /// Opens a folder of Hugging Face with `config.json` and weights: `model.safetensors`, or
     /// several files with `model.safetensors.index.json`.
     ///
     /// # Errors
@@ -48,142 +28,30 @@ impl Checkpoint {
                 format!("the family `{}` has no table of Hugging Face's names", architecture.name());
             ModelError::file(folder, problem)
         })?;
-        let program = build(&*architecture)?;
-        let files =
-            weight_files(folder)?.iter().map(|path| Weights::open(path)).collect::<Result<Vec<_>>>()?;
-        let mut tensors = BTreeMap::new();
-        for (number, file) in files.iter().enumerate() {
-            for name in file.metadata.offset_keys() {
-                let full = if name.starts_with(names.prefix) {
-                    name.clone()
-                } else {
-                    format!("{}{name}", names.prefix)
+        let (mut files, mut tensors) = (Vec::new(), BTreeMap::new());
+        for (number, path) in weight_files(folder)?.into_iter().enumerate() {
+            let (map, start, metadata) = map_file(&path)?;
+            for (name, info) in metadata.tensors() {
+                let prefix = if name.starts_with(names.prefix) { "" } else { names.prefix };
+                let tensor = StoredTensor {
+                    file: number,
+                    shape: info.shape.clone(),
+                    bytes: start + info.data_offsets.0..start + info.data_offsets.1,
+                    reader: reader(info.dtype)
+                        .ok_or_else(|| format!("is {:?}; supported: F32, F16, BF16", info.dtype)),
                 };
-                if tensors.insert(full, number).is_some() {
-                    return Err(ModelError::file(
-                        &file.path,
-                        format!("tensor `{name}` is in another file too"),
-                    ));
+                if tensors.insert(format!("{prefix}{name}"), tensor).is_some() {
+                    return Err(ModelError::file(&path, format!("tensor `{name}` is in another file too")));
                 }
             }
+            files.push(MappedFile { path, map: Arc::new(map) });
         }
-        let checkpoint = Checkpoint { architecture, program, names, files, tensors };
-        checkpoint.check(folder)?;
-        Ok(checkpoint)
+        Checkpoint::new(architecture, names.tensors, names.ignored, files, tensors, "config.json")
     }
-
-    /// The architecture that the configuration describes.
-    pub fn architecture(&self) -> &dyn Architecture {
-        &*self.architecture
-    }
-
-    /// The architecture's program.
-    pub fn program(&self) -> &Program {
-        &self.program
-    }
-
-    /// All values of a parameter, in the order of its axes as declared,
-    /// converted to f32.
-    ///
-    /// # Errors
-    /// When there is no such parameter.
-    pub fn load_param(&self, name: &str) -> Result<Vec<f32>> {
-        let place = self.names.place(&self.program, name)?;
-        let mut values = vec![0.0; place.tensors * place.elements];
-        self.load_part(name, 0, &mut values)?;
-        Ok(values)
-    }
-
-    /// As [`Checkpoint::load_param`], from position `start` on: as many values as
-    /// there is room for in `values`. What was read of the file is given back to the system.
-    ///
-    /// # Errors
-    /// When there is no such parameter, or it ends before.
-    pub fn load_part(&self, name: &str, start: usize, values: &mut [f32]) -> Result<()> {
-        let place = self.names.place(&self.program, name)?;
-        let (elements, end) = (place.tensors * place.elements, start.saturating_add(values.len()));
-        if end > elements {
-            let problem = format!("parameter `{name}` has {elements} elements; {end} were asked for");
-            return Err(ModelError::file(&self.files[0].path, problem));
-        }
-        let (mut at, mut values) = (start, values.iter_mut());
-        while at < end {
-            let (number, first) = (at / place.elements, at % place.elements);
-            let part = first..place.elements.min(first + end - at);
-            at += part.len();
-            let tensor = place.name(number);
-            let (file, info) = self.info(&tensor).ok_or_else(|| missing(&tensor, &self.files[0].path))?;
-            let bytes = &file.map[file.start + info.data_offsets.0..file.start + info.data_offsets.1];
-            let read = reader(info.dtype).ok_or_else(|| wrong_type(file, &tensor, info.dtype))?;
-            place.for_each(part, |position| {
-                if let Some(value) = values.next() {
-                    *value = read(bytes, position);
-                }
-            });
-            file.release(info);
-        }
-        Ok(())
-    }
-
-    /// The bytes of the largest tensor, of which [`Checkpoint::load_part`] may have all in memory for a moment.
-    pub fn largest_tensor(&self) -> usize {
-        let bytes = |info: &TensorInfo| info.data_offsets.1 - info.data_offsets.0;
-        self.tensors
-            .keys()
-            .filter_map(|tensor| self.info(tensor))
-            .map(|(_, info)| bytes(info))
-            .max()
-            .unwrap_or(0)
-    }
-
-    fn info(&self, tensor: &str) -> Option<(&Weights, &TensorInfo)> {
-        let file = &self.files[*self.tensors.get(tensor)?];
-        let stored = file.metadata.info(tensor);
-        let stored = stored.or_else(|| file.metadata.info(tensor.strip_prefix(self.names.prefix)?))?;
-        Some((file, stored))
-    }
-
-    /// Whether every tensor is there, in the right shape and a type that can be
-    /// read, and none that is unknown.
-    fn check(&self, folder: &Path) -> Result<()> {
-        let mut known = std::collections::BTreeSet::new();
-        for place in self.names.places(&self.program)? {
-            for number in 0..place.tensors {
-                let tensor = place.name(number);
-                let (file, info) = self.info(&tensor).ok_or_else(|| missing(&tensor, folder))?;
-                if info.shape != place.shape {
-                    let problem = format!(
-                        "tensor `{tensor}` has shape {:?}; config.json asks for {:?}",
-                        info.shape, place.shape
-                    );
-                    return Err(ModelError::file(&file.path, problem));
-                }
-                reader(info.dtype).ok_or_else(|| wrong_type(file, &tensor, info.dtype))?;
-                known.insert(tensor);
-            }
-        }
-        let ignored = |name: &str| self.names.ignored.iter().any(|end| name.ends_with(end));
-        match self.tensors.iter().find(|(name, _)| !known.contains(*name) && !ignored(name)) {
-            Some((name, &file)) => {
-                let problem =
-                    format!("unknown tensor `{name}`; the model that config.json describes has none");
-                Err(ModelError::file(&self.files[file].path, problem))
-            }
-            None => Ok(()),
-        }
-    }
-}
-
-fn missing(tensor: &str, path: &Path) -> ModelError {
-    ModelError::file(path, format!("no tensor `{tensor}`, which the model that config.json describes has"))
-}
-
-fn wrong_type(file: &Weights, tensor: &str, dtype: Dtype) -> ModelError {
-    ModelError::file(&file.path, format!("tensor `{tensor}` is {dtype:?}; supported: F32, F16, BF16"))
 }
 
 /// How to read an element, by its position, from the bytes of a tensor.
-fn reader(dtype: Dtype) -> Option<fn(&[u8], usize) -> f32> {
+fn reader(dtype: Dtype) -> Option<Reader> {
     match dtype {
         Dtype::F32 => Some(|bytes, at| f32::from_le_bytes(std::array::from_fn(|byte| bytes[4 * at + byte]))),
         Dtype::F16 => Some(|bytes, at| half::f16::from_le_bytes([bytes[2 * at], bytes[2 * at + 1]]).to_f32()),
@@ -230,36 +98,24 @@ fn weight_files(folder: &Path) -> Result<Vec<PathBuf>> {
     }
 }
 
-impl Weights {
-    /// Gives back the memory of a tensor, if the system lets it; its pages are read anew when they are touched.
-    fn release(&self, info: &TensorInfo) {
-        let (begin, end) = info.data_offsets;
-        // SAFETY: the map is of a file and is only read, so that the pages hold nothing but the file's.
-        #[cfg(unix)]
-        let _ = unsafe {
-            let advice = memmap2::UncheckedAdvice::DontNeed;
-            self.map.unchecked_advise_range(advice, self.start + begin, end - begin)
+/// A mapped file, where its data start, in bytes, and what its header says.
+fn map_file(path: &Path) -> Result<(Mmap, usize, Metadata)> {
+    let problem = |error: std::io::Error| ModelError::file(path, error.to_string());
+    let file = std::fs::File::open(path).map_err(problem)?;
+    // SAFETY: the map is only read. Changing the file while it is open
+    // would change the weights, as it would for any program that reads it.
+    let map = unsafe { Mmap::map(&file) }.map_err(problem)?;
+    let (header, metadata) = SafeTensors::read_metadata(&map).map_err(|error| {
+        let problem = match &error {
+            SafeTensorError::MetadataIncompleteBuffer | SafeTensorError::InvalidHeaderLength => {
+                format!("truncated, or not a safetensors file: {error}; it has {} bytes", map.len())
+            }
+            SafeTensorError::InvalidOffset(name) => {
+                format!("tensor `{name}` overlaps another or leaves a gap before it")
+            }
+            _ => format!("not a safetensors file: {error}"),
         };
-    }
-
-    fn open(path: &Path) -> Result<Weights> {
-        let problem = |error: std::io::Error| ModelError::file(path, error.to_string());
-        let file = std::fs::File::open(path).map_err(problem)?;
-        // SAFETY: the map is only read. Changing the file while it is open
-        // would change the weights, as it would for any program that reads it.
-        let map = unsafe { Mmap::map(&file) }.map_err(problem)?;
-        let (header, metadata) = SafeTensors::read_metadata(&map).map_err(|error| {
-            let problem = match &error {
-                SafeTensorError::MetadataIncompleteBuffer | SafeTensorError::InvalidHeaderLength => {
-                    format!("truncated, or not a safetensors file: {error}; it has {} bytes", map.len())
-                }
-                SafeTensorError::InvalidOffset(name) => {
-                    format!("tensor `{name}` overlaps another or leaves a gap before it")
-                }
-                _ => format!("not a safetensors file: {error}"),
-            };
-            ModelError::file(path, problem)
-        })?;
-        Ok(Weights { path: path.to_owned(), map, start: header + size_of::<u64>(), metadata })
-    }
+        ModelError::file(path, problem)
+    })?;
+    Ok((map, header + size_of::<u64>(), metadata))
 }

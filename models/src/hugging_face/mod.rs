@@ -4,8 +4,20 @@
 
 mod export;
 mod import;
-mod names;
 
+pub use crate::checkpoint::{Checkpoint, TensorMap, tensor};
 pub use export::export;
-pub use import::Checkpoint;
-pub use names::{NameMap, TensorMap, tensor};
+use serde_json::Value;
+
+/// How transformers writes a model.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NameMap {
+    /// The `config.json`.
+    pub config: Value,
+    /// A prefix of names that some published checkpoints leave out, or "".
+    pub prefix: &'static str,
+    /// Ends of the names of tensors that are no parameters and are passed over.
+    pub ignored: &'static [&'static str],
+    /// Where each parameter is.
+    pub tensors: Vec<TensorMap>,
+}

@@ -3,20 +3,6 @@
 
 use crate::{ModelError, Result};
 use diptych_ir::{Axis, Program, Symbol};
-use serde_json::Value;
-
-/// How transformers writes a model.
-#[derive(Clone, Debug, PartialEq)]
-pub struct NameMap {
-    /// The `config.json`.
-    pub config: Value,
-    /// A prefix of names that some published checkpoints leave out, or "".
-    pub prefix: &'static str,
-    /// Ends of the names of tensors that are no parameters and are passed over.
-    pub ignored: &'static [&'static str],
-    /// Where each parameter is.
-    pub tensors: Vec<TensorMap>,
-}
 
 /// One parameter's place in a checkpoint.
 #[derive(Clone, Debug, PartialEq)]
@@ -41,36 +27,34 @@ pub fn tensor(tensor: &str, param: &str, dims: impl Into<String>) -> TensorMap {
     TensorMap { tensor: tensor.to_owned(), param: param.to_owned(), dims: dims.into() }
 }
 
-impl NameMap {
-    /// The parameters' rows, with what the program knows of them and where
-    /// their elements are.
-    ///
-    /// # Errors
-    /// When a parameter of the program has no row, or a row does not fit it.
-    pub(super) fn places<'a>(&'a self, program: &'a Program) -> Result<Vec<Place<'a>>> {
-        let missing = |name: &Symbol| !self.tensors.iter().any(|row| row.param == name.as_str());
-        if let Some(name) = program.params.keys().find(|name| missing(name)) {
-            let problem = format!("its table of tensors has no row for the parameter `{name}`");
-            return Err(ModelError::config(&program.name, problem));
-        }
-        self.tensors.iter().map(|row| Place::new(row, program)).collect()
+/// The parameters' rows, with what the program knows of them and where
+/// their elements are.
+///
+/// # Errors
+/// When a parameter of the program has no row, or a row does not fit it.
+pub(crate) fn places<'a>(rows: &'a [TensorMap], program: &'a Program) -> Result<Vec<Place<'a>>> {
+    let missing = |name: &Symbol| !rows.iter().any(|row| row.param == name.as_str());
+    if let Some(name) = program.params.keys().find(|name| missing(name)) {
+        let problem = format!("its table of tensors has no row for the parameter `{name}`");
+        return Err(ModelError::config(&program.name, problem));
     }
+    rows.iter().map(|row| Place::new(row, program)).collect()
+}
 
-    /// As [`NameMap::places`], of one parameter.
-    ///
-    /// # Errors
-    /// When there is no such parameter, or its row does not fit it.
-    pub(super) fn place<'a>(&'a self, program: &'a Program, param: &str) -> Result<Place<'a>> {
-        let row = self.tensors.iter().find(|row| row.param == param).ok_or_else(|| {
-            let known: Vec<&str> = program.params.keys().map(|name| name.as_str()).collect();
-            ModelError::Unknown { what: "parameter", name: param.to_owned(), known: known.join(", ") }
-        })?;
-        Place::new(row, program)
-    }
+/// As [`places`], of one parameter.
+///
+/// # Errors
+/// When there is no such parameter, or its row does not fit it.
+pub(super) fn place<'a>(rows: &'a [TensorMap], program: &'a Program, param: &str) -> Result<Place<'a>> {
+    let row = rows.iter().find(|row| row.param == param).ok_or_else(|| {
+        let known: Vec<&str> = program.params.keys().map(|name| name.as_str()).collect();
+        ModelError::Unknown { what: "parameter", name: param.to_owned(), known: known.join(", ") }
+    })?;
+    Place::new(row, program)
 }
 
 /// Where the elements of a parameter are, in the tensor of each layer.
-pub(super) struct Place<'a> {
+pub(crate) struct Place<'a> {
     pub row: &'a TensorMap,
     /// How many tensors it has: one for each layer of its stack, and for each position of an axis that
     /// the tensor's name has.
