@@ -9,6 +9,59 @@ use std::ptr::NonNull;
 pub struct AlignedBytes {
     start: NonNull<u8>,
     layout: Layout,
+    /// What was mapped for it, if it is not of the allocator.
+    mapping: Option<Mapping>,
+}
+
+/// Addresses that are this buffer's own. Large buffers are mapped: the system then zeroes a page when it is first
+/// touched, by the thread that touches it, and may give it as part of a huge one.
+#[cfg(unix)]
+#[derive(Debug)]
+struct Mapping {
+    base: *mut libc::c_void,
+    length: usize,
+}
+
+/// Elsewhere all is of the allocator.
+#[cfg(not(unix))]
+type Mapping = std::convert::Infallible;
+
+/// Bytes of a huge page.
+#[cfg(unix)]
+const HUGE_PAGE: usize = 2 << 20;
+/// Buffers of so many bytes or more are mapped.
+#[cfg(unix)]
+const MAPPED: usize = 2 * HUGE_PAGE;
+
+#[cfg(unix)]
+impl Mapping {
+    /// Maps so many bytes, from a multiple of a huge page on. `None` if they are not to be had.
+    fn new(bytes: usize) -> Option<(NonNull<u8>, Mapping)> {
+        let length = bytes.checked_add(HUGE_PAGE)?;
+        let (access, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+        // SAFETY: new addresses, chosen by the system.
+        let base = unsafe { libc::mmap(std::ptr::null_mut(), length, access, kind, -1, 0) };
+        if base == libc::MAP_FAILED {
+            return None;
+        }
+        let start = base.map_addr(|address| address.next_multiple_of(HUGE_PAGE));
+        // SAFETY: within what was mapped. Where the system has no huge pages, all stays as it is.
+        #[cfg(target_os = "linux")]
+        unsafe {
+            libc::madvise(start, bytes, libc::MADV_HUGEPAGE);
+        }
+        Some((NonNull::new(start.cast())?, Mapping { base, length }))
+    }
+}
+
+#[cfg(unix)]
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: mapped with this length, and used by the buffer alone, which is gone.
+        unsafe {
+            libc::munmap(self.base, self.length);
+        }
+    }
 }
 
 // The bytes belong to the buffer alone; who may write them when is for the executor to say.
@@ -45,9 +98,14 @@ impl AlignedBytes {
         // A kernel may read a vector past a value's end; it stays within this padding.
         let padded = bytes.saturating_add(4 * Self::ALIGNMENT);
         let layout = Layout::from_size_align(padded, Self::ALIGNMENT).map_err(|_| OutOfMemory { bytes })?;
+        #[cfg(unix)]
+        if padded >= MAPPED {
+            let (start, mapping) = Mapping::new(padded).ok_or(OutOfMemory { bytes })?;
+            return Ok(AlignedBytes { start, layout, mapping: Some(mapping) });
+        }
         // SAFETY: the layout's size is not zero.
         let start = NonNull::new(unsafe { alloc_zeroed(layout) }).ok_or(OutOfMemory { bytes })?;
-        Ok(AlignedBytes { start, layout })
+        Ok(AlignedBytes { start, layout, mapping: None })
     }
 
     /// How many bytes it was taken for.
@@ -80,7 +138,9 @@ impl AlignedBytes {
 
 impl Drop for AlignedBytes {
     fn drop(&mut self) {
-        // SAFETY: taken with this layout.
-        unsafe { dealloc(self.as_ptr(), self.layout) }
+        if self.mapping.is_none() {
+            // SAFETY: taken with this layout.
+            unsafe { dealloc(self.as_ptr(), self.layout) }
+        }
     }
 }

@@ -31,7 +31,9 @@
 #define DOT_PACK_PANELS 4
 #define DOT_PACK_ROWS 48
 INLINE int dot_rows_collide(int64_t stride) { return stride % 512 == 0; }
-#define DOT_PREFETCH_STEPS 8
+/* So far ahead the few rows' tiles ask for b, into the second-level cache: more requests can be on their way there than
+ * to the first (measured on Zen 4, two threads: 25 to 26 GB/s into the first, 30 to 42 into the second). */
+#define DOT_PREFETCH_STEPS 16
 
 struct dot_tile {
     int64_t k;
@@ -96,8 +98,8 @@ INLINE void dot_tile(const int rows, const int panels, const int is_bf16, const 
             vf high = load_b(b, p * b_panel + LANES, is_bf16, whole, b_high);
             if (whole) {
                 const char *ahead = b + (p * b_panel + DOT_PREFETCH_STEPS * b_k) * element;
-                __builtin_prefetch(ahead);
-                if (PANEL * element > 64) __builtin_prefetch(ahead + 64);
+                __builtin_prefetch(ahead, 0, 2);
+                if (PANEL * element > 64) __builtin_prefetch(ahead + 64, 0, 2);
             }
             UNROLL for (int i = 0; i < rows; i++) {
                 /* Rows in threes, so that few pointers reach all of them. */

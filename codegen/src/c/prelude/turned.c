@@ -4,6 +4,10 @@
  * and read it again, would take longer than the product. For more rows it is stored in `tile`
  * (tile[k,j] at tile + k*tile_k + j). */
 
+/* Rows of b that are asked for ahead, into the second-level cache: a chunk of positions. Chunks of one sequence often lie
+ * one after the other. */
+#define TURNED_AHEAD 64
+
 /* Rows of a whose sums stay in registers beside such a block. */
 #if VECTOR_BYTES == 64
 #define TURNED_ROWS 8
@@ -25,7 +29,7 @@ INLINE void turned_rows(const int rows, const int is_bf16, int64_t n, int64_t k,
             for (; kk + LANES <= k; kk += LANES) {
                 UNROLL for (int l = 0; l < LANES; l++) {
                     block[l] = load_b(from, l * b_n + kk, is_bf16, 1, LANES);
-                    __builtin_prefetch(from + ((l + LANES) * b_n + kk) * element);
+                    __builtin_prefetch(from + ((l + TURNED_AHEAD) * b_n + kk) * element, 0, 2);
                 }
                 transpose_registers(block);
                 UNROLL for (int l = 0; l < LANES; l++) UNROLL for (int i = 0; i < rows; i++)
