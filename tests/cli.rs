@@ -194,8 +194,12 @@ fn a_run_trains_resumes_generates_scores_and_is_refused_where_it_does_not_fit() 
     assert_eq!(worked(path, &["generate", "--checkpoint", "run", "--tokens", "0"]), "\n");
     let cold = ["generate", "--checkpoint", "run", "--temperature", "-1"];
     refused(path, &cold, &["`temperature` is -1", "at least 0"]);
-    let scored = worked(path, &["score", "--checkpoint", "run", "--data", "text.txt"]);
+    let score = ["score", "--checkpoint", "run", "--data", "text.txt"];
+    let scored = worked(path, &score);
     assert!(scored.contains("perplexity") && scored.contains('±'), "{scored}");
+    let halves = worked(path, &[&score[..], &["--second-half", "--window", "8"]].concat());
+    assert!(halves.contains("in windows of 8, the second half of each"), "{halves}");
+    refused(path, &[&score[..], &["--second-half", "--window", "2"]].concat(), &["--window is 2", "3 to"]);
 
     // Weights that are damaged, or are not there.
     std::fs::write(path.join("cut.safetensors"), &kept[..kept.len() - 100]).unwrap();
