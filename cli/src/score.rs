@@ -11,7 +11,7 @@ use crate::report::{Loss, loss_text};
 use crate::text::read_corpus;
 use crate::weights::Weights;
 use clap::Args;
-use diptych_data::{DocumentLoss, Estimate, Vocabulary, loss_per_byte, loss_per_token};
+use diptych_data::{Document, DocumentLoss, Estimate, Vocabulary, loss_per_byte, loss_per_token};
 use diptych_ir::EntryKind;
 use diptych_models::Registry;
 use diptych_runtime::decode::{ServeOptions, Server, Window};
@@ -35,7 +35,7 @@ pub struct Arguments {
     /// Tokens of a window; without it, 1024, or the model's context if that is less.
     #[arg(long, value_name = "N")]
     window: Option<usize>,
-    /// Score each document as one text, in whole windows of which the second half counts, with what the first half
+    /// Take all documents as one text, in whole windows of which the second half counts, with what the first half
     /// has told; the rest that fills no window is left out. llama.cpp's perplexity tool does so.
     #[arg(long)]
     second_half: bool,
@@ -97,32 +97,40 @@ pub fn run(registry: &Registry, arguments: &Arguments) -> Result<()> {
 
     let (mut losses, mut tokens, mut log_probs) = (Vec::new(), 0, Vec::new());
     let bar = ProgressBar::new(corpus.documents.len() as u64);
-    for document in &corpus.documents {
+    let whole = Document {
+        name: String::new(),
+        text: corpus.documents.iter().map(|document| document.text.as_str()).collect(),
+    };
+    let documents = if arguments.second_half { std::slice::from_ref(&whole) } else { &corpus.documents[..] };
+    for document in documents {
         if arguments.most_tokens.is_some_and(|most| tokens >= most) {
             break;
         }
         let cut = if arguments.second_half { second_halves } else { windows };
         let mut loss = DocumentLoss { bytes: document.text.len() as u64, ..DocumentLoss::default() };
-        let mut seen: Vec<u32> = Vec::new();
-        for (tokens, targets) in cut(&vocabulary, &document.text, window)? {
-            server.score(&[Window { tokens: &tokens, targets: &targets }], &mut log_probs)?;
-            loss.nats -= log_probs.iter().map(|&log_prob| f64::from(log_prob)).sum::<f64>();
-            seen.extend(targets.iter().filter(|&&target| target >= 0).map(|&target| target as u32));
+        for (inputs, targets) in cut(&vocabulary, &document.text, window)? {
+            server.score(&[Window { tokens: &inputs, targets: &targets }], &mut log_probs)?;
+            let nats = -log_probs.iter().map(|&log_prob| f64::from(log_prob)).sum::<f64>();
+            let seen: Vec<u32> =
+                targets.iter().filter(|&&target| target >= 0).map(|&target| target as u32).collect();
+            tokens += seen.len() as u64;
+            if arguments.second_half {
+                let bytes = vocabulary.decode(&seen)?.len() as u64;
+                losses.push(DocumentLoss { nats, tokens: seen.len() as u64, bytes });
+            } else {
+                loss.nats += nats;
+                loss.tokens += seen.len() as u64;
+            }
         }
-        loss.tokens = seen.len() as u64;
-        if arguments.second_half {
-            loss.bytes = vocabulary.decode(&seen)?.len() as u64;
-        }
-        bar.inc(1);
-        if loss.tokens > 0 {
-            tokens += loss.tokens;
+        if !arguments.second_half {
             losses.push(loss);
         }
+        bar.inc(1);
     }
     bar.finish_and_clear();
     if losses.is_empty() {
         return Err(Failure(format!(
-            "no document fills a window of {window} tokens, of which --second-half scores the second half; give a \
+            "the text fills no window of {window} tokens, of which --second-half scores the second half; give a \
              smaller --window"
         )));
     }
@@ -130,8 +138,9 @@ pub fn run(registry: &Registry, arguments: &Arguments) -> Result<()> {
     let text = |estimate: Estimate| {
         loss_text(&Loss { mean: estimate.mean, standard_error: estimate.standard_error })
     };
+    let units = if arguments.second_half { "windows" } else { "documents" };
     print(&format!(
-        "loss        {} nats/token\nloss        {} nats/byte\nloss        {} bits/byte\nperplexity  {}\n{} tokens of {} documents, in windows of {window}{}; ± is the standard error over documents\n",
+        "loss        {} nats/token\nloss        {} nats/byte\nloss        {} bits/byte\nperplexity  {}\n{} tokens of {} {units}, in windows of {window}{}; ± is the standard error over {units}\n",
         text(estimate),
         text(loss_per_byte(&losses)),
         text(loss_per_byte(&losses).in_bits()),
@@ -145,7 +154,6 @@ pub fn run(registry: &Registry, arguments: &Arguments) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use diptych_data::Document;
 
     #[test]
     fn second_halves_are_predicted_from_first_halves() {
