@@ -180,7 +180,7 @@ mod tests {
         let model = ModelArguments { model: Some("mla-tiny".to_owned()), config: None, set: Vec::new() };
         let config = RunConfig::read(&Registry::zoo(), &model, &Table::new()).unwrap();
         time.lap("configuration");
-        let options = EntryOptions { panel: 16, tile_rows: 6 };
+        let options = EntryOptions::new(16, 6, 2);
         compile_model(&config, &EntryKind::ALL, options, ObjectiveConfig::compare, &mut time).unwrap();
         let taken = time.taken();
         let ratio = total(&taken.stages) / taken.wall;

@@ -427,6 +427,8 @@ pub enum Condition {
     AtOrigin,
     /// States are kept at the position at hand.
     AtCheckpoint,
+    /// The rows at hand are the first of those that kernels walk in turns.
+    AtFirstTurn,
 }
 
 /// What a mask says of which pairs of positions count.

@@ -44,6 +44,7 @@ fn lowered(program: &Program, kind: GroupKind, nodes: &[NodeId], outputs: &[Node
         layouts: &layouts,
         layout: &layout,
         goes_on: &|_| false,
+        in_turns: false,
         history_is_rename: true,
         in_place: &HashSet::new(),
         panel: 16,
@@ -107,7 +108,7 @@ fn updating(axes: &[Axis], build: impl FnOnce(&mut Graph, [NodeId; 2]) -> [NodeI
     let updates = vec![("w".into(), w), ("v".into(), v)];
     program.entries.push(Entry { kind: EntryKind::Update, roots: Vec::new(), updates });
     let layouts = Layouts::choose(&program);
-    let options = EntryOptions { panel: 16, tile_rows: 4 };
+    let options = EntryOptions::new(16, 4, 2);
     let streamed = StreamedAxes::of(&program).unwrap_or_else(|error| panic!("{error}"));
     compile_entry(&program, EntryKind::Update, &layouts, &streamed, options)
         .unwrap_or_else(|error| panic!("{error}"))
@@ -122,7 +123,9 @@ fn launches(step: &PlanStep) -> Vec<&Launch> {
     match step {
         PlanStep::Launch(launch) => vec![launch],
         PlanStep::Together(launches) => launches.iter().collect(),
-        PlanStep::Repeat { body, .. } => body.iter().flat_map(launches).collect(),
+        PlanStep::Repeat { body, .. } | PlanStep::Turns { body, .. } => {
+            body.iter().flat_map(launches).collect()
+        }
         PlanStep::Copy { .. } => Vec::new(),
     }
 }

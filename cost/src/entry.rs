@@ -13,6 +13,7 @@ use diptych_ir::RegionId;
 use diptych_passes::layout::Leading;
 use diptych_passes::plan::place;
 use std::collections::HashMap;
+use std::rc::Rc;
 
 /// A launch, over all layers in which it runs.
 #[derive(Clone, Debug, PartialEq)]
@@ -73,12 +74,10 @@ pub fn predict_entry(
         return predict_on_gpu(entry, machine, run);
     }
     let mut launches = Vec::new();
-    number(&entry.steps, 1, &mut launches);
-    let mut counted: HashMap<usize, Counted> = HashMap::new();
+    number(&entry.steps, 1, run.rows(), &mut launches);
     let mut predictions: Vec<LaunchPrediction> = Vec::with_capacity(launches.len());
     for (position, (launch, runs)) in launches.iter().enumerate() {
         let program = &entry.programs[launch.kernel];
-        counted.insert(position, count(program, launch, run, entry.panel));
         predictions.push(LaunchPrediction {
             kernel: launch.kernel,
             name: program.name.clone(),
@@ -97,7 +96,8 @@ pub fn predict_entry(
         machine,
         threads,
         run,
-        counted: &counted,
+        counted: HashMap::new(),
+        rows: run.rows(),
         memory: Memory::new(entry, run),
         next: 0,
         found: None,
@@ -145,6 +145,8 @@ fn steps_on_gpu(
             PlanStep::Repeat { layers, body, .. } => {
                 steps_on_gpu(entry, body, runs * layers, machine, run, into);
             }
+            // There, a turn is the whole run.
+            PlanStep::Turns { body, .. } => steps_on_gpu(entry, body, runs, machine, run, into),
             PlanStep::Copy { from, .. } => {
                 let bytes = copied_bytes(entry, *from, run);
                 let whole = Whole { read_bytes: bytes, written_bytes: bytes, ..Whole::default() };
@@ -198,12 +200,16 @@ fn on_gpu(
     }
 }
 
-fn number<'a>(steps: &'a [PlanStep], times: usize, launches: &mut Vec<(&'a Launch, usize)>) {
+/// The launches of a run of so many rows, each with how often it runs.
+fn number<'a>(steps: &'a [PlanStep], times: usize, rows: usize, launches: &mut Vec<(&'a Launch, usize)>) {
     for step in steps {
         match step {
             PlanStep::Launch(launch) => launches.push((launch, times)),
             PlanStep::Together(together) => launches.extend(together.iter().map(|launch| (launch, times))),
-            PlanStep::Repeat { layers, body, .. } => number(body, times * layers, launches),
+            PlanStep::Repeat { layers, body, .. } => number(body, times * layers, rows, launches),
+            PlanStep::Turns { rows: of_turn, body } => {
+                number(body, times * rows.div_ceil(*of_turn), rows, launches);
+            }
             PlanStep::Copy { .. } => {}
         }
     }
@@ -214,7 +220,10 @@ struct Walk<'a> {
     machine: &'a Machine,
     threads: usize,
     run: &'a RunSizes,
-    counted: &'a HashMap<usize, Counted>,
+    /// By the launch's position and the rows of a turn.
+    counted: HashMap<(usize, usize), Rc<Counted>>,
+    /// Rows of the run, or of the turn at hand.
+    rows: usize,
     memory: Memory<'a>,
     /// Position of the next launch in program order.
     next: usize,
@@ -238,15 +247,34 @@ impl Walk<'_> {
                         self.steps(body, iteration, layer);
                     }
                 }
+                PlanStep::Turns { rows, body } => {
+                    let (first, all) = (self.next, self.rows);
+                    for start in (0..all).step_by(*rows) {
+                        self.next = first;
+                        self.rows = (*rows).min(all - start);
+                        self.steps(body, iteration, layer);
+                    }
+                    self.rows = all;
+                }
                 PlanStep::Copy { from, to } => self.copy((*from, *to), iteration, layer),
             }
         }
     }
 
+    /// What a launch does, in a turn with its rows alone: they belong to no sequence there.
+    fn count(&mut self, position: usize, launch: &Launch) -> Rc<Counted> {
+        let counted = self.counted.entry((position, self.rows)).or_insert_with(|| {
+            let turn = (self.rows < self.run.rows()).then(|| RunSizes::equal(1, 0, self.rows));
+            let program = &self.entry.programs[launch.kernel];
+            Rc::new(count(program, launch, turn.as_ref().unwrap_or(self.run), self.entry.panel))
+        });
+        counted.clone()
+    }
+
     fn launch(&mut self, launch: &Launch, iteration: usize, layer: usize) {
         let position = self.next;
         self.next += 1;
-        let counted = &self.counted[&position];
+        let counted = self.count(position, launch);
         let at = |arg: usize| slot(launch.args[arg], iteration, layer);
         let mut work = counted.work.clone();
         for (arg, traffic) in &counted.operands {

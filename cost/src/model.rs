@@ -18,7 +18,7 @@ use diptych_passes::plan::place;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The blocks that tile programs are lowered with; what is counted for a GPU does not depend on them.
-const OPTIONS: EntryOptions = EntryOptions { panel: 32, tile_rows: 12 };
+const OPTIONS: EntryOptions = EntryOptions::new(32, 12, 2);
 
 /// What is done with a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
@@ -317,6 +317,7 @@ fn each_launch<'a>(steps: &'a [PlanStep], times: f64, visit: &mut impl FnMut(&'a
             PlanStep::Launch(launch) => visit(launch, times),
             PlanStep::Together(together) => together.iter().for_each(|launch| visit(launch, times)),
             PlanStep::Repeat { layers, body, .. } => each_launch(body, times * *layers as f64, visit),
+            PlanStep::Turns { body, .. } => each_launch(body, times, visit),
             PlanStep::Copy { .. } => {}
         }
     }

@@ -36,34 +36,39 @@ fn check_region(
     let mut stored: HashSet<NodeId> = HashSet::new();
     let mut computed: HashSet<NodeId> = HashSet::new();
     for step in steps {
-        let Step::Group(group) = step else {
-            let Step::Repeat(node) = step else { continue };
+        if let Step::Repeat(node) = step {
             stored.insert(*node);
-            continue;
-        };
-        let own: HashSet<NodeId> = group.nodes.iter().copied().collect();
-        assert_eq!(own.len(), group.nodes.len(), "a node is listed twice in a group");
-        for (position, &node) in group.nodes.iter().enumerate() {
-            assert!(roles.is_streamed(node) || !computed.contains(&node), "{node:?} is computed twice");
-            for source in roles.sources(node) {
-                let before = group.nodes[..position].contains(&source);
-                let given = roles.is_given(source) && !matches!(graph.op(source), Op::Output(_));
-                let output =
-                    matches!(graph.op(source), Op::Output(_)) && stored.contains(&graph.operands(source)[0]);
-                assert!(
-                    before || given || output || stored.contains(&source),
-                    "{} reads {} before it is there",
-                    graph.op(node).name(),
-                    graph.op(source).name()
-                );
+        }
+        let kept: &[NodeId] = if let Step::Turns(turns) = step { &turns.kept } else { &[] };
+        for group in step.groups() {
+            let own: HashSet<NodeId> = group.nodes.iter().copied().collect();
+            assert_eq!(own.len(), group.nodes.len(), "a node is listed twice in a group");
+            for (position, &node) in group.nodes.iter().enumerate() {
+                assert!(roles.is_streamed(node) || !computed.contains(&node), "{node:?} is computed twice");
+                for source in roles.sources(node) {
+                    let before = group.nodes[..position].contains(&source);
+                    let given = roles.is_given(source) && !matches!(graph.op(source), Op::Output(_));
+                    let output = matches!(graph.op(source), Op::Output(_))
+                        && stored.contains(&graph.operands(source)[0]);
+                    assert!(
+                        before || given || output || stored.contains(&source),
+                        "{} reads {} before it is there",
+                        graph.op(node).name(),
+                        graph.op(source).name()
+                    );
+                }
             }
+            for &output in &group.outputs {
+                assert!(own.contains(&output), "a group stores what it does not compute");
+                let stored = bases.contains(&output) || kept.contains(&output);
+                assert!(!roles.is_streamed(output) || stored, "a streamed value is stored");
+            }
+            computed.extend(&group.nodes);
+            stored.extend(&group.outputs);
         }
-        for &output in &group.outputs {
-            assert!(own.contains(&output), "a group stores what it does not compute");
-            assert!(!roles.is_streamed(output) || bases.contains(&output), "a streamed value is stored");
+        for value in kept {
+            assert!(stored.remove(value), "what is kept for a turn is not stored");
         }
-        computed.extend(&group.nodes);
-        stored.extend(&group.outputs);
     }
     for id in order {
         if roles.is_computed(id) {

@@ -12,7 +12,7 @@ mod support;
 
 use diptych_codegen::c::prelude::VectorWidth;
 use diptych_ir::{EntryKind, NodeId, Program};
-use diptych_passes::fuse::{FuseOptions, Step, StreamedAxes, fuse};
+use diptych_passes::fuse::{FuseOptions, Group, Step, StreamedAxes, fuse};
 use diptych_passes::normalize::normalize;
 use diptych_passes::simplify;
 use diptych_runtime::cpu::compile::{Compiler, KernelCache};
@@ -89,13 +89,19 @@ fn explain(program: &Program) {
         for step in steps.steps {
             match step {
                 Step::Repeat(node) => println!("  repeat %{}", node.index()),
-                Step::Group(group) => {
-                    let ids = |nodes: &[NodeId]| nodes.iter().map(|node| node.index()).collect::<Vec<_>>();
-                    println!("  {:?}: {:?} stores {:?}", group.kind, ids(&group.nodes), ids(&group.outputs));
+                Step::Group(group) => print_group("  ", &group),
+                Step::Turns(turns) => {
+                    println!("  in turns");
+                    turns.groups.iter().for_each(|group| print_group("    ", group));
                 }
             }
         }
     }
+}
+
+fn print_group(indent: &str, group: &Group) {
+    let ids = |nodes: &[NodeId]| nodes.iter().map(|node| node.index()).collect::<Vec<_>>();
+    println!("{indent}{:?}: {:?} stores {:?}", group.kind, ids(&group.nodes), ids(&group.outputs));
 }
 
 fn main() -> ExitCode {

@@ -71,7 +71,7 @@ impl Device {
 
     /// What code is generated for.
     pub fn options(&self) -> EntryOptions {
-        EntryOptions { panel: self.width.panel(), tile_rows: self.width.tile_rows() }
+        EntryOptions::new(self.width.panel(), self.width.tile_rows(), self.pool.threads())
     }
 }
 

@@ -27,7 +27,7 @@ struct Loaded {
 fn load(name: &str, kinds: &[EntryKind]) -> Loaded {
     let checkpoint = Checkpoint::open(&folder(name), &Registry::zoo()).unwrap();
     let width = VectorWidth::detect();
-    let options = EntryOptions { panel: width.panel(), tile_rows: width.tile_rows() };
+    let options = EntryOptions::new(width.panel(), width.tile_rows(), 2);
     let compiled = compile_program(checkpoint.program(), kinds, &AdamWOptions::default(), options).unwrap();
     let mut store = ParameterStore::new(&compiled.program, &compiled.layouts, width.panel(), true).unwrap();
     for &param in compiled.program.params.keys() {

@@ -9,7 +9,8 @@ use diptych_ir::{Graph, NodeId, Program};
 /// and with its cost if there is a prediction.
 pub fn plan_text(program: &Program, entry: &CompiledEntry, prediction: Option<&EntryPrediction>) -> String {
     let mut out = String::new();
-    let launches = count(&entry.steps, 1);
+    let runs = |prediction: &EntryPrediction| prediction.launches.iter().map(|launch| launch.runs).sum();
+    let launches: usize = prediction.map_or_else(|| count(&entry.steps, 1), runs);
     push(
         &mut out,
         format_args!("{}: {} kernels, {launches} launches", entry.kind.name(), entry.kernels.len()),
@@ -32,11 +33,13 @@ fn work_text(work: &Work) -> String {
     format!("{} FLOP, {}, {intensity} FLOP/byte", short(work.flops()), bytes(work.bytes()))
 }
 
+/// The launches of a run, if it takes one turn where steps run in turns.
 fn count(steps: &[PlanStep], times: usize) -> usize {
     let of = |step: &PlanStep| match step {
         PlanStep::Launch(_) => times,
         PlanStep::Repeat { layers, body, .. } => count(body, times * layers),
         PlanStep::Together(group) => times * group.len(),
+        PlanStep::Turns { body, .. } => count(body, times),
         PlanStep::Copy { .. } => 0,
     };
     steps.iter().map(of).sum()
@@ -79,6 +82,10 @@ impl Walk<'_> {
                 PlanStep::Repeat { layers, reverse, body } => {
                     let order = if *reverse { ", the last first" } else { "" };
                     push(out, format_args!("{indent}for each of {layers} layers{order}\n"));
+                    self.steps(out, body, depth + 1);
+                }
+                PlanStep::Turns { rows, body } => {
+                    push(out, format_args!("{indent}for {rows} tokens after {rows}\n"));
                     self.steps(out, body, depth + 1);
                 }
                 PlanStep::Copy { from, to } => {

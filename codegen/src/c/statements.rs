@@ -59,6 +59,7 @@ impl Writer<'_> {
     fn when(&mut self, condition: Condition, yes: &[Stmt], no: &[Stmt]) {
         let holds = match condition {
             Condition::AtOrigin => "origin == 0".to_owned(),
+            Condition::AtFirstTurn => "step->turn == 0".to_owned(),
             Condition::AtCheckpoint => format!("(position_start - first_row) % {CHECKPOINT} == 0"),
         };
         self.open(format!("if ({holds}) {{"));

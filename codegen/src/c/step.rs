@@ -39,6 +39,8 @@ pub struct StepTables {
     pub chunk_row: *const i32,
     /// Place of each sequence's state of recurrences.
     pub sequence_state: *const i32,
+    /// Where kernels run in turns over the rows: which turn it is, counted from 0.
+    pub turn: i64,
     /// The functions [`super::prelude::DOT_FUNCTIONS`], compiled once for all kernels.
     pub dots: [*const c_void; DOT_FUNCTIONS.len()],
 }
@@ -54,6 +56,7 @@ struct step {
     int64_t past_blocks;
     const int32_t *past_block_sequence, *past_block_index;
     const int32_t *chunk_row, *sequence_state;
+    int64_t turn;
     void (*dot)(int64_t m, int64_t n, int64_t k, const float *a, int64_t a_m, int64_t a_k, const float *b,
                 int64_t b_panel, int64_t b_k, int b_padded, float *c, int64_t c_m, int64_t c_panel, int c_padded,
                 int accumulate, float *scratch);

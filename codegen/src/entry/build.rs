@@ -7,10 +7,10 @@ use super::overwriting::is_overwritten_too_soon;
 use super::together::join;
 use super::{ArgRef, Buffer, BufferId, CompiledEntry, GridCount, Launch, PlanStep, Role, Slot};
 use crate::c;
-use crate::lower::{Context, Lowered, Source, lower, lower_grouping};
+use crate::lower::{Context, Lowered, Source, lower, lower_grouping, row_block};
 use crate::tile::{Dim, Extent, TileProgram};
 use diptych_ir::{Entry, EntryKind, NodeId, Op, Program, ReduceKind, RegionId, ScalarFn};
-use diptych_passes::fuse::{FuseOptions, Group, GroupKind, RegionSteps, Step, StreamedAxes, fuse};
+use diptych_passes::fuse::{FuseOptions, Group, GroupKind, RegionSteps, Step, StreamedAxes, Turns, fuse};
 use diptych_passes::layout::{Layout, Layouts, Leading, product};
 use diptych_passes::micro_batches::continued_sums;
 use diptych_passes::normalize::normalize;
@@ -24,6 +24,15 @@ pub struct EntryOptions {
     pub panel: usize,
     /// Rows of the dot's register tile.
     pub tile_rows: usize,
+    /// Rows that run at a time where steps run in turns: no kernel knows, and no bit depends on it.
+    pub turn_rows: usize,
+}
+
+impl EntryOptions {
+    /// With turns that give a block of rows to each thread.
+    pub const fn new(panel: usize, tile_rows: usize, threads: usize) -> EntryOptions {
+        EntryOptions { panel, tile_rows, turn_rows: threads * row_block(tile_rows) }
+    }
 }
 
 /// Compiles one entry of a program. Parameters are laid out as `layouts` says and long axes are
@@ -166,7 +175,7 @@ impl Builder<'_> {
     ) -> BufferId {
         let layout = self.values.get(region, node);
         let dtype = self.program.region(region).graph.ty(node).dtype;
-        self.buffers.push(Buffer { role, dtype, layout, slots, first: usize::MAX, last: 0 });
+        self.buffers.push(Buffer { role, dtype, layout, slots, turn: None, first: usize::MAX, last: 0 });
         self.buffers.len() - 1
     }
 
@@ -192,7 +201,7 @@ impl Builder<'_> {
             return Ok(known);
         }
         let (dtype, layout) = (scan.results[index].dtype, self.layouts.dense(&scan.results[index]));
-        self.buffers.push(Buffer { role, dtype, layout, slots, first: usize::MAX, last: 0 });
+        self.buffers.push(Buffer { role, dtype, layout, slots, turn: None, first: usize::MAX, last: 0 });
         Ok(self.buffers.len() - 1)
     }
 
@@ -283,16 +292,42 @@ impl Builder<'_> {
             match step {
                 Step::Group(group) => {
                     let at_load = self.is_derived(scope, group);
-                    let launches = self.group(scope, group, at_load)?;
+                    let launches = self.group(scope, group, at_load, false)?;
                     let launches = launches.into_iter().map(PlanStep::Launch);
                     if at_load { load_steps.extend(launches) } else { steps.extend(launches) }
                 }
                 Step::Repeat(node) => self.repeat(scope, *node, &mut steps, &mut load_steps)?,
+                Step::Turns(turns) => steps.push(self.turns(scope, turns)?),
             }
         }
         let steps = join(steps, &self.kernels, &mut self.buffers);
         let load_steps = join(load_steps, &self.kernels, &mut self.buffers);
         Ok((steps, load_steps))
+    }
+
+    /// Groups that run in turns. What any of them touches is there through all of them, since each runs again after the
+    /// others.
+    fn turns(&mut self, scope: &mut Scope, turns: &Turns) -> Result<PlanStep, CompileError> {
+        let start = self.time;
+        let mut launches = Vec::new();
+        for group in &turns.groups {
+            self.time += 1;
+            launches.extend(self.group(scope, group, false, true)?);
+        }
+        let rows = self.options.turn_rows.max(1);
+        for &kept in &turns.kept {
+            if let Some(place) = scope.places.get(&kept) {
+                self.buffers[place.buffer].turn = Some(rows);
+            }
+        }
+        for place in launches.iter().flat_map(|launch: &Launch| &launch.args) {
+            let buffer = &mut self.buffers[place.buffer];
+            buffer.first = buffer.first.min(start);
+            buffer.last = buffer.last.max(self.time);
+        }
+        let body =
+            join(launches.into_iter().map(PlanStep::Launch).collect(), &self.kernels, &mut self.buffers);
+        Ok(PlanStep::Turns { rows, body })
     }
 
     /// Whether a group depends on parameters alone, and is to be computed at load.
@@ -355,6 +390,7 @@ impl Builder<'_> {
         scope: &mut Scope,
         group: &Group,
         at_load: bool,
+        in_turns: bool,
     ) -> Result<Vec<Launch>, CompileError> {
         let region = scope.region;
         let values = self.values;
@@ -366,6 +402,7 @@ impl Builder<'_> {
             layout: &layout,
             in_place: &self.fused[&region].in_place,
             goes_on: &|id| self.continued.contains(&(region, id)),
+            in_turns: in_turns && group.sums_rows(),
             history_is_rename: !self.entry.kind.cached(),
             panel: self.options.panel,
             tile_rows: self.options.tile_rows,
@@ -424,7 +461,15 @@ impl Builder<'_> {
         };
         let [order, starts] = [layout, starts].map(|layout| {
             let (role, dtype) = (Role::Temporary, diptych_ir::DType::I32);
-            self.buffers.push(Buffer { role, dtype, layout, slots: 1, first: usize::MAX, last: 0 });
+            self.buffers.push(Buffer {
+                role,
+                dtype,
+                layout,
+                slots: 1,
+                turn: None,
+                first: usize::MAX,
+                last: 0,
+            });
             ArgRef { buffer: self.buffers.len() - 1, slot: Slot::First }
         });
         scope.groupings.insert((ids, count), [order, starts]);

@@ -64,6 +64,8 @@ pub struct Buffer {
     pub layout: Layout,
     /// Values one after the other: layers, or places that carried values take in turn.
     pub slots: usize,
+    /// Where it is there for one turn at a time: the most rows of a turn.
+    pub turn: Option<usize>,
     /// When it is alive, for temporaries: steps of the top level.
     pub first: usize,
     /// The last such step.
@@ -84,7 +86,7 @@ impl Buffer {
     pub fn slot_elements(&self, limits: Limits, panel: usize) -> usize {
         let rows = match self.layout.leading() {
             Leading::None => 1,
-            Leading::Rows | Leading::Past => limits.rows,
+            Leading::Rows | Leading::Past => limits.rows.min(self.turn.unwrap_or(usize::MAX)),
             Leading::Batch => limits.batch,
             Leading::Checkpoints => limits.rows / CHECKPOINT + limits.batch,
             Leading::Quadratic => 0,
@@ -254,6 +256,13 @@ pub enum PlanStep {
         layers: usize,
         /// Whether the last layer comes first.
         reverse: bool,
+        /// The steps.
+        body: Vec<PlanStep>,
+    },
+    /// Steps that compute row by row, over so many rows after so many.
+    Turns {
+        /// Rows of a turn; the last may have fewer.
+        rows: usize,
         /// The steps.
         body: Vec<PlanStep>,
     },

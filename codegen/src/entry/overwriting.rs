@@ -20,18 +20,14 @@ enum Reading {
 /// writes its new value, or while that step writes it.
 pub(super) fn is_overwritten_too_soon(program: &Program, steps: &[Step], name: Symbol, node: NodeId) -> bool {
     let graph = &program.main().graph;
-    let nodes_of = |step: &Step| match step {
-        Step::Group(group) => group.nodes.clone(),
-        Step::Repeat(repeat) => vec![*repeat],
-    };
-    let computed: HashSet<NodeId> = steps.iter().flat_map(nodes_of).collect();
+    let computed: HashSet<NodeId> = steps.iter().flat_map(Step::nodes).collect();
     let produced_by = match graph.op(node) {
         Op::Output(_) => graph.operands(node)[0],
         _ => node,
     };
     let mut written = false;
     for step in steps {
-        let nodes = nodes_of(step);
+        let nodes = step.nodes();
         let readings = nodes.iter().map(|&id| reading(graph, &computed, name, id));
         let most = readings.max().unwrap_or(Reading::None);
         if written && most != Reading::None {

@@ -114,6 +114,11 @@ impl Dims {
     }
 }
 
+/// Rows that an instance of a contraction has at most, given the rows of the dot's register tile.
+pub const fn row_block(tile_rows: usize) -> usize {
+    tile_rows * 12
+}
+
 /// A C identifier for a name.
 pub fn identifier(name: &str) -> String {
     let mut text: String = name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
@@ -155,7 +160,7 @@ pub fn choose(group: &Group, context: &Context) -> Result<Dims, LowerError> {
             }
         }
         GroupKind::Rows(leading) => {
-            let block = if contractions.is_empty() { POINTWISE_ROWS } else { context.tile_rows * 12 };
+            let block = if contractions.is_empty() { POINTWISE_ROWS } else { row_block(context.tile_rows) };
             let row = dims.add("row", Extent::Rows { leading: *leading, block });
             dims.row = Some(row);
             dims.grid.push(row);
@@ -207,7 +212,7 @@ pub fn choose(group: &Group, context: &Context) -> Result<Dims, LowerError> {
                     StreamAxis::Time => dims.sequence.map(|pair| pair.0),
                     StreamAxis::Past => dims.sequence.map(|pair| pair.1),
                     StreamAxis::Rows(leading) => {
-                        let block = if streamed_rows { STREAMED_ROWS } else { context.tile_rows * 12 };
+                        let block = if streamed_rows { STREAMED_ROWS } else { row_block(context.tile_rows) };
                         let row = dims.add("row", Extent::Rows { leading, block });
                         dims.row = Some(row);
                         Some(row)
@@ -463,7 +468,7 @@ fn gradient_blocks(
                 order.iter().partition(|axis| !of_right(axis))
             }
         };
-        let row_blocks = (rows, context.tile_rows * 12, 1);
+        let row_blocks = (rows, row_block(context.tile_rows), 1);
         for (mut axes, least, align) in [row_blocks, (columns, GRADIENT_COLUMNS, context.panel)] {
             // Of chosen weights an instance has one already.
             axes.retain(|&axis| dims.of(axis).is_none_or(|dim| !dims.single.contains(&dim)));

@@ -51,7 +51,7 @@ impl Lowering<'_> {
         let (b, turned) =
             self.right_operand(schedule, columns_of, sides, reading_after, computed.stage, turning)?;
         let accumulate = computed.over_stream && folded.is_none();
-        if accumulate && !(direct && (self.context.goes_on)(id)) {
+        if accumulate {
             self.start_sum(schedule, id, &order, &c, 0.0)?;
         }
         let stmt = Stmt::Dot(Dot { batch, m, n, k, a, b, turned: turned.map(Box::new), c, accumulate });

@@ -5,7 +5,7 @@
 use super::places::{add_along, begin_at, take_along, times};
 use super::stages::{Class, Computed, Fold, Lowering, Phase};
 use super::{LowerError, Lowered, past};
-use crate::tile::{DimId, Instr, Nest, Place, Stmt, StreamBounds, TileProgram, ValueId, View};
+use crate::tile::{Condition, DimId, Instr, Nest, Place, Stmt, StreamBounds, TileProgram, ValueId, View};
 use diptych_ir::ops::Literal;
 use diptych_ir::{DType, NodeId, Op, ReduceKind, ScalarFn};
 use std::collections::{BTreeMap, HashMap};
@@ -308,15 +308,24 @@ impl Lowering<'_> {
         into: &Place,
         start: f32,
     ) -> Result<(), LowerError> {
-        if !(self.context.goes_on)(id) {
-            let fill = Stmt::Fill { dims: dims.to_vec(), place: into.clone(), value: start };
+        let goes_on = (self.context.goes_on)(id);
+        let fill = Stmt::Fill { dims: dims.to_vec(), place: into.clone(), value: start };
+        if !goes_on && !self.context.in_turns {
             schedule.push(Phase::Before, 0, Order::First, fill);
             return Ok(());
         }
         let stored = self.stored(id, true)?;
-        let nest = schedule.nest(Phase::Before, 0, dims);
-        let held = nest.push(Instr::Load(stored));
-        nest.push(Instr::Store(into.clone(), held));
+        let mut held = Vec::new();
+        if stored != *into {
+            let mut nest = NestBuilder::default();
+            let value = nest.push(Instr::Load(stored));
+            nest.push(Instr::Store(into.clone(), value));
+            held.push(Stmt::Nest(Nest { dims: dims.to_vec(), body: nest.body }));
+        }
+        if !goes_on {
+            held = vec![Stmt::When { condition: Condition::AtFirstTurn, yes: vec![fill], no: held }];
+        }
+        held.into_iter().for_each(|stmt| schedule.push(Phase::Before, 0, Order::First, stmt));
         Ok(())
     }
 

@@ -44,6 +44,9 @@ pub struct Context<'a> {
     pub in_place: &'a HashSet<NodeId>,
     /// Whether a sum goes on from what is stored where it is written, instead of from zero.
     pub goes_on: &'a dyn Fn(NodeId) -> bool,
+    /// Whether the group sums over rows of which it is given some at a time: it then goes on from what the turn before
+    /// left.
+    pub in_turns: bool,
     /// Whether `history` is a rename (no cache).
     pub history_is_rename: bool,
     /// Columns of a packed panel.
@@ -81,6 +84,7 @@ pub struct Lowered {
     pub args: Vec<Source>,
 }
 
+pub use dims::row_block;
 pub use grouped::lower_grouping;
 
 /// Lowers a group.

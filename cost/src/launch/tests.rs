@@ -9,7 +9,7 @@ use diptych_models::{ModelBuilder, Registry};
 use diptych_passes::AdamWOptions;
 use serde_json::json;
 
-const OPTIONS: EntryOptions = EntryOptions { panel: 32, tile_rows: 12 };
+const OPTIONS: EntryOptions = EntryOptions::new(32, 12, 2);
 
 fn compiled(layers: usize, kinds: &[EntryKind]) -> CompiledProgram {
     let config = json!({
@@ -37,6 +37,7 @@ fn works(steps: &[PlanStep], entry: &CompiledEntry, run: &RunSizes) -> Vec<Work>
                 let body = works(body, entry, run);
                 (0..*layers).for_each(|_| all.extend(body.iter().cloned()));
             }
+            PlanStep::Turns { body, .. } => all.extend(works(body, entry, run)),
             PlanStep::Copy { .. } => {}
         }
     }
@@ -198,6 +199,7 @@ fn whole_flops_and_bytes(steps: &[PlanStep], entry: &CompiledEntry, run: &RunSiz
             let (flops, bytes) = whole_flops_and_bytes(body, entry, run);
             add(sum, (flops * *layers as f64, bytes * *layers as f64))
         }
+        PlanStep::Turns { body, .. } => add(sum, whole_flops_and_bytes(body, entry, run)),
         PlanStep::Copy { .. } => sum,
     })
 }
@@ -261,7 +263,7 @@ fn each_launch<'a>(steps: &'a [PlanStep], found: &mut Vec<&'a Launch>) {
         match step {
             PlanStep::Launch(launch) => found.push(launch),
             PlanStep::Together(together) => found.extend(together),
-            PlanStep::Repeat { body, .. } => each_launch(body, found),
+            PlanStep::Repeat { body, .. } | PlanStep::Turns { body, .. } => each_launch(body, found),
             PlanStep::Copy { .. } => {}
         }
     }

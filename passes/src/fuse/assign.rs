@@ -6,7 +6,7 @@ use super::gathered::{gathered, grouped_gradient};
 use super::roles::Roles;
 use super::units::Units;
 use super::{
-    FuseError, FuseOptions, Group, GroupKind, RegionSteps, Step, StreamedAxes, past, scans, streams,
+    FuseError, FuseOptions, Group, GroupKind, RegionSteps, Step, StreamedAxes, past, scans, streams, turns,
 };
 use crate::layout::{Leading, symbol};
 use diptych_ir::{NodeId, Op, Program, RegionId};
@@ -453,6 +453,8 @@ impl Assignment<'_> {
             });
         }
         let in_place = order.iter().copied().filter(|&id| self.roles.is_free(id)).collect();
+        // Where there are caches, rows belong to sequences.
+        let steps = if self.options.history_is_rename { turns::join(&self.roles, steps) } else { steps };
         Ok(RegionSteps { steps, in_place })
     }
 }

@@ -8,6 +8,7 @@ mod past;
 mod roles;
 mod scans;
 mod streams;
+mod turns;
 mod units;
 
 pub use gathered::{Gathered, Grouping, gathered, grouped_gradient, grouping};
@@ -105,6 +106,22 @@ pub struct Group {
     pub outputs: Vec<NodeId>,
 }
 
+impl Group {
+    /// Whether each instance walks all rows, block by block, of values that are formed so.
+    pub fn sums_rows(&self) -> bool {
+        matches!(&self.kind, GroupKind::Stream(StreamAxes { along: StreamAxis::Rows(_), .. }))
+    }
+}
+
+/// Kernels that run in turns, each turn over some of the tokens.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Turns {
+    /// In an order in which every value is computed before it is used. Sums over tokens go on from turn to turn.
+    pub groups: Vec<Group>,
+    /// Values along a huge axis that one group stores for others. They are there for the turn alone.
+    pub kept: Vec<NodeId>,
+}
+
 /// One step of a region.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Step {
@@ -112,6 +129,36 @@ pub enum Step {
     Group(Group),
     /// A repeat; its body has steps of its own.
     Repeat(NodeId),
+    /// Kernels that run in turns.
+    Turns(Turns),
+}
+
+impl Step {
+    /// The groups that it launches itself.
+    pub fn groups(&self) -> &[Group] {
+        match self {
+            Step::Group(group) => std::slice::from_ref(group),
+            Step::Turns(turns) => &turns.groups,
+            Step::Repeat(_) => &[],
+        }
+    }
+
+    /// What it computes: the nodes of its groups, or a repeat.
+    pub fn nodes(&self) -> Vec<NodeId> {
+        match self {
+            Step::Repeat(repeat) => vec![*repeat],
+            _ => self.groups().iter().flat_map(|group| group.nodes.iter().copied()).collect(),
+        }
+    }
+
+    /// What is there after it.
+    fn stored(&self) -> Vec<NodeId> {
+        match self {
+            Step::Repeat(repeat) => vec![*repeat],
+            Step::Group(group) if group.kind == GroupKind::Scan => group.nodes.clone(),
+            _ => self.groups().iter().flat_map(|group| group.outputs.iter().copied()).collect(),
+        }
+    }
 }
 
 /// The steps of a region, in order.

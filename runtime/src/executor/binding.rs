@@ -288,6 +288,7 @@ impl Binding {
             past_block_index: self.past_block_index.as_ptr(),
             chunk_row: self.chunk_row.as_ptr(),
             sequence_state: self.sequence_state.as_ptr(),
+            turn: 0,
             dots: [std::ptr::null(); DOT_FUNCTIONS.len()],
         }
     }

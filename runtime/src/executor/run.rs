@@ -54,6 +54,8 @@ struct Argument {
     base: *mut u8,
     slot_bytes: usize,
     slot: Slot,
+    /// From one row to the next, where rows of the run are walked in turns and lie one after the other here.
+    row_bytes: usize,
 }
 
 struct LoadedLaunch {
@@ -70,6 +72,10 @@ enum LoadedStep {
     Repeat {
         layers: usize,
         reverse: bool,
+        body: Vec<LoadedStep>,
+    },
+    Turns {
+        rows: usize,
         body: Vec<LoadedStep>,
     },
     Copy {
@@ -223,8 +229,14 @@ impl Executable {
                 _ => buffer.slot_elements(limits, entry.panel) * buffer.dtype.bytes(),
             }
         };
-        let mut loader =
-            Loader { entry, kernels, bases: &bases, slot_bytes: &slot_bytes, timers: Vec::new() };
+        let mut loader = Loader {
+            entry,
+            kernels,
+            bases: &bases,
+            slot_bytes: &slot_bytes,
+            timers: Vec::new(),
+            in_turns: false,
+        };
         let steps = loader.steps(&entry.steps).map_err(missing)?;
         let load_steps = loader.steps(&entry.load_steps).map_err(missing)?;
         let timers = loader.timers;
@@ -344,7 +356,7 @@ impl Executable {
             steps,
         };
         pool.run(&|thread, barrier| {
-            let mut walk = Walk { run: &run, thread, barrier, launches: 0 };
+            let mut walk = Walk { run: &run, tables: *run.tables, row: 0, thread, barrier, launches: 0 };
             walk.steps(run.steps, 0, 0);
         });
     }
@@ -361,14 +373,19 @@ struct Loader<'a> {
     bases: &'a [*mut u8],
     slot_bytes: &'a dyn Fn(usize) -> usize,
     timers: Vec<Timer>,
+    in_turns: bool,
 }
 
 impl Loader<'_> {
     fn argument(&self, place: ArgRef) -> Argument {
+        let buffer = &self.entry.buffers[place.buffer];
+        let moves = self.in_turns && buffer.turn.is_none() && buffer.layout.leading() == Leading::Rows;
+        let row_bytes = buffer.layout.row_elements(self.entry.panel) * buffer.dtype.bytes();
         Argument {
             base: self.bases[place.buffer],
             slot_bytes: (self.slot_bytes)(place.buffer),
             slot: place.slot,
+            row_bytes: if moves { row_bytes } else { 0 },
         }
     }
 
@@ -384,6 +401,12 @@ impl Loader<'_> {
             ),
             PlanStep::Repeat { layers, reverse, body } => {
                 LoadedStep::Repeat { layers: *layers, reverse: *reverse, body: self.steps(body)? }
+            }
+            PlanStep::Turns { rows, body } => {
+                self.in_turns = true;
+                let body = self.steps(body);
+                self.in_turns = false;
+                LoadedStep::Turns { rows: *rows, body: body? }
             }
             PlanStep::Copy { from, to } => {
                 let buffer = &self.entry.buffers[from.buffer];
@@ -434,6 +457,10 @@ unsafe impl Sync for Run<'_> {}
 
 struct Walk<'a> {
     run: &'a Run<'a>,
+    /// What kernels are told: of a turn, its rows alone.
+    tables: StepTables,
+    /// The first row of the turn at hand.
+    row: usize,
     thread: usize,
     barrier: &'a Barrier,
     launches: usize,
@@ -456,6 +483,7 @@ impl Walk<'_> {
                         self.steps(body, iteration, layer);
                     }
                 }
+                LoadedStep::Turns { rows, body } => self.turns(*rows, body, iteration, layer),
                 LoadedStep::Copy { from, to, leading, row_bytes } => {
                     self.copy((*from, *to), self.rows(*leading) * row_bytes, iteration, layer);
                 }
@@ -463,19 +491,32 @@ impl Walk<'_> {
         }
     }
 
+    /// Steps over so many rows after so many. A run without rows has one turn, in which sums become zero.
+    fn turns(&mut self, rows: usize, body: &[LoadedStep], iteration: usize, layer: usize) {
+        let whole = self.tables;
+        let all = whole.rows as usize;
+        for turn in 0..all.div_ceil(rows).max(1) {
+            self.row = turn * rows;
+            self.tables.turn = turn as i64;
+            self.tables.rows = rows.min(all - self.row) as i64;
+            // SAFETY: the tables have an element for each row of the run.
+            self.tables.row_position = unsafe { whole.row_position.add(self.row) };
+            self.steps(body, iteration, layer);
+        }
+        (self.row, self.tables) = (0, whole);
+    }
+
     fn rows(&self, leading: Leading) -> usize {
         match leading {
             Leading::None => 1,
-            Leading::Batch => self.run.tables.batch as usize,
-            Leading::Checkpoints => {
-                self.run.tables.rows as usize / CHECKPOINT + self.run.tables.batch as usize
-            }
-            _ => self.run.tables.rows as usize,
+            Leading::Batch => self.tables.batch as usize,
+            Leading::Checkpoints => self.tables.rows as usize / CHECKPOINT + self.tables.batch as usize,
+            _ => self.tables.rows as usize,
         }
     }
 
     fn instances(&self, grid: &[GridCount]) -> usize {
-        let chunks = [self.run.tables.blocks, self.run.tables.past_blocks].map(|chunks| chunks as usize);
+        let chunks = [self.tables.blocks, self.tables.past_blocks].map(|chunks| chunks as usize);
         grid.iter().map(|count| count.instances(|leading| self.rows(leading), chunks)).product()
     }
 
@@ -498,14 +539,14 @@ impl Walk<'_> {
             if instance < before + total {
                 let mut args = [std::ptr::null_mut::<c_void>(); MOST_ARGS];
                 for (arg, argument) in args.iter_mut().zip(&launch.args) {
-                    *arg = argument.at(iteration, layer).cast();
+                    *arg = argument.at(iteration, layer, self.row).cast();
                 }
                 let sizes = [launch.flat];
                 while instance < before + total {
                     let own = (instance - before) as i64;
                     // SAFETY: the arguments are the buffers that the kernel was compiled for; instances write apart.
                     unsafe {
-                        (launch.function)(self.run.tables, args.as_ptr(), sizes.as_ptr(), scratch.cast(), own)
+                        (launch.function)(&self.tables, args.as_ptr(), sizes.as_ptr(), scratch.cast(), own)
                     };
                     instance = next.fetch_add(1, Ordering::Relaxed);
                 }
@@ -523,7 +564,7 @@ impl Walk<'_> {
     }
 
     fn copy(&mut self, (from, to): (Argument, Argument), bytes: usize, iteration: usize, layer: usize) {
-        let (from, to) = (from.at(iteration, layer), to.at(iteration, layer));
+        let (from, to) = (from.at(iteration, layer, self.row), to.at(iteration, layer, self.row));
         let share = bytes.div_ceil(self.barrier.threads()).next_multiple_of(64);
         let start = (self.thread * share).min(bytes);
         let end = (start + share).min(bytes);
@@ -534,8 +575,10 @@ impl Walk<'_> {
 }
 
 impl Argument {
-    fn at(&self, iteration: usize, layer: usize) -> *mut u8 {
-        // SAFETY: the buffer has a slot at every position that its plan names.
-        unsafe { self.base.add(self.slot.position(iteration, layer) * self.slot_bytes) }
+    fn at(&self, iteration: usize, layer: usize, row: usize) -> *mut u8 {
+        // SAFETY: the buffer has a slot at every position that its plan names, and a row for each of the run.
+        unsafe {
+            self.base.add(self.slot.position(iteration, layer) * self.slot_bytes + row * self.row_bytes)
+        }
     }
 }

@@ -134,8 +134,11 @@ pub fn check_candidates<'a>(
     }
     let mut cases = Vec::new();
     for Candidate { seed, program, traits, tolerance, training, compile } in candidates {
-        let entry_options =
-            EntryOptions { panel: options.width.panel(), tile_rows: options.width.tile_rows() };
+        // So few rows that the texts take several turns.
+        let entry_options = EntryOptions {
+            turn_rows: 7,
+            ..EntryOptions::new(options.width.panel(), options.width.tile_rows(), 2)
+        };
         // If the gradients are refused, the forward pass is looked at all the same.
         let compiled = compile(&kinds, entry_options).or_else(|error| {
             findings.refused.push((seed, error.to_string()));
