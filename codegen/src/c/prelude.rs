@@ -62,8 +62,8 @@ pub const LINK_FLAGS: &[&str] = &["-lm"];
 
 /// `dot` blocks its rows and its sum by these; the size of its scratch follows. The C text states the same
 /// (a test compares the sizes).
-const DOT_BLOCK_M: usize = 144;
-const DOT_BLOCK_K: usize = 384;
+const DOT_BLOCK_M: usize = 288;
+const DOT_BLOCK_K: usize = 192;
 
 /// The width of the vectors that generated C is compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -9,8 +9,8 @@
  * c[i,j] stands at c + i*c_m + (j/PANEL)*c_panel + j%PANEL.
  * Where b_padded (c_padded) is zero nothing past column n is read (written); otherwise the last
  * panel has PANEL columns in memory, and what lies past n is read (overwritten) freely.
- * scratch is room for DOT_SCRATCH_FLOATS, or null: then operands are always read in place, slower
- * where rows lie a multiple of 2048 bytes apart and m is large. The bits are the same. */
+ * scratch is room for DOT_SCRATCH_FLOATS, or null: then operands are always read in place, which is
+ * slower where m is large. The bits are the same. */
 
 #define PANEL (2 * LANES)
 #if VECTOR_BYTES == 64
@@ -21,16 +21,15 @@
 #define TILE_ROWS 4
 #endif
 
-/* Blocks: DOT_BLOCK_K rows of a panel and DOT_BLOCK_M rows of a stay in the second-level cache. */
-#define DOT_BLOCK_K 384
-#define DOT_BLOCK_M 144
+/* Blocks: DOT_BLOCK_K rows of a panel stay in the first-level cache beside a tile's rows of a, DOT_BLOCK_M rows of a in
+ * the second. */
+#define DOT_BLOCK_K 192
+#define DOT_BLOCK_M 288
 #define DOT_SCRATCH_FLOATS (DOT_BLOCK_M * DOT_BLOCK_K + LANES + PANEL * DOT_BLOCK_K)
-/* Copying pays only where rows stand so far apart that they fall into the same few cache sets
- * (measured on Zen 4: in place, 12 rows of a 4096 bytes apart are 20 % slower, 3072 bytes apart up
- * to 2 % faster), and from this many panels (for a) or rows (for b) on. */
-#define DOT_PACK_PANELS 4
+/* Copying pays from this many panels (for a) or rows (for b) on: a tile then reaches its rows of a by constant
+ * distances from one pointer, and those of b lie in one piece. */
+#define DOT_PACK_PANELS 6
 #define DOT_PACK_ROWS 48
-INLINE int dot_rows_collide(int64_t stride) { return stride % 512 == 0; }
 /* So far ahead the few rows' tiles ask for b, into the second-level cache: more requests can be on their way there than
  * to the first (measured on Zen 4, two threads: 25 to 26 GB/s into the first, 30 to 42 into the second). */
 #define DOT_PREFETCH_STEPS 16
@@ -73,12 +72,12 @@ INLINE vf load_b(const void *b, int64_t index, int is_bf16, int whole, int64_t l
 
 /* One tile of rows x panels (both constants): all of c in registers while k runs. With several
  * panels each is a memory stream of its own, which is what a matrix-vector product lives by; all
- * of them must then be whole. */
-INLINE void dot_tile(const int rows, const int panels, const int is_bf16, const struct dot_tile *t) {
+ * of them must then be whole. If packed, a is what dot_pack_a left. */
+INLINE void dot_tile(const int rows, const int panels, const int is_bf16, const int packed, const struct dot_tile *t) {
     const int whole = panels > 1;
     int64_t b_low = lanes_left(t->b_columns, 0), b_high = lanes_left(t->b_columns, LANES);
     int64_t c_low = lanes_left(t->c_columns, 0), c_high = lanes_left(t->c_columns, LANES);
-    int64_t a_m = t->a_m, a_k = t->a_k, b_k = t->b_k, b_panel = t->b_panel;
+    int64_t a_m = packed ? 1 : t->a_m, a_k = packed ? TILE_ROWS : t->a_k, b_k = t->b_k, b_panel = t->b_panel;
     const float *a = t->a;
     const char *b = t->b;
     const int element = is_bf16 ? 2 : 4;
@@ -124,9 +123,9 @@ INLINE void dot_tile(const int rows, const int panels, const int is_bf16, const 
     }
 }
 
-#define DEFINE_TILE(rows, panels)                                                                    \
-    NOINLINE void dot_tile_##rows##x##panels(const struct dot_tile *t) { dot_tile(rows, panels, 0, t); } \
-    NOINLINE void dot_tile_bf16_##rows##x##panels(const struct dot_tile *t) { dot_tile(rows, panels, 1, t); }
+#define DEFINE_TILE(rows, panels)                                                                           \
+    NOINLINE void dot_tile_##rows##x##panels(const struct dot_tile *t) { dot_tile(rows, panels, 0, 0, t); } \
+    NOINLINE void dot_tile_bf16_##rows##x##panels(const struct dot_tile *t) { dot_tile(rows, panels, 1, 0, t); }
 #define TILE_CASE(rows, panels)                         \
     case rows:                                          \
         if (is_bf16) dot_tile_bf16_##rows##x##panels(t); \
@@ -151,6 +150,8 @@ INLINE int wide_panels(int64_t rows) { return rows == 1 ? 4 : rows == 2 ? 2 : 1;
 #endif
 WIDE_TILES(DEFINE_TILE)
 NARROW_TILES(DEFINE_TILE)
+NOINLINE void dot_tile_packed(const struct dot_tile *t) { dot_tile(TILE_ROWS, 1, 0, 1, t); }
+NOINLINE void dot_tile_bf16_packed(const struct dot_tile *t) { dot_tile(TILE_ROWS, 1, 1, 1, t); }
 
 INLINE void dot_wide(int64_t rows, int is_bf16, const struct dot_tile *t) {
     switch (rows) { WIDE_TILES(TILE_CASE) }
@@ -186,6 +187,17 @@ NOINLINE void dot_pack_b(int64_t k, const float *b, int64_t b_k, int64_t columns
     }
 }
 
+/* Asks for rows first .. end of a panel, into the second-level cache. */
+INLINE void dot_ask_for_panel(const char *panel, int64_t row_bytes, int64_t width, int64_t first, int64_t end) {
+    for (int64_t row = first; row < end; row++)
+        for (int64_t byte = 0; byte < width; byte += 64) __builtin_prefetch(panel + row * row_bytes + byte, 0, 2);
+}
+/* Asks for a tile of c that is to be added to, likewise. */
+INLINE void dot_ask_for_sums(const float *c, int64_t c_m) {
+    for (int64_t row = 0; row < TILE_ROWS; row++)
+        for (int64_t at = 0; at < PANEL; at += 16) __builtin_prefetch(c + row * c_m + at, 1, 2);
+}
+
 INLINE void dot_any(int is_bf16, int64_t m, int64_t n, int64_t k, const float *a, int64_t a_m, int64_t a_k,
                     const void *b, int64_t b_panel, int64_t b_k, int b_padded, float *c, int64_t c_m,
                     int64_t c_panel, int c_padded, int accumulate, float *scratch) {
@@ -209,10 +221,11 @@ INLINE void dot_any(int is_bf16, int64_t m, int64_t n, int64_t k, const float *a
         return;
     }
     float *packed_a = scratch, *packed_b = scratch ? scratch + DOT_BLOCK_M * DOT_BLOCK_K + LANES : 0;
-    int pack_a = scratch && panels >= DOT_PACK_PANELS && a_m != 1 && (a_k != 1 || dot_rows_collide(a_m));
+    int pack_a = scratch && panels >= DOT_PACK_PANELS;
     for (int64_t i0 = 0; i0 < m; i0 += DOT_BLOCK_M) {
         int64_t rows = m - i0 < DOT_BLOCK_M ? m - i0 : DOT_BLOCK_M;
-        int pack_b = scratch && rows >= DOT_PACK_ROWS && !is_bf16 && dot_rows_collide(b_k);
+        int pack_b = scratch && rows >= DOT_PACK_ROWS && !is_bf16 && b_k != PANEL;
+        int64_t tiles = (rows + TILE_ROWS - 1) / TILE_ROWS;
         int64_t k0 = 0;
         do {
             t.k = k - k0 < DOT_BLOCK_K ? k - k0 : DOT_BLOCK_K;
@@ -231,10 +244,19 @@ INLINE void dot_any(int is_bf16, int64_t m, int64_t n, int64_t k, const float *a
                     dot_pack_b(t.k, panel, b_k, t.b_columns, packed_b);
                     t.b_columns = PANEL;
                 }
-                for (int64_t i = 0; i < rows; i += TILE_ROWS) {
+                for (int64_t i = 0, tile = 0; i < rows; i += TILE_ROWS, tile++) {
+                    int64_t height = rows - i < TILE_ROWS ? rows - i : TILE_ROWS;
                     t.a = pack_a ? packed_a + i * t.k : block + i * a_m;
                     t.c = c + (i0 + i) * c_m + p * c_panel;
-                    dot_narrow(rows - i < TILE_ROWS ? rows - i : TILE_ROWS, is_bf16, &t);
+                    /* What comes next is on its way meanwhile: a part of the next panel, the next tile of sums. */
+                    if (p + 1 < panels)
+                        dot_ask_for_panel((const char *)panel + b_panel * element, b_k * element, PANEL * element,
+                                          t.k * tile / tiles, t.k * (tile + 1) / tiles);
+                    if (accumulate && k0 == 0 && rows - i >= 2 * TILE_ROWS)
+                        dot_ask_for_sums(t.c + TILE_ROWS * c_m, c_m);
+                    if (!pack_a || height < TILE_ROWS) dot_narrow(height, is_bf16, &t);
+                    else if (is_bf16) dot_tile_bf16_packed(&t);
+                    else dot_tile_packed(&t);
                 }
             }
             k0 += t.k;
