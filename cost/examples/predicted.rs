@@ -1,7 +1,7 @@
 //! Predicted against measured time, per kernel and per entry, of a preset with random weights: training, scoring,
 //! prefill and decode at shapes that the machine was not measured with.
 //!
-//! `cargo run --release -p diptych-cost --example predicted -- [--model llama-15m] [--batch 4] [--time 200] [--past 300] [--threads 2] [--rounds 7] [--all]`
+//! `cargo run --release -p diptych-cost --example predicted -- [--model llama-15m | --hugging-face FOLDER] [--batch 4] [--time 200] [--past 300] [--threads 2] [--rounds 7] [--all]`
 //!
 //! The fastest of the rounds counts for each kernel: others on the machine only ever slow it down.
 
@@ -9,10 +9,12 @@ use diptych_codegen::c::prelude::{LINK_FLAGS, prelude};
 use diptych_codegen::entry::Limits;
 use diptych_cost::{Bound, EntryPrediction, Machine, ProbeSource, RunSizes, Target, measured, predict_entry};
 use diptych_ir::EntryKind;
+use diptych_models::hugging_face::Checkpoint;
 use diptych_models::{Registry, build, initialize};
 use diptych_passes::AdamWOptions;
 use diptych_runtime::executor::{Binding, CacheRooms, CacheSize, Executable, Sequence};
 use diptych_runtime::session::{Device, Session};
+use std::path::Path;
 use std::time::Instant;
 
 type Failure = Box<dyn std::error::Error>;
@@ -140,10 +142,16 @@ fn main() -> Result<(), Failure> {
     let number = |name: &str, default: &str| option(name, default).parse::<usize>();
     let (batch, length, past) = (number("--batch", "4")?, number("--time", "200")?, number("--past", "300")?);
     let (threads, rounds) = (number("--threads", "2")?, number("--rounds", "7")?);
-    let architecture = Registry::zoo().preset(&option("--model", "llama-15m"))?;
-    let (context, vocab) = (architecture.context(), architecture.vocab());
+    let folder = option("--hugging-face", "");
+    let (context, vocab, program) = if folder.is_empty() {
+        let architecture = Registry::zoo().preset(&option("--model", "llama-15m"))?;
+        (architecture.context(), architecture.vocab(), build(architecture.as_ref())?)
+    } else {
+        let checkpoint = Checkpoint::open(Path::new(&folder), &Registry::zoo())?;
+        let architecture = checkpoint.architecture();
+        (architecture.context(), architecture.vocab(), checkpoint.program().clone())
+    };
     let (length, past) = (length.min(context), past.min(context.saturating_sub(1)));
-    let program = build(architecture.as_ref())?;
     let device = Device::cpu(Some(threads))?;
 
     let flags = device.width.cc_flags();
