@@ -45,6 +45,7 @@ fn lowered(program: &Program, kind: GroupKind, nodes: &[NodeId], outputs: &[Node
         layout: &layout,
         goes_on: &|_| false,
         in_turns: false,
+        few_rows: None,
         history_is_rename: true,
         in_place: &HashSet::new(),
         panel: 16,

@@ -8,7 +8,7 @@ use diptych_ir::{Axis, EntryKind, Graph, NodeId, Program, RegionId};
 use diptych_models::{Registry, build};
 use diptych_passes::AdamWOptions;
 use diptych_passes::fuse::{
-    FuseOptions, Group, GroupKind, RegionSteps, Step, StreamAxes, StreamAxis, StreamedAxes, fuse,
+    FuseOptions, Group, GroupKind, RegionSteps, Rows, Step, StreamAxes, StreamAxis, StreamedAxes, fuse,
 };
 use diptych_passes::normalize::normalize;
 use std::collections::HashMap;
@@ -86,7 +86,8 @@ fn groups(program: &Program, kind: EntryKind) -> String {
     let program = normalize(&program, kind.cached()).expect("a normal form");
     let entry = program.entry(kind).expect("an entry");
     let roots: Vec<NodeId> = entry.roots.iter().chain(&entry.updates).map(|root| root.1).collect();
-    let options = FuseOptions { many_rows: !kind.cached(), history_is_rename: !kind.cached() };
+    let rows = if kind.cached() { Rows::Few } else { Rows::Many };
+    let options = FuseOptions { rows, history_is_rename: !kind.cached() };
     let fused = fuse(&program, &roots, &streamed, options).expect("groups");
     let mut text = String::new();
     write_steps(&mut text, &program, &fused, Program::MAIN, "");

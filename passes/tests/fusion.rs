@@ -4,7 +4,7 @@
 use diptych_ir::{EntryKind, NodeId, Op, Program, RegionId};
 use diptych_models::Registry;
 use diptych_models::hugging_face::Checkpoint;
-use diptych_passes::fuse::{FuseOptions, Roles, Step, StreamedAxes, fuse};
+use diptych_passes::fuse::{FuseOptions, Roles, Rows, Step, StreamedAxes, fuse};
 use diptych_passes::layout::{Layout, Layouts, product};
 use diptych_passes::normalize::{divide_after_sums, normalize};
 use diptych_passes::{differentiate, simplify};
@@ -92,8 +92,8 @@ fn everything_is_computed_once_and_in_order() {
             let program = normalize(&program, kind.cached()).expect("normalise");
             let entry = program.entry(kind).expect("an entry");
             let roots: Vec<NodeId> = entry.roots.iter().chain(&entry.updates).map(|root| root.1).collect();
-            for many_rows in [false, true] {
-                let options = FuseOptions { many_rows, history_is_rename: !kind.cached() };
+            for rows in [Rows::Few, Rows::Any, Rows::Many] {
+                let options = FuseOptions { rows, history_is_rename: !kind.cached() };
                 let fused: HashMap<_, _> = fuse(&program, &roots, &streamed, options).expect("fuse");
                 for (&region, steps) in &fused {
                     let results = program.region(region).results.clone();

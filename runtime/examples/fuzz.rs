@@ -12,7 +12,7 @@ mod support;
 
 use diptych_codegen::c::prelude::VectorWidth;
 use diptych_ir::{EntryKind, NodeId, Program};
-use diptych_passes::fuse::{FuseOptions, Group, Step, StreamedAxes, fuse};
+use diptych_passes::fuse::{FuseOptions, Group, Rows, Step, StreamedAxes, fuse};
 use diptych_passes::normalize::normalize;
 use diptych_passes::simplify;
 use diptych_runtime::cpu::compile::{Compiler, KernelCache};
@@ -81,7 +81,7 @@ fn explain(program: &Program) {
     let Ok(streamed) = StreamedAxes::of(&program) else { return };
     program.entries.retain(|entry| entry.kind == EntryKind::Score);
     print!("{}", diptych_ir::text::print(&program));
-    let options = FuseOptions { many_rows: false, history_is_rename: true };
+    let options = FuseOptions { rows: Rows::Any, history_is_rename: true };
     let roots: Vec<NodeId> = program.entries[0].roots.iter().map(|root| root.1).collect();
     let Ok(fused) = fuse(&program, &roots, &streamed, options) else { return };
     for (region, steps) in fused {

@@ -10,7 +10,9 @@ use crate::c;
 use crate::lower::{Context, Lowered, Source, lower, lower_grouping, row_block};
 use crate::tile::{Dim, Extent, TileProgram};
 use diptych_ir::{Entry, EntryKind, NodeId, Op, Program, ReduceKind, RegionId, ScalarFn};
-use diptych_passes::fuse::{FuseOptions, Group, GroupKind, RegionSteps, Step, StreamedAxes, Turns, fuse};
+use diptych_passes::fuse::{
+    FuseOptions, Group, GroupKind, RegionSteps, Rows, Step, StreamedAxes, Turns, fuse,
+};
 use diptych_passes::layout::{Layout, Layouts, Leading, product};
 use diptych_passes::micro_batches::continued_sums;
 use diptych_passes::normalize::normalize;
@@ -24,6 +26,9 @@ pub struct EntryOptions {
     pub panel: usize,
     /// Rows of the dot's register tile.
     pub tile_rows: usize,
+    /// Threads that share the work of a run. Where there are few rows, columns are divided among so many; no bit depends
+    /// on it.
+    pub threads: usize,
     /// Rows that run at a time where steps run in turns: no kernel knows, and no bit depends on it.
     pub turn_rows: usize,
 }
@@ -31,7 +36,7 @@ pub struct EntryOptions {
 impl EntryOptions {
     /// With turns that give a block of rows to each thread.
     pub const fn new(panel: usize, tile_rows: usize, threads: usize) -> EntryOptions {
-        EntryOptions { panel, tile_rows, turn_rows: threads * row_block(tile_rows) }
+        EntryOptions { panel, tile_rows, threads, turn_rows: threads * row_block(tile_rows) }
     }
 }
 
@@ -90,7 +95,12 @@ pub(crate) fn compile_entry_timed(
     entry.updates.clone_from(&continued.updates);
     let roots: Vec<NodeId> = entry.roots.iter().chain(&entry.updates).map(|root| root.1).collect();
     let training = kind.trains();
-    let fuse_options = FuseOptions { many_rows: training, history_is_rename: !kind.cached() };
+    let rows = match kind {
+        EntryKind::Decode => Rows::Few,
+        _ if training => Rows::Many,
+        _ => Rows::Any,
+    };
+    let fuse_options = FuseOptions { rows, history_is_rename: !kind.cached() };
     let start = Instant::now();
     let fused = fuse(&program, &roots, streamed, fuse_options)?;
     let fuse_seconds = start.elapsed().as_secs_f64();
@@ -404,6 +414,7 @@ impl Builder<'_> {
             goes_on: &|id| self.continued.contains(&(region, id)),
             in_turns: in_turns && group.sums_rows(),
             history_is_rename: !self.entry.kind.cached(),
+            few_rows: (self.entry.kind == EntryKind::Decode).then_some(self.options.threads),
             panel: self.options.panel,
             tile_rows: self.options.tile_rows,
         };

@@ -13,6 +13,8 @@ use std::collections::HashMap;
 const POINTWISE_ROWS: usize = 32;
 /// Columns that an instance of a contraction has at least.
 const COLUMNS: usize = 128;
+/// Instances of a product of few rows that a thread should have at least.
+const SHARES: usize = 2;
 /// Columns of a block of a gradient of a weight.
 const GRADIENT_COLUMNS: usize = 256;
 /// Rows walked at once when summing over rows.
@@ -155,7 +157,7 @@ pub fn choose(group: &Group, context: &Context) -> Result<Dims, LowerError> {
             let past = dims.add("past", Extent::Past { window: past::computed(graph, group) });
             dims.sequence = Some((time, past));
             dims.grid.push(past);
-            if let Some((axis, extent)) = column_blocks(group, &contractions, graph, context) {
+            for (axis, extent) in column_blocks(group, &contractions, graph, context) {
                 dims.divide(axis, extent);
             }
         }
@@ -164,7 +166,7 @@ pub fn choose(group: &Group, context: &Context) -> Result<Dims, LowerError> {
             let row = dims.add("row", Extent::Rows { leading: *leading, block });
             dims.row = Some(row);
             dims.grid.push(row);
-            if let Some((axis, extent)) = column_blocks(group, &contractions, graph, context) {
+            for (axis, extent) in column_blocks(group, &contractions, graph, context) {
                 dims.divide(axis, extent);
             }
         }
@@ -184,7 +186,7 @@ pub fn choose(group: &Group, context: &Context) -> Result<Dims, LowerError> {
         GroupKind::Grouped(grouping) => {
             let pair = dims.pairs(grouping, PAIRS, context);
             dims.grid.extend(pair);
-            if let Some((axis, extent)) = column_blocks(group, &contractions, graph, context) {
+            for (axis, extent) in column_blocks(group, &contractions, graph, context) {
                 dims.divide(axis, extent);
             }
         }
@@ -394,13 +396,14 @@ pub(super) fn unmoved(group: &Group, graph: &Graph, axis: Axis) -> bool {
     })
 }
 
-/// Divides the columns of a group's contractions, if all that follows them can be divided so.
+/// Divides the columns of a group's contractions, if all that follows them can be divided so: by their first axis, and
+/// where that is too coarse for few rows, by the next one too.
 fn column_blocks(
     group: &Group,
     contractions: &[NodeId],
     graph: &Graph,
     context: &Context,
-) -> Option<(Axis, Extent)> {
+) -> Vec<(Axis, Extent)> {
     let columns = |id: NodeId| {
         let operands = super::grouped::factors(graph, id);
         let weight =
@@ -411,33 +414,69 @@ fn column_blocks(
                 .ordered(graph.axes(id).iter().copied().filter(|axis| graph.axes(weight).contains(*axis))),
         )
     };
-    let first = columns(*contractions.first()?)?;
-    let axis = *first.first()?;
+    let Some(columns) = contractions.iter().map(|&id| columns(id)).collect::<Option<Vec<_>>>() else {
+        return Vec::new();
+    };
+    let Some(first) = columns.first() else { return Vec::new() };
     let mut after: Vec<NodeId> = contractions.to_vec();
     for &id in &group.nodes {
         if graph.operands(id).iter().any(|operand| after.contains(&base(graph, *operand))) {
             after.push(id);
         }
     }
-    let follows = Group { kind: group.kind.clone(), nodes: after, outputs: Vec::new() };
     // What comes before the contractions must not sum or move the axis either.
-    if !follows.nodes.iter().all(|&id| graph.axes(id).contains(axis)) || !unmoved(group, graph, axis) {
-        return None;
+    let dividable =
+        |axis: Axis| after.iter().all(|&id| graph.axes(id).contains(axis)) && unmoved(group, graph, axis);
+    let mut blocks: Vec<(Axis, Extent)> = Vec::new();
+    let mut instances = 1;
+    for (position, &axis) in first.iter().enumerate() {
+        // The axes before it have one position each.
+        let inner = columns.iter().map(|columns| match columns.get(position) {
+            Some(&own) if own == axis => Some(product(&columns[position + 1..])),
+            _ => None,
+        });
+        let (Some(size), Some(inner)) = (axis.fixed_size(), inner.collect::<Option<Vec<_>>>()) else { break };
+        let fits = |&block: &usize| {
+            size.is_multiple_of(block)
+                && inner.iter().all(|inner| (block * inner).is_multiple_of(context.panel))
+        };
+        let columns = |block: usize| inner.iter().map(|inner| block * inner).max().unwrap_or(block);
+        let block = match context.few_rows {
+            Some(threads) => finest(threads, instances, size, (1..=size).filter(fits), columns),
+            None => (1..size).filter(fits).find(|&block| columns(block) >= COLUMNS),
+        };
+        let Some(block) = block.filter(|&block| block < size && dividable(axis)) else { break };
+        blocks.push((axis, Extent::Blocks { size, block }));
+        instances *= size / block;
+        let coarse = context.few_rows.is_some_and(|threads| instances < SHARES * threads);
+        if block > 1 || !coarse {
+            break;
+        }
     }
-    let size = axis.fixed_size()?;
-    let inner: Vec<usize> = contractions
-        .iter()
-        .map(|&id| {
-            columns(id).filter(|columns| columns.first() == Some(&axis)).map(|columns| product(&columns[1..]))
-        })
-        .collect::<Option<_>>()?;
-    let fits = |&block: &usize| {
-        size.is_multiple_of(block)
-            && inner.iter().any(|inner| block * inner >= COLUMNS)
-            && inner.iter().all(|inner| (block * inner).is_multiple_of(context.panel))
+    blocks
+}
+
+/// The block of an axis that divides a product of few rows among threads with the least waiting: each instance takes as
+/// long as some columns more than it has. Several for each thread, if there can be so many, since none is always there.
+fn finest(
+    threads: usize,
+    instances: usize,
+    size: usize,
+    blocks: impl Iterator<Item = usize>,
+    columns: impl Fn(usize) -> usize,
+) -> Option<usize> {
+    const OVERHEAD: f64 = 8.0;
+    let seconds = |block: usize| {
+        let count = instances * (size / block);
+        let shares = count.div_ceil(threads.max(1)) as f64;
+        shares * (columns(block) as f64 + OVERHEAD)
     };
-    let block = (1..size).find(fits)?;
-    Some((axis, Extent::Blocks { size, block }))
+    let rank = |block: usize| (instances * (size / block) < SHARES * threads, seconds(block));
+    let better = |a: &usize, b: &usize| {
+        let ((few_a, a), (few_b, b)) = (rank(*a), rank(*b));
+        few_a.cmp(&few_b).then(a.total_cmp(&b))
+    };
+    blocks.min_by(better)
 }
 
 fn base(graph: &Graph, mut id: NodeId) -> NodeId {

@@ -49,6 +49,8 @@ pub struct Context<'a> {
     pub in_turns: bool,
     /// Whether `history` is a rename (no cache).
     pub history_is_rename: bool,
+    /// Where there are few rows: the threads among which columns are divided.
+    pub few_rows: Option<usize>,
     /// Columns of a packed panel.
     pub panel: usize,
     /// Rows of the dot's register tile.

@@ -6,11 +6,15 @@ use super::gathered::{gathered, grouped_gradient};
 use super::roles::Roles;
 use super::units::Units;
 use super::{
-    FuseError, FuseOptions, Group, GroupKind, RegionSteps, Step, StreamedAxes, past, scans, streams, turns,
+    FuseError, FuseOptions, Group, GroupKind, RegionSteps, Rows, Step, StreamedAxes, past, scans, streams,
+    turns,
 };
 use crate::layout::{Leading, symbol};
 use diptych_ir::{NodeId, Op, Program, RegionId};
 use std::collections::{HashMap, HashSet};
+
+/// Positions of an axis by which contractions of few rows are divided together.
+const FINE: usize = 16;
 
 /// Something that is done at once: a group, or a repeat.
 enum Unit {
@@ -246,10 +250,11 @@ impl Assignment<'_> {
             (GroupKind::Rows(_), GroupKind::Stream(axes)) => pointwise && self.follows_stream(id, axes),
             (GroupKind::Rows(rows), GroupKind::Rows(theirs)) if rows == theirs => match graph.op(id) {
                 Op::Contract(_) => *rows != Leading::None && self.contraction_joins(id, group),
-                Op::Reduce(_) => self.options.many_rows || !self.after_contraction(id, group),
+                Op::Reduce(_) => self.options.rows == Rows::Many || !self.after_contraction(id, group),
                 // A choice is read from where it is stored, by what comes after its group.
                 Op::TopK(_) => {
-                    *rows != Leading::None && (self.options.many_rows || !self.after_contraction(id, group))
+                    *rows != Leading::None
+                        && (self.options.rows == Rows::Many || !self.after_contraction(id, group))
                 }
                 Op::Take(_) => false,
                 _ if self.reads_choice(id, group) => false,
@@ -322,6 +327,11 @@ impl Assignment<'_> {
     /// alike: by the same first column axis.
     fn contraction_joins(&self, id: NodeId, group: &Group) -> bool {
         if self.after_contraction(id, group) {
+            return false;
+        }
+        // What is divided by an axis of few positions leaves threads without work.
+        let coarse = |axis: diptych_ir::Axis| axis.fixed_size().is_some_and(|size| size < FINE);
+        if self.options.rows == Rows::Few && self.column_axis(id).is_some_and(coarse) {
             return false;
         }
         let left = self.left(id);

@@ -171,13 +171,23 @@ pub struct RegionSteps {
     pub in_place: HashSet<NodeId>,
 }
 
+/// How many rows a run has, as far as the shape of kernels depends on it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Rows {
+    /// One for each sequence: work is divided by columns, finely.
+    Few,
+    /// Few or many.
+    Any,
+    /// Enough to keep all threads at work, so that sums over a contraction's own columns may join its kernel, which
+    /// then cannot be divided by columns.
+    Many,
+}
+
 /// What fusion is asked for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct FuseOptions {
-    /// Whether sums over a contraction's own columns may join its kernel. It
-    /// then cannot be divided by columns, which needs many rows to keep all
-    /// threads at work: right for training, wrong for decoding.
-    pub many_rows: bool,
+    /// How many rows a run has.
+    pub rows: Rows,
     /// Whether `history` is a rename of the tokens at hand (no cache).
     pub history_is_rename: bool,
 }

@@ -70,11 +70,15 @@ INLINE vf load_b(const void *b, int64_t index, int is_bf16, int whole, int64_t l
     return whole ? load((const float *)b + index) : load_lanes((const float *)b + index, lanes);
 }
 
+/* How a tile reads: the last panel may lack columns; whole panels from memory, in streams, asked for ahead; or panels
+ * that are near, and an a that dot_pack_a left. */
+enum dot_reads { DOT_PARTIAL, DOT_STREAMED, DOT_PACKED };
+
 /* One tile of rows x panels (both constants): all of c in registers while k runs. With several
- * panels each is a memory stream of its own, which is what a matrix-vector product lives by; all
- * of them must then be whole. If packed, a is what dot_pack_a left. */
-INLINE void dot_tile(const int rows, const int panels, const int is_bf16, const int packed, const struct dot_tile *t) {
-    const int whole = panels > 1;
+ * panels each is a memory stream of its own, which is what a matrix-vector product lives by. */
+INLINE void dot_tile(const int rows, const int panels, const int is_bf16, const enum dot_reads reads,
+                     const struct dot_tile *t) {
+    const int whole = reads == DOT_STREAMED, packed = reads == DOT_PACKED;
     int64_t b_low = lanes_left(t->b_columns, 0), b_high = lanes_left(t->b_columns, LANES);
     int64_t c_low = lanes_left(t->c_columns, 0), c_high = lanes_left(t->c_columns, LANES);
     int64_t a_m = packed ? 1 : t->a_m, a_k = packed ? TILE_ROWS : t->a_k, b_k = t->b_k, b_panel = t->b_panel;
@@ -123,41 +127,53 @@ INLINE void dot_tile(const int rows, const int panels, const int is_bf16, const 
     }
 }
 
-#define DEFINE_TILE(rows, panels)                                                                           \
-    NOINLINE void dot_tile_##rows##x##panels(const struct dot_tile *t) { dot_tile(rows, panels, 0, 0, t); } \
-    NOINLINE void dot_tile_bf16_##rows##x##panels(const struct dot_tile *t) { dot_tile(rows, panels, 1, 0, t); }
-#define TILE_CASE(rows, panels)                         \
-    case rows:                                          \
-        if (is_bf16) dot_tile_bf16_##rows##x##panels(t); \
-        else dot_tile_##rows##x##panels(t);             \
-        return;
-
-/* How many panels a tile of few rows walks at once (1: no such tile). */
+/* Tiles of whole panels, those of most panels first: as many as their sums leave registers for. */
 #if VECTOR_BYTES == 64
-#define WIDE_TILES(X) X(1, 6) X(2, 4) X(3, 4) X(4, 2) X(5, 2) X(6, 2)
-INLINE int wide_panels(int64_t rows) { return rows == 1 ? 6 : rows <= 3 ? 4 : rows <= 6 ? 2 : 1; }
-#define NARROW_TILES(X)                                                                    \
-    X(1, 1) X(2, 1) X(3, 1) X(4, 1) X(5, 1) X(6, 1) X(7, 1) X(8, 1) X(9, 1) X(10, 1) X(11, 1) \
-    X(12, 1)
+#define STREAMED_TILES(X)                                                                                        \
+    X(1, 6) X(1, 4) X(1, 2) X(1, 1) X(2, 4) X(2, 2) X(2, 1) X(3, 4) X(3, 2) X(3, 1) X(4, 2) X(4, 1) X(5, 2) X(5, 1) \
+    X(6, 2) X(6, 1) X(7, 1) X(8, 1) X(9, 1) X(10, 1) X(11, 1) X(12, 1)
+#define PARTIAL_TILES(X) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12)
 #elif VECTOR_BYTES == 32
-#define WIDE_TILES(X) X(1, 4) X(2, 2) X(3, 2)
-INLINE int wide_panels(int64_t rows) { return rows == 1 ? 4 : rows <= 3 ? 2 : 1; }
-#define NARROW_TILES(X) X(1, 1) X(2, 1) X(3, 1) X(4, 1) X(5, 1) X(6, 1)
+#define STREAMED_TILES(X) \
+    X(1, 4) X(1, 2) X(1, 1) X(2, 2) X(2, 1) X(3, 2) X(3, 1) X(4, 1) X(5, 1) X(6, 1)
+#define PARTIAL_TILES(X) X(1) X(2) X(3) X(4) X(5) X(6)
 #else
-#define WIDE_TILES(X) X(1, 4) X(2, 2)
-INLINE int wide_panels(int64_t rows) { return rows == 1 ? 4 : rows == 2 ? 2 : 1; }
-#define NARROW_TILES(X) X(1, 1) X(2, 1) X(3, 1) X(4, 1)
+#define STREAMED_TILES(X) X(1, 4) X(1, 2) X(1, 1) X(2, 2) X(2, 1) X(3, 1) X(4, 1)
+#define PARTIAL_TILES(X) X(1) X(2) X(3) X(4)
 #endif
-WIDE_TILES(DEFINE_TILE)
-NARROW_TILES(DEFINE_TILE)
-NOINLINE void dot_tile_packed(const struct dot_tile *t) { dot_tile(TILE_ROWS, 1, 0, 1, t); }
-NOINLINE void dot_tile_bf16_packed(const struct dot_tile *t) { dot_tile(TILE_ROWS, 1, 1, 1, t); }
+#define DEFINE_STREAMED(rows, panels)                                          \
+    NOINLINE void dot_streamed_##rows##x##panels(const struct dot_tile *t) {      \
+        dot_tile(rows, panels, 0, DOT_STREAMED, t);                               \
+    }                                                                             \
+    NOINLINE void dot_streamed_bf16_##rows##x##panels(const struct dot_tile *t) { \
+        dot_tile(rows, panels, 1, DOT_STREAMED, t);                               \
+    }
+#define DEFINE_PARTIAL(rows)                                                                                  \
+    NOINLINE void dot_partial_##rows(const struct dot_tile *t) { dot_tile(rows, 1, 0, DOT_PARTIAL, t); }      \
+    NOINLINE void dot_partial_bf16_##rows(const struct dot_tile *t) { dot_tile(rows, 1, 1, DOT_PARTIAL, t); }
+STREAMED_TILES(DEFINE_STREAMED)
+PARTIAL_TILES(DEFINE_PARTIAL)
+NOINLINE void dot_packed(const struct dot_tile *t) { dot_tile(TILE_ROWS, 1, 0, DOT_PACKED, t); }
+NOINLINE void dot_packed_bf16(const struct dot_tile *t) { dot_tile(TILE_ROWS, 1, 1, DOT_PACKED, t); }
 
-INLINE void dot_wide(int64_t rows, int is_bf16, const struct dot_tile *t) {
-    switch (rows) { WIDE_TILES(TILE_CASE) }
+/* A tile of as many panels as there are whole ones and registers: how many it took. */
+#define STREAMED_CASE(tile_rows, tile_panels)                                     \
+    if (rows == tile_rows && panels >= tile_panels) {                             \
+        if (is_bf16) dot_streamed_bf16_##tile_rows##x##tile_panels(t);            \
+        else dot_streamed_##tile_rows##x##tile_panels(t);                         \
+        return tile_panels;                                                       \
+    }
+INLINE int64_t dot_streamed(int64_t rows, int64_t panels, int is_bf16, const struct dot_tile *t) {
+    STREAMED_TILES(STREAMED_CASE)
+    return 0;
 }
-INLINE void dot_narrow(int64_t rows, int is_bf16, const struct dot_tile *t) {
-    switch (rows) { NARROW_TILES(TILE_CASE) }
+#define PARTIAL_CASE(rows)                        \
+    case rows:                                    \
+        if (is_bf16) dot_partial_bf16_##rows(t);  \
+        else dot_partial_##rows(t);               \
+        return;
+INLINE void dot_partial(int64_t rows, int is_bf16, const struct dot_tile *t) {
+    switch (rows) { PARTIAL_TILES(PARTIAL_CASE) }
 }
 
 /* Copies a block of a so that each tile's rows stand together: tile, then k, then TILE_ROWS. Whole
@@ -206,17 +222,15 @@ INLINE void dot_any(int is_bf16, int64_t m, int64_t n, int64_t k, const float *a
     int64_t whole_panels = (b_padded && c_padded) || last == PANEL ? panels : panels - 1;
     struct dot_tile t = {.b_panel = b_panel, .b_k = b_k, .c_m = c_m, .c_panel = c_panel};
     if (m <= TILE_ROWS) { /* one row tile: b is read once, straight through */
-        int64_t step = wide_panels(m);
         t.k = k, t.a = a, t.a_m = a_m, t.a_k = a_k, t.accumulate = accumulate;
         for (int64_t p = 0; p < panels;) {
-            int wide = step > 1 && p + step <= whole_panels;
             t.b = (const char *)b + p * b_panel * element;
             t.c = c + p * c_panel;
             t.b_columns = b_padded || p + 1 < panels ? PANEL : last;
             t.c_columns = c_padded || p + 1 < panels ? PANEL : last;
-            if (wide) dot_wide(m, is_bf16, &t);
-            else dot_narrow(m, is_bf16, &t);
-            p += wide ? step : 1;
+            int64_t done = dot_streamed(m, whole_panels - p, is_bf16, &t);
+            if (done == 0) dot_partial(m, is_bf16, &t);
+            p += done == 0 ? 1 : done;
         }
         return;
     }
@@ -254,9 +268,9 @@ INLINE void dot_any(int is_bf16, int64_t m, int64_t n, int64_t k, const float *a
                                           t.k * tile / tiles, t.k * (tile + 1) / tiles);
                     if (accumulate && k0 == 0 && rows - i >= 2 * TILE_ROWS)
                         dot_ask_for_sums(t.c + TILE_ROWS * c_m, c_m);
-                    if (!pack_a || height < TILE_ROWS) dot_narrow(height, is_bf16, &t);
-                    else if (is_bf16) dot_tile_bf16_packed(&t);
-                    else dot_tile_packed(&t);
+                    if (!pack_a || height < TILE_ROWS) dot_partial(height, is_bf16, &t);
+                    else if (is_bf16) dot_packed_bf16(&t);
+                    else dot_packed(&t);
                 }
             }
             k0 += t.k;
