@@ -26,6 +26,8 @@
 #define DOT_BLOCK_K 192
 #define DOT_BLOCK_M 288
 #define DOT_SCRATCH_FLOATS (DOT_BLOCK_M * DOT_BLOCK_K + LANES + PANEL * DOT_BLOCK_K)
+/* So few rows are bound by reading b: it is not cut into blocks. */
+#define DOT_FEW_ROWS 36
 /* Copying pays from this many panels (for a) or rows (for b) on: a tile then reaches its rows of a by constant
  * distances from one pointer, and those of b lie in one piece. */
 #define DOT_PACK_PANELS 6
@@ -221,16 +223,21 @@ INLINE void dot_any(int is_bf16, int64_t m, int64_t n, int64_t k, const float *a
     int64_t panels = (n + PANEL - 1) / PANEL, last = n - (panels - 1) * PANEL;
     int64_t whole_panels = (b_padded && c_padded) || last == PANEL ? panels : panels - 1;
     struct dot_tile t = {.b_panel = b_panel, .b_k = b_k, .c_m = c_m, .c_panel = c_panel};
-    if (m <= TILE_ROWS) { /* one row tile: b is read once, straight through */
-        t.k = k, t.a = a, t.a_m = a_m, t.a_k = a_k, t.accumulate = accumulate;
-        for (int64_t p = 0; p < panels;) {
+    if (m <= DOT_FEW_ROWS) { /* b is read from memory once, straight through */
+        int64_t tiles = (m + TILE_ROWS - 1) / TILE_ROWS, rows = (m + tiles - 1) / tiles, done = 1;
+        t.k = k, t.a_m = a_m, t.a_k = a_k, t.accumulate = accumulate;
+        for (int64_t p = 0; p < panels; p += done) {
+            int64_t whole = tiles == 1 || p >= whole_panels ? whole_panels - p : 1;
             t.b = (const char *)b + p * b_panel * element;
-            t.c = c + p * c_panel;
             t.b_columns = b_padded || p + 1 < panels ? PANEL : last;
             t.c_columns = c_padded || p + 1 < panels ? PANEL : last;
-            int64_t done = dot_streamed(m, whole_panels - p, is_bf16, &t);
-            if (done == 0) dot_partial(m, is_bf16, &t);
-            p += done == 0 ? 1 : done;
+            for (int64_t i = 0; i < m; i += rows) {
+                int64_t height = m - i < rows ? m - i : rows;
+                t.a = a + i * a_m;
+                t.c = c + i * c_m + p * c_panel;
+                done = dot_streamed(height, whole, is_bf16, &t);
+                if (done == 0) dot_partial(height, is_bf16, &t), done = 1;
+            }
         }
         return;
     }
