@@ -9,7 +9,7 @@ mod in_place;
 mod together;
 mod unused;
 
-use crate::tile::{Extent, Stmt, TileProgram};
+use crate::tile::{Base, Extent, Stmt, TileProgram};
 
 /// Takes tiles out of a program that it can do without.
 pub fn condense(program: &mut TileProgram) {
@@ -28,6 +28,11 @@ pub fn condense(program: &mut TileProgram) {
     }
     unused::remove_instructions(&mut program.body);
     unused::remove_tiles(program);
+}
+
+/// Whether a statement looks at any of these.
+pub fn touches(stmt: &Stmt, bases: &[Base]) -> bool {
+    bases.iter().any(|&base| accesses::count(&mut stmt.clone(), base) != (0, 0))
 }
 
 /// Calls a function on the lists of statements of a program, inner ones first, until it says that it is done.

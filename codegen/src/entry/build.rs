@@ -10,9 +10,7 @@ use crate::c;
 use crate::lower::{Context, Lowered, Source, lower, lower_grouping, row_block};
 use crate::tile::{Dim, Extent, TileProgram};
 use diptych_ir::{Entry, EntryKind, NodeId, Op, Program, ReduceKind, RegionId, ScalarFn};
-use diptych_passes::fuse::{
-    FuseOptions, Group, GroupKind, RegionSteps, Rows, Step, StreamedAxes, Turns, fuse,
-};
+use diptych_passes::fuse::{FuseOptions, Group, GroupKind, RegionSteps, Rows, Step, StreamedAxes, fuse};
 use diptych_passes::layout::{Layout, Layouts, Leading, product};
 use diptych_passes::micro_batches::continued_sums;
 use diptych_passes::normalize::normalize;
@@ -146,12 +144,12 @@ pub(super) struct Builder<'a> {
     layouts: &'a Layouts,
     values: &'a ValueLayouts<'a>,
     fused: &'a HashMap<RegionId, RegionSteps>,
-    options: EntryOptions,
+    pub(super) options: EntryOptions,
     training: bool,
     /// Sums that go on from what is stored where they are written.
     continued: &'a HashSet<(RegionId, NodeId)>,
     pub(super) buffers: Vec<Buffer>,
-    kernels: Vec<TileProgram>,
+    pub(super) kernels: Vec<TileProgram>,
     texts: Vec<c::KernelText>,
     text_seconds: f64,
     pub(super) time: usize,
@@ -315,31 +313,6 @@ impl Builder<'_> {
         Ok((steps, load_steps))
     }
 
-    /// Groups that run in turns. What any of them touches is there through all of them, since each runs again after the
-    /// others.
-    fn turns(&mut self, scope: &mut Scope, turns: &Turns) -> Result<PlanStep, CompileError> {
-        let start = self.time;
-        let mut launches = Vec::new();
-        for group in &turns.groups {
-            self.time += 1;
-            launches.extend(self.group(scope, group, false, true)?);
-        }
-        let rows = self.options.turn_rows.max(1);
-        for &kept in &turns.kept {
-            if let Some(place) = scope.places.get(&kept) {
-                self.buffers[place.buffer].turn = Some(rows);
-            }
-        }
-        for place in launches.iter().flat_map(|launch: &Launch| &launch.args) {
-            let buffer = &mut self.buffers[place.buffer];
-            buffer.first = buffer.first.min(start);
-            buffer.last = buffer.last.max(self.time);
-        }
-        let body =
-            join(launches.into_iter().map(PlanStep::Launch).collect(), &self.kernels, &mut self.buffers);
-        Ok(PlanStep::Turns { rows, body })
-    }
-
     /// Whether a group depends on parameters alone, and is to be computed at load.
     fn is_derived(&mut self, scope: &Scope, group: &Group) -> bool {
         if self.training || group.kind == GroupKind::Scan {
@@ -395,7 +368,7 @@ impl Builder<'_> {
     }
 
     /// The launch of a group, after that of what it needs besides: the grouping of its rows.
-    fn group(
+    pub(super) fn group(
         &mut self,
         scope: &mut Scope,
         group: &Group,

@@ -7,6 +7,7 @@ mod layouts;
 mod overwriting;
 mod repeats;
 mod together;
+mod turns;
 
 pub(crate) use build::compile_entry_timed;
 pub use build::{EntryOptions, compile_entry};

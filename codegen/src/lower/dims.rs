@@ -427,6 +427,8 @@ fn column_blocks(
     // What comes before the contractions must not sum or move the axis either.
     let dividable =
         |axis: Axis| after.iter().all(|&id| graph.axes(id).contains(axis)) && unmoved(group, graph, axis);
+    // Positions so far are many in any case.
+    let few_rows = context.few_rows.filter(|_| group.kind != GroupKind::Rows(Leading::Past));
     let mut blocks: Vec<(Axis, Extent)> = Vec::new();
     let mut instances = 1;
     for (position, &axis) in first.iter().enumerate() {
@@ -441,14 +443,14 @@ fn column_blocks(
                 && inner.iter().all(|inner| (block * inner).is_multiple_of(context.panel))
         };
         let columns = |block: usize| inner.iter().map(|inner| block * inner).max().unwrap_or(block);
-        let block = match context.few_rows {
+        let block = match few_rows {
             Some(threads) => finest(threads, instances, size, (1..=size).filter(fits), columns),
             None => (1..size).filter(fits).find(|&block| columns(block) >= COLUMNS),
         };
         let Some(block) = block.filter(|&block| block < size && dividable(axis)) else { break };
         blocks.push((axis, Extent::Blocks { size, block }));
         instances *= size / block;
-        let coarse = context.few_rows.is_some_and(|threads| instances < SHARES * threads);
+        let coarse = few_rows.is_some_and(|threads| instances < SHARES * threads);
         if block > 1 || !coarse {
             break;
         }

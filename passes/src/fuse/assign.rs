@@ -331,7 +331,8 @@ impl Assignment<'_> {
         }
         // What is divided by an axis of few positions leaves threads without work.
         let coarse = |axis: diptych_ir::Axis| axis.fixed_size().is_some_and(|size| size < FINE);
-        if self.options.rows == Rows::Few && self.column_axis(id).is_some_and(coarse) {
+        let few = self.options.rows == Rows::Few && self.roles.leading(id) != Leading::Past;
+        if few && self.column_axis(id).is_some_and(coarse) {
             return false;
         }
         let left = self.left(id);
