@@ -306,7 +306,8 @@ pub fn rewrite(
     let objective = &rewriting.objective;
     let written = as_written(program, objective)?;
     let mut found = vec![Candidate { form: written.clone(), backward: None, fused: None }];
-    if rewriting.algebra {
+    // What is held in blocks cannot be folded, merged or absorbed: its numbers are what they are.
+    if rewriting.algebra && program.params.values().all(|info| info.blocks.is_none()) {
         let forms = forms(program, objective, rewriting.numerics)?;
         lap_of_algebra(&mut laps, "algebra", &forms.seconds);
         found = candidates(forms.forms, &written, objective);

@@ -220,7 +220,7 @@ impl Assignment<'_> {
         }
         let is_contraction = matches!(
             graph.op(id),
-            Op::Contract(_) | Op::Reduce(_) | Op::Concat(_) | Op::Take(_) | Op::TopK(_)
+            Op::Contract(_) | Op::Reduce(_) | Op::Concat(_) | Op::Take(_) | Op::TopK(_) | Op::RoundBlocks(_)
         );
         let alike = || {
             graph
@@ -252,6 +252,7 @@ impl Assignment<'_> {
                     *rows != Leading::None && (self.options.many_rows || !self.after_contraction(id, group))
                 }
                 Op::Take(_) => false,
+                Op::RoundBlocks(_) => !self.after_contraction(id, group),
                 _ if self.reads_choice(id, group) => false,
                 _ => *rows != Leading::None || graph.axes(id).is_empty(),
             },
@@ -332,7 +333,11 @@ impl Assignment<'_> {
             .filter(|&node| matches!(self.roles.graph.op(node), Op::Contract(_)))
             .collect();
         match others.first() {
-            None => group.nodes.contains(&self.roles.base(left)),
+            None => {
+                let left = self.roles.base(left);
+                let rounds = matches!(self.roles.graph.op(left), Op::RoundBlocks(_));
+                group.nodes.contains(&left) && (self.options.rounds_in_place || !rounds)
+            }
             Some(&other) => {
                 let same = self.left(other) == left || self.sums_with(id, other);
                 same && self.column_axis(other) == self.column_axis(id)
