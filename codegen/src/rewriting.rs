@@ -304,10 +304,20 @@ pub fn rewrite(
     verify(program)?;
     laps.lap("verify");
     let objective = &rewriting.objective;
+    if program.params.values().any(|info| info.blocks.is_some()) {
+        // What is held in blocks cannot be folded, merged or absorbed: its numbers are what they are. Nor is it trained.
+        let mut serving = objective.clone();
+        serving.bindings.retain(|binding| !binding.entry.trains());
+        let form = as_written(program, &serving)?;
+        return Ok(Rewritten {
+            candidates: vec![Candidate { form, backward: None, fused: None }],
+            refused: Vec::new(),
+            stages,
+        });
+    }
     let written = as_written(program, objective)?;
     let mut found = vec![Candidate { form: written.clone(), backward: None, fused: None }];
-    // What is held in blocks cannot be folded, merged or absorbed: its numbers are what they are.
-    if rewriting.algebra && program.params.values().all(|info| info.blocks.is_none()) {
+    if rewriting.algebra {
         let forms = forms(program, objective, rewriting.numerics)?;
         lap_of_algebra(&mut laps, "algebra", &forms.seconds);
         found = candidates(forms.forms, &written, objective);

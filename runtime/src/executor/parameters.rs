@@ -289,9 +289,14 @@ impl Columns {
         self.panels.depth
     }
 
+    /// The position of a column's first number in the user's order.
+    pub fn first(&self, column: usize) -> usize {
+        position(&self.outer, column)
+    }
+
     /// The positions of a column's numbers in the user's order.
     pub fn positions(&self, column: usize) -> impl Iterator<Item = usize> + '_ {
-        let first = position(&self.outer, column);
+        let first = self.first(column);
         (0..self.depth()).map(move |row| first + position(&self.rows, row))
     }
 
