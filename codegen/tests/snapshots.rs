@@ -78,8 +78,7 @@ fn groups(program: &Program, kind: EntryKind) -> String {
     let program = normalize(&program, kind.cached()).expect("a normal form");
     let entry = program.entry(kind).expect("an entry");
     let roots: Vec<NodeId> = entry.roots.iter().chain(&entry.updates).map(|root| root.1).collect();
-    let options =
-        FuseOptions { many_rows: !kind.cached(), history_is_rename: !kind.cached(), rounds_in_place: false };
+    let options = FuseOptions { many_rows: !kind.cached(), history_is_rename: !kind.cached() };
     let fused = fuse(&program, &roots, &streamed, options).expect("groups");
     let mut text = String::new();
     write_steps(&mut text, &program, &fused, Program::MAIN, "");

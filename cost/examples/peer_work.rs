@@ -209,8 +209,7 @@ fn serve(job: &Serving, lines: impl Iterator<Item = std::io::Result<String>>) ->
     let (batch, context) = (job.prompts.len(), checkpoint.architecture().context());
     let device = Device::cpu(Some(job.threads))?;
     let kinds = [EntryKind::Prefill, EntryKind::Decode];
-    let mut session =
-        Session::compile(&device, &program, context, &kinds, &AdamWOptions::default())?;
+    let mut session = Session::compile(&device, &program, context, &kinds, &AdamWOptions::default())?;
     let mut values = Vec::new();
     for &name in program.params.keys() {
         if let Some(columns) = session.store.columns(name) {

@@ -152,7 +152,8 @@ fn main() -> Result<(), Failure> {
         vec![EntryKind::Train, EntryKind::Update, EntryKind::Score, EntryKind::Prefill, EntryKind::Decode];
     let format = option("--weights", "f32");
     if format != "f32" {
-        let format = BlockFormat::of_name(&format).ok_or(format!("no format of blocks is called `{format}`"))?;
+        let format =
+            BlockFormat::of_name(&format).ok_or(format!("no format of blocks is called `{format}`"))?;
         let fits = candidates(&program).into_iter().filter(|(_, along)| along.is_ok());
         program = hold_in_blocks(&program, &fits.map(|(name, _)| (name, format)).collect())?;
         kinds.retain(|kind| !kind.trains());

@@ -88,8 +88,7 @@ fn everything_is_computed_once_and_in_order() {
             let entry = program.entry(kind).expect("an entry");
             let roots: Vec<NodeId> = entry.roots.iter().chain(&entry.updates).map(|root| root.1).collect();
             for many_rows in [false, true] {
-                let options =
-                    FuseOptions { many_rows, history_is_rename: !kind.cached(), rounds_in_place: false };
+                let options = FuseOptions { many_rows, history_is_rename: !kind.cached() };
                 let fused: HashMap<_, _> = fuse(&program, &roots, &streamed, options).expect("fuse");
                 for (&region, steps) in &fused {
                     let results = program.region(region).results.clone();

@@ -81,11 +81,7 @@ pub(crate) fn compile_entry_timed(
     entry.updates.clone_from(&continued.updates);
     let roots: Vec<NodeId> = entry.roots.iter().chain(&entry.updates).map(|root| root.1).collect();
     let training = kind.trains();
-    let fuse_options = FuseOptions {
-        many_rows: training,
-        history_is_rename: !kind.cached(),
-        rounds_in_place: kind == EntryKind::Decode,
-    };
+    let fuse_options = FuseOptions { many_rows: training, history_is_rename: !kind.cached() };
     let start = Instant::now();
     let fused = fuse(&program, &roots, streamed, fuse_options)?;
     let fuse_seconds = start.elapsed().as_secs_f64();

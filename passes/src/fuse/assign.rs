@@ -334,9 +334,9 @@ impl Assignment<'_> {
             .collect();
         match others.first() {
             None => {
+                // Each block of columns would round the rows for itself, which takes longer than a kernel more.
                 let left = self.roles.base(left);
-                let rounds = matches!(self.roles.graph.op(left), Op::RoundBlocks(_));
-                group.nodes.contains(&left) && (self.options.rounds_in_place || !rounds)
+                group.nodes.contains(&left) && !matches!(self.roles.graph.op(left), Op::RoundBlocks(_))
             }
             Some(&other) => {
                 let same = self.left(other) == left || self.sums_with(id, other);

@@ -133,9 +133,6 @@ pub struct FuseOptions {
     pub many_rows: bool,
     /// Whether `history` is a rename of the tokens at hand (no cache).
     pub history_is_rename: bool,
-    /// Whether rows may be rounded where they are multiplied, by each kernel's instance of columns for itself: that
-    /// saves a kernel, which counts where there are few rows.
-    pub rounds_in_place: bool,
 }
 
 /// Divides the regions reachable from these roots of the main region into groups. `streamed` was

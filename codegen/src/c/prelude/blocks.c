@@ -106,13 +106,15 @@ INLINE vb block_integers(const int format, const uint8_t *integers, int group, i
     return (vb)low;
 }
 
-/* So far ahead of what is multiplied with few rows weights are asked for, into the second-level cache. */
+/* So far ahead of what is multiplied with one or two rows weights are asked for, into the second-level cache. With more rows the
+ * first few ask for the next panel. */
 #define BLOCKS_AHEAD_BYTES 4096
 
 /* One tile of rows x panels, both constants: all of c in registers while k runs. Of several panels each is a memory
- * stream of its own. `columns` may be written in the last panel. */
+ * stream of its own. `columns` may be written in the last panel. Weights are asked for so many
+ * bytes ahead, if any. */
 INLINE void blocks_tile(const int format, const int rows, const int panels, int64_t k, const float *a, int64_t a_m,
-                        const uint8_t *b, int64_t b_panel, float *c, int64_t c_m, int64_t columns, const int ahead) {
+                        const uint8_t *b, int64_t b_panel, float *c, int64_t c_m, int64_t columns, int64_t ahead) {
     const int parts = format == Q6_K ? 2 : 1, groups = 8 / parts;
     vf sum[8][2];
     UNROLL for (int tile = 0; tile < rows * panels; tile++) sum[tile][0] = sum[tile][1] = (vf){0};
@@ -122,21 +124,22 @@ INLINE void blocks_tile(const int format, const int rows, const int panels, int6
         for (int within = 0; within < BLOCKS_A_HEAD(format); within++, block++) {
             UNROLL for (int p = 0; p < panels; p++) {
                 const uint8_t *scales = b + p * b_panel, *integers = scales + SCALE_BYTES(format);
-                if (ahead)
+                if (ahead) {
                     UNROLL for (int line = 0; line < BLOCK_BYTES(format); line += 64)
-                        __builtin_prefetch(scales + BLOCKS_AHEAD_BYTES + line, 0, 2);
+                        __builtin_prefetch(scales + ahead + line, 0, 2);
+                }
                 UNROLL for (int part = 0; part < parts; part++) {
                     vi dot[8][2];
                     UNROLL for (int i = 0; i < rows; i++) {
                         vi start = {0};
                         if (ZERO_SHIFT(format) > 0) {
                             const float *x = a + i * a_m;
-                            int32_t minus = word_at(x + ROUNDED_MINUS_SUM);
+                            start = splat_int(word_at(x + ROUNDED_MINUS_SUM));
                             if (parts == 2) {
-                                const int32_t low = word_at(x + ROUNDED_MINUS_LOW);
-                                minus = part == 0 ? low : minus - low;
+                                const vi low = splat_int(word_at(x + ROUNDED_MINUS_LOW));
+                                start = part == 0 ? low : start - low;
                             }
-                            start = splat_int(minus * (1 << ZERO_SHIFT(format)));
+                            start = start << ZERO_SHIFT(format);
                         }
                         dot[i][0] = dot[i][1] = start;
                     }
@@ -190,14 +193,14 @@ INLINE void blocks_tile(const int format, const int rows, const int panels, int6
 #endif
 
 struct blocks_work {
-    int64_t k, a_m, b_panel, c_m, columns;
+    int64_t k, a_m, b_panel, c_m, columns, ahead;
     const float *a;
     const uint8_t *b;
     float *c;
 };
 #define DEFINE_BLOCK_TILE(format, rows, panels)                                                                       \
     NOINLINE void tile_##format##_##rows##x##panels(const struct blocks_work *w) {                                    \
-        blocks_tile(format, rows, panels, w->k, w->a, w->a_m, w->b, w->b_panel, w->c, w->c_m, w->columns, rows == 1); \
+        blocks_tile(format, rows, panels, w->k, w->a, w->a_m, w->b, w->b_panel, w->c, w->c_m, w->columns, w->ahead); \
     }
 #define BLOCK_TILE_CASE(format, rows, panels) \
     case 16 * rows + panels: tile_##format##_##rows##x##panels(w); return;
@@ -218,6 +221,7 @@ struct blocks_work {
             w.columns = p + step < all ? PANEL : n - (all - 1) * PANEL;                                               \
             for (int64_t i = 0; i < m; i += BLOCK_ROWS) {                                                             \
                 w.a = a + i * a_m;                                                                                    \
+                w.ahead = m <= 2 ? BLOCKS_AHEAD_BYTES : i == 0 ? step * w.b_panel : 0;                                \
                 w.c = c + i * c_m + p * PANEL;                                                                        \
                 tile_##name(m - i < BLOCK_ROWS ? m - i : BLOCK_ROWS, step, &w);                                       \
             }                                                                                                         \
