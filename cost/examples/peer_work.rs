@@ -217,6 +217,7 @@ fn serve(job: &Serving, lines: impl Iterator<Item = std::io::Result<String>>) ->
                 let blocks = checkpoint.blocks(name.as_str(), columns.first(column), columns.depth())?;
                 session.store.set_column(name, &columns, column, blocks);
             }
+            checkpoint.release(name.as_str())?;
             continue;
         }
         for part in parts(session.store.elements(name)?) {

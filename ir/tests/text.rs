@@ -34,7 +34,7 @@ fn sample() -> Result<Program> {
         update: UpdateRule::AdamW { decay: true },
         layers: None,
         order: vec![vocabulary, embed],
-        blocks: Some(Blocks { format: BlockFormat::Q4_1, along: vec![embed] }),
+        blocks: None,
     };
     program.params.insert("embedding".into(), info);
     let stacked = ty(DType::F32, &[layers, embed]);
@@ -47,6 +47,16 @@ fn sample() -> Result<Program> {
         blocks: None,
     };
     program.params.insert("layers.scale".into(), info);
+    let (rows, columns) = (Axis::fixed("rows", 64), Axis::fixed("columns", 3));
+    let info = ParamInfo {
+        ty: ty(DType::F32, &[rows, columns]),
+        initializer: Initializer::Constant(0.0),
+        update: UpdateRule::AdamW { decay: true },
+        layers: None,
+        order: vec![columns, rows],
+        blocks: Some(Blocks { format: BlockFormat::Q4_1, along: vec![rows] }),
+    };
+    program.params.insert("held".into(), info);
     program.states.insert("gradient.embedding".into(), table.clone());
 
     let mut body = Region::new("layers");

@@ -136,3 +136,74 @@ fn round_rows(program: &mut Program, region: RegionId, weight: NodeId) -> Result
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use diptych_models::{Registry, build};
+    use serde_json::json;
+
+    fn program(preset: &str, change: serde_json::Value) -> Program {
+        let registry = Registry::zoo();
+        let architecture = registry.preset(preset).unwrap();
+        let mut config = architecture.describe();
+        config.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+        build(&*registry.architecture(architecture.name(), &config).unwrap()).unwrap()
+    }
+
+    fn formats(program: &Program, format: BlockFormat) -> BTreeMap<Symbol, BlockFormat> {
+        candidates(program).into_iter().filter(|row| row.1.is_ok()).map(|row| (row.0, format)).collect()
+    }
+
+    #[test]
+    fn products_of_rows_alone_are_held_in_blocks() {
+        let sizes = json!({ "embed": 64, "head_dim": 16, "hidden": 40, "tied": true });
+        let found = candidates(&program("llama-tiny", sizes));
+        let names = |axes: &[Axis]| axes.iter().map(|axis| axis.name.to_string()).collect::<Vec<_>>();
+        let of = |name: &str| found[&Symbol::new(name)].clone();
+        assert_eq!(names(&of("layers.q").unwrap()), ["embed"]);
+        assert_eq!(names(&of("layers.o").unwrap()), ["kv_head", "group", "head_dim"]);
+        assert_eq!(
+            names(&of("embedding").unwrap()),
+            ["embed"],
+            "the logits' weight, of which rows are taken too"
+        );
+        assert!(of("layers.down").unwrap_err().contains("40 numbers are summed"));
+        assert!(!found.contains_key(&Symbol::new("layers.attention_norm")), "a norm's weight is no matrix");
+        // Experts are chosen by ids, and what latents are expanded to is computed over the past.
+        let experts = candidates(&program("moe-tiny", json!({ "embed": 64 })));
+        let problems: Vec<&String> = experts.values().filter_map(|along| along.as_ref().err()).collect();
+        assert!(problems.iter().any(|problem| problem.contains("no product of rows")), "{problems:?}");
+    }
+
+    #[test]
+    fn rows_are_rounded_once_for_all_products_that_share_them() {
+        let whole = program("llama-tiny", json!({ "embed": 64, "head_dim": 16, "hidden": 96 }));
+        let held = hold_in_blocks(&whole, &formats(&whole, BlockFormat::Q8_0)).unwrap();
+        let body = held.regions.iter().find(|region| region.name.as_str() == "layers").unwrap();
+        let of = |wanted: fn(&Op) -> bool| {
+            body.graph.ids().into_iter().filter(|&id| wanted(body.graph.op(id))).count()
+        };
+        // Of what goes to q, k and v, to o, to gate and up, and to down.
+        assert_eq!(of(|op| matches!(op, Op::RoundBlocks(_))), 4);
+        let info = &held.params[&Symbol::new("layers.q")];
+        assert_eq!(info.blocks.as_ref().map(|blocks| blocks.format), Some(BlockFormat::Q8_0));
+        let error = crate::differentiate(&held).unwrap_err().to_string();
+        assert!(error.contains("for serving, not for training"), "{error}");
+    }
+
+    #[test]
+    fn what_cannot_be_held_so_is_refused() {
+        let whole = program("llama-tiny", json!({ "embed": 64, "head_dim": 16, "hidden": 40 }));
+        let refused = |name: &str, format: BlockFormat| {
+            let formats = BTreeMap::from([(Symbol::new(name), format)]);
+            hold_in_blocks(&whole, &formats).unwrap_err().to_string()
+        };
+        let down = refused("layers.down", BlockFormat::Q8_0);
+        assert!(down.contains("`layers.down` cannot be held in q8_0: 40 numbers"), "{down}");
+        let short = refused("layers.q", BlockFormat::Q4K);
+        assert!(short.contains("64 numbers are no whole blocks of 256"), "{short}");
+        let unknown = refused("layers.x", BlockFormat::Q8_0);
+        assert!(unknown.contains("no matrix of the model"), "{unknown}");
+    }
+}
