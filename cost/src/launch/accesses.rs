@@ -4,7 +4,7 @@
 
 use super::sizes::{At, Sizes};
 use crate::work::{Direction, Traffic};
-use diptych_codegen::tile::{Along, Base, DimId, Id, Instr, Nest, PackedView, Place, RowMap};
+use diptych_codegen::tile::{Along, Base, DimId, Id, Instr, Nest, PackedView, Place, RowMap, View};
 use diptych_passes::layout::bytes_of_256;
 
 /// What memory hands over at a time, on every machine known.
@@ -177,6 +177,19 @@ impl<'a> Accesses<'a> {
                     self.near_read += first * self.sizes.program.args[ids].dtype.bytes() as f64;
                 }
             }
+        }
+    }
+
+    /// A statement that looks at all blocks of rounded rows, which lie one row after the other.
+    pub(super) fn rounded(&mut self, view: &View, direction: Direction, at: At) {
+        let dims = varying(&Place::Strided(view.clone()));
+        let words = view.strides.iter().map(|entry| entry.1).min().unwrap_or(0) as f64;
+        let row_bytes = 4.0 * words;
+        let write = direction == Direction::Write;
+        match view.base {
+            Base::Arg(arg) => self.add_moved(arg, write, view.offset, dims, at, row_bytes),
+            _ if write => self.near_write += row_bytes * self.sizes.points(&dims, at),
+            _ => self.near_read += row_bytes * self.sizes.points(&dims, at),
         }
     }
 

@@ -130,7 +130,7 @@ impl<'a> Counter<'a> {
                 let dims = [&rows[..], over].concat();
                 self.operations.rounding(sizes.points(&dims, at));
                 self.accesses.place(&Place::Strided(from.clone()), &dims, Direction::Read, at);
-                self.accesses.place(&Place::Strided(to.clone()), rows, Direction::Write, at);
+                self.accesses.rounded(to, Direction::Write, at);
             }
             Stmt::Group { ids, dims, count, order, .. } => {
                 let pairs = sizes.points(dims, at);
@@ -168,7 +168,12 @@ impl<'a> Counter<'a> {
             },
         });
         let direction = if dot.accumulate { Direction::Update } else { Direction::Write };
-        self.accesses.place(&Place::Strided(dot.a.clone()), &dims, Direction::Read, at);
+        match dot.b {
+            Place::Packed(PackedView { blocks: Some(_), .. }) => {
+                self.accesses.rounded(&dot.a, Direction::Read, at)
+            }
+            _ => self.accesses.place(&Place::Strided(dot.a.clone()), &dims, Direction::Read, at),
+        }
         match &dot.turned {
             Some(from) => {
                 let turned = [&dot.n[..], &dot.k].concat();
