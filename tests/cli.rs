@@ -4,6 +4,10 @@
 #[path = "../gguf/tests/support/mod.rs"]
 mod support;
 
+use diptych::ir::EntryKind;
+use diptych::models::{Checkpoint, Held};
+use diptych::passes::weight_blocks::{candidates, hold_in_blocks};
+use diptych::runtime::session::{Device, Session};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use support::{Gguf, Value};
@@ -348,6 +352,39 @@ fn small_gguf() -> Gguf {
         }
     }
     file
+}
+
+/// Blocks that are taken from a file as they are hold the numbers that its format defines, each in its place: rows of
+/// queries and keys stand in another order there.
+#[test]
+fn stored_blocks_hold_the_numbers_of_the_file() {
+    let place = place();
+    let path = place.path().join("small.gguf");
+    std::fs::write(&path, small_gguf().bytes()).unwrap();
+    let file = diptych::gguf::File::open(&path).unwrap();
+    let checkpoint = Checkpoint::of_gguf(&file, &diptych::Registry::zoo()).unwrap();
+    let formats = candidates(checkpoint.program()).into_iter().map(|(name, along)| {
+        match checkpoint.held(name.as_str(), &along.unwrap()).unwrap() {
+            Held::Blocks(format) => (name, format),
+            other => panic!("{name}: {other:?}"),
+        }
+    });
+    let program = hold_in_blocks(checkpoint.program(), &formats.collect()).unwrap();
+    let device = Device::cpu(Some(1)).unwrap();
+    let kinds = [EntryKind::Score];
+    let mut session = Session::compile(&device, &program, 64, &kinds, &Default::default()).unwrap();
+    let mut held = 0;
+    for &name in program.params.keys() {
+        let Some(columns) = session.store.columns(name) else { continue };
+        for column in 0..columns.count() {
+            let blocks = checkpoint.blocks(name.as_str(), columns.first(column), columns.depth()).unwrap();
+            session.store.set_column(name, &columns, column, blocks);
+        }
+        let numbers = session.store.get(name).unwrap();
+        assert_eq!(numbers, checkpoint.load_param(name.as_str()).unwrap(), "{name}");
+        held += 1;
+    }
+    assert_eq!(held, 8);
 }
 
 #[test]
