@@ -4,6 +4,10 @@
 #[path = "../gguf/tests/support/mod.rs"]
 mod support;
 
+use diptych::ir::EntryKind;
+use diptych::models::{Checkpoint, Held};
+use diptych::passes::weight_blocks::{candidates, hold_in_blocks};
+use diptych::runtime::session::{Device, Session};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use support::{Gguf, Value};
@@ -201,6 +205,11 @@ fn a_run_trains_resumes_generates_scores_and_is_refused_where_it_does_not_fit() 
     assert!(halves.contains("in windows of 8, the second half of each"), "{halves}");
     refused(path, &[&score[..], &["--second-half", "--window", "2"]].concat(), &["--window is 2", "3 to"]);
 
+    // Weights of too few summed numbers for blocks, and of no file that has any.
+    refused(path, &[&score[..], &["--weights", "q8"]].concat(), &["no weight can be held so"]);
+    refused(path, &[&score[..], &["--weights", "stored"]].concat(), &["no weight can be held so"]);
+    refused(path, &[&score[..], &["--weights", "q5"]].concat(), &["q5"]);
+
     // Weights that are damaged, or are not there.
     std::fs::write(path.join("cut.safetensors"), &kept[..kept.len() - 100]).unwrap();
     refused(path, &["generate", "--checkpoint", "cut.safetensors"], &["cut.safetensors"]);
@@ -316,10 +325,10 @@ fn small_gguf() -> Gguf {
         (state >> 40) as u32
     };
     let mut quantised = |file: &mut Gguf, name: &str, rows: usize, width: usize| {
-        // Q8_0: a scale of 2^-10, and bytes.
+        // Q8_0: a scale of 2^-8, and bytes.
         let block: Vec<u8> = (0..rows * width / 32)
             .flat_map(|_| {
-                [0x00, 0x14].into_iter().chain((0..32).map(|_| random() as u8)).collect::<Vec<u8>>()
+                [0x00, 0x1c].into_iter().chain((0..32).map(|_| random() as u8)).collect::<Vec<u8>>()
             })
             .collect();
         file.tensor(name, &[rows, width], 8, block);
@@ -345,6 +354,39 @@ fn small_gguf() -> Gguf {
     file
 }
 
+/// Blocks that are taken from a file as they are hold the numbers that its format defines, each in its place: rows of
+/// queries and keys stand in another order there.
+#[test]
+fn stored_blocks_hold_the_numbers_of_the_file() {
+    let place = place();
+    let path = place.path().join("small.gguf");
+    std::fs::write(&path, small_gguf().bytes()).unwrap();
+    let file = diptych::gguf::File::open(&path).unwrap();
+    let checkpoint = Checkpoint::of_gguf(&file, &diptych::Registry::zoo()).unwrap();
+    let formats = candidates(checkpoint.program()).into_iter().map(|(name, along)| {
+        match checkpoint.held(name.as_str(), &along.unwrap()).unwrap() {
+            Held::Blocks(format) => (name, format),
+            other => panic!("{name}: {other:?}"),
+        }
+    });
+    let program = hold_in_blocks(checkpoint.program(), &formats.collect()).unwrap();
+    let device = Device::cpu(Some(1)).unwrap();
+    let kinds = [EntryKind::Score];
+    let mut session = Session::compile(&device, &program, 64, &kinds, &Default::default()).unwrap();
+    let mut held = 0;
+    for &name in program.params.keys() {
+        let Some(columns) = session.store.columns(name) else { continue };
+        for column in 0..columns.count() {
+            let blocks = checkpoint.blocks(name.as_str(), columns.first(column), columns.depth()).unwrap();
+            session.store.set_column(name, &columns, column, blocks);
+        }
+        let numbers = session.store.get(name).unwrap();
+        assert_eq!(numbers, checkpoint.load_param(name.as_str()).unwrap(), "{name}");
+        held += 1;
+    }
+    assert_eq!(held, 8);
+}
+
 #[test]
 fn gguf_files_generate_chat_score_and_are_exported() {
     let place = place();
@@ -360,6 +402,24 @@ fn gguf_files_generate_chat_score_and_are_exported() {
     let scored =
         worked(path, &["score", "--gguf", "small.gguf", "--data", "text.txt", "--most-tokens", "99"]);
     assert!(scored.contains("perplexity") && scored.contains('±'), "{scored}");
+    // Blocks as the file has them, rounded anew to as many bits, and to fewer.
+    let loss = |more: &[&str]| {
+        let score = ["score", "--gguf", "small.gguf", "--data", "text.txt", "--most-tokens", "99"];
+        let told = worked(path, &[&score[..], more].concat());
+        let line = told.lines().find(|line| line.contains("nats/token")).unwrap().to_owned();
+        line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap()
+    };
+    let whole = loss(&[]);
+    for hold in ["stored", "q8", "q4"] {
+        let held = loss(&["--weights", hold]);
+        assert!((held - whole).abs() < 0.2 && held != whole, "{hold}: {held}, and {whole} in f32");
+    }
+    for hold in ["stored", "q4"] {
+        worked(path, &[&generate[..], &["--weights", hold]].concat());
+    }
+    let told = diptych(path, &[&generate[..], &["--weights", "stored"]].concat());
+    let told = String::from_utf8(told.stderr).unwrap();
+    assert!(told.contains("weights in q8_0: embedding, layers.down"), "{told}");
     worked(path, &["export", "--gguf", "small.gguf", "--out", "exported"]);
     let back = ["generate", "--hugging-face", "exported", "--prompt", "Line 1", "--tokens", "8"];
     assert_eq!(worked(path, &back), text);

@@ -55,7 +55,7 @@ COMPILED = {"TORCHINDUCTOR_CACHE_DIR": str(HOME / "inductor")}
 EAGER, INDUCTOR = {"compile": False}, {"compile": True}
 
 ALL = [
-    Contender(OURS, diptych(), trains=True, serves=("F32",)),
+    Contender(OURS, diptych(), trains=True, serves=("F32", "Q8_0", "Q4_1", "Q4_0")),
     Contender("diptych-within", diptych(), trains=True, within=True),
     Contender("torch-eager", python("train_torch.py"), trains=True, settings=EAGER),
     Contender(

@@ -1,7 +1,7 @@
 //! What commands take in common on the command line. What they do with it is
 //! theirs.
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use std::path::PathBuf;
 
 /// Which text.
@@ -37,6 +37,29 @@ pub struct ModelArguments {
     /// Sets a field of the configuration, such as `model.layers=4` or `train.beta2=0.95`; may be repeated.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub set: Vec<String>,
+}
+
+/// In which numbers weights are held.
+#[derive(Args, Clone, Debug)]
+pub struct HoldArguments {
+    /// In which numbers weights are held and computed with. `q8` and `q4` round the matrices to blocks of 8 or 4 bits
+    /// (with `q4`, what is no layer's has 8); `stored` takes blocks as a GGUF file has them. Activations are then
+    /// rounded to 8 bits before they are multiplied. `score` tells what that costs.
+    #[arg(long = "weights", value_name = "NUMBERS", default_value = "f32")]
+    pub hold: Hold,
+}
+
+/// In which numbers weights are held.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Hold {
+    /// f32.
+    F32,
+    /// 8 bits, with a scale for each 32.
+    Q8,
+    /// 4 bits, with a scale and a least value for each 32.
+    Q4,
+    /// As the file has them.
+    Stored,
 }
 
 /// Which weights.

@@ -1,6 +1,6 @@
 //! `diptych generate`: continues a prompt, token by token, to the terminal.
 
-use crate::arguments::{DeviceArguments, WeightArguments};
+use crate::arguments::{DeviceArguments, HoldArguments, WeightArguments};
 use crate::failure::{Failure, Result};
 use crate::format::{seconds, short};
 use crate::machine::{open_device, peak_text};
@@ -23,6 +23,8 @@ use std::time::Instant;
 pub struct Arguments {
     #[command(flatten)]
     weights: WeightArguments,
+    #[command(flatten)]
+    hold: HoldArguments,
     #[command(flatten)]
     device: DeviceArguments,
     #[command(flatten)]
@@ -61,7 +63,7 @@ pub struct Arguments {
 /// # Errors
 /// When weights or vocabulary do not fit, or the text would exceed the context.
 pub fn run(registry: &Registry, arguments: &Arguments) -> Result<()> {
-    let weights = Weights::open(registry, &arguments.weights)?;
+    let weights = Weights::open(registry, &arguments.weights)?.held(&arguments.hold)?;
     let vocabulary = weights.vocabulary(arguments.tokenizer.as_deref())?;
     let (vocab, context) = (weights.architecture.vocab(), weights.architecture.context());
     let options = SamplingOptions {

@@ -3,6 +3,7 @@
 
 mod arguments;
 mod bench;
+mod blocks;
 mod chat;
 mod compare;
 mod compile;

@@ -1,7 +1,7 @@
 //! `diptych score`: the loss and perplexity of a text, with its standard error
 //! over documents.
 
-use crate::arguments::{DeviceArguments, TextArguments, WeightArguments};
+use crate::arguments::{DeviceArguments, HoldArguments, TextArguments, WeightArguments};
 use crate::failure::{Failure, Result};
 use crate::format::thousands;
 use crate::machine::open_device;
@@ -23,6 +23,8 @@ use std::path::PathBuf;
 pub struct Arguments {
     #[command(flatten)]
     weights: WeightArguments,
+    #[command(flatten)]
+    hold: HoldArguments,
     #[command(flatten)]
     text: TextArguments,
     #[command(flatten)]
@@ -76,7 +78,7 @@ fn second_halves(vocabulary: &Vocabulary, text: &str, window: usize) -> Result<V
 /// # Errors
 /// When weights, vocabulary or text do not fit.
 pub fn run(registry: &Registry, arguments: &Arguments) -> Result<()> {
-    let weights = Weights::open(registry, &arguments.weights)?;
+    let weights = Weights::open(registry, &arguments.weights)?.held(&arguments.hold)?;
     let vocabulary = weights.vocabulary(arguments.tokenizer.as_deref())?;
     let context = weights.architecture.context();
     let window = arguments.window.unwrap_or(context.min(1024));

@@ -1,7 +1,8 @@
 //! Weights on disk, whoever wrote them: a run of `train`, a Hugging Face folder or a GGUF
 //! file, with the architecture, the vocabulary and the chat template that belong to them.
 
-use crate::arguments::WeightArguments;
+use crate::arguments::{Hold, HoldArguments, WeightArguments};
+use crate::blocks;
 use crate::chat::ChatTemplate;
 use crate::config::{TrainConfig, compiled_for, identity};
 use crate::failure::{Failure, Result, file_failure};
@@ -12,13 +13,15 @@ use crate::text::read_vocabulary;
 use crate::train::CONFIG_FILE;
 use diptych_codegen::driver::compile_rewritten;
 use diptych_data::Vocabulary;
-use diptych_ir::{EntryKind, Program};
+use diptych_ir::{EntryKind, Program, Symbol};
 use diptych_models::{Architecture, Registry, build};
+use diptych_passes::weight_blocks::hold_in_blocks;
 use diptych_runtime::checkpoint::{Checkpoint, Dtype};
 use diptych_runtime::decode::{ServeMemory, ServeOptions};
 use diptych_runtime::executor::{PART_ELEMENTS, parts};
 use diptych_runtime::session::{Device, Session};
 use diptych_runtime::train::{SavedModel, load_parameters};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// What a run's vocabulary is called in its folder, as Hugging Face calls it.
@@ -32,6 +35,8 @@ pub struct Weights {
     pub program: Program,
     beside: Beside,
     source: Source,
+    /// The parameters whose blocks are taken from the file as they are.
+    stored: BTreeSet<Symbol>,
     /// What the run was compiled for: the form depends on how it was trained, too.
     compiled_for: (ObjectiveConfig, TrainConfig),
 }
@@ -65,6 +70,24 @@ impl Weights {
         }
     }
 
+    /// These weights, held in the numbers that the user asks for.
+    ///
+    /// # Errors
+    /// When none can be held so.
+    pub fn held(mut self, arguments: &HoldArguments) -> Result<Weights> {
+        if arguments.hold != Hold::F32 {
+            let file = match &self.source {
+                Source::Others(checkpoint) => Some(checkpoint),
+                Source::Run(_) => None,
+            };
+            let chosen = blocks::choose(&self.program, arguments.hold, file)?;
+            tell(chosen.text());
+            self.program = hold_in_blocks(&self.program, &chosen.formats)?;
+            self.stored = chosen.stored;
+        }
+        Ok(self)
+    }
+
     fn of_run(registry: &Registry, path: &Path) -> Result<Weights> {
         let file = newest_checkpoint(path)?;
         let saved = SavedModel::read(&file)?;
@@ -82,6 +105,7 @@ impl Weights {
             program,
             beside: Beside::Folder { folder, end_of_text: None },
             source: Source::Run(tensors),
+            stored: BTreeSet::new(),
             compiled_for,
         })
     }
@@ -105,6 +129,7 @@ impl Weights {
                 end_of_text: id.and_then(|id| u32::try_from(id).ok()),
             },
             source: Source::Others(checkpoint),
+            stored: BTreeSet::new(),
             compiled_for: Default::default(),
         })
     }
@@ -118,6 +143,7 @@ impl Weights {
             program: checkpoint.program().clone(),
             beside: Beside::Gguf(file),
             source: Source::Others(checkpoint),
+            stored: BTreeSet::new(),
             compiled_for: Default::default(),
         })
     }
@@ -158,7 +184,16 @@ impl Weights {
         let rewritten = config.rewrite(&self.program, objective, device.options())?;
         let compiled = compile_rewritten(&rewritten, kinds, &Default::default(), device.options())?;
         let memory = ServeMemory::of(device, &compiled, context, room, kinds);
-        let part = memory.parameters.min(PART_ELEMENTS * size_of::<f32>());
+        // What is rounded is read whole.
+        let rounded = self
+            .program
+            .params
+            .iter()
+            .filter(|(name, info)| info.blocks.is_some() && !self.stored.contains(*name));
+        let rounded =
+            rounded.map(|(_, info)| info.order.iter().filter_map(|axis| axis.fixed_size()).product());
+        let most = rounded.max().unwrap_or(0).max(PART_ELEMENTS);
+        let part = most * size_of::<f32>();
         let in_file = match &self.source {
             Source::Run(_) => part,
             Source::Others(checkpoint) => checkpoint.largest_tensor(),
@@ -175,6 +210,19 @@ impl Weights {
             Source::Others(checkpoint) => {
                 let mut values = Vec::new();
                 for &name in self.program.params.keys() {
+                    if let Some(columns) = session.store.columns(name) {
+                        if !self.stored.contains(&name) {
+                            session.store.set(name, &checkpoint.load_param(name.as_str())?)?;
+                            continue;
+                        }
+                        for column in 0..columns.count() {
+                            let blocks =
+                                checkpoint.blocks(name.as_str(), columns.first(column), columns.depth())?;
+                            session.store.set_column(name, &columns, column, blocks);
+                        }
+                        checkpoint.release(name.as_str())?;
+                        continue;
+                    }
                     for part in parts(session.store.elements(name)?) {
                         values.resize(part.len(), 0.0);
                         checkpoint.load_part(name.as_str(), part.start, &mut values)?;

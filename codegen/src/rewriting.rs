@@ -304,6 +304,17 @@ pub fn rewrite(
     verify(program)?;
     laps.lap("verify");
     let objective = &rewriting.objective;
+    if program.params.values().any(|info| info.blocks.is_some()) {
+        // What is held in blocks cannot be folded, merged or absorbed: its numbers are what they are. Nor is it trained.
+        let mut serving = objective.clone();
+        serving.bindings.retain(|binding| !binding.entry.trains());
+        let form = as_written(program, &serving)?;
+        return Ok(Rewritten {
+            candidates: vec![Candidate { form, backward: None, fused: None }],
+            refused: Vec::new(),
+            stages,
+        });
+    }
     let written = as_written(program, objective)?;
     let mut found = vec![Candidate { form: written.clone(), backward: None, fused: None }];
     if rewriting.algebra {

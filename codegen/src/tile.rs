@@ -3,6 +3,7 @@
 //! most one loop that streams blocks of a long axis. It knows no op, no thread
 //! and no instruction set.
 
+use diptych_ir::blocks::BlockFormat;
 use diptych_ir::{DType, ReduceKind, ScalarFn};
 use diptych_passes::layout::Leading;
 
@@ -173,6 +174,8 @@ pub struct PackedView {
     pub arg: usize,
     /// Element type.
     pub dtype: DType,
+    /// Whether elements are integers in blocks, and of what format.
+    pub blocks: Option<BlockFormat>,
     /// Rows of a panel: the product of the k axes.
     pub depth: usize,
     /// First row and first column, where part of a value is meant.
@@ -296,7 +299,8 @@ pub struct Nest {
 }
 
 /// A contraction of two tiles: `c[b, m, n] (+)= sum over k of a[b, m, k] * b[b, k, n]`,
-/// for each element one chain of fused multiply-adds over ascending k.
+/// for each element one chain of fused multiply-adds over ascending k. Where b is in blocks, a is rounded rows, and the
+/// chain is one over the blocks, within which sums are of integers.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Dot {
     /// Dimensions that all three have, walked one by one.
@@ -307,7 +311,7 @@ pub struct Dot {
     pub n: Vec<DimId>,
     /// Summed dimensions. They lie as one in a and in b.
     pub k: Vec<DimId>,
-    /// Left operand, f32.
+    /// Left operand, f32 or rounded.
     pub a: View,
     /// Right operand, f32 or bf16.
     pub b: Place,
@@ -336,6 +340,17 @@ pub enum Stmt {
         /// What is copied.
         from: Place,
         /// An f32 tile.
+        to: View,
+    },
+    /// Rounds elements to 8-bit integers with a scale for each block of 32.
+    Round {
+        /// The dimensions of the rows, which lie as one.
+        rows: Vec<DimId>,
+        /// The dimensions that are cut into blocks; they lie as one.
+        over: Vec<DimId>,
+        /// What is rounded, f32.
+        from: View,
+        /// Where the blocks of each row go.
         to: View,
     },
     /// Sets a tile or a place to a number.

@@ -99,6 +99,7 @@ fn updating(axes: &[Axis], build: impl FnOnce(&mut Graph, [NodeId; 2]) -> [NodeI
             update: UpdateRule::AdamW { decay: false },
             layers: None,
             order: axes.to_vec(),
+            blocks: None,
         };
         program.params.insert(name.into(), info);
     }

@@ -7,9 +7,11 @@
 use diptych_codegen::c::prelude::{LINK_FLAGS, prelude};
 use diptych_codegen::driver::{CompiledProgram, rewrite_by_default};
 use diptych_cost::{ProbeSource, StepSizes, Target, measured, predict_step};
-use diptych_ir::EntryKind;
-use diptych_models::{Registry, hugging_face};
+use diptych_ir::blocks::BlockFormat;
+use diptych_ir::{EntryKind, Symbol};
+use diptych_models::{Checkpoint, Held, Registry};
 use diptych_passes::AdamWOptions;
+use diptych_passes::weight_blocks::{candidates, hold_in_blocks};
 use diptych_runtime::cpu::compile::default_folder;
 use diptych_runtime::decode::{SequenceId, ServeOptions, Server};
 use diptych_runtime::executor::parts;
@@ -18,6 +20,7 @@ use diptych_runtime::session::{Device, Session};
 use diptych_runtime::train::{ModelIdentity, OptimizerOptions, Plan, TrainOptions, Trainer};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::io::{BufRead, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -54,12 +57,13 @@ struct Optimizer {
     weight_decay: f64,
 }
 
-/// Greedy text after some prompts, from the weights of a Hugging Face folder.
+/// Greedy text after some prompts, from the weights of a Hugging Face folder or, in blocks, of a GGUF file.
 #[derive(Deserialize)]
 struct Serving {
     threads: usize,
     folder: PathBuf,
-    /// In which format weights are computed with: `F32`.
+    gguf: PathBuf,
+    /// In which format weights are computed with: `F32`, or that of the GGUF file.
     format: String,
     /// Prompts of one length, one for each sequence.
     prompts: Vec<Vec<i32>>,
@@ -118,7 +122,7 @@ fn answer(
 }
 
 fn train(job: &Training, lines: impl Iterator<Item = std::io::Result<String>>) -> Result<()> {
-    let checkpoint = hugging_face::Checkpoint::open(&job.folder, &Registry::zoo())?;
+    let checkpoint = Checkpoint::open(&job.folder, &Registry::zoo())?;
     let architecture = checkpoint.architecture();
     let rows = job.tokens.iter().map(Vec::len).max().unwrap_or(0);
     if rows < 2 || job.tokens.iter().any(|row| row.len() != rows) {
@@ -195,17 +199,27 @@ fn train(job: &Training, lines: impl Iterator<Item = std::io::Result<String>>) -
 }
 
 fn serve(job: &Serving, lines: impl Iterator<Item = std::io::Result<String>>) -> Result<()> {
-    if job.format != "F32" {
-        return Err(format!("weights in the format `{}` are not served; `F32` are", job.format).into());
-    }
-    let checkpoint = hugging_face::Checkpoint::open(&job.folder, &Registry::zoo())?;
+    let registry = Registry::zoo();
+    let checkpoint = match job.format.as_str() {
+        "F32" => Checkpoint::open(&job.folder, &registry)?,
+        "Q8_0" | "Q4_0" | "Q4_1" => Checkpoint::of_gguf(&diptych_gguf::File::open(&job.gguf)?, &registry)?,
+        other => return Err(format!("weights in the format `{other}` are not served").into()),
+    };
+    let program = hold_in_blocks(checkpoint.program(), &formats(&checkpoint)?)?;
     let (batch, context) = (job.prompts.len(), checkpoint.architecture().context());
     let device = Device::cpu(Some(job.threads))?;
     let kinds = [EntryKind::Prefill, EntryKind::Decode];
-    let mut session =
-        Session::compile(&device, checkpoint.program(), context, &kinds, &AdamWOptions::default())?;
+    let mut session = Session::compile(&device, &program, context, &kinds, &AdamWOptions::default())?;
     let mut values = Vec::new();
-    for &name in checkpoint.program().params.keys() {
+    for &name in program.params.keys() {
+        if let Some(columns) = session.store.columns(name) {
+            for column in 0..columns.count() {
+                let blocks = checkpoint.blocks(name.as_str(), columns.first(column), columns.depth())?;
+                session.store.set_column(name, &columns, column, blocks);
+            }
+            checkpoint.release(name.as_str())?;
+            continue;
+        }
         for part in parts(session.store.elements(name)?) {
             values.resize(part.len(), 0.0);
             checkpoint.load_part(name.as_str(), part.start, &mut values)?;
@@ -258,6 +272,18 @@ fn serve(job: &Serving, lines: impl Iterator<Item = std::io::Result<String>>) ->
         }
         Request::Step => Err("a job of serving takes no `step`".into()),
     })
+}
+
+/// The parameters that the file holds in blocks.
+fn formats(checkpoint: &Checkpoint) -> Result<BTreeMap<Symbol, BlockFormat>> {
+    let mut formats = BTreeMap::new();
+    for (name, along) in candidates(checkpoint.program()) {
+        let Ok(along) = along else { continue };
+        if let Held::Blocks(format) = checkpoint.held(name.as_str(), &along)? {
+            formats.insert(name, format);
+        }
+    }
+    Ok(formats)
 }
 
 /// The place of the greatest logit, the first of equals.

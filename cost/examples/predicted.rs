@@ -1,7 +1,9 @@
 //! Predicted against measured time, per kernel and per entry, of a preset with random weights: training, scoring,
 //! prefill and decode at shapes that the machine was not measured with.
 //!
-//! `cargo run --release -p diptych-cost --example predicted -- [--model llama-15m | --hugging-face FOLDER] [--batch 4] [--time 200] [--past 300] [--threads 2] [--rounds 7] [--all]`
+//! `cargo run --release -p diptych-cost --example predicted -- [--model llama-15m | --hugging-face FOLDER] [--batch 4] [--time 200] [--past 300] [--threads 2] [--rounds 7] [--weights f32] [--all]`
+//!
+//! `--weights q8_0` (or `q4_1`) holds matrices in blocks, and then nothing is trained.
 //!
 //! The fastest of the rounds counts for each kernel: others on the machine only ever slow it down.
 
@@ -9,9 +11,11 @@ use diptych_codegen::c::prelude::{LINK_FLAGS, prelude};
 use diptych_codegen::entry::Limits;
 use diptych_cost::{Bound, EntryPrediction, Machine, ProbeSource, RunSizes, Target, measured, predict_entry};
 use diptych_ir::EntryKind;
+use diptych_ir::blocks::BlockFormat;
 use diptych_models::hugging_face::Checkpoint;
 use diptych_models::{Registry, build, initialize};
 use diptych_passes::AdamWOptions;
+use diptych_passes::weight_blocks::{candidates, hold_in_blocks};
 use diptych_runtime::executor::{Binding, CacheRooms, CacheSize, Executable, Sequence};
 use diptych_runtime::session::{Device, Session};
 use std::path::Path;
@@ -143,7 +147,7 @@ fn main() -> Result<(), Failure> {
     let (batch, length, past) = (number("--batch", "4")?, number("--time", "200")?, number("--past", "300")?);
     let (threads, rounds) = (number("--threads", "2")?, number("--rounds", "7")?);
     let folder = option("--hugging-face", "");
-    let (context, vocab, program) = if folder.is_empty() {
+    let (context, vocab, mut program) = if folder.is_empty() {
         let architecture = Registry::zoo().preset(&option("--model", "llama-15m"))?;
         (architecture.context(), architecture.vocab(), build(architecture.as_ref())?)
     } else {
@@ -152,6 +156,16 @@ fn main() -> Result<(), Failure> {
         (architecture.context(), architecture.vocab(), checkpoint.program().clone())
     };
     let (length, past) = (length.min(context), past.min(context.saturating_sub(1)));
+    let mut kinds =
+        vec![EntryKind::Train, EntryKind::Update, EntryKind::Score, EntryKind::Prefill, EntryKind::Decode];
+    let format = option("--weights", "f32");
+    if format != "f32" {
+        let format =
+            BlockFormat::of_name(&format).ok_or(format!("no format of blocks is called `{format}`"))?;
+        let fits = candidates(&program).into_iter().filter(|(_, along)| along.is_ok());
+        program = hold_in_blocks(&program, &fits.map(|(name, _)| (name, format)).collect())?;
+        kinds.retain(|kind| !kind.trains());
+    }
     let device = Device::cpu(Some(threads))?;
 
     let flags = device.width.cc_flags();
@@ -167,8 +181,6 @@ fn main() -> Result<(), Failure> {
     let machine: Machine =
         Target::load("this-machine")?.into_machine(Some((measurement.rates, measurement.memory_bytes)))?;
 
-    let kinds =
-        [EntryKind::Train, EntryKind::Update, EntryKind::Score, EntryKind::Prefill, EntryKind::Decode];
     let mut session = Session::compile(&device, &program, context, &kinds, &AdamWOptions::default())?;
     for name in program.params.keys() {
         session.store.set(*name, &initialize(&program, name.as_str(), 1)?)?;

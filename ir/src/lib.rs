@@ -3,6 +3,7 @@
 //! the reference evaluator in f64. It knows no device, no layout and no thread.
 
 mod axis;
+pub mod blocks;
 mod error;
 pub mod evaluate;
 mod graph;

@@ -1,6 +1,7 @@
 //! A program: regions (the main graph and the bodies of its repeats), the
 //! parameters, and the entries that bind it to a job. It knows no device.
 
+use crate::blocks::Blocks;
 use crate::ops::{Argument, Output, Repeat, loop_results};
 use crate::{Axis, Graph, NodeId, Op, Result, Symbol, TensorType};
 use std::collections::BTreeMap;
@@ -90,6 +91,8 @@ pub struct ParamInfo {
     /// Axes in the order in which the user declared them (layer axis first, if
     /// any): the order of checkpoints and exports.
     pub order: Vec<Axis>,
+    /// Whether its numbers are held in blocks of small integers, which is for serving.
+    pub blocks: Option<Blocks>,
 }
 
 /// Inclusive bounds of a symbolic size, in elements.

@@ -3,7 +3,7 @@
 
 use crate::ops::{Scan, loop_results};
 use crate::{
-    Axis, Entry, Initializer, IrError, NodeId, Op, ParamInfo, Program, Region, Result, Size, Symbol,
+    Axis, DType, Entry, Initializer, IrError, NodeId, Op, ParamInfo, Program, Region, Result, Size, Symbol,
     TensorType, UpdateRule,
 };
 use std::collections::{BTreeMap, BTreeSet};
@@ -93,6 +93,19 @@ fn verify_param(info: &ParamInfo) -> Result<(), String> {
             "the layer axis {:?} comes first, but the order is {:?}",
             info.layers, info.order
         ));
+    }
+    if let Some(blocks) = &info.blocks {
+        let own = |axis: &Axis| info.ty.axes.contains(*axis) && Some(*axis) != info.layers;
+        if let Some(axis) = blocks.along.iter().find(|axis| !own(axis)) {
+            return Err(format!("its blocks lie along {axis}, which is none of its axes within a layer"));
+        }
+        let (depth, elements) = (blocks.depth(), blocks.format.elements());
+        if depth == 0 || !depth.is_multiple_of(elements) || info.ty.dtype != DType::F32 {
+            return Err(format!(
+                "{depth} numbers of {} are no whole blocks of {elements} f32, as {} has them",
+                info.ty, blocks.format
+            ));
+        }
     }
     if let UpdateRule::SignDescent { rate } = info.update
         && !(rate.is_finite() && rate > 0.0)

@@ -5,8 +5,8 @@ mod common;
 use common::{Given, add_input, apply, floats, gives, ints, truths};
 use diptych_ir::evaluate::{Context, Value, evaluate};
 use diptych_ir::ops::{
-    Cast, Concat, Contract, History, Index, Literal, Map, Merge, Param, PutAdd, Reduce, Rename, Slice, Split,
-    Take, TopK,
+    Cast, Concat, Contract, History, Index, Literal, Map, Merge, Param, PutAdd, Reduce, Rename, RoundBlocks,
+    Slice, Split, Take, TopK,
 };
 use diptych_ir::{Axis, DType, Program, ReduceKind, Region, Result, ScalarFn, Symbol};
 use std::f64::consts::{FRAC_PI_2, LN_2, PI};
@@ -295,5 +295,32 @@ fn a_loop_over_nothing_keeps_what_it_carries() -> Result<()> {
     let values = evaluate(&program, &results, &context)?;
     assert_eq!(values[0].data, [10.0]);
     assert_eq!(values[1].axes, [(none.name, 0)]);
+    Ok(())
+}
+
+#[test]
+fn rounding_to_blocks() -> Result<()> {
+    let (row, half, within) = (Axis::fixed("row", 2), Axis::fixed("half", 2), Axis::fixed("within", 16));
+    let round = RoundBlocks { over: vec![half, within] };
+    let mut x = vec![0.0; 64];
+    // Of 127 steps: whole ones, ties to even, and the largest, which says what a step is.
+    x[..6].copy_from_slice(&[1.0, -2.25, 0.5, 1.5, -2.5, 127.0]);
+    // The other row's step is a hundredth.
+    x[32..35].copy_from_slice(&[0.014, -0.016, -1.27]);
+    let found = gives(round.clone(), &[floats(&[row, half, within], &x)], &[row, half, within]);
+    assert_eq!(found[..7], [1.0, -2.0, 0.0, 2.0, -2.0, 127.0, 0.0]);
+    let step = f64::from(1.27_f32 / 127.0);
+    assert_eq!(found[32..36], [step, -2.0 * step, -127.0 * step, 0.0]);
+    let tiny = gives(round.clone(), &[floats(&[row, half, within], &[1e-31; 64])], &[row, half, within]);
+    assert_eq!(tiny, [0.0; 64]);
+    x[40] = f64::INFINITY;
+    let broken = gives(round, &[floats(&[row, half, within], &x)], &[row, half, within]);
+    assert!(broken[..32].iter().all(|x| x.is_finite()) && broken[32..].iter().all(|x| x.is_nan()));
+
+    let mut program = Program::new("rounded");
+    let graph = &mut program.main_mut().graph;
+    let x = graph.add(Literal::table(DType::F32, within, &[1.0; 16])?, &[])?;
+    let error = graph.add(RoundBlocks { over: vec![within] }, &[x]).expect_err("half a block");
+    assert_eq!(error.to_string(), "round_blocks: needs whole blocks of 32 elements, not 16");
     Ok(())
 }

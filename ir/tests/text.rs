@@ -1,6 +1,7 @@
 //! The text form: what a program prints as, that it reads back to the same
 //! program, and that no text whatever makes the parser panic.
 
+use diptych_ir::blocks::{BlockFormat, Blocks};
 use diptych_ir::ops::{
     Concat, Contract, History, Index, Input, Literal, Map, Param, PutAdd, Slice, Split, Take,
 };
@@ -33,6 +34,7 @@ fn sample() -> Result<Program> {
         update: UpdateRule::AdamW { decay: true },
         layers: None,
         order: vec![vocabulary, embed],
+        blocks: None,
     };
     program.params.insert("embedding".into(), info);
     let stacked = ty(DType::F32, &[layers, embed]);
@@ -42,8 +44,19 @@ fn sample() -> Result<Program> {
         update: UpdateRule::SignDescent { rate: 0.001 },
         layers: Some(layers),
         order: vec![layers, embed],
+        blocks: None,
     };
     program.params.insert("layers.scale".into(), info);
+    let (rows, columns) = (Axis::fixed("rows", 64), Axis::fixed("columns", 3));
+    let info = ParamInfo {
+        ty: ty(DType::F32, &[rows, columns]),
+        initializer: Initializer::Constant(0.0),
+        update: UpdateRule::AdamW { decay: true },
+        layers: None,
+        order: vec![columns, rows],
+        blocks: Some(Blocks { format: BlockFormat::Q4_1, along: vec![rows] }),
+    };
+    program.params.insert("held".into(), info);
     program.states.insert("gradient.embedding".into(), table.clone());
 
     let mut body = Region::new("layers");

@@ -10,6 +10,7 @@ size batch from 1 to 8
 size time from 1 to 16
 param scale: f32[layers=3, embed=4] constant 1.0 stacked layers=3
 param bias: f32[embed=4] normal 0.02 decay
+param held: f32[columns=3, rows=64] normal 0.02 blocks q8_0 along [rows=64]
 state gradient.bias: f32[embed=4]
 
 region @0 main {
@@ -97,6 +98,15 @@ fn declarations_are_sound() {
         "the order [batch] is not one of the axes",
     );
     refused(changed("stacked layers=3", "stacked layers=5"), "the layer axis");
+    refused(
+        changed("along [rows=64]", "along [embed=4]"),
+        "its blocks lie along embed=4, which is none of its axes",
+    );
+    refused(
+        changed("along [rows=64]", "along [columns=3]"),
+        "3 numbers of f32[columns=3, rows=64] are no whole",
+    );
+    refused(changed("blocks q8_0", "blocks q4_k"), "whole blocks of 256 f32, as q4_k has them");
     refused(
         changed("param bias: f32[embed=4]", "param bias: f32[depth]"),
         "parameter `bias`: the size `depth`",

@@ -46,7 +46,7 @@ mod initialize;
 pub mod zoo;
 
 pub use architecture::{Architecture, Constructor, Family, Precision, Registry, build, parse_config};
-pub use checkpoint::Checkpoint;
+pub use checkpoint::{Checkpoint, Held};
 pub use dsl::{AxisList, Linear, ModelBuilder, Operand, Rope, RopeScaling, RotaryTable, Tensor};
 pub use error::{ModelError, Result};
 pub use initialize::{count_parameters, initialize};

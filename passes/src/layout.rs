@@ -5,6 +5,7 @@ mod weights;
 
 pub use weights::Weights;
 
+use diptych_ir::blocks::{BLOCK, BlockFormat};
 use diptych_ir::{Axes, Axis, NodeId, Op, Program, RegionId, Size, Symbol, TensorType};
 use std::collections::{BTreeMap, HashMap};
 
@@ -77,6 +78,41 @@ pub enum Layout {
         /// The other axes, slowest first.
         n: Vec<Axis>,
     },
+    /// A weight of a contraction in blocks of small integers, cut into panels as a packed one is. Within a panel
+    /// blocks of 32 rows follow one another (of 16-bit numbers for 256 rows, those come before them), each with its
+    /// scales and then its integers: see [`bytes_of_256`].
+    Blocks {
+        /// The format.
+        format: BlockFormat,
+        /// The axes that contraction sums over, slowest first.
+        k: Vec<Axis>,
+        /// The other axes, slowest first.
+        n: Vec<Axis>,
+    },
+    /// Rounded activations: for each block of 32 elements its scale, sums of its integers, and these: [`ROUNDED_WORDS`]
+    /// numbers of four bytes.
+    Rounded {
+        /// The run-time axes.
+        leading: Leading,
+        /// The axes that are cut into blocks, slowest first.
+        order: Vec<Axis>,
+    },
+}
+
+/// Words of four bytes for a block of rounded activations: the f32 scale, the scale times the sum of the block's
+/// integers, that sum negated, that of the first half negated (i32 each), and 32 i8.
+pub const ROUNDED_WORDS: usize = 12;
+
+/// Bytes that 256 numbers of a column take in panels.
+pub fn bytes_of_256(format: BlockFormat) -> usize {
+    match format {
+        BlockFormat::Q8_0 => 8 * (2 + 32),
+        BlockFormat::Q4_0 => 8 * (2 + 16),
+        BlockFormat::Q4_1 => 8 * (4 + 16),
+        // The 6-bit scales have a byte each.
+        BlockFormat::Q4K => 4 + 8 * (2 + 16),
+        BlockFormat::Q6K => 2 + 8 * (2 + 24),
+    }
 }
 
 /// The product of fixed sizes, in elements.
@@ -85,11 +121,17 @@ pub fn product(axes: &[Axis]) -> usize {
 }
 
 impl Layout {
-    /// Elements stored for each run-time row (for the whole value if it has none).
+    /// Elements stored for each run-time row (for the whole value if it has none); of blocks, words of four bytes.
     pub fn row_elements(&self, panel: usize) -> usize {
         match self {
             Layout::Dense { order, .. } => product(order),
             Layout::Packed { k, n } => product(k) * product(n).next_multiple_of(panel),
+            Layout::Blocks { format, k, n } => {
+                product(k) * product(n).next_multiple_of(panel) * bytes_of_256(*format)
+                    / 256
+                    / size_of::<f32>()
+            }
+            Layout::Rounded { order, .. } => product(order) / BLOCK * ROUNDED_WORDS,
         }
     }
 
@@ -97,27 +139,28 @@ impl Layout {
     pub fn axes(&self) -> Vec<Axis> {
         match self {
             Layout::Dense { order, .. } => order.clone(),
-            Layout::Packed { k, n } => [&k[..], n].concat(),
+            Layout::Packed { k, n } | Layout::Blocks { k, n, .. } => [&k[..], n].concat(),
+            Layout::Rounded { order, .. } => order.clone(),
         }
     }
 
     /// The run-time axes.
     pub fn leading(&self) -> Leading {
         match self {
-            Layout::Dense { leading, .. } => *leading,
-            Layout::Packed { .. } => Leading::None,
+            Layout::Dense { leading, .. } | Layout::Rounded { leading, .. } => *leading,
+            Layout::Packed { .. } | Layout::Blocks { .. } => Leading::None,
         }
     }
 
     /// Where the element at each fixed position stands within a row: `positions`
-    /// gives the position along each axis.
+    /// gives the position along each axis. In blocks, where it would stand if it were an element of its own.
     pub fn offset(&self, panel: usize, positions: &dyn Fn(Axis) -> usize) -> usize {
         let flat = |axes: &[Axis]| {
             axes.iter().fold(0, |flat, &axis| flat * axis.fixed_size().unwrap_or(1) + positions(axis))
         };
         match self {
-            Layout::Dense { order, .. } => flat(order),
-            Layout::Packed { k, n } => {
+            Layout::Dense { order, .. } | Layout::Rounded { order, .. } => flat(order),
+            Layout::Packed { k, n } | Layout::Blocks { k, n, .. } => {
                 let (row, column) = (flat(k), flat(n));
                 (column / panel) * product(k) * panel + row * panel + column % panel
             }
@@ -149,6 +192,12 @@ impl Layouts {
         }
         layouts.params.extend(Weights::of(program, &layouts).params);
         for (&name, info) in &program.params {
+            let others = |axis: &Axis| Some(*axis) != info.layers;
+            if let Some(blocks) = &info.blocks {
+                let k = blocks.along.clone();
+                let n = layouts.ordered(info.ty.axes.without(&k).iter().copied().filter(others));
+                layouts.params.insert(name, Layout::Blocks { format: blocks.format, k, n });
+            }
             if !layouts.params.contains_key(&name) {
                 let axes = info.ty.axes.iter().copied().filter(|axis| Some(*axis) != info.layers);
                 let order = layouts.ordered(axes);

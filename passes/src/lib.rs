@@ -10,6 +10,7 @@ pub mod optimizer;
 pub mod plan;
 pub mod rematerialize;
 pub mod simplify;
+pub mod weight_blocks;
 
 pub use differentiate::differentiate;
 pub use micro_batches::add_accumulate;

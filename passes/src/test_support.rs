@@ -34,6 +34,7 @@ pub fn param(program: &mut Program, name: &str, axes: &[Axis]) -> NodeId {
         update: UpdateRule::AdamW { decay: axes.len() > 1 },
         layers: None,
         order: axes.to_vec(),
+        blocks: None,
     };
     program.params.insert(name.into(), info);
     program.main_mut().graph.add(Param { name: name.into(), ty }, &[]).expect("param")

@@ -5,7 +5,7 @@
 
 use super::operations::{neutral, splat, varies, vector};
 use super::writer::{Writer, c_type, float};
-use crate::tile::{Along, Base, DimId, Extent, Instr, Nest, Place, RowMap, View};
+use crate::tile::{Along, Base, DimId, Extent, Instr, Nest, PackedView, Place, RowMap, View};
 use diptych_ir::{DType, ScalarFn};
 
 /// What a vector variable holds.
@@ -156,6 +156,10 @@ impl Writer<'_> {
                     _ => Run::Lanes,
                 }
             }
+            Place::Packed(view) if view.blocks.is_some() => {
+                let varies = view.n.iter().chain(&view.k).any(|entry| entry.0 == inner);
+                if varies { Run::Lanes } else { Run::Same }
+            }
             Place::Packed(view) => {
                 let in_n = view.n.iter().find(|entry| entry.0 == inner);
                 let in_k = view.k.iter().any(|entry| entry.0 == inner);
@@ -204,8 +208,17 @@ impl Writer<'_> {
             Place::Strided(view) => self.address(view, &index),
             Place::Packed(view) => {
                 let (k, n) = self.packed_positions(view, &index);
-                format!("{} + packed_offset({n}, {k}, {})", self.program.args[view.arg].name, view.depth)
+                self.packed_element(view, &k, &n)
             }
+        }
+    }
+
+    /// The address of an element of panels; of one in blocks, that of its number.
+    fn packed_element(&self, view: &PackedView, k: &str, n: &str) -> String {
+        let (base, depth) = (&self.program.args[view.arg].name, view.depth);
+        match view.blocks {
+            Some(format) => format!("(const float[1]){{element_of_{format}({base}, {depth}, {n}, {k})}}"),
+            None => format!("{base} + packed_offset({n}, {k}, {depth})"),
         }
     }
 
@@ -240,7 +253,7 @@ impl Writer<'_> {
                     Along::PackedN(stride) => (k, format!("{n} + {id} * {stride}")),
                     Along::PackedK(stride) | Along::Stride(stride) => (format!("{k} + {id} * {stride}"), n),
                 };
-                format!("{} + packed_offset({n}, {k}, {})", self.program.args[view.arg].name, view.depth)
+                self.packed_element(view, &k, &n)
             }
         }
     }

@@ -2,6 +2,9 @@
 //! The text is C (folder `prelude/`); this file only joins it and knows the compiler's flags.
 //! Must not know of tile programs, files or processes.
 
+use diptych_ir::blocks::BlockFormat;
+use std::collections::BTreeSet;
+
 /// The text of the prelude: C11 with vector extensions, for gcc 12 or clang 14 and later. It is to be
 /// compiled with the flags of [`VectorWidth::cc_flags`] and linked with [`LINK_FLAGS`].
 pub fn prelude() -> &'static str {
@@ -35,6 +38,40 @@ pub fn kernel_prelude() -> &'static str {
 /// The functions that [`dot_source`] defines for kernels to call, in the order in which the step's tables have them.
 pub const DOT_FUNCTIONS: [&str; 4] =
     ["diptych_dot", "diptych_dot_bf16", "diptych_dot_turned", "diptych_dot_turned_bf16"];
+
+/// What kernels that read weights in blocks have beside the prelude.
+pub fn blocks_prelude() -> &'static str {
+    include_str!("prelude/blocks_layout.c")
+}
+
+/// The functions that [`blocks_source`] defines for kernels to call, in the order in which the step's tables have them:
+/// after the first, the dot of each format.
+pub const BLOCK_FUNCTIONS: [&str; 6] = [
+    "diptych_round_blocks",
+    "diptych_dot_q8_0",
+    "diptych_dot_q4_0",
+    "diptych_dot_q4_1",
+    "diptych_dot_q4_k",
+    "diptych_dot_q6_k",
+];
+
+/// A file that rounds rows to blocks and multiplies them with weights of these formats: the first of
+/// [`BLOCK_FUNCTIONS`], and those of the formats.
+pub fn blocks_source(formats: &BTreeSet<BlockFormat>) -> String {
+    let mut text = concat!(
+        include_str!("prelude/vectors.c"),
+        "\n#define PANEL (2 * LANES)\n",
+        include_str!("prelude/blocks_layout.c"),
+        "\n",
+        include_str!("prelude/blocks.c"),
+        "\n"
+    )
+    .to_owned();
+    for format in formats {
+        text.push_str(&format!("DEFINE_BLOCK_DOT({format}, {})\n", format.name().to_uppercase()));
+    }
+    text
+}
 
 /// A file that defines the dots of the prelude as [`DOT_FUNCTIONS`].
 pub fn dot_source() -> String {

@@ -5,7 +5,7 @@ use crate::tile::{
     Base, Condition, DimId, Dot, Extent, PackedView, Place, Stmt, StreamBounds, Tile, View, Walk,
 };
 use diptych_ir::DType;
-use diptych_passes::layout::CHECKPOINT;
+use diptych_passes::layout::{CHECKPOINT, bytes_of_256};
 
 /// No loop walks a dimension: the start of the instance's range is meant.
 fn at_start(_: DimId) -> Option<String> {
@@ -18,6 +18,7 @@ impl Writer<'_> {
             Stmt::Nest(nest) => self.nest(nest),
             Stmt::Dot(dot) => self.dot(dot),
             Stmt::Transpose { rows, columns, from, to } => self.transpose(rows, columns, from, to),
+            Stmt::Round { rows, over, from, to } => self.round(rows, over, from, to),
             Stmt::Fill { dims, place, value } => self.fill(dims, place, *value),
             Stmt::TopK { rows, along, ranks, from, to } => self.top_k(rows, (*along, *ranks), from, to),
             Stmt::Group { ids, leading, dims, count, order, starts } => {
@@ -153,6 +154,21 @@ impl Writer<'_> {
             dot.batch.iter().map(|&dim| (dim, format!("i_{}", self.name(dim)))).collect();
         let index = |dim: DimId| names.iter().find(|entry| entry.0 == dim).map(|entry| entry.1.clone());
         let a = self.address(&dot.a, &index);
+        if let (Place::Packed(b @ PackedView { blocks: Some(format), .. }), Place::Strided(c)) =
+            (&dot.b, &dot.c)
+        {
+            let (_, column) = self.packed_positions(b, &index);
+            let (base, depth) = (&self.program.args[b.arg].name, b.depth);
+            let (c, c_m) = (self.address(c, &index), Self::last_stride(c, &dot.m));
+            let (m, n, a_m) = (self.counts(&dot.m), self.counts(&dot.n), Self::last_stride(&dot.a, &dot.m));
+            let bytes = depth * bytes_of_256(*format) / 256;
+            let b = format!("(const uint8_t *){base} + ({column}) * {bytes}");
+            self.line(format!("step->dot_{format}({m}, {n}, {depth}, {a}, {a_m}, {b}, {c}, {c_m});"));
+            for _ in &dot.batch {
+                self.close();
+            }
+            return;
+        }
         let (b, b_panel, b_k, b_padded, function) = match &dot.b {
             Place::Strided(view) => {
                 let function = if view.dtype == DType::BF16 { "dot_bf16" } else { "dot" };
@@ -201,6 +217,13 @@ impl Writer<'_> {
         for _ in &dot.batch {
             self.close();
         }
+    }
+
+    fn round(&mut self, rows: &[DimId], over: &[DimId], from: &View, to: &View) {
+        let (m, k) = (self.counts(rows), self.counts(over));
+        let (x, y) = (self.address(from, &at_start), self.address(to, &at_start));
+        let (x_m, y_m) = (Self::last_stride(from, rows), Self::last_stride(to, rows));
+        self.line(format!("step->round_blocks({m}, {k}, {x}, {x_m}, {y}, {y_m});"));
     }
 
     pub(super) fn packed_address(

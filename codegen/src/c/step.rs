@@ -1,7 +1,7 @@
 //! What a run tells every kernel: how many rows there are, of which sequences,
 //! and where their caches lie. The struct is the same in C and in Rust.
 
-use super::prelude::DOT_FUNCTIONS;
+use super::prelude::{BLOCK_FUNCTIONS, DOT_FUNCTIONS};
 use std::ffi::c_void;
 
 /// The run-time binding of an entry, as kernels see it. All tables live as long
@@ -43,10 +43,14 @@ pub struct StepTables {
     pub turn: i64,
     /// The functions [`super::prelude::DOT_FUNCTIONS`], compiled once for all kernels.
     pub dots: [*const c_void; DOT_FUNCTIONS.len()],
+    /// The functions [`super::prelude::BLOCK_FUNCTIONS`], as far as kernels call them.
+    pub in_blocks: [*const c_void; BLOCK_FUNCTIONS.len()],
 }
 
 /// The same in C.
 pub const STEP_TEXT: &str = "\
+typedef void dot_in_blocks(int64_t m, int64_t n, int64_t k, const float *a, int64_t a_m, const uint8_t *b, float *c,
+                           int64_t c_m);
 /* What a run tells every kernel. */
 struct step {
     int64_t rows, batch, blocks, chunk_stride;
@@ -69,6 +73,8 @@ struct step {
     void (*dot_turned_bf16)(int64_t m, int64_t n, int64_t k, const float *a, int64_t a_m, int64_t a_k,
                             const bf16 *b, int64_t b_n, float *tile, int64_t tile_k, float *c, int64_t c_m,
                             int accumulate, float *scratch);
+    void (*round_blocks)(int64_t m, int64_t k, const float *x, int64_t x_m, float *y, int64_t y_m);
+    dot_in_blocks *dot_q8_0, *dot_q4_0, *dot_q4_1, *dot_q4_k, *dot_q6_k;
 };
 #define CHUNK 64
 INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }

@@ -2,10 +2,11 @@
 //! (arguments, scratch, the instance's place in the grid) and addresses; nests
 //! and other statements have files of their own.
 
-use super::prelude::kernel_prelude;
+use super::prelude::{blocks_prelude, kernel_prelude};
 use super::step::STEP_TEXT;
 use crate::tile::{Base, DimId, Extent, PackedView, RowMap, Stmt, TileProgram, View};
 use diptych_ir::DType;
+use diptych_ir::blocks::BlockFormat;
 use diptych_passes::layout::{CHECKPOINT, Leading};
 use std::fmt::Write;
 
@@ -20,9 +21,32 @@ pub struct KernelText {
     pub scratch_floats: usize,
 }
 
+impl KernelText {
+    /// The formats of the weights in blocks that it multiplies rows with.
+    pub fn formats(&self) -> impl Iterator<Item = BlockFormat> + '_ {
+        BlockFormat::ALL.into_iter().filter(|format| self.text.contains(&format!("step->dot_{format}(")))
+    }
+
+    /// Whether it rounds rows to blocks.
+    pub fn rounds(&self) -> bool {
+        self.text.contains("step->round_blocks(")
+    }
+
+    /// Whether it reads single numbers of weights in blocks.
+    fn reads_blocks(&self) -> bool {
+        self.text.contains("element_of_")
+    }
+}
+
 /// A whole file of kernels.
 pub fn file_text<'a>(kernels: impl IntoIterator<Item = &'a KernelText>) -> String {
-    let mut text = format!("{}\n{STEP_TEXT}", kernel_prelude());
+    let kernels: Vec<&KernelText> = kernels.into_iter().collect();
+    let mut text = kernel_prelude().to_owned();
+    if kernels.iter().any(|kernel| kernel.reads_blocks()) {
+        text.push_str(blocks_prelude());
+    }
+    text.push('\n');
+    text.push_str(STEP_TEXT);
     for kernel in kernels {
         text.push('\n');
         text.push_str(&kernel.text);

@@ -28,7 +28,7 @@ pub(super) fn views(stmt: &mut Stmt, see: &mut impl FnMut(&mut View, Access)) {
             see(to, Access::Write);
         }
         Stmt::Fill { place, .. } => view_of_place(place, Access::Write, see),
-        Stmt::TopK { from, to, .. } => {
+        Stmt::TopK { from, to, .. } | Stmt::Round { from, to, .. } => {
             see(from, Access::Read);
             see(to, Access::Write);
         }

@@ -218,7 +218,8 @@ impl Builder<'_> {
         let fixed = |axes: &[diptych_ir::Axis]| product(axes).max(1);
         let stored = match self.values.get(region, node) {
             Layout::Dense { order, .. } => fixed(&order),
-            Layout::Packed { k, n } => fixed(&k) * fixed(&n),
+            Layout::Packed { k, n } | Layout::Blocks { k, n, .. } => fixed(&k) * fixed(&n),
+            Layout::Rounded { order, .. } => fixed(&order),
         };
         fixed(self.program.region(region).graph.axes(node)) / stored
     }
@@ -519,7 +520,9 @@ impl Builder<'_> {
     fn check_layout(&self, region: RegionId, source: Source, place: ArgRef) -> Result<(), CompileError> {
         let Source::Value(id) = source else { return Ok(()) };
         let (stored, read) = (&self.buffers[place.buffer].layout, self.values.get(region, id));
-        let packed = |layout: &Layout| matches!(layout, Layout::Packed { .. });
+        let packed = |layout: &Layout| {
+            matches!(layout, Layout::Packed { .. } | Layout::Blocks { .. } | Layout::Rounded { .. })
+        };
         if *stored == read || !packed(stored) && !packed(&read) {
             return Ok(());
         }
@@ -544,7 +547,7 @@ impl Builder<'_> {
         }
         let padded = wide.iter().any(|layout| match layout {
             Layout::Packed { n, .. } => !product(n).is_multiple_of(self.options.panel),
-            Layout::Dense { .. } => false,
+            _ => false,
         });
         let keeps_zero = |&id: &NodeId| match graph.op(id) {
             Op::Cast(_) => true,

@@ -152,7 +152,13 @@ impl<'a> ValueLayouts<'a> {
 
     /// How a value is laid out, without its layer axis.
     pub fn get(&self, region: RegionId, node: NodeId) -> Layout {
-        let special = self.special.get(&(region, node)).cloned();
-        special.unwrap_or_else(|| self.layouts.dense(self.program.region(region).graph.ty(node)))
+        if let Some(special) = self.special.get(&(region, node)) {
+            return special.clone();
+        }
+        let graph = &self.program.region(region).graph;
+        match (graph.op(node), self.layouts.dense(graph.ty(node))) {
+            (Op::RoundBlocks(_), Layout::Dense { leading, order }) => Layout::Rounded { leading, order },
+            (_, dense) => dense,
+        }
     }
 }

@@ -310,7 +310,7 @@ fn lies_alike(group: &Group, graph: &Graph, context: &Context) -> bool {
     let packed = layouts.iter().any(|layout| matches!(layout, Layout::Packed { .. }));
     let padded = layouts.iter().any(|layout| match layout {
         Layout::Packed { n, .. } => !product(n).is_multiple_of(context.panel),
-        Layout::Dense { .. } => false,
+        _ => false,
     });
     let counts = |&id: &NodeId| match graph.op(id) {
         Op::Reduce(reduce) if reduce.kind == ReduceKind::Max => packed,
@@ -378,6 +378,7 @@ pub(super) fn unmoved(group: &Group, graph: &Graph, axis: Axis) -> bool {
         Op::Rename(rename) => rename.from == axis || rename.to == axis,
         Op::Take(take) => take.axis == axis,
         Op::TopK(top) => top.axis == axis || top.into == axis,
+        Op::RoundBlocks(round) => round.over.contains(&axis),
         _ => false,
     };
     group.nodes.iter().all(|&id| {
@@ -498,7 +499,8 @@ fn gradient_blocks(
 ) {
     if let [id] = contractions[..] {
         let (rows, columns) = match (context.layout)(id) {
-            Layout::Packed { k, n } => (k, n),
+            Layout::Packed { k, n } | Layout::Blocks { k, n, .. } => (k, n),
+            Layout::Rounded { order, .. } => (order, Vec::new()),
             Layout::Dense { order, .. } => {
                 let operands = super::grouped::factors(graph, id);
                 let last = order.last().copied();

@@ -48,8 +48,17 @@ impl Lowering<'_> {
             matches!(c, Place::Strided(_)) && batch.is_empty() && rows.is_none_or(|rows| rows <= TURNED_ROWS);
         let sides = (&b_batch[..], &k[..], &n[..]);
         let turning = turns.then_some(computed.phase);
-        let (b, turned) =
-            self.right_operand(schedule, columns_of, sides, reading_after, computed.stage, turning)?;
+        let (b, turned) = match matches!(self.graph.op(rows_of), Op::RoundBlocks(_)) {
+            true if !matches!(c, Place::Strided(_)) => {
+                return Err(
+                    self.error(id, "is a product with a weight in blocks, and is packed itself".into())
+                );
+            }
+            true => (self.weight_in_blocks(id, columns_of, sides)?, None),
+            false => {
+                self.right_operand(schedule, columns_of, sides, reading_after, computed.stage, turning)?
+            }
+        };
         let accumulate = computed.over_stream && folded.is_none();
         if accumulate {
             self.start_sum(schedule, id, &order, &c, 0.0)?;
@@ -68,7 +77,7 @@ impl Lowering<'_> {
     }
 
     /// Whether dimensions of a view lie one within the other, so that one stride serves them all.
-    fn runs_as_one(&self, view: &View, dims: &[DimId]) -> bool {
+    pub(super) fn runs_as_one(&self, view: &View, dims: &[DimId]) -> bool {
         dims.windows(2).all(|pair| {
             let inner = self.constant(pair[1]);
             inner.is_some_and(|inner| view.stride(pair[0]) == view.stride(pair[1]) * inner)
@@ -257,6 +266,8 @@ impl Lowering<'_> {
                     return Ok((tile, None));
                 }
             }
+            // What is multiplied with f32 is f32 itself.
+            Place::Packed(view) if view.blocks.is_some() => {}
             Place::Packed(view) => {
                 if self.panels_run(view, k, n, batch) {
                     return Ok((place, None));
@@ -269,6 +280,27 @@ impl Lowering<'_> {
         }
         let copy = self.copied(schedule, id, &[batch, k, n].concat(), after, stage)?;
         Ok((Place::Strided(copy), None))
+    }
+
+    /// The weight of a product with rounded rows.
+    fn weight_in_blocks(
+        &mut self,
+        product: NodeId,
+        id: NodeId,
+        (batch, k, n): (&[DimId], &[DimId], &[DimId]),
+    ) -> Result<Place, LowerError> {
+        match self.place(id, false)? {
+            Place::Packed(view)
+                if view.blocks.is_some() && view.first.0 == 0 && self.panels_run(&view, k, n, batch) =>
+            {
+                Ok(Place::Packed(view))
+            }
+            _ => Err(self.error(
+                product,
+                "multiplies rounded rows with what is no weight in blocks, or with one in another order"
+                    .into(),
+            )),
+        }
     }
 
     /// The phase in which a copy of an operand is made: in the stream if it varies along it.
@@ -286,7 +318,7 @@ impl Lowering<'_> {
         }
     }
 
-    fn copied(
+    pub(super) fn copied(
         &mut self,
         schedule: &mut Schedule,
         id: NodeId,

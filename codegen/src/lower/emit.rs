@@ -112,6 +112,7 @@ impl Lowering<'_> {
                 Class::Dot => self.emit_dot(schedule, id)?,
                 Class::Scatter => self.emit_scatter(schedule, id)?,
                 Class::TopK => self.emit_top_k(schedule, id)?,
+                Class::Round => self.emit_round(schedule, id)?,
             }
         }
         Ok(())
@@ -139,6 +140,12 @@ impl Lowering<'_> {
             }
             _ if self.is_free(id) && !matches!(self.graph.op(id), Op::Literal(_)) => {
                 self.compute(nest, id, &operands, phase)?
+            }
+            Op::RoundBlocks(_) => {
+                return Err(self.error(
+                    id,
+                    "is rounded for products with weights in blocks, and only these read it".into(),
+                ));
             }
             _ => {
                 let place = self.place(id, phase == Phase::After)?;

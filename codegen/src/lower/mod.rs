@@ -10,6 +10,7 @@ mod padding;
 mod past;
 mod places;
 mod recurrence;
+mod rounding;
 mod stages;
 mod tables;
 

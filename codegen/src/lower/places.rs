@@ -4,9 +4,10 @@
 use super::stages::Lowering;
 use super::{LowerError, Source};
 use crate::tile::{Along, Arg, Base, DimId, Extent, PackedView, Place, RowMap, StreamBounds, Tile, View};
+use diptych_ir::blocks::BLOCK;
 use diptych_ir::{Axis, DType, Graph, NodeId, Op, ScalarFn};
 use diptych_passes::fuse::GroupKind;
-use diptych_passes::layout::{Layout, Leading, leading, product, symbol};
+use diptych_passes::layout::{Layout, Leading, ROUNDED_WORDS, leading, product, symbol};
 
 impl Lowering<'_> {
     /// The dimensions of a node's tile, slowest first.
@@ -157,7 +158,27 @@ impl Lowering<'_> {
                     rows: RowMap::InOrder,
                 }))
             }
-            Layout::Packed { k, n } => {
+            Layout::Rounded { order, .. } => {
+                let row = self
+                    .dims
+                    .row
+                    .ok_or_else(|| self.error(id, "is rounded, but its kernel walks no rows".to_owned()))?;
+                Ok(Place::Strided(View {
+                    base: Base::Arg(arg),
+                    dtype,
+                    offset: 0,
+                    strides: vec![(row, product(&order) / BLOCK * ROUNDED_WORDS)],
+                    rows: RowMap::InOrder,
+                }))
+            }
+            Layout::Packed { .. } | Layout::Blocks { .. } => {
+                let blocks = match layout {
+                    Layout::Blocks { format, .. } => Some(format),
+                    _ => None,
+                };
+                let (Layout::Packed { k, n } | Layout::Blocks { k, n, .. }) = layout else {
+                    return Err(self.error(id, "has no panels".to_owned()));
+                };
                 let mut nested = |axes: &[Axis]| {
                     let mut stride = 1;
                     let mut strides = Vec::new();
@@ -171,6 +192,7 @@ impl Lowering<'_> {
                 Ok(Place::Packed(PackedView {
                     arg,
                     dtype,
+                    blocks,
                     depth: product(&k),
                     first: (0, 0),
                     k: k_strides,
@@ -184,8 +206,8 @@ impl Lowering<'_> {
     fn check_stack(&self, id: NodeId, layout: &Layout) -> Result<(), LowerError> {
         let graph = self.graph;
         let (first, second): (&[Axis], &[Axis]) = match layout {
-            Layout::Dense { order, .. } => (order, &[]),
-            Layout::Packed { k, n } => (k, n),
+            Layout::Dense { order, .. } | Layout::Rounded { order, .. } => (order, &[]),
+            Layout::Packed { k, n } | Layout::Blocks { k, n, .. } => (k, n),
         };
         let fixed = graph.axes(id).iter().filter(|axis| axis.fixed_size().is_some());
         let covered = fixed.clone().all(|axis| first.contains(axis) || second.contains(axis));

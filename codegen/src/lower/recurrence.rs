@@ -377,9 +377,13 @@ impl Ports<'_> {
                 strides.extend(row.map(|row| (row, product(&order))));
                 Ok(Place::Strided(View { base: Base::Arg(arg), dtype, offset: 0, strides, rows }))
             }
+            Layout::Blocks { .. } | Layout::Rounded { .. } => {
+                Err(lowering_error(self, "is given blocks of integers, which no step reads"))
+            }
             Layout::Packed { k, n } => Ok(Place::Packed(PackedView {
                 arg,
                 dtype,
+                blocks: None,
                 depth: product(&k),
                 first: (0, 0),
                 k: nested(&k),

@@ -35,6 +35,8 @@ pub enum Class {
     Scatter,
     /// By a search for the largest.
     TopK,
+    /// By rounding blocks of it.
+    Round,
 }
 
 /// What is known of a node of the group.
@@ -172,12 +174,13 @@ impl<'a> Lowering<'a> {
                 Op::PutAdd(_) if self.sums_pairs() => Class::Dot,
                 Op::PutAdd(_) => Class::Scatter,
                 Op::TopK(_) => Class::TopK,
+                Op::RoundBlocks(_) => Class::Round,
                 op => return Err(self.error(id, format!("no kernel computes {}", op.name()))),
             };
             let dims = self.node_dims(id);
             let walked = match class {
                 Class::Reduce | Class::Dot | Class::Scatter => self.walked(id),
-                Class::Pointwise | Class::Concat | Class::TopK => dims.clone(),
+                Class::Pointwise | Class::Concat | Class::TopK | Class::Round => dims.clone(),
             };
             let streams = |dims: &[DimId]| self.dims.stream.is_some_and(|stream| dims.contains(&stream));
             let over_stream = streams(&walked) && !streams(&dims);
@@ -236,7 +239,7 @@ impl<'a> Lowering<'a> {
             let cached = (self.caches_of(id).iter())
                 .any(|&history| class == Class::Concat || self.graph.operands(history)[0] != id);
             let needed = match class {
-                Class::Pointwise | Class::Concat => tiled.contains(&id) || cached,
+                Class::Pointwise | Class::Concat | Class::Round => tiled.contains(&id) || cached,
                 Class::Reduce | Class::Dot => !direct,
                 Class::Scatter | Class::TopK => false,
             };
@@ -248,6 +251,7 @@ impl<'a> Lowering<'a> {
             let dims = if class == Class::Dot && needed { self.dot_tile_dims(id) } else { dims };
             let tile = match state {
                 Some(tile) => Some(tile),
+                None if class == Class::Round => needed.then(|| self.rounded_tile(id)),
                 None => needed.then(|| self.new_tile(&name, dims.clone())),
             };
             let integers = self.graph.ty(id).dtype == DType::I32;

@@ -4,7 +4,8 @@
 
 use super::sizes::{At, Sizes};
 use crate::work::{Direction, Traffic};
-use diptych_codegen::tile::{Along, Base, DimId, Id, Instr, Nest, Place, RowMap};
+use diptych_codegen::tile::{Along, Base, DimId, Id, Instr, Nest, PackedView, Place, RowMap, View};
+use diptych_passes::layout::bytes_of_256;
 
 /// What memory hands over at a time, on every machine known.
 const LINE_BYTES: f64 = 64.0;
@@ -135,6 +136,7 @@ impl<'a> Accesses<'a> {
 
     fn element_bytes(&self, place: &Place) -> f64 {
         match place {
+            Place::Packed(PackedView { blocks: Some(format), .. }) => bytes_of_256(*format) as f64 / 256.0,
             Place::Packed(view) => view.dtype.bytes() as f64,
             Place::Strided(view) => view.dtype.bytes() as f64,
         }
@@ -163,7 +165,8 @@ impl<'a> Accesses<'a> {
                 };
                 for write in [false, true] {
                     if if write { writes } else { reads } {
-                        self.add(arg, write, offset, seen.clone(), at, different);
+                        self.add_moved(arg, write, offset, seen.clone(), at, self.element_bytes(place));
+                        self.keep_different(different);
                     }
                 }
                 if let Place::Strided(view) = place
@@ -174,6 +177,19 @@ impl<'a> Accesses<'a> {
                     self.near_read += first * self.sizes.program.args[ids].dtype.bytes() as f64;
                 }
             }
+        }
+    }
+
+    /// A statement that looks at all blocks of rounded rows, which lie one row after the other.
+    pub(super) fn rounded(&mut self, view: &View, direction: Direction, at: At) {
+        let dims = varying(&Place::Strided(view.clone()));
+        let words = view.strides.iter().map(|entry| entry.1).min().unwrap_or(0) as f64;
+        let row_bytes = 4.0 * words;
+        let write = direction == Direction::Write;
+        match view.base {
+            Base::Arg(arg) => self.add_moved(arg, write, view.offset, dims, at, row_bytes),
+            _ if write => self.near_write += row_bytes * self.sizes.points(&dims, at),
+            _ => self.near_read += row_bytes * self.sizes.points(&dims, at),
         }
     }
 
@@ -189,6 +205,11 @@ impl<'a> Accesses<'a> {
     ) {
         let element_bytes = self.sizes.program.args[arg].dtype.bytes() as f64;
         self.add_moved(arg, write, offset, dims, at, element_bytes);
+        self.keep_different(different);
+    }
+
+    /// Of what was added last only a part are different elements.
+    fn keep_different(&mut self, different: f64) {
         if let (Some(last), true) = (self.found.last_mut(), different < 1.0) {
             last.footprint = last.footprint.min(last.bytes * different);
         }

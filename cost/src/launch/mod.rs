@@ -15,7 +15,9 @@ use crate::machine::Precision;
 use crate::work::{Direction, Dot, Traffic, Work};
 use accesses::Accesses;
 use diptych_codegen::entry::Launch;
-use diptych_codegen::tile::{self, Base, Place, Stmt, StreamBounds, TURNED_ROWS, TileProgram, Walk};
+use diptych_codegen::tile::{
+    self, Base, PackedView, Place, Stmt, StreamBounds, TURNED_ROWS, TileProgram, Walk,
+};
 use operations::Operations;
 use sizes::{At, Sizes};
 use std::cell::RefCell;
@@ -124,6 +126,12 @@ impl<'a> Counter<'a> {
                 self.accesses.place(&Place::Strided(from.clone()), &searched, Direction::Read, at);
                 self.accesses.place(&Place::Strided(to.clone()), &chosen, Direction::Write, at);
             }
+            Stmt::Round { rows, over, from, to } => {
+                let dims = [&rows[..], over].concat();
+                self.operations.rounding(sizes.points(&dims, at));
+                self.accesses.place(&Place::Strided(from.clone()), &dims, Direction::Read, at);
+                self.accesses.rounded(to, Direction::Write, at);
+            }
             Stmt::Group { ids, dims, count, order, .. } => {
                 let pairs = sizes.points(dims, at);
                 self.operations.by_element(8.0 * (pairs + *count as f64));
@@ -154,10 +162,18 @@ impl<'a> Counter<'a> {
             issued_flops: flops * fill,
             rows: sizes.mean(&dot.m, at),
             depth: sizes.mean(&dot.k, at),
-            precision: Precision::F32,
+            precision: match dot.b {
+                Place::Packed(PackedView { blocks: Some(_), .. }) => Precision::Int8,
+                _ => Precision::F32,
+            },
         });
         let direction = if dot.accumulate { Direction::Update } else { Direction::Write };
-        self.accesses.place(&Place::Strided(dot.a.clone()), &dims, Direction::Read, at);
+        match dot.b {
+            Place::Packed(PackedView { blocks: Some(_), .. }) => {
+                self.accesses.rounded(&dot.a, Direction::Read, at)
+            }
+            _ => self.accesses.place(&Place::Strided(dot.a.clone()), &dims, Direction::Read, at),
+        }
         match &dot.turned {
             Some(from) => {
                 let turned = [&dot.n[..], &dot.k].concat();

@@ -48,6 +48,13 @@ impl Operations {
         self.issued.arithmetic += elements * 2.0 * self.lanes.log2();
     }
 
+    /// The rounding of elements to blocks: their magnitudes and the largest, whether they are finite, a product, a sum,
+    /// and the sums and narrowing of integers.
+    pub(super) fn rounding(&mut self, elements: f64) {
+        self.scalar.arithmetic += 8.0 * elements;
+        self.issued.arithmetic += 8.0 * elements;
+    }
+
     pub(super) fn nest(&mut self, sizes: &Sizes<'_>, nest: &Nest, at: At) {
         let (inner, outer) = match nest.dims.split_last() {
             Some((&inner, outer)) => (Some(inner), outer),

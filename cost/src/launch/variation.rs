@@ -107,7 +107,7 @@ impl Variation {
                 self.place(from, found);
             }
             Stmt::Fill { place, .. } => self.argument(place, found),
-            Stmt::TopK { rows, from, .. } => {
+            Stmt::TopK { rows, from, .. } | Stmt::Round { rows, from, .. } => {
                 rows.iter().for_each(|&dim| self.dim(dim, found));
                 self.view(from, found);
             }
@@ -206,7 +206,7 @@ fn written(stmt: &Stmt) -> Vec<usize> {
             let turned = dot.turned.iter().filter_map(|_| of_place(&dot.b));
             turned.chain(of_place(&dot.c)).collect()
         }
-        Stmt::Transpose { to, .. } => tile(to).into_iter().collect(),
+        Stmt::Transpose { to, .. } | Stmt::Round { to, .. } => tile(to).into_iter().collect(),
         Stmt::Fill { .. } | Stmt::TopK { .. } | Stmt::Group { .. } => Vec::new(),
         // Their statements are looked at one by one.
         Stmt::Stream { .. } | Stmt::Steps { .. } | Stmt::When { .. } => Vec::new(),

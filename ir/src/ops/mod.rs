@@ -14,6 +14,7 @@ mod map;
 mod reduce;
 mod rename;
 mod repeat;
+mod round_blocks;
 mod scan;
 mod send;
 mod slice;
@@ -35,6 +36,7 @@ pub use map::{Map, ScalarFn};
 pub use reduce::{Reduce, ReduceKind};
 pub use rename::Rename;
 pub use repeat::{Output, Repeat};
+pub use round_blocks::RoundBlocks;
 pub use scan::{Replay, Scan};
 pub use send::{Receive, Send};
 pub use slice::Slice;
@@ -160,6 +162,8 @@ ops! {
     Output,
     /// Where the largest elements along an axis are.
     TopK,
+    /// Activations as integers with a scale for each block.
+    RoundBlocks,
     /// Sum or maximum over ranks, on every rank.
     AllReduce,
     /// The ranks' pieces, joined on every rank.

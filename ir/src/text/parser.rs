@@ -3,6 +3,7 @@
 //! is for the verifier to say.
 
 use super::Reader;
+use crate::blocks::{BlockFormat, Blocks};
 use crate::{
     Bounds, DType, Entry, EntryKind, Initializer, IrError, NodeId, Op, ParamInfo, Program, Region, Result,
     Symbol, TensorType, UpdateRule,
@@ -90,7 +91,16 @@ fn param(reader: &mut Reader) -> Result<ParamInfo> {
     if reader.has_word("order") {
         order = reader.axes()?;
     }
-    Ok(ParamInfo { ty, initializer, update, layers, order })
+    let mut blocks = None;
+    if reader.has_word("blocks") {
+        let name = reader.any_word("a format of blocks")?;
+        let format = BlockFormat::of_name(&name).ok_or_else(|| {
+            let known = BlockFormat::ALL.map(BlockFormat::name).join(", ");
+            reader.wrong(format!("there is no format of blocks `{name}`: it is one of {known}"))
+        })?;
+        blocks = Some(Blocks { format, along: reader.after("along", Reader::axes)? });
+    }
+    Ok(ParamInfo { ty, initializer, update, layers, order, blocks })
 }
 
 fn node_of(reader: &mut Reader, nodes: &Nodes) -> Result<NodeId> {

@@ -57,6 +57,9 @@ fn param(info: &ParamInfo) -> String {
     if !whole {
         text += &format!(" order {}", list(&info.order, axis));
     }
+    if let Some(blocks) = &info.blocks {
+        text += &format!(" blocks {} along {}", blocks.format, list(&blocks.along, axis));
+    }
     text
 }
 

@@ -2,13 +2,16 @@
 //! against the architecture before any weight is read. It changes nothing on disk, and knows no
 //! format of files: `hugging_face` and `gguf` open them.
 
+mod blocks;
 mod names;
 
+pub use blocks::Held;
 pub(crate) use names::{Place, places};
 pub use names::{TensorMap, tensor};
 
 use crate::{Architecture, ModelError, Result, build};
 use diptych_ir::Program;
+use diptych_ir::blocks::BlockFormat;
 use memmap2::Mmap;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -42,6 +45,8 @@ pub(crate) struct StoredTensor {
     pub bytes: Range<usize>,
     /// How to read an element, by its position, from these bytes; or why it cannot be read.
     pub reader: Result<Reader, String>,
+    /// The format of its blocks, if it is in blocks.
+    pub blocks: Option<BlockFormat>,
 }
 
 /// Reads an element, by its position, from all bytes of a tensor.

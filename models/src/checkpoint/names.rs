@@ -63,6 +63,8 @@ pub(crate) struct Place<'a> {
     pub shape: Vec<usize>,
     /// Elements of the parameter in a tensor.
     pub elements: usize,
+    /// The parameter's axes within a tensor, in declared order.
+    own: Vec<Axis>,
     /// The axis in the tensor's name.
     named: Option<Axis>,
     start: usize,
@@ -127,7 +129,7 @@ impl<'a> Place<'a> {
         let size = |axis: &Axis| axis.fixed_size().unwrap_or(1);
         let tensors = info.layers.iter().chain(&named).map(size).product();
         let elements = own.iter().map(size).product();
-        Ok(Place { row, tensors, shape, elements, named, start, offsets })
+        Ok(Place { row, tensors, shape, elements, own, named, start, offsets })
     }
 
     /// The name of one of its tensors: those of a layer follow one another.
@@ -142,6 +144,17 @@ impl<'a> Place<'a> {
         let Some((offset, after)) = rest.split_once('}') else { return name };
         let offset: usize = offset.trim_start_matches('+').parse().unwrap_or(0);
         format!("{before}{}{after}", layer + offset)
+    }
+
+    /// Whether elements along these axes, the last fastest, follow one another in the tensor.
+    pub fn runs_along(&self, axes: &[Axis]) -> bool {
+        let mut stride = 1;
+        axes.iter().rev().all(|axis| {
+            let Some(at) = self.own.iter().position(|own| own == axis) else { return false };
+            let runs = self.offsets[at].iter().enumerate().all(|(index, &offset)| offset == index * stride);
+            stride *= self.offsets[at].len();
+            runs
+        })
     }
 
     /// Calls `visit` with the position in the tensor of each element of a

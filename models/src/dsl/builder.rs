@@ -301,7 +301,7 @@ impl ModelBuilder {
         let graph = &mut program.region_mut(frames[holder].region).graph;
         let node = graph.add(Param { name: full, ty: ty.clone() }, &[])?;
         graph.annotate(node, Some(span), Some(full));
-        program.params.insert(full, ParamInfo { ty, initializer, update, layers, order });
+        program.params.insert(full, ParamInfo { ty, initializer, update, layers, order, blocks: None });
         let frame = &mut frames[top];
         let node = match layers {
             None => node,

@@ -7,7 +7,8 @@ mod llama;
 
 use crate::checkpoint::{Checkpoint, MappedFile, StoredTensor, TensorMap};
 use crate::{ModelError, Registry, Result};
-use diptych_gguf::{File, GgufError, format_name};
+use diptych_gguf::{File, Format, GgufError, format_name};
+use diptych_ir::blocks::BlockFormat;
 use keys::Keys;
 use serde_json::Value;
 use std::sync::Arc;
@@ -60,13 +61,30 @@ impl Checkpoint {
                 let readable: Vec<&str> = diptych_gguf::Format::all().map(|format| format.name()).collect();
                 format!("is {}; supported: {}", format_name(number), readable.join(", "))
             });
-            let tensor =
-                StoredTensor { file: 0, shape: info.shape.clone(), bytes: info.bytes.clone(), reader };
+            let tensor = StoredTensor {
+                file: 0,
+                shape: info.shape.clone(),
+                bytes: info.bytes.clone(),
+                reader,
+                blocks: info.format.ok().and_then(block_format),
+            };
             (name.clone(), tensor)
         });
         let files = vec![MappedFile { path: file.path().to_owned(), map: Arc::clone(file.map()) }];
         let Description { tensors: rows, ignored, .. } = description;
         Checkpoint::new(architecture, rows, ignored, files, tensors.collect(), "the metadata")
+    }
+}
+
+/// The format in which products are computed as the file has it.
+fn block_format(format: Format) -> Option<BlockFormat> {
+    match format {
+        Format::F32 | Format::F16 | Format::Bf16 => None,
+        Format::Q8_0 => Some(BlockFormat::Q8_0),
+        Format::Q4_0 => Some(BlockFormat::Q4_0),
+        Format::Q4_1 => Some(BlockFormat::Q4_1),
+        Format::Q4K => Some(BlockFormat::Q4K),
+        Format::Q6K => Some(BlockFormat::Q6K),
     }
 }
 

@@ -39,6 +39,7 @@ impl Checkpoint {
                     bytes: start + info.data_offsets.0..start + info.data_offsets.1,
                     reader: reader(info.dtype)
                         .ok_or_else(|| format!("is {:?}; supported: F32, F16, BF16", info.dtype)),
+                    blocks: None,
                 };
                 if tensors.insert(format!("{prefix}{name}"), tensor).is_some() {
                     return Err(ModelError::file(&path, format!("tensor `{name}` is in another file too")));

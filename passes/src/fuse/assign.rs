@@ -224,7 +224,7 @@ impl Assignment<'_> {
         }
         let is_contraction = matches!(
             graph.op(id),
-            Op::Contract(_) | Op::Reduce(_) | Op::Concat(_) | Op::Take(_) | Op::TopK(_)
+            Op::Contract(_) | Op::Reduce(_) | Op::Concat(_) | Op::Take(_) | Op::TopK(_) | Op::RoundBlocks(_)
         );
         let alike = || {
             graph
@@ -257,6 +257,7 @@ impl Assignment<'_> {
                         && (self.options.rows == Rows::Many || !self.after_contraction(id, group))
                 }
                 Op::Take(_) => false,
+                Op::RoundBlocks(_) => !self.after_contraction(id, group),
                 _ if self.reads_choice(id, group) => false,
                 _ => *rows != Leading::None || graph.axes(id).is_empty(),
             },
@@ -343,7 +344,11 @@ impl Assignment<'_> {
             .filter(|&node| matches!(self.roles.graph.op(node), Op::Contract(_)))
             .collect();
         match others.first() {
-            None => group.nodes.contains(&self.roles.base(left)),
+            None => {
+                // Each block of columns would round the rows for itself, which takes longer than a kernel more.
+                let left = self.roles.base(left);
+                group.nodes.contains(&left) && !matches!(self.roles.graph.op(left), Op::RoundBlocks(_))
+            }
             Some(&other) => {
                 let same = self.left(other) == left || self.sums_with(id, other);
                 same && self.column_axis(other) == self.column_axis(id)

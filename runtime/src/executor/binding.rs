@@ -2,7 +2,7 @@
 //! in which chunks of the cache their past lies. All tables are made once, for
 //! the largest run, and filled anew for each.
 
-use diptych_codegen::c::prelude::DOT_FUNCTIONS;
+use diptych_codegen::c::prelude::{BLOCK_FUNCTIONS, DOT_FUNCTIONS};
 use diptych_codegen::c::step::StepTables;
 use diptych_codegen::entry::Limits;
 use diptych_codegen::tile::CHUNK;
@@ -290,6 +290,7 @@ impl Binding {
             sequence_state: self.sequence_state.as_ptr(),
             turn: 0,
             dots: [std::ptr::null(); DOT_FUNCTIONS.len()],
+            in_blocks: [std::ptr::null(); BLOCK_FUNCTIONS.len()],
         }
     }
 }

@@ -2,10 +2,12 @@
 //! parallel through the cache, and looked up by name.
 
 use crate::cpu::compile::{CSource, CompileError, CompileStats, Compiler, KernelCache, Library, compile_all};
-use diptych_codegen::c::prelude::{DOT_FUNCTIONS, LINK_FLAGS, VectorWidth, clang_flags, dot_source};
+use diptych_codegen::c::prelude::{
+    BLOCK_FUNCTIONS, DOT_FUNCTIONS, LINK_FLAGS, VectorWidth, blocks_source, clang_flags, dot_source,
+};
 use diptych_codegen::c::step::StepTables;
 use diptych_codegen::c::{KernelText, file_text};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::c_void;
 
 /// A kernel: step tables, arguments, sizes, scratch, instance.
@@ -20,6 +22,8 @@ pub struct Kernels {
     functions: HashMap<String, KernelFn>,
     /// The functions [`DOT_FUNCTIONS`], which kernels call.
     dots: [*const c_void; DOT_FUNCTIONS.len()],
+    /// The functions [`BLOCK_FUNCTIONS`] that kernels call; null for the others.
+    in_blocks: [*const c_void; BLOCK_FUNCTIONS.len()],
     /// The functions' code lives as long as these.
     _libraries: Vec<Library>,
     /// What was compiled and what was found.
@@ -34,6 +38,11 @@ impl Kernels {
     /// The dots that kernels call through the step's tables, in the order of [`DOT_FUNCTIONS`].
     pub fn dots(&self) -> [*const c_void; DOT_FUNCTIONS.len()] {
         self.dots
+    }
+
+    /// What kernels call for weights in blocks, in the order of [`BLOCK_FUNCTIONS`].
+    pub fn in_blocks(&self) -> [*const c_void; BLOCK_FUNCTIONS.len()] {
+        self.in_blocks
     }
 
     /// The function of a kernel.
@@ -60,6 +69,12 @@ pub fn load_kernels<'a>(
     let files: Vec<Vec<&KernelText>> = kernels.chunks(per_file).map(<[_]>::to_vec).collect();
     // The dot takes longest, and comes first.
     let mut sources = vec![CSource { name: "dot".to_owned(), text: dot_source() }];
+    let formats: BTreeSet<_> = kernels.iter().flat_map(|kernel| kernel.formats()).collect();
+    let has_blocks = kernels.iter().any(|kernel| kernel.rounds()) || !formats.is_empty();
+    if has_blocks {
+        sources.push(CSource { name: "blocks".to_owned(), text: blocks_source(&formats) });
+    }
+    let first_file = sources.len();
     sources.extend(
         files
             .iter()
@@ -72,7 +87,7 @@ pub fn load_kernels<'a>(
     }
     let compiled = compile_all(compiler, &sources, &flags, cache, jobs)?;
     let mut functions = HashMap::new();
-    for (file, library) in files.iter().zip(&compiled.libraries[1..]) {
+    for (file, library) in files.iter().zip(&compiled.libraries[first_file..]) {
         for kernel in file {
             // SAFETY: the file defines a function of this name and of this type.
             let function =
@@ -86,5 +101,13 @@ pub fn load_kernels<'a>(
         // SAFETY: the file defines it.
         *pointer = unsafe { dot.symbol(name)? };
     }
-    Ok(Kernels { functions, dots, _libraries: compiled.libraries, stats: compiled.stats })
+    let mut in_blocks = [std::ptr::null(); BLOCK_FUNCTIONS.len()];
+    if has_blocks {
+        let of_formats = formats.iter().map(|format| 1 + *format as usize);
+        for at in std::iter::once(0).chain(of_formats) {
+            // SAFETY: the file defines it.
+            in_blocks[at] = unsafe { compiled.libraries[1].symbol(BLOCK_FUNCTIONS[at])? };
+        }
+    }
+    Ok(Kernels { functions, dots, in_blocks, _libraries: compiled.libraries, stats: compiled.stats })
 }

@@ -2,6 +2,7 @@
 //! memory once, at load; a run allocates nothing and never compiles.
 
 mod binding;
+mod blocks;
 mod caches;
 mod library;
 mod memory;
@@ -10,9 +11,10 @@ mod run;
 mod workspace;
 
 pub use binding::{Binding, BindingError, CacheSize, Sequence};
+pub use blocks::{Panels, round_to_blocks};
 pub use caches::CacheRooms;
 pub use library::{KernelFn, Kernels, load_kernels};
 pub use memory::{AlignedBytes, OutOfMemory, give_back_freed};
-pub use parameters::{PART_ELEMENTS, ParameterError, ParameterStore, Stored, parts};
+pub use parameters::{Columns, PART_ELEMENTS, ParameterError, ParameterStore, Stored, parts};
 pub use run::{Executable, LaunchTime, LoadError, SharedMemory};
 pub use workspace::{MemoryBound, Workspace};

@@ -1,7 +1,9 @@
 //! Parameters and what is kept beside them from step to step, stored as the
 //! layout pass chose. To the outside they are numbers in the user's order.
 
+use super::blocks::{Panels, round_to_blocks};
 use super::memory::{AlignedBytes, OutOfMemory};
+use diptych_ir::blocks::BlockFormat;
 use diptych_ir::{Axis, ParamInfo, Program, Symbol, TensorType};
 use diptych_passes::layout::{Layout, Layouts, product};
 use std::collections::BTreeMap;
@@ -39,6 +41,17 @@ pub enum ParameterError {
         expected: usize,
         /// Those given.
         found: usize,
+    },
+    /// A weight in blocks is set whole, or column by column.
+    #[error("parameter `{0}` is held in blocks, and cannot be set in parts")]
+    InBlocks(String),
+    /// Numbers that the blocks do not hold.
+    #[error("parameter `{name}` has numbers that are not finite, or too large for {format}")]
+    Range {
+        /// The parameter.
+        name: String,
+        /// The format.
+        format: BlockFormat,
     },
     /// No memory.
     #[error(transparent)]
@@ -115,7 +128,58 @@ impl ParameterStore {
         if numbers.len() != expected {
             return Err(ParameterError::Length { name: name.to_string(), expected, found: numbers.len() });
         }
-        self.set_part(name, 0, numbers)
+        match self.columns(name) {
+            Some(columns) => self.set_rounded(name, &columns, numbers),
+            None => self.set_part(name, 0, numbers),
+        }
+    }
+
+    /// Rounds numbers to blocks, column by column.
+    fn set_rounded(
+        &mut self,
+        name: Symbol,
+        columns: &Columns,
+        numbers: &[f32],
+    ) -> Result<(), ParameterError> {
+        let mut column = vec![0.0; columns.depth()];
+        for number in 0..columns.count() {
+            for (row, position) in columns.positions(number).enumerate() {
+                column[row] = numbers[position];
+            }
+            let format = columns.panels.format;
+            let blocks = round_to_blocks(format, &column);
+            let blocks = blocks.ok_or_else(|| ParameterError::Range { name: name.to_string(), format })?;
+            self.set_column(name, columns, number, &blocks);
+        }
+        Ok(())
+    }
+
+    /// The columns of a value that is held in blocks.
+    pub fn columns(&self, name: Symbol) -> Option<Columns> {
+        let stored = self.values.get(&name)?;
+        let Layout::Blocks { format, k, n } = &stored.layout else { return None };
+        let panels = Panels { format: *format, depth: product(k), panel: self.panel };
+        let stride = |axis: &Axis| {
+            let at = stored.order.iter().position(|other| other == axis).unwrap_or(0);
+            (axis.fixed_size().unwrap_or(1), product(&stored.order[at + 1..]))
+        };
+        let outer: Vec<Axis> = stored.layers.into_iter().chain(n.iter().copied()).collect();
+        Some(Columns {
+            panels,
+            within_layer: product(n),
+            outer: outer.iter().map(stride).collect(),
+            rows: k.iter().map(stride).collect(),
+        })
+    }
+
+    /// Sets a column of a value that is held in blocks, from blocks as files have them.
+    pub fn set_column(&mut self, name: Symbol, columns: &Columns, number: usize, blocks: &[u8]) {
+        if let Some(stored) = self.values.get_mut(&name) {
+            let (first, column) = columns.place(number);
+            let bytes = stored.bytes.as_mut_slice::<u8>();
+            let panel = &mut bytes[first..first + columns.panels.panel_bytes()];
+            columns.panels.put(panel, column, blocks);
+        }
     }
 
     /// Sets the elements of a value from position `start` on, in the user's order.
@@ -124,6 +188,9 @@ impl ParameterStore {
     /// When there is no such value, or it ends before.
     pub fn set_part(&mut self, name: Symbol, start: usize, numbers: &[f32]) -> Result<(), ParameterError> {
         let part = self.part(name, start, numbers.len())?;
+        if self.columns(name).is_some() {
+            return Err(ParameterError::InBlocks(name.to_string()));
+        }
         let panel = self.panel;
         let stored = self.values.get_mut(&name).ok_or_else(|| ParameterError::Unknown(name.to_string()))?;
         let places = Places::of(stored, panel);
@@ -149,6 +216,15 @@ impl ParameterStore {
     pub fn get_part(&self, name: Symbol, start: usize, numbers: &mut [f32]) -> Result<(), ParameterError> {
         let part = self.part(name, start, numbers.len())?;
         let stored = self.values.get(&name).ok_or_else(|| ParameterError::Unknown(name.to_string()))?;
+        if let Some(columns) = self.columns(name) {
+            let bytes = stored.bytes.as_slice::<u8>();
+            for (position, number) in part.zip(numbers) {
+                let (column, row) = columns.of_position(position);
+                let (first, within) = columns.place(column);
+                *number = columns.panels.get(&bytes[first..], within, row);
+            }
+            return Ok(());
+        }
         let elements = stored.bytes.as_slice::<f32>();
         Places::of(stored, self.panel)
             .for_each(part, |position, place| numbers[position - start] = elements[place]);
@@ -170,6 +246,71 @@ impl ParameterStore {
             return Err(ParameterError::Length { name: name.to_string(), expected, found: end });
         }
         Ok(start..end)
+    }
+}
+
+/// The columns of a value that is held in blocks: those of the first layer first.
+#[derive(Clone, Debug)]
+pub struct Columns {
+    /// How blocks lie.
+    pub panels: Panels,
+    /// Columns of a layer.
+    within_layer: usize,
+    /// Sizes of the axes that count columns, slowest first, and how far positions along them are apart in the user's
+    /// order.
+    outer: Vec<(usize, usize)>,
+    /// The same of the axes that count rows.
+    rows: Vec<(usize, usize)>,
+}
+
+/// The position that so many steps along axes lead to, the last axis fastest.
+fn position(axes: &[(usize, usize)], mut steps: usize) -> usize {
+    let mut position = 0;
+    for &(size, stride) in axes.iter().rev() {
+        position += steps % size * stride;
+        steps /= size;
+    }
+    position
+}
+
+/// The other way round.
+fn steps(axes: &[(usize, usize)], position: usize) -> usize {
+    axes.iter().fold(0, |steps, &(size, stride)| steps * size + position / stride % size)
+}
+
+impl Columns {
+    /// Columns of all layers.
+    pub fn count(&self) -> usize {
+        self.outer.iter().map(|axis| axis.0).product()
+    }
+
+    /// Numbers of a column.
+    pub fn depth(&self) -> usize {
+        self.panels.depth
+    }
+
+    /// The position of a column's first number in the user's order.
+    pub fn first(&self, column: usize) -> usize {
+        position(&self.outer, column)
+    }
+
+    /// The positions of a column's numbers in the user's order.
+    pub fn positions(&self, column: usize) -> impl Iterator<Item = usize> + '_ {
+        let first = self.first(column);
+        (0..self.depth()).map(move |row| first + position(&self.rows, row))
+    }
+
+    /// The column and the row of a position.
+    fn of_position(&self, position: usize) -> (usize, usize) {
+        (steps(&self.outer, position), steps(&self.rows, position))
+    }
+
+    /// Where a column's panel begins, and the column within it.
+    fn place(&self, column: usize) -> (usize, usize) {
+        let panel = self.panels.panel;
+        let (layer, column) = (column / self.within_layer, column % self.within_layer);
+        let panels = layer * self.within_layer.div_ceil(panel) + column / panel;
+        (panels * self.panels.panel_bytes(), column % panel)
     }
 }
 
@@ -246,8 +387,10 @@ impl Places {
             places.sizes.push(axis.fixed_size().unwrap_or(1));
             let (linear, column) = match &stored.layout {
                 _ if Some(axis) == stored.layers => (layer, 0),
-                Layout::Dense { order, .. } => (nested(order, axis).unwrap_or(0), 0),
-                Layout::Packed { k, n } => match nested(k, axis) {
+                Layout::Dense { order, .. } | Layout::Rounded { order, .. } => {
+                    (nested(order, axis).unwrap_or(0), 0)
+                }
+                Layout::Packed { k, n } | Layout::Blocks { k, n, .. } => match nested(k, axis) {
                     Some(stride) => (stride * panel, 0),
                     None => (0, nested(n, axis).unwrap_or(0)),
                 },

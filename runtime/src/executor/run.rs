@@ -10,7 +10,7 @@ use super::memory::{AlignedBytes, OutOfMemory};
 use super::parameters::ParameterStore;
 use super::workspace::{MemoryBound, Workspace};
 use crate::cpu::pool::{Barrier, Pool};
-use diptych_codegen::c::prelude::{DOT_FUNCTIONS, VectorWidth};
+use diptych_codegen::c::prelude::{BLOCK_FUNCTIONS, DOT_FUNCTIONS, VectorWidth};
 use diptych_codegen::c::step::StepTables;
 use diptych_codegen::entry::{
     ArgRef, Buffer, CompiledEntry, GridCount, Launch, Limits, MOST_ARGS, PlanStep, Role, Slot,
@@ -99,6 +99,8 @@ pub struct Executable {
     timers: Vec<Timer>,
     timed: bool,
     dots: [*const c_void; DOT_FUNCTIONS.len()],
+    /// Those that they call for weights in blocks.
+    in_blocks: [*const c_void; BLOCK_FUNCTIONS.len()],
     limits: Limits,
     /// Of its caches; `None` where it has none.
     cache: Option<CacheSize>,
@@ -254,6 +256,7 @@ impl Executable {
             timers,
             timed: false,
             dots: kernels.dots(),
+            in_blocks: kernels.in_blocks(),
             limits,
             cache: caches.filter(|_| cached).map(CacheRooms::size),
             panel: entry.panel,
@@ -345,6 +348,7 @@ impl Executable {
         let workspace = self.workspace.alone();
         let mut tables = binding.tables();
         tables.dots = self.dots;
+        tables.in_blocks = self.in_blocks;
         self.counters.iter().for_each(|counter| counter.store(0, Ordering::Relaxed));
         let timers = TimerSlots { first: self.timers.as_mut_ptr(), timed: self.timed };
         let run = Run {

@@ -125,6 +125,13 @@ fn load(
     for &name in names {
         let tensor = file.expect(name.as_str(), Dtype::F32, &shape_of(program, name))?;
         let mut numbers = Vec::new();
+        if store.columns(name).is_some() {
+            numbers.resize(tensor.elements(), 0.0);
+            tensor.read_f32(&mut numbers)?;
+            store.set(name, &numbers)?;
+            file.release(name.as_str());
+            continue;
+        }
         for part in parts(tensor.elements()) {
             numbers.resize(part.len(), 0.0);
             tensor.read_f32_part(part.start, &mut numbers)?;
