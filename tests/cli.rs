@@ -504,3 +504,45 @@ fn architectures_are_compared_where_they_do_not_fit() {
     let imported = worked(path, &["compare", &config, "--context", "16", "--batch", "1"]);
     assert!(imported.contains("prefill, 1 × 16"), "{imported}");
 }
+
+#[test]
+fn a_profile_has_an_owner_for_the_time_and_a_trace_that_can_be_read() {
+    let place = tempfile::tempdir().unwrap();
+    let path = place.path();
+    let bench = |more: &[&'static str]| {
+        let mut arguments =
+            vec!["bench", "--model", "llama-tiny", "--batch", "2", "--time", "64", "--steps", "2"];
+        arguments.extend(more);
+        arguments
+    };
+    let jobs = "--profile=train,prefill,decode";
+    refused(path, &bench(&[jobs, "--prompt", "0"]), &["--prompt is 0", "context of `llama-tiny`, 64"]);
+    refused(path, &bench(&[jobs, "--tokens", "2"]), &["--tokens is 2", "at least 1 and 3"]);
+    refused(
+        path,
+        &["bench", "--model", "llama-tiny", jobs, "--time", "65"],
+        &["--time 1 to the context of `llama-tiny`, 64"],
+    );
+    refused(path, &bench(&[jobs, "--trace", "nowhere/trace.json"]), &["no folder nowhere"]);
+    let run = bench(&[jobs, "--prompt", "16", "--tokens", "9", "--trace", "trace.json"]);
+    let table = worked(path, &run);
+    for part in ["a training step of 2 × 64 tokens", "a prompt of 16 tokens", "a token after 16 to 24 others"]
+    {
+        assert!(table.contains(part), "no `{part}` in {table}");
+    }
+    let owned: Vec<f64> = table
+        .lines()
+        .filter(|line| line.contains("of the wall clock has an owner"))
+        .map(|line| line.trim().split('%').next().unwrap().parse().unwrap())
+        .collect();
+    assert_eq!(owned.len(), 3, "{table}");
+    // Tests run side by side: a thread may be put off where none of its slices is.
+    assert!(owned.iter().all(|share| (80.0..=100.0).contains(share)), "{table}");
+    let trace: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(path.join("trace.json")).unwrap()).unwrap();
+    let events = trace["traceEvents"].as_array().unwrap();
+    let of = |category: &str| events.iter().filter(|event| event["cat"] == category).count();
+    assert_eq!((of("step"), of("run")), (2 + 2 + 4, 2 * 2 + 2 + 4));
+    assert!(of("attention") > 0 && of("optimiser") > 0 && of("waiting") > 0);
+    refused(path, &run, &["trace.json exists", "--force"]);
+}
