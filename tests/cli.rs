@@ -544,5 +544,26 @@ fn a_profile_has_an_owner_for_the_time_and_a_trace_that_can_be_read() {
     let of = |category: &str| events.iter().filter(|event| event["cat"] == category).count();
     assert_eq!((of("step"), of("run")), (2 + 2 + 4, 2 * 2 + 2 + 4));
     assert!(of("attention") > 0 && of("optimiser") > 0 && of("waiting") > 0);
+    // Nanoseconds of all slices by track: on that of a thread none overlaps another, on that of steps they nest.
+    let mut tracks = std::collections::BTreeMap::<(u64, u64), Vec<[u64; 2]>>::new();
+    for event in events.iter().filter(|event| event["ph"] == "X") {
+        let nanoseconds = |key: &str| (event[key].as_f64().unwrap() * 1e3).round() as u64;
+        let track = (event["pid"].as_u64().unwrap(), event["tid"].as_u64().unwrap());
+        let (start, taken) = (nanoseconds("ts"), nanoseconds("dur"));
+        if taken > 0 {
+            tracks.entry(track).or_default().push([start, start + taken]);
+        }
+    }
+    assert_eq!(tracks.len(), 3 * 3);
+    for ((_, track), mut slices) in tracks {
+        slices.sort_by_key(|[start, end]| (*start, u64::MAX - end));
+        let mut around: Vec<u64> = Vec::new();
+        for [start, end] in slices {
+            around.retain(|&outer| outer > start);
+            assert!(around.iter().all(|&outer| end <= outer), "track {track}: {start} to {end}, {around:?}");
+            around.push(end);
+            assert!(around.len() <= if track == 0 { 2 } else { 1 }, "track {track}");
+        }
+    }
     refused(path, &run, &["trace.json exists", "--force"]);
 }

@@ -2,23 +2,12 @@
 //! it cannot have.
 
 use diptych_codegen::driver::compile_program;
-use diptych_codegen::entry::{EntryOptions, Launch, PlanStep};
+use diptych_codegen::entry::EntryOptions;
 use diptych_codegen::family::Family;
 use diptych_ir::EntryKind;
 use diptych_models::{Registry, build};
 use diptych_passes::AdamWOptions;
 use std::collections::BTreeSet;
-
-fn launches<'a>(steps: &'a [PlanStep], found: &mut Vec<&'a Launch>) {
-    for step in steps {
-        match step {
-            PlanStep::Launch(launch) => found.push(launch),
-            PlanStep::Together(together) => found.extend(together),
-            PlanStep::Repeat { body, .. } => launches(body, found),
-            PlanStep::Copy { .. } => {}
-        }
-    }
-}
 
 fn families(family: &str, preset: &str, vocab: usize, kind: EntryKind) -> BTreeSet<Family> {
     let registry = Registry::zoo();
@@ -28,9 +17,7 @@ fn families(family: &str, preset: &str, vocab: usize, kind: EntryKind) -> BTreeS
     let options = EntryOptions { panel: 32, tile_rows: 12 };
     let compiled = compile_program(&program, &[kind], &AdamWOptions::default(), options).unwrap();
     let entry = &compiled.entries[&kind];
-    let mut found = Vec::new();
-    launches(&entry.steps, &mut found);
-    found.iter().map(|launch| Family::of(compiled.program_of(kind), entry, launch)).collect()
+    entry.launches().into_iter().map(|launch| Family::of(compiled.program_of(kind), entry, launch)).collect()
 }
 
 #[test]

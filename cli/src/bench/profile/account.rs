@@ -148,7 +148,7 @@ pub mod tests {
     /// `update`. Times are in microseconds.
     pub fn example() -> Profile {
         let zero = Instant::now();
-        let at = |micros: u64| zero + Duration::from_micros(micros);
+        let at = |micros: u64| zero + Duration::from_micros(micros + 5);
         let slice = |part, launch, start: u64, end: u64| Slice {
             part,
             launch,
@@ -166,8 +166,9 @@ pub mod tests {
             flops: 1e6,
             bytes: 1e5,
         };
-        let train = |origin: u64| Recording {
-            origin: at(origin),
+        // Ready 5 before its step, whose slices are counted from then.
+        let train = |step: u64| Recording {
+            origin: at(step) - Duration::from_micros(5),
             launches: vec![recorded(0), recorded(1), recorded(1)],
             runs: vec![Span { start: 10_000, end: 500_000 }],
             threads: vec![

@@ -10,7 +10,7 @@ use crate::machine::MemoryBound;
 use crate::output::tell;
 use crate::start::initialize_trainer;
 use diptych_codegen::driver::CompiledProgram;
-use diptych_codegen::entry::{ArgRef, CompiledEntry, Launch, PlanStep, Role};
+use diptych_codegen::entry::{ArgRef, CompiledEntry, Launch, Role};
 use diptych_codegen::family::Family;
 use diptych_cost::{Machine, RunSizes, predict_entry};
 use diptych_ir::{EntryKind, Program};
@@ -214,10 +214,8 @@ fn described(
     let entry = compiled.entries.get(&kind);
     let entry = entry.ok_or_else(|| Failure(format!("the program has no entry `{}`", kind.name())))?;
     let program = compiled.program_of(kind);
-    let mut launches = Vec::new();
-    in_order(&entry.steps, &mut launches);
     let prediction = predict_entry(entry, machine, threads, run);
-    let describe = |(launch, predicted): (&&Launch, &diptych_cost::LaunchPrediction)| Described {
+    let describe = |(launch, predicted): (&Launch, &diptych_cost::LaunchPrediction)| Described {
         kernel: launch.kernel,
         name: name(program, entry, launch),
         family: Family::of(program, entry, launch),
@@ -226,18 +224,7 @@ fn described(
         flops: predicted.work.flops(),
         bytes: predicted.work.footprint_bytes(),
     };
-    Ok(launches.iter().zip(&prediction.launches).map(describe).collect())
-}
-
-fn in_order<'a>(steps: &'a [PlanStep], launches: &mut Vec<&'a Launch>) {
-    for step in steps {
-        match step {
-            PlanStep::Launch(launch) => launches.push(launch),
-            PlanStep::Together(together) => launches.extend(together),
-            PlanStep::Repeat { body, .. } => in_order(body, launches),
-            PlanStep::Copy { .. } => {}
-        }
-    }
+    Ok(entry.launches().into_iter().zip(&prediction.launches).map(describe).collect())
 }
 
 /// What a kernel is called after, and the names that the model has for what it computes or, if it has none, for

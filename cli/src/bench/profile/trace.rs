@@ -9,8 +9,11 @@ use std::time::Instant;
 /// The trace of some jobs, one after the other on one clock.
 pub fn json(profiles: &[Profile]) -> Value {
     let starts = profiles.iter().flat_map(|profile| profile.steps.iter().map(|step| step[0]));
+    // A recording is made ready before the step that it is of.
+    let entries = profiles.iter().flat_map(|profile| &profile.entries);
+    let origins = entries.flat_map(|entry| &entry.recordings).map(|recording| recording.origin);
     let mut events = Vec::new();
-    if let Some(zero) = starts.min() {
+    if let Some(zero) = starts.chain(origins).min() {
         for (process, profile) in profiles.iter().enumerate() {
             Writer { zero, process, events: &mut events }.profile(profile);
         }
