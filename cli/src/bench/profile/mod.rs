@@ -42,7 +42,7 @@ struct Profile {
     steps: Vec<[Instant; 2]>,
     /// Seconds of steps that were not recorded, in turns with the others.
     plain: Vec<f64>,
-    /// The entries that a step runs, in order.
+    /// The entries that a step runs, in order, with a recording for each recorded step.
     entries: Vec<EntryProfile>,
 }
 
