@@ -105,6 +105,17 @@ fn configurations_that_do_not_fit_are_told() {
 }
 
 #[test]
+fn a_vector_width_that_cannot_be_had_is_told() {
+    let place = tempfile::tempdir().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_diptych"));
+    command.current_dir(place.path()).env("DIPTYCH_VECTOR_WIDTH", "avx1024");
+    let output = command.args(["explain", "--model", "llama-tiny"]).output().unwrap();
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{told}");
+    assert!(told.contains("DIPTYCH_VECTOR_WIDTH: there is no vector width `avx1024`"), "{told}");
+}
+
+#[test]
 fn texts_that_cannot_be_used_are_told() {
     let place = place();
     let path = place.path();
