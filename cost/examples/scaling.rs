@@ -1,6 +1,7 @@
 //! How the time of a training step grows: with tokens (1 × 64 to 16 × 512) and with layers (2 to 24, of a small
 //! width), on 1 and on 2 threads. A line is laid through the times of each, by relative error; how far each time is
-//! from it, where the line begins, and what a second thread brings are printed.
+//! from it, where the line begins, what a second thread brings, and how much of the time two threads wait for
+//! each other are printed.
 //!
 //! `cargo run --release -p diptych-cost --example scaling -- [--only tokens|layers] [--rounds 5]`
 //!
@@ -9,6 +10,7 @@
 
 use diptych_codegen::driver::rewrite_by_default;
 use diptych_models::{Architecture, Registry, build, initialize};
+use diptych_runtime::executor::{Part, Recording};
 use diptych_runtime::sampling::random_bits;
 use diptych_runtime::session::Device;
 use diptych_runtime::train::{ModelIdentity, Plan, TrainOptions, Trainer};
@@ -44,6 +46,8 @@ struct Size<'d> {
     amount: f64,
     trainers: Vec<Trainer<'d>>,
     seconds: Vec<f64>,
+    /// The least share of a step that threads waited, on the most threads.
+    waiting: f64,
 }
 
 impl<'d> Size<'d> {
@@ -79,23 +83,43 @@ impl<'d> Size<'d> {
             trainers.push(trainer);
         }
         let seconds = vec![f64::INFINITY; trainers.len()];
-        Ok(Size { name, amount: amount as f64, trainers, seconds })
+        Ok(Size { name, amount: amount as f64, trainers, seconds, waiting: f64::INFINITY })
     }
 
     /// A step on each number of threads.
     fn round(&mut self, vocab: usize, counts: bool) -> Result<(), Failure> {
         for (trainer, fastest) in self.trainers.iter_mut().zip(&mut self.seconds) {
-            let report = trainer.step(|step, inputs, targets| {
-                let token = |at: usize| (random_bits(step, at as u64) % vocab as u64) as i32;
-                inputs.iter_mut().enumerate().for_each(|(at, id)| *id = token(at));
-                targets.iter_mut().enumerate().for_each(|(at, id)| *id = token(at + 1));
-            })?;
+            let seconds = step(trainer, vocab)?;
             if counts {
-                *fastest = fastest.min(report.seconds);
+                *fastest = fastest.min(seconds);
             }
         }
         Ok(())
     }
+
+    /// A recorded step on the most threads.
+    fn round_of_waiting(&mut self, vocab: usize) -> Result<(), Failure> {
+        if let Some(trainer) = self.trainers.last_mut() {
+            trainer.executables().into_iter().for_each(|entry| entry.record(1));
+            step(trainer, vocab)?;
+            let recordings = trainer.executables().map(|entry| entry.take_recording());
+            let sum = |of: &dyn Fn(&Recording) -> f64| recordings.iter().map(of).sum::<f64>();
+            let share =
+                sum(&|recording| recording.part_seconds(Part::Wait)) / sum(&|recording| recording.seconds());
+            self.waiting = self.waiting.min(share);
+        }
+        Ok(())
+    }
+}
+
+/// A step on random tokens; its seconds.
+fn step(trainer: &mut Trainer, vocab: usize) -> Result<f64, Failure> {
+    let report = trainer.step(|step, inputs, targets| {
+        let token = |at: usize| (random_bits(step, at as u64) % vocab as u64) as i32;
+        inputs.iter_mut().enumerate().for_each(|(at, id)| *id = token(at));
+        targets.iter_mut().enumerate().for_each(|(at, id)| *id = token(at + 1));
+    })?;
+    Ok(report.seconds)
 }
 
 /// The line with the least squares of relative errors: where it begins, and what each amount adds.
@@ -119,8 +143,10 @@ fn report(title: &str, unit: &str, sizes: &[Size]) {
             slope * 1e6
         );
     }
-    println!("| size | 1 thread, ms | from the line | 2 threads, ms | from the line | 2 threads over 1 |");
-    println!("|---|---|---|---|---|---|");
+    println!(
+        "| size | 1 thread, ms | from the line | 2 threads, ms | from the line | 2 threads over 1 | waiting |"
+    );
+    println!("|---|---|---|---|---|---|---|");
     for size in sizes {
         let [one, two] = [0, 1].map(|thread| {
             let (start, slope) = lines[thread];
@@ -128,7 +154,8 @@ fn report(title: &str, unit: &str, sizes: &[Size]) {
             let seconds = size.seconds[thread];
             format!("{:.2} | {:+.1}%", seconds * 1e3, 100.0 * (seconds / expected - 1.0))
         });
-        println!("| {} | {one} | {two} | {:.2} |", size.name, size.seconds[0] / size.seconds[1]);
+        let (ratio, waiting) = (size.seconds[0] / size.seconds[1], 100.0 * size.waiting);
+        println!("| {} | {one} | {two} | {ratio:.2} | {waiting:.0}% |", size.name);
     }
 }
 
@@ -147,6 +174,10 @@ fn main() -> Result<(), Failure> {
             for size in sizes.iter_mut() {
                 size.round(vocab, round > 0)?;
             }
+        }
+        for size in sizes.iter_mut() {
+            // Small steps are soon done, and the more easily disturbed.
+            (0..rounds.max(3)).try_for_each(|_| size.round_of_waiting(vocab))?;
         }
         Ok(())
     };
