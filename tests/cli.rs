@@ -109,6 +109,17 @@ fn configurations_that_do_not_fit_are_told() {
 }
 
 #[test]
+fn a_vector_width_that_cannot_be_had_is_told() {
+    let place = tempfile::tempdir().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_diptych"));
+    command.current_dir(place.path()).env("DIPTYCH_VECTOR_WIDTH", "avx1024");
+    let output = command.args(["explain", "--model", "llama-tiny"]).output().unwrap();
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{told}");
+    assert!(told.contains("DIPTYCH_VECTOR_WIDTH: there is no vector width `avx1024`"), "{told}");
+}
+
+#[test]
 fn texts_that_cannot_be_used_are_told() {
     let place = place();
     let path = place.path();
@@ -563,4 +574,67 @@ fn architectures_are_compared_where_they_do_not_fit() {
 
     let imported = worked(path, &["compare", &config, "--context", "16", "--batch", "1"]);
     assert!(imported.contains("prefill, 1 × 16"), "{imported}");
+}
+
+#[test]
+fn a_profile_has_an_owner_for_the_time_and_a_trace_that_can_be_read() {
+    let place = tempfile::tempdir().unwrap();
+    let path = place.path();
+    let bench = |more: &[&'static str]| {
+        let mut arguments =
+            vec!["bench", "--model", "llama-tiny", "--batch", "2", "--time", "64", "--steps", "2"];
+        arguments.extend(more);
+        arguments
+    };
+    let jobs = "--profile=train,prefill,decode";
+    refused(path, &bench(&[jobs, "--prompt", "0"]), &["--prompt is 0", "context of `llama-tiny`, 64"]);
+    refused(path, &bench(&[jobs, "--tokens", "2"]), &["--tokens is 2", "at least 1 and 3"]);
+    refused(
+        path,
+        &["bench", "--model", "llama-tiny", jobs, "--time", "65"],
+        &["--time 1 to the context of `llama-tiny`, 64"],
+    );
+    refused(path, &bench(&[jobs, "--trace", "nowhere/trace.json"]), &["no folder nowhere"]);
+    let run = bench(&[jobs, "--prompt", "16", "--tokens", "9", "--trace", "trace.json"]);
+    let table = worked(path, &run);
+    for part in ["a training step of 2 × 64 tokens", "a prompt of 16 tokens", "a token after 16 to 24 others"]
+    {
+        assert!(table.contains(part), "no `{part}` in {table}");
+    }
+    let owned: Vec<f64> = table
+        .lines()
+        .filter(|line| line.contains("of the wall clock has an owner"))
+        .map(|line| line.trim().split('%').next().unwrap().parse().unwrap())
+        .collect();
+    assert_eq!(owned.len(), 3, "{table}");
+    // Tests run side by side: a thread may be put off where none of its slices is.
+    assert!(owned.iter().all(|share| (80.0..=100.0).contains(share)), "{table}");
+    let trace: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(path.join("trace.json")).unwrap()).unwrap();
+    let events = trace["traceEvents"].as_array().unwrap();
+    let of = |category: &str| events.iter().filter(|event| event["cat"] == category).count();
+    assert_eq!((of("step"), of("run")), (2 + 2 + 4, 2 * 2 + 2 + 4));
+    assert!(of("attention") > 0 && of("optimiser") > 0 && of("waiting") > 0);
+    // Nanoseconds of all slices by track: on that of a thread none overlaps another, on that of steps they nest.
+    let mut tracks = std::collections::BTreeMap::<(u64, u64), Vec<[u64; 2]>>::new();
+    for event in events.iter().filter(|event| event["ph"] == "X") {
+        let nanoseconds = |key: &str| (event[key].as_f64().unwrap() * 1e3).round() as u64;
+        let track = (event["pid"].as_u64().unwrap(), event["tid"].as_u64().unwrap());
+        let (start, taken) = (nanoseconds("ts"), nanoseconds("dur"));
+        if taken > 0 {
+            tracks.entry(track).or_default().push([start, start + taken]);
+        }
+    }
+    assert_eq!(tracks.len(), 3 * 3);
+    for ((_, track), mut slices) in tracks {
+        slices.sort_by_key(|[start, end]| (*start, u64::MAX - end));
+        let mut around: Vec<u64> = Vec::new();
+        for [start, end] in slices {
+            around.retain(|&outer| outer > start);
+            assert!(around.iter().all(|&outer| end <= outer), "track {track}: {start} to {end}, {around:?}");
+            around.push(end);
+            assert!(around.len() <= if track == 0 { 2 } else { 1 }, "track {track}");
+        }
+    }
+    refused(path, &run, &["trace.json exists", "--force"]);
 }

@@ -29,6 +29,33 @@ pub fn claim_folder(path: &Path, force: bool) -> Result<()> {
     std::fs::create_dir_all(path).map_err(file_failure("make the folder", path))
 }
 
+/// Makes sure that a file may be written: that it is not there, or may be written over.
+///
+/// # Errors
+/// When there is something at `path` and `force` is not set, or it is a folder, or in none.
+pub fn claim_file(path: &Path, force: bool) -> Result<()> {
+    match std::fs::symlink_metadata(path) {
+        Ok(found) if found.is_dir() => {
+            return Err(Failure(format!("{} is a folder, and a file is needed", path.display())));
+        }
+        Ok(_) if !force => {
+            return Err(Failure(format!(
+                "{} exists; name another file, or overwrite it with --force",
+                path.display()
+            )));
+        }
+        _ => {}
+    }
+    match path.parent().filter(|folder| !folder.as_os_str().is_empty() && !folder.is_dir()) {
+        Some(folder) => Err(Failure(format!(
+            "there is no folder {}, so {} cannot be written; make it first",
+            folder.display(),
+            path.display()
+        ))),
+        None => Ok(()),
+    }
+}
+
 /// `base`, or the first of `base-2`, `base-3`, … that is not there; made.
 ///
 /// # Errors
@@ -86,6 +113,20 @@ pub fn tell(line: impl AsRef<str>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn files_that_are_there_are_kept() {
+        let place = tempfile::tempdir().unwrap();
+        let file = place.path().join("trace.json");
+        claim_file(&file, false).unwrap();
+        assert!(!file.exists());
+        std::fs::write(&file, b"1").unwrap();
+        assert!(claim_file(&file, false).unwrap_err().0.contains("--force"));
+        claim_file(&file, true).unwrap();
+        assert!(claim_file(place.path(), true).unwrap_err().0.contains("is a folder"));
+        let nowhere = place.path().join("nowhere/trace.json");
+        assert!(claim_file(&nowhere, false).unwrap_err().0.contains("no folder"));
+    }
 
     #[test]
     fn folders_with_content_are_kept() {

@@ -4,6 +4,7 @@ pub mod c;
 mod condense;
 pub mod driver;
 pub mod entry;
+pub mod family;
 pub mod lower;
 mod rewriting;
 pub mod stages;

@@ -377,3 +377,20 @@ fn constants_agree_with_rust() {
         assert_eq!(got, [width.lanes(), width.panel(), width.tile_rows(), width.dot_scratch_floats()]);
     }
 }
+
+#[test]
+fn widths_have_names_and_others_are_told() {
+    for width in VectorWidth::ALL {
+        match VectorWidth::named(width.name()) {
+            Ok(found) => assert!(width.is_supported() && found == width),
+            Err(error) => {
+                assert!(!width.is_supported());
+                assert!(
+                    error.to_string().contains(&format!("cannot run the vector width `{}`", width.name()))
+                );
+            }
+        }
+    }
+    let error = VectorWidth::named("avx1024").unwrap_err().to_string();
+    assert!(error.contains("`avx1024`") && error.contains("avx512, avx2, portable"), "{error}");
+}

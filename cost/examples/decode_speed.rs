@@ -65,7 +65,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut binding = Binding::cached(Limits { rows: 1, batch: 1 }, architecture.context(), caches.size());
     binding.bind(&[at(prompt)])?;
     decode.refresh(&device.pool, &binding);
-    decode.set_timed(profile);
+    decode.record(if profile { tokens } else { 0 });
     let (mut seconds, mut read_rates) = (Vec::new(), Vec::new());
     for token in 0..tokens {
         binding.bind(&[at(prompt + token)])?;
@@ -91,11 +91,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         })
     );
     if profile {
-        let mut times = decode.take_times();
-        times.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
+        let mut times = decode.take_recording().times();
+        times.sort_by(|a, b| b.seconds().total_cmp(&a.seconds()));
         for time in times.iter().take(20) {
             let name = &session.compiled.entries[&EntryKind::Decode].kernels[time.kernel].name;
-            println!("{:9.3} ms  {:4} runs  {name}", time.seconds * 1e3 / tokens as f64, time.runs / tokens);
+            println!(
+                "{:9.3} ms  {:4} runs  {name}",
+                time.seconds() * 1e3 / tokens as f64,
+                time.runs / tokens
+            );
         }
     }
     Ok(())

@@ -101,14 +101,13 @@ fn main() -> Result<(), Failure> {
             run.bound().arena as f64 / 1e6,
             caches.bytes() as f64 / 1e6,
         );
-        run.set_timed(true);
-        run.take_times();
+        run.record(1);
         run.run(&device.pool, &binding);
-        for (launch, time) in prediction.launches.iter().zip(run.take_times()) {
-            if launch.seconds > 1e-4 || time.seconds > 1e-4 {
+        for (launch, time) in prediction.launches.iter().zip(run.take_recording().times()) {
+            if launch.seconds > 1e-4 || time.seconds() > 1e-4 {
                 println!(
                     "  {:8.3} ms  predicted {:8.3} ms  {:.3} GFLOP  {:6.1} MB  {}",
-                    time.seconds * 1e3,
+                    time.seconds() * 1e3,
                     launch.seconds * 1e3,
                     launch.work.flops() / 1e9,
                     launch.work.footprint_bytes() / 1e6,

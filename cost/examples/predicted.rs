@@ -16,7 +16,7 @@ use diptych_models::hugging_face::Checkpoint;
 use diptych_models::{Registry, build, initialize};
 use diptych_passes::AdamWOptions;
 use diptych_passes::weight_blocks::{candidates, hold_in_blocks};
-use diptych_runtime::executor::{Binding, CacheRooms, CacheSize, Executable, Sequence};
+use diptych_runtime::executor::{Binding, CacheRooms, CacheSize, Executable, LaunchTime, Sequence};
 use diptych_runtime::session::{Device, Session};
 use std::path::Path;
 use std::time::Instant;
@@ -48,17 +48,16 @@ fn time(run: &mut Executable, device: &Device, binding: &Binding, rounds: usize)
     run.refresh(&device.pool, binding);
     run.run(&device.pool, binding);
     let mut best = Best { run: f64::INFINITY, launches: Vec::new() };
-    // Without timers first, since reading the clock takes time of its own.
+    // Not recorded first, since reading the clock takes time of its own.
     for _ in 0..rounds {
         let start = Instant::now();
         run.run(&device.pool, binding);
         best.run = best.run.min(start.elapsed().as_secs_f64());
     }
-    run.set_timed(true);
-    run.take_times();
     for _ in 0..rounds {
+        run.record(1);
         run.run(&device.pool, binding);
-        let times: Vec<f64> = run.take_times().iter().map(|time| time.seconds).collect();
+        let times: Vec<f64> = run.take_recording().times().iter().map(LaunchTime::seconds).collect();
         if best.launches.is_empty() {
             best.launches = times;
         } else {

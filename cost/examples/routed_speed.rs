@@ -9,7 +9,7 @@ use diptych_cost::{Machine, ProbeSource, RunSizes, Target, measured, predict_ent
 use diptych_ir::{EntryKind, Program};
 use diptych_models::{ModelBuilder, initialize};
 use diptych_passes::AdamWOptions;
-use diptych_runtime::executor::{Binding, Executable, Sequence};
+use diptych_runtime::executor::{Binding, Executable, LaunchTime, Sequence};
 use diptych_runtime::session::{Device, Session};
 
 type Failure = Box<dyn std::error::Error>;
@@ -93,7 +93,6 @@ impl Runner {
             }
             run.refresh(&device.pool, &binding);
             run.run(&device.pool, &binding);
-            run.set_timed(true);
             runs.push((kind, run, Vec::new()));
         }
         Ok(Runner { session, runs, binding })
@@ -101,8 +100,9 @@ impl Runner {
 
     fn round(&mut self, device: &Device) {
         for (_, run, best) in &mut self.runs {
+            run.record(1);
             run.run(&device.pool, &self.binding);
-            let times: Vec<f64> = run.take_times().iter().map(|time| time.seconds).collect();
+            let times: Vec<f64> = run.take_recording().times().iter().map(LaunchTime::seconds).collect();
             match best.is_empty() {
                 true => *best = times,
                 false => best.iter_mut().zip(times).for_each(|(best, time)| *best = best.min(time)),

@@ -5,7 +5,7 @@ use diptych_codegen::c::prelude::{LINK_FLAGS, VectorWidth, prelude};
 use diptych_cost::{Kind, Machine, Measurement, Precision, ProbeError, ProbeSource, Target, measured};
 
 fn with_source<T>(run: impl FnOnce(&ProbeSource) -> T) -> T {
-    let flags = VectorWidth::detect().cc_flags();
+    let flags = VectorWidth::chosen().unwrap().cc_flags();
     run(&ProbeSource { prelude: prelude(), flags: &flags, link_flags: LINK_FLAGS })
 }
 

@@ -62,12 +62,7 @@ fn arguments() -> Result<Arguments, String> {
             "--seed" => parsed.one = Some(value.parse().map_err(|_| wrong(()))?),
             "--budget" => parsed.options.budget = value.parse().map_err(|_| wrong(()))?,
             "--width" => {
-                parsed.options.width = match value.as_str() {
-                    "avx512" => VectorWidth::Avx512,
-                    "avx2" => VectorWidth::Avx2,
-                    "portable" => VectorWidth::Portable,
-                    _ => return Err(format!("no vector width `{value}`: avx512, avx2 or portable")),
-                }
+                parsed.options.width = VectorWidth::named(&value).map_err(|error| error.to_string())?;
             }
             _ => return Err(format!("no option {argument}")),
         }

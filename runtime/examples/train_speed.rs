@@ -7,7 +7,7 @@ use diptych_codegen::entry::Limits;
 use diptych_ir::EntryKind;
 use diptych_models::{Registry, build, initialize};
 use diptych_passes::AdamWOptions;
-use diptych_runtime::executor::{Binding, Executable, Sequence};
+use diptych_runtime::executor::{Binding, Executable, LaunchTime, Sequence};
 use diptych_runtime::session::{Device, Session};
 use std::time::Instant;
 
@@ -52,8 +52,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     fill(&mut train).ok_or("the train entry lacks an input")?;
     let mut seconds = Vec::new();
     let mut losses = Vec::new();
-    train.set_timed(profile);
-    update.set_timed(profile);
     for step in 1..=steps {
         let start = Instant::now();
         train.run(&device.pool, &binding);
@@ -68,9 +66,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         update.run(&device.pool, &binding);
         seconds.push(start.elapsed().as_secs_f64());
         losses.push(train.root("loss").map_or(f32::NAN, |loss| loss[0]));
-        if step == 1 {
-            train.take_times();
-            update.take_times();
+        if step == 1 && profile {
+            train.record(steps - 1);
+            update.record(steps - 1);
         }
     }
     let mut sorted = seconds[1..].to_vec();
@@ -85,15 +83,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     if profile {
         for (kind, run) in [(EntryKind::Train, &mut train), (EntryKind::Update, &mut update)] {
             let entry = &session.compiled.entries[&kind];
-            let mut times = run.take_times();
-            times.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
-            let total: f64 = times.iter().map(|time| time.seconds).sum();
+            let mut times = run.take_recording().times();
+            times.sort_by(|a, b| b.seconds().total_cmp(&a.seconds()));
+            let total: f64 = times.iter().map(LaunchTime::seconds).sum();
             println!("{}: {:.1} ms a step in kernels", kind.name(), total * 1e3 / (steps - 1) as f64);
             for time in times.iter().take(30) {
                 let name = &entry.kernels[time.kernel].name;
                 println!(
                     "{:9.2} ms  {:4} runs  {name}",
-                    time.seconds * 1e3 / (steps - 1) as f64,
+                    time.seconds() * 1e3 / (steps - 1) as f64,
                     time.runs / (steps - 1)
                 );
             }

@@ -7,7 +7,7 @@ use crate::executor::{
     BindingError, CacheRooms, Executable, Kernels, LoadError, OutOfMemory, ParameterError, ParameterStore,
     SharedMemory, load_kernels,
 };
-use diptych_codegen::c::prelude::VectorWidth;
+use diptych_codegen::c::prelude::{VectorWidth, WIDTH_VARIABLE, WidthError};
 use diptych_codegen::driver::{CompiledProgram, Rewritten, compile_program, compile_rewritten};
 use diptych_codegen::entry::{CompileError, EntryOptions, Limits};
 use diptych_ir::{EntryKind, Program};
@@ -22,6 +22,9 @@ pub enum SessionError {
     /// The C compiler is missing or refuses its code.
     #[error(transparent)]
     Compiler(#[from] CompilerError),
+    /// The environment names a vector width that cannot be had.
+    #[error("{WIDTH_VARIABLE}: {0}")]
+    Width(#[from] WidthError),
     /// Threads cannot be had.
     #[error(transparent)]
     Pool(#[from] PoolError),
@@ -58,14 +61,14 @@ impl Device {
     /// This machine's CPU with so many threads (all cores that the process may use, if `None`).
     ///
     /// # Errors
-    /// When there is no C compiler, or threads cannot be started.
+    /// When there is no C compiler, threads cannot be started, or [`WIDTH_VARIABLE`] names no width that can be run.
     pub fn cpu(threads: Option<usize>) -> Result<Device, SessionError> {
         let threads = threads.unwrap_or_else(crate::cpu::default_threads).max(1);
         Ok(Device {
             pool: Pool::new(threads)?,
             compiler: Compiler::find()?,
             cache: KernelCache::standard(),
-            width: VectorWidth::detect(),
+            width: VectorWidth::chosen()?,
         })
     }
 

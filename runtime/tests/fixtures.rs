@@ -26,7 +26,7 @@ struct Loaded {
 
 fn load(name: &str, kinds: &[EntryKind]) -> Loaded {
     let checkpoint = Checkpoint::open(&folder(name), &Registry::zoo()).unwrap();
-    let width = VectorWidth::detect();
+    let width = VectorWidth::chosen().unwrap();
     let options = EntryOptions::new(width.panel(), width.tile_rows(), 2);
     let compiled = compile_program(checkpoint.program(), kinds, &AdamWOptions::default(), options).unwrap();
     let mut store = ParameterStore::new(&compiled.program, &compiled.layouts, width.panel(), true).unwrap();

@@ -42,7 +42,8 @@ fn program(name: &str, body: fn(Base<'_>) -> Tensor<'_>) -> (u64, Program, Trait
 fn agree(programs: Vec<(u64, Program, Traits)>) {
     let names: Vec<(u64, String)> =
         programs.iter().map(|(seed, program, _)| (*seed, program.name.to_string())).collect();
-    let options = Options { width: VectorWidth::detect(), budget: 3e5, gradients: true, serving: true };
+    let options =
+        Options { width: VectorWidth::chosen().unwrap(), budget: 3e5, gradients: true, serving: true };
     none_differ(
         check_programs(programs, options, &Compiler::find().unwrap(), &KernelCache::standard()),
         &names,
@@ -174,7 +175,8 @@ fn truth_values_are_one_and_zero() {
 /// Gradients that are the same for every token: found by random search.
 #[test]
 fn gradients_may_leave_out_time() {
-    let options = Options { width: VectorWidth::detect(), budget: 3e5, gradients: true, serving: false };
+    let options =
+        Options { width: VectorWidth::chosen().unwrap(), budget: 3e5, gradients: true, serving: false };
     let seeds = [205, 321, 337, 359];
     none_differ(check(&seeds, options, &Compiler::find().unwrap(), &KernelCache::standard()), &[]);
 }

@@ -35,13 +35,17 @@ fn agree(seeds: impl IntoIterator<Item = u64>, options: Options) {
 
 #[test]
 fn gradients_and_serving_are_as_the_evaluator_has_them() {
-    agree(0..10, Options { width: VectorWidth::detect(), budget: 3e5, gradients: true, serving: true });
+    agree(
+        0..10,
+        Options { width: VectorWidth::chosen().unwrap(), budget: 3e5, gradients: true, serving: true },
+    );
 }
 
 /// Of seeds whose attention can be served: what is seen over the past is not computed anew at each token.
 #[test]
 fn experts_are_as_the_evaluator_has_them() {
-    let options = Options { width: VectorWidth::detect(), budget: 2e5, gradients: true, serving: true };
+    let options =
+        Options { width: VectorWidth::chosen().unwrap(), budget: 2e5, gradients: true, serving: true };
     agree([6, 8, 9].map(|seed| ROUTED + seed), options);
     for width in VectorWidth::ALL.into_iter().filter(|width| width.is_supported()) {
         agree([0, 3, 101].map(|seed| ROUTED + seed), Options { width, budget: 1e5, ..options });
@@ -53,14 +57,17 @@ fn experts_are_as_the_evaluator_has_them() {
 fn groups_never_need_one_another_in_a_circle() {
     agree(
         [22, 344, 352, 361],
-        Options { width: VectorWidth::detect(), budget: 1e5, gradients: true, serving: false },
+        Options { width: VectorWidth::chosen().unwrap(), budget: 1e5, gradients: true, serving: false },
     );
 }
 
 /// Softmaxes of parameters that lie in no one way: walked axis by axis, they need not lie alike.
 #[test]
 fn parameters_that_lie_differently_are_combined() {
-    agree([204, 326], Options { width: VectorWidth::detect(), budget: 1e5, gradients: true, serving: false });
+    agree(
+        [204, 326],
+        Options { width: VectorWidth::chosen().unwrap(), budget: 1e5, gradients: true, serving: false },
+    );
 }
 
 #[test]
@@ -74,7 +81,8 @@ fn every_vector_width_computes_what_the_evaluator_does() {
 #[test]
 fn random_architectures_are_as_they_were_written() {
     let seeds: Vec<u64> = (0..50).collect();
-    let options = Options { width: VectorWidth::detect(), budget: 1e5, gradients: true, serving: true };
+    let options =
+        Options { width: VectorWidth::chosen().unwrap(), budget: 1e5, gradients: true, serving: true };
     let (compiler, cache) = (Compiler::find().unwrap(), KernelCache::standard());
     let Findings { agreed, kernels, refused, unserved, wrong } =
         check_architectures(&seeds, false, options, &compiler, &cache);
@@ -107,5 +115,10 @@ fn recurrences_score_as_the_evaluator_does() {
 
 #[test]
 fn recurrences_have_the_gradients_of_the_evaluator() {
-    recurrences_agree(Options { width: VectorWidth::detect(), budget: 3e5, gradients: true, serving: false });
+    recurrences_agree(Options {
+        width: VectorWidth::chosen().unwrap(),
+        budget: 3e5,
+        gradients: true,
+        serving: false,
+    });
 }

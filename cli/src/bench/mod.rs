@@ -1,9 +1,11 @@
 //! `diptych bench`: on real text, trains several architectures on the same
 //! tokens, serves each from the weights just trained, and reports what both
-//! cost. The parts: `plan` (how much there is time for), `train`, `serve`.
+//! cost. The parts: `plan` (how much there is time for), `train`, `serve`; `profile`
+//! instead tells where the time of their steps goes.
 
 mod labels;
 mod plan;
+mod profile;
 mod serve;
 mod train;
 
@@ -62,15 +64,36 @@ pub struct Arguments {
     /// Tokens of a sequence.
     #[arg(long, value_name = "N", default_value_t = 256)]
     time: usize,
-    /// Steps of each model, in place of as many as there is time for.
+    /// Steps of each model, in place of as many as there is time for; with --profile, those that are recorded.
     #[arg(long, value_name = "N")]
     steps: Option<u64>,
     /// The folder to write; it must be empty or not there. Without it, the first free of diptych-bench, diptych-bench-2, …
     #[arg(long, value_name = "FOLDER")]
     out: Option<PathBuf>,
-    /// Write into a folder that has something in it.
+    /// Write into a folder that has something in it, or over a trace.
     #[arg(long)]
     force: bool,
+    /// Train on no text, but tell where the time goes, kernel by kernel: of a training step, of a prompt, and of a token
+    /// decoded after it.
+    #[arg(
+        long,
+        value_name = "JOBS",
+        num_args = 0..=1,
+        require_equals = true,
+        value_delimiter = ',',
+        default_missing_value = "train,decode",
+        conflicts_with_all = ["quick", "seconds", "out", "data"]
+    )]
+    profile: Vec<profile::Job>,
+    /// With --profile: tokens of the prompt.
+    #[arg(long, value_name = "N", default_value_t = 16, requires = "profile")]
+    prompt: usize,
+    /// With --profile: tokens decoded after it.
+    #[arg(long, value_name = "N", default_value_t = 128, requires = "profile")]
+    tokens: usize,
+    /// With --profile: write what each thread did to this file, which Perfetto opens.
+    #[arg(long, value_name = "FILE", requires = "profile")]
+    trace: Option<PathBuf>,
 }
 
 /// One of the models compared.
@@ -100,6 +123,9 @@ struct Bench<'a> {
 /// # Errors
 /// When a model, the text or the folder does not fit.
 pub fn run(registry: &Registry, arguments: &Arguments) -> Result<()> {
+    if !arguments.profile.is_empty() {
+        return profile::run(registry, arguments);
+    }
     let start = Instant::now();
     let budget = arguments.seconds.unwrap_or(SECONDS[usize::from(arguments.quick)]);
     if !(budget.is_finite() && budget > 0.0) {

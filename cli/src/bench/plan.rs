@@ -38,10 +38,10 @@ pub struct Compiled {
 }
 
 /// How a model is trained for so many steps.
-pub fn options(bench: &Bench<'_>, steps: u64) -> TrainOptions {
+pub fn options(batch: usize, time: usize, steps: u64) -> TrainOptions {
     TrainOptions {
-        batch: bench.batch,
-        time: bench.time,
+        batch,
+        time,
         accumulation: 1,
         steps: Some(steps),
         tokens: None,
@@ -67,8 +67,13 @@ pub fn options(bench: &Bench<'_>, steps: u64) -> TrainOptions {
 pub fn plan(bench: &Bench<'_>, contender: &Contender, steps: u64) -> Result<(Plan, MemoryBound)> {
     let identity = identity(&*contender.architecture);
     let context = identity.context;
-    let plan =
-        Plan::new(bench.device, &contender.rewritten, identity, options(bench, steps), &serve::ENTRIES)?;
+    let plan = Plan::new(
+        bench.device,
+        &contender.rewritten,
+        identity,
+        options(bench.batch, bench.time, steps),
+        &serve::ENTRIES,
+    )?;
     let room = ServeOptions::single(context);
     let served = ServeMemory::of(bench.device, plan.compiled(), context, room, &serve::ENTRIES);
     let bound = MemoryBound::now(plan.memory_bound().total() + served.beside_parameters());

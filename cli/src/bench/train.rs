@@ -98,7 +98,7 @@ fn train(
     let (mut timed_seconds, mut seconds) = (0.0, Vec::new());
     for step in 0..steps {
         if step == timed_from {
-            trainer.executables().into_iter().for_each(|entry| entry.set_timed(true));
+            trainer.executables().into_iter().for_each(|entry| entry.record((steps - timed_from) as usize));
         }
         let report = trainer.step(|number, inputs, targets| {
             order.batch(number, bench.batch, inputs, targets);
@@ -128,8 +128,7 @@ fn train(
 fn kernels(bench: &Bench<'_>, trainer: &mut Trainer<'_>, steps: f64) -> Vec<KernelTime> {
     let mut times = Vec::new();
     for (kind, entry) in [EntryKind::Train, EntryKind::Update].into_iter().zip(trainer.executables()) {
-        times.push((kind, entry.take_times()));
-        entry.set_timed(false);
+        times.push((kind, entry.take_recording().times()));
     }
     let mut kernels: BTreeMap<(EntryKind, &str), (f64, f64, f64)> = BTreeMap::new();
     let entries = &trainer.session().compiled.entries;
@@ -137,7 +136,7 @@ fn kernels(bench: &Bench<'_>, trainer: &mut Trainer<'_>, steps: f64) -> Vec<Kern
         let Some(entry) = entries.get(kind) else { continue };
         for time in times {
             let sum = kernels.entry((*kind, &entry.kernels[time.kernel].name)).or_default();
-            sum.0 += time.seconds / steps;
+            sum.0 += time.seconds() / steps;
             sum.1 += time.runs as f64 / steps;
         }
         let sizes = match kind {

@@ -102,6 +102,23 @@ pub const LINK_FLAGS: &[&str] = &["-lm"];
 const DOT_BLOCK_M: usize = 288;
 const DOT_BLOCK_K: usize = 192;
 
+/// The environment variable that names a vector width, in place of the widest: for tests, which shall pass with each.
+pub const WIDTH_VARIABLE: &str = "DIPTYCH_VECTOR_WIDTH";
+
+/// Why a vector width cannot be had.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WidthError {
+    /// No width has the name.
+    #[error("there is no vector width `{0}`; there are: avx512, avx2, portable")]
+    Unknown(String),
+    /// The processor lacks the instructions.
+    #[error(
+        "this processor cannot run the vector width `{0}`; `portable` runs everywhere, and \
+         without the variable the widest is taken"
+    )]
+    Unsupported(&'static str),
+}
+
 /// The width of the vectors that generated C is compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum VectorWidth {
@@ -120,6 +137,36 @@ impl VectorWidth {
     /// The widest that this machine can run.
     pub fn detect() -> VectorWidth {
         VectorWidth::ALL.into_iter().find(|width| width.is_supported()).unwrap_or(VectorWidth::Portable)
+    }
+
+    /// The width that [`WIDTH_VARIABLE`] names or, where it is not set, the widest that this machine can run.
+    ///
+    /// # Errors
+    /// When it names no width, or one that this machine cannot run.
+    pub fn chosen() -> Result<VectorWidth, WidthError> {
+        match std::env::var_os(WIDTH_VARIABLE) {
+            Some(name) if !name.is_empty() => VectorWidth::named(&name.to_string_lossy()),
+            _ => Ok(VectorWidth::detect()),
+        }
+    }
+
+    /// The width of this name: `avx512`, `avx2` or `portable`.
+    ///
+    /// # Errors
+    /// When there is none, or this machine cannot run it.
+    pub fn named(name: &str) -> Result<VectorWidth, WidthError> {
+        let found = VectorWidth::ALL.into_iter().find(|width| width.name() == name);
+        let width = found.ok_or_else(|| WidthError::Unknown(name.to_owned()))?;
+        if width.is_supported() { Ok(width) } else { Err(WidthError::Unsupported(width.name())) }
+    }
+
+    /// The name by which it is chosen.
+    pub fn name(self) -> &'static str {
+        match self {
+            VectorWidth::Avx512 => "avx512",
+            VectorWidth::Avx2 => "avx2",
+            VectorWidth::Portable => "portable",
+        }
     }
 
     /// Whether this machine can run code of this width.

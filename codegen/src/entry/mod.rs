@@ -320,6 +320,24 @@ impl CompiledEntry {
         self.buffers.iter().map(lifetime).collect()
     }
 
+    /// The launches of a run in program order, those of a repeat or of turns once: the order by which executors and predictions
+    /// number them.
+    pub fn launches(&self) -> Vec<&Launch> {
+        fn collect<'a>(steps: &'a [PlanStep], launches: &mut Vec<&'a Launch>) {
+            for step in steps {
+                match step {
+                    PlanStep::Launch(launch) => launches.push(launch),
+                    PlanStep::Together(together) => launches.extend(together),
+                    PlanStep::Repeat { body, .. } | PlanStep::Turns { body, .. } => collect(body, launches),
+                    PlanStep::Copy { .. } => {}
+                }
+            }
+        }
+        let mut launches = Vec::new();
+        collect(&self.steps, &mut launches);
+        launches
+    }
+
     /// Whether a buffer has a row for each row of a cache.
     pub fn lies_along_cache(&self, buffer: &Buffer) -> bool {
         self.kind.cached() && buffer.layout.leading() == Leading::Past

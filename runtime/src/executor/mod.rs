@@ -7,6 +7,7 @@ mod caches;
 mod library;
 mod memory;
 mod parameters;
+mod recording;
 mod run;
 mod workspace;
 
@@ -16,5 +17,6 @@ pub use caches::CacheRooms;
 pub use library::{KernelFn, Kernels, load_kernels};
 pub use memory::{AlignedBytes, OutOfMemory, give_back_freed};
 pub use parameters::{Columns, PART_ELEMENTS, ParameterError, ParameterStore, Stored, parts};
-pub use run::{Executable, LaunchTime, LoadError, SharedMemory};
+pub use recording::{LaunchTime, Part, RecordedLaunch, Recording, Slice, Span};
+pub use run::{Executable, LoadError, SharedMemory};
 pub use workspace::{MemoryBound, Workspace};

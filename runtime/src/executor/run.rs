@@ -8,6 +8,7 @@ use super::caches::CacheRooms;
 use super::library::{KernelFn, Kernels};
 use super::memory::{AlignedBytes, OutOfMemory};
 use super::parameters::ParameterStore;
+use super::recording::{Part, Pen, RecordedLaunch, Recorder, Recording, RunPen};
 use super::workspace::{MemoryBound, Workspace};
 use crate::cpu::pool::{Barrier, Pool};
 use diptych_codegen::c::prelude::{BLOCK_FUNCTIONS, DOT_FUNCTIONS, VectorWidth};
@@ -16,14 +17,13 @@ use diptych_codegen::entry::{
     ArgRef, Buffer, CompiledEntry, GridCount, Launch, Limits, MOST_ARGS, PlanStep, Role, Slot,
 };
 use diptych_codegen::tile::CHUNK;
-use diptych_ir::{DType, RegionId, Symbol};
+use diptych_ir::{DType, Symbol};
 use diptych_passes::layout::{CHECKPOINT, Leading};
 use diptych_passes::plan::place;
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::c_void;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
 
 /// Memory that an entry shares with others.
 #[derive(Clone, Copy, Default)]
@@ -32,21 +32,6 @@ pub struct SharedMemory<'a> {
     pub caches: Option<&'a CacheRooms>,
     /// Where it works; one of its own, if `None`.
     pub workspace: Option<&'a Arc<Workspace>>,
-}
-
-/// The time that a launch has taken, over all runs since it was last asked for.
-#[derive(Clone, Debug, PartialEq)]
-pub struct LaunchTime {
-    /// The kernel, by position.
-    pub kernel: usize,
-    /// The region of its group.
-    pub region: RegionId,
-    /// Its position among the entry's launches, in program order.
-    pub launch: usize,
-    /// How often it ran.
-    pub runs: usize,
-    /// Seconds in all, from the start of the launch to the end of its last thread.
-    pub seconds: f64,
 }
 
 #[derive(Clone, Copy)]
@@ -63,7 +48,8 @@ struct LoadedLaunch {
     args: Vec<Argument>,
     flat: i64,
     grid: Vec<GridCount>,
-    timer: usize,
+    /// Its position among the entry's launches.
+    position: usize,
 }
 
 enum LoadedStep {
@@ -96,8 +82,9 @@ pub struct Executable {
     workspace: Arc<Workspace>,
     scratch_floats: usize,
     counters: [AtomicUsize; 2],
-    timers: Vec<Timer>,
-    timed: bool,
+    launches: Vec<RecordedLaunch>,
+    recorder: Option<Recorder>,
+    threads: usize,
     dots: [*const c_void; DOT_FUNCTIONS.len()],
     /// Those that they call for weights in blocks.
     in_blocks: [*const c_void; BLOCK_FUNCTIONS.len()],
@@ -106,13 +93,6 @@ pub struct Executable {
     cache: Option<CacheSize>,
     panel: usize,
     bound: MemoryBound,
-}
-
-struct Timer {
-    kernel: usize,
-    region: RegionId,
-    runs: usize,
-    seconds: f64,
 }
 
 // The pointers are into memory that the executable owns, or that its user keeps alive; a run has it alone.
@@ -236,12 +216,12 @@ impl Executable {
             kernels,
             bases: &bases,
             slot_bytes: &slot_bytes,
-            timers: Vec::new(),
+            launches: Vec::new(),
             in_turns: false,
         };
         let steps = loader.steps(&entry.steps).map_err(missing)?;
         let load_steps = loader.steps(&entry.load_steps).map_err(missing)?;
-        let timers = loader.timers;
+        let launches = loader.launches;
         let scratch_floats = bound.scratch / size_of::<f32>() / threads;
         let cached = CacheRooms::each(entry, CacheSize::default()).next().is_some();
         Ok(Executable {
@@ -253,8 +233,9 @@ impl Executable {
             workspace,
             scratch_floats,
             counters: Default::default(),
-            timers,
-            timed: false,
+            launches,
+            recorder: None,
+            threads,
             dots: kernels.dots(),
             in_blocks: kernels.in_blocks(),
             limits,
@@ -304,18 +285,17 @@ impl Executable {
         Some(self.buffers[id].layout.row_elements(self.panel))
     }
 
-    /// Whether launches are timed from now on.
-    pub fn set_timed(&mut self, timed: bool) {
-        self.timed = timed;
+    /// Records the next runs, of which there are at most so many; what was recorded before is dropped.
+    pub fn record(&mut self, runs: usize) {
+        let rows = self.limits.rows;
+        let slices = slices(&self.steps, rows).max(slices(&self.load_steps, rows));
+        self.recorder = (runs > 0).then(|| Recorder::new(runs, slices, self.threads));
     }
 
-    /// The times of all launches since they were last taken, in program order.
-    pub fn take_times(&mut self) -> Vec<LaunchTime> {
-        let take = |(launch, timer): (usize, &mut Timer)| {
-            let (runs, seconds) = (std::mem::take(&mut timer.runs), std::mem::take(&mut timer.seconds));
-            LaunchTime { kernel: timer.kernel, region: timer.region, launch, runs, seconds }
-        };
-        self.timers.iter_mut().enumerate().map(take).collect()
+    /// What was recorded since [`Executable::record`], which ends with this; empty if nothing was.
+    pub fn take_recording(&mut self) -> Recording {
+        let recorder = self.recorder.take().unwrap_or_else(|| Recorder::new(0, 0, self.threads));
+        recorder.finish(self.launches.clone())
     }
 
     /// Computes what depends on parameters alone. To be called after parameters change.
@@ -350,19 +330,24 @@ impl Executable {
         tables.dots = self.dots;
         tables.in_blocks = self.in_blocks;
         self.counters.iter().for_each(|counter| counter.store(0, Ordering::Relaxed));
-        let timers = TimerSlots { first: self.timers.as_mut_ptr(), timed: self.timed };
+        let pen = self.recorder.as_mut().and_then(Recorder::begin);
         let run = Run {
             tables: &tables,
             counters: &self.counters,
             scratch: workspace.scratch(),
             scratch_bytes: self.scratch_floats * size_of::<f32>(),
-            timers: &timers,
+            pen,
             steps,
         };
         pool.run(&|thread, barrier| {
-            let mut walk = Walk { run: &run, tables: *run.tables, row: 0, thread, barrier, launches: 0 };
+            // SAFETY: each thread asks for its own pen, and the recorder is kept until the run has ended.
+            let pen = run.pen.map_or_else(Pen::none, |pen| unsafe { pen.of(thread) });
+            let mut walk = Walk { run: &run, tables: *run.tables, row: 0, thread, barrier, launches: 0, pen };
             walk.steps(run.steps, 0, 0);
         });
+        if pen.is_some() {
+            self.recorder.as_mut().into_iter().for_each(Recorder::end);
+        }
     }
 }
 
@@ -376,7 +361,7 @@ struct Loader<'a> {
     kernels: &'a Kernels,
     bases: &'a [*mut u8],
     slot_bytes: &'a dyn Fn(usize) -> usize,
-    timers: Vec<Timer>,
+    launches: Vec<RecordedLaunch>,
     in_turns: bool,
 }
 
@@ -399,10 +384,13 @@ impl Loader<'_> {
 
     fn step(&mut self, step: &PlanStep) -> Result<LoadedStep, String> {
         Ok(match step {
-            PlanStep::Launch(launch) => LoadedStep::Launches(vec![self.launch(launch)?]),
-            PlanStep::Together(launches) => LoadedStep::Launches(
-                launches.iter().map(|launch| self.launch(launch)).collect::<Result<_, _>>()?,
-            ),
+            PlanStep::Launch(launch) => LoadedStep::Launches(vec![self.launch(launch, self.launches.len())?]),
+            PlanStep::Together(launches) => {
+                let first = self.launches.len();
+                LoadedStep::Launches(
+                    launches.iter().map(|launch| self.launch(launch, first)).collect::<Result<_, _>>()?,
+                )
+            }
             PlanStep::Repeat { layers, reverse, body } => {
                 LoadedStep::Repeat { layers: *layers, reverse: *reverse, body: self.steps(body)? }
             }
@@ -427,24 +415,31 @@ impl Loader<'_> {
         })
     }
 
-    fn launch(&mut self, launch: &Launch) -> Result<LoadedLaunch, String> {
+    /// Loads a launch that runs together with others from the position `first` on.
+    fn launch(&mut self, launch: &Launch, first: usize) -> Result<LoadedLaunch, String> {
         let name = &self.entry.kernels[launch.kernel].name;
         let function = self.kernels.function(name).ok_or_else(|| format!("no kernel `{name}`"))?;
-        self.timers.push(Timer { kernel: launch.kernel, region: launch.region, runs: 0, seconds: 0.0 });
+        self.launches.push(RecordedLaunch { kernel: launch.kernel, region: launch.region, first });
         Ok(LoadedLaunch {
             function,
             args: launch.args.iter().map(|&place| self.argument(place)).collect(),
             flat: launch.flat as i64,
             grid: launch.grid.clone(),
-            timer: self.timers.len() - 1,
+            position: self.launches.len() - 1,
         })
     }
 }
 
-/// The timers, written by the first thread alone.
-struct TimerSlots {
-    first: *mut Timer,
-    timed: bool,
+/// The most slices that a thread records in a run of these steps over so many rows.
+fn slices(steps: &[LoadedStep], rows: usize) -> usize {
+    let of = |step: &LoadedStep| match step {
+        // Looking up and computing each, and a wait for all.
+        LoadedStep::Launches(launches) => 2 * launches.len() + 1,
+        LoadedStep::Repeat { layers, body, .. } => layers * slices(body, rows),
+        LoadedStep::Turns { rows: of_turn, body } => rows.div_ceil(*of_turn).max(1) * slices(body, rows),
+        LoadedStep::Copy { .. } => 2,
+    };
+    steps.iter().map(of).sum()
 }
 
 struct Run<'a> {
@@ -452,11 +447,11 @@ struct Run<'a> {
     counters: &'a [AtomicUsize; 2],
     scratch: *mut u8,
     scratch_bytes: usize,
-    timers: &'a TimerSlots,
+    pen: Option<RunPen>,
     steps: &'a [LoadedStep],
 }
 
-// Threads read the tables, write disjoint scratch, and leave the timers to the first of them.
+// Threads read the tables, and each writes its own scratch and its own track.
 unsafe impl Sync for Run<'_> {}
 
 struct Walk<'a> {
@@ -468,18 +463,13 @@ struct Walk<'a> {
     thread: usize,
     barrier: &'a Barrier,
     launches: usize,
+    pen: Pen<'a>,
 }
 
 impl Walk<'_> {
     fn steps(&mut self, steps: &[LoadedStep], iteration: usize, layer: usize) {
         for step in steps {
             match step {
-                // What is timed runs one after the other, so that each launch has its own time.
-                LoadedStep::Launches(launches) if self.run.timers.timed => {
-                    launches
-                        .iter()
-                        .for_each(|launch| self.launches(std::slice::from_ref(launch), iteration, layer));
-                }
                 LoadedStep::Launches(launches) => self.launches(launches, iteration, layer),
                 LoadedStep::Repeat { layers, reverse, body } => {
                     for iteration in 0..*layers {
@@ -526,8 +516,6 @@ impl Walk<'_> {
 
     /// Runs launches that need nothing of one another, and waits for the last of them.
     fn launches(&mut self, launches: &[LoadedLaunch], iteration: usize, layer: usize) {
-        let timed = self.run.timers.timed && self.thread == 0;
-        let start = timed.then(Instant::now);
         // SAFETY: each thread has this part of the scratch to itself.
         let scratch = unsafe { self.run.scratch.add(self.thread * self.run.scratch_bytes) };
         let next = &self.run.counters[self.launches % 2];
@@ -546,25 +534,24 @@ impl Walk<'_> {
                     *arg = argument.at(iteration, layer, self.row).cast();
                 }
                 let sizes = [launch.flat];
+                self.pen.mark(Part::Executor, Some(launch.position), layer, 0);
+                let mut instances = 0;
                 while instance < before + total {
                     let own = (instance - before) as i64;
                     // SAFETY: the arguments are the buffers that the kernel was compiled for; instances write apart.
                     unsafe {
                         (launch.function)(&self.tables, args.as_ptr(), sizes.as_ptr(), scratch.cast(), own)
                     };
+                    instances += 1;
                     instance = next.fetch_add(1, Ordering::Relaxed);
                 }
+                self.pen.mark(Part::Kernel, Some(launch.position), layer, instances);
             }
             before += total;
         }
         self.launches += 1;
         self.barrier.wait();
-        if let (Some(start), [launch]) = (start, launches) {
-            // SAFETY: the first thread alone writes timers.
-            let timer = unsafe { &mut *self.run.timers.first.add(launch.timer) };
-            timer.runs += 1;
-            timer.seconds += start.elapsed().as_secs_f64();
-        }
+        self.pen.mark(Part::Wait, launches.first().map(|launch| launch.position), layer, 0);
     }
 
     fn copy(&mut self, (from, to): (Argument, Argument), bytes: usize, iteration: usize, layer: usize) {
@@ -574,7 +561,9 @@ impl Walk<'_> {
         let end = (start + share).min(bytes);
         // SAFETY: both buffers have room for this many bytes, and are not the same.
         unsafe { std::ptr::copy_nonoverlapping(from.add(start), to.add(start), end - start) };
+        self.pen.mark(Part::Copy, None, layer, 0);
         self.barrier.wait();
+        self.pen.mark(Part::Wait, None, layer, 0);
     }
 }
 

@@ -49,7 +49,8 @@ fn attention<'m>(m: &'m ModelBuilder, x: Tensor<'m>, embed: Axis) -> Attention<'
 
 /// Scores and gradients, on ragged batches.
 fn trains_and_scores(program: Program) {
-    let options = Options { width: VectorWidth::detect(), budget: 1e6, gradients: true, serving: false };
+    let options =
+        Options { width: VectorWidth::chosen().unwrap(), budget: 1e6, gradients: true, serving: false };
     let programs = vec![(1, program, Traits { low_precision: false, causal: true })];
     let findings = check_programs(programs, options, &Compiler::find().unwrap(), &KernelCache::standard());
     assert_eq!((findings.agreed, &findings.refused[..], &findings.wrong[..]), (1, &[][..], &[][..]));

@@ -223,12 +223,12 @@ fn agree(objective: &Objective, width: VectorWidth) {
 
 #[test]
 fn derived_weights_are_as_the_evaluator_has_them() {
-    agree(&as_written(), VectorWidth::detect());
+    agree(&as_written(), VectorWidth::chosen().unwrap());
 }
 
 #[test]
 fn so_are_those_that_the_algebra_derives() {
-    agree(&served(), VectorWidth::detect());
+    agree(&served(), VectorWidth::chosen().unwrap());
 }
 
 fn launches(steps: &[PlanStep]) -> Vec<&Launch> {
@@ -255,7 +255,7 @@ fn matrices(entry: &CompiledEntry) -> Vec<bool> {
 
 #[test]
 fn serving_reads_derived_weights_in_panels_and_computes_none() {
-    let width = VectorWidth::detect();
+    let width = VectorWidth::chosen().unwrap();
     let options = EntryOptions::new(width.panel(), width.tile_rows(), 2);
     let kinds = [EntryKind::Prefill, EntryKind::Decode];
     for (_, program, _) in programs() {
