@@ -117,12 +117,15 @@ fn of_args<'a>(body: &'a [Stmt], args: [usize; 2], nests: &mut Vec<&'a [Instr]>)
 /// How the instructions of a nest look at arguments, in their order.
 fn accesses(nest: &[Instr], args: [usize; 2]) -> Vec<Access<'_>> {
     let of = |view: &View| args.map(Base::Arg).contains(&view.base);
-    let access = |instr| match instr {
-        &Instr::Load(Place::Strided(ref view)) if of(view) => Some(Access::Load(view)),
-        &Instr::Store(Place::Strided(ref view), _) if of(view) => Some(Access::Store(view)),
-        _ => None,
-    };
-    nest.iter().filter_map(access).collect()
+    let mut found = Vec::new();
+    for instr in nest {
+        match instr {
+            Instr::Load(Place::Strided(view)) if of(view) => found.push(Access::Load(view)),
+            Instr::Store(Place::Strided(view), _) if of(view) => found.push(Access::Store(view)),
+            _ => {}
+        }
+    }
+    found
 }
 
 fn same_elements(one: &View, other: &View) -> bool {
