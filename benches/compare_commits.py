@@ -196,7 +196,7 @@ def main():
     options = parse()
     try:
         return run(options)
-    except Failed as failure:
+    except (Failed, OSError, ValueError, LookupError) as failure:
         print(f"compare_commits: {failure}", file=sys.stderr)
         return 2
 

@@ -208,7 +208,7 @@ fn number<'a>(steps: &'a [PlanStep], times: usize, rows: usize, launches: &mut V
             PlanStep::Together(together) => launches.extend(together.iter().map(|launch| (launch, times))),
             PlanStep::Repeat { layers, body, .. } => number(body, times * layers, rows, launches),
             PlanStep::Turns { rows: of_turn, body } => {
-                number(body, times * rows.div_ceil(*of_turn), rows, launches);
+                number(body, times * rows.div_ceil(*of_turn).max(1), rows, launches);
             }
             PlanStep::Copy { .. } => {}
         }
@@ -249,7 +249,7 @@ impl Walk<'_> {
                 }
                 PlanStep::Turns { rows, body } => {
                     let (first, all) = (self.next, self.rows);
-                    for start in (0..all).step_by(*rows) {
+                    for start in (0..all.max(1)).step_by(*rows) {
                         self.next = first;
                         self.rows = (*rows).min(all - start);
                         self.steps(body, iteration, layer);

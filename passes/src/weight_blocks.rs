@@ -20,7 +20,7 @@ pub fn candidates(program: &Program) -> BTreeMap<Symbol, std::result::Result<Vec
     }
     let mut refused: BTreeMap<Symbol, String> = BTreeMap::new();
     let mut taken: Vec<(Symbol, Axis)> = Vec::new();
-    for ((region, id), name) in parameter_names(program) {
+    for ((region, id), name) in parameter_names(program).into_iter().collect::<BTreeMap<_, _>>() {
         let graph = &program.region(region).graph;
         let is_root = program.entries.iter().flat_map(|entry| entry.roots.iter().chain(&entry.updates));
         if region == Program::MAIN && is_root.into_iter().any(|root| root.1 == id) {

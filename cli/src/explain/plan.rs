@@ -85,7 +85,7 @@ impl Walk<'_> {
                     self.steps(out, body, depth + 1);
                 }
                 PlanStep::Turns { rows, body } => {
-                    push(out, format_args!("{indent}for {rows} tokens after {rows}\n"));
+                    push(out, format_args!("{indent}in turns of {rows} tokens\n"));
                     self.steps(out, body, depth + 1);
                 }
                 PlanStep::Copy { from, to } => {

@@ -24,8 +24,8 @@ pub struct EntryOptions {
     pub panel: usize,
     /// Rows of the dot's register tile.
     pub tile_rows: usize,
-    /// Threads that share the work of a run. Where there are few rows, columns are divided among so many; no bit depends
-    /// on it.
+    /// Threads that share the work of a run. Where there are few rows, columns are divided among so many, by kernels of
+    /// their own for each number of threads; no bit depends on it.
     pub threads: usize,
     /// Rows that run at a time where steps run in turns: no kernel knows, and no bit depends on it.
     pub turn_rows: usize,

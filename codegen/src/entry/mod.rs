@@ -260,7 +260,7 @@ pub enum PlanStep {
         /// The steps.
         body: Vec<PlanStep>,
     },
-    /// Steps that compute row by row, over so many rows after so many.
+    /// Steps that compute row by row, in turns of some rows each.
     Turns {
         /// Rows of a turn; the last may have fewer.
         rows: usize,

@@ -4,10 +4,13 @@
 use super::build::{Builder, Scope};
 use super::error::CompileError;
 use super::together::join;
-use super::{BufferId, Launch, PlanStep};
-use crate::tile::{Base, Instr, Place, RowMap, Stmt, TileProgram, View};
+use super::{BufferId, Launch, Limits, PlanStep};
+use crate::tile::{Base, Instr, Nest, Place, RowMap, Stmt, TileProgram, View};
 use diptych_passes::fuse::Turns;
 use std::collections::BTreeMap;
+
+/// What values that are kept for a turn take at most, whatever the number of threads.
+const TURN_BYTES: usize = 256 << 20;
 
 impl Builder<'_> {
     /// What any of the groups touches is there through all of them, since each runs again after the others.
@@ -18,9 +21,12 @@ impl Builder<'_> {
             self.time += 1;
             launches.extend(self.group(scope, group, false, true)?);
         }
-        let rows = self.options.turn_rows.max(1);
         let kept: Vec<BufferId> =
             turns.kept.iter().filter_map(|kept| scope.places.get(kept)).map(|place| place.buffer).collect();
+        let row_bytes =
+            |&buffer: &BufferId| self.buffers[buffer].bytes(Limits { rows: 1, batch: 1 }, self.options.panel);
+        let most = TURN_BYTES / kept.iter().map(row_bytes).sum::<usize>().max(1);
+        let rows = self.options.turn_rows.min(most).max(1);
         for &buffer in &kept {
             self.buffers[buffer].turn = Some(rows);
         }
@@ -30,7 +36,12 @@ impl Builder<'_> {
                     place.buffer = from;
                 }
             }
-            // Nothing lies there.
+            scope
+                .places
+                .values_mut()
+                .filter(|place| place.buffer == to)
+                .for_each(|place| place.buffer = from);
+            // Nobody uses it any more, and it takes no room.
             self.buffers[to].turn = Some(0);
             self.buffers[to].first = start;
         }
@@ -85,9 +96,13 @@ fn turns_into(program: &TileProgram, read: usize, written: usize) -> bool {
     let mut nests = Vec::new();
     let touching = of_args(&program.body, [read, written], &mut nests);
     let [nest] = nests[..] else { return false };
-    let [loads @ .., Access::Store(stored)] = &accesses(nest, [read, written])[..] else { return false };
+    let [loads @ .., Access::Store(stored)] = &accesses(&nest.body, [read, written])[..] else {
+        return false;
+    };
+    // Each point of the nest, and each instance, has elements of its own.
+    let walked = nest.dims.iter().chain(&program.grid).all(|&dim| stored.stride(dim) > 0);
     let alike = |access: &Access| matches!(access, Access::Load(loaded) if same_elements(loaded, stored));
-    touching == 1 && !loads.is_empty() && loads.iter().all(alike)
+    touching == 1 && walked && !loads.is_empty() && loads.iter().all(alike)
 }
 
 enum Access<'a> {
@@ -96,7 +111,7 @@ enum Access<'a> {
 }
 
 /// The statements that look at arguments, counted, and the nests among them.
-fn of_args<'a>(body: &'a [Stmt], args: [usize; 2], nests: &mut Vec<&'a [Instr]>) -> usize {
+fn of_args<'a>(body: &'a [Stmt], args: [usize; 2], nests: &mut Vec<&'a Nest>) -> usize {
     let mut count = 0;
     for stmt in body {
         count += match stmt {
@@ -105,7 +120,7 @@ fn of_args<'a>(body: &'a [Stmt], args: [usize; 2], nests: &mut Vec<&'a [Instr]>)
             other => {
                 let touches = crate::condense::touches(other, &args.map(Base::Arg));
                 if let (Stmt::Nest(nest), true) = (other, touches) {
-                    nests.push(&nest.body);
+                    nests.push(nest);
                 }
                 usize::from(touches)
             }

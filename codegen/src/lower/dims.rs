@@ -439,6 +439,9 @@ fn column_blocks(
             _ => None,
         });
         let (Some(size), Some(inner)) = (axis.fixed_size(), inner.collect::<Option<Vec<_>>>()) else { break };
+        if size == 1 {
+            continue;
+        }
         let fits = |&block: &usize| {
             size.is_multiple_of(block)
                 && inner.iter().all(|inner| (block * inner).is_multiple_of(context.panel))

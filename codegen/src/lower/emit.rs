@@ -321,6 +321,9 @@ impl Lowering<'_> {
             schedule.push(Phase::Before, 0, Order::First, fill);
             return Ok(());
         }
+        if !self.group.outputs.contains(&id) {
+            return Err(self.error(id, "goes on from what is stored, but is not stored".into()));
+        }
         let stored = self.stored(id, true)?;
         let mut held = Vec::new();
         if stored != *into {

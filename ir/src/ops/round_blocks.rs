@@ -55,7 +55,9 @@ impl Operator for RoundBlocks {
             for_each_index(&over, &mut row.clone(), &mut |index| places.push(x.offset(index)));
             for block in places.chunks(BLOCK) {
                 let sizes = block.iter().map(|&place| (x.data[place] as f32).abs());
-                let largest = sizes.fold(0.0_f32, |most, size| if size <= most { most } else { size });
+                // What is no number makes the block none.
+                let largest =
+                    sizes.fold(0.0_f32, |most, size| if most.is_nan() || size <= most { most } else { size });
                 let (scale, inverse) = activation_scale(largest);
                 for &place in block {
                     let whole = (x.data[place] as f32 * inverse).round_ties_even();

@@ -19,7 +19,6 @@ typedef uint8_t lane_ubytes __attribute__((vector_size(LANES)));
 typedef vb unaligned_vb __attribute__((aligned(1), may_alias));
 typedef lane_bytes unaligned_lane_bytes __attribute__((aligned(1), may_alias));
 typedef lane_ubytes unaligned_lane_ubytes __attribute__((aligned(1), may_alias));
-typedef vu any_vu __attribute__((may_alias));
 
 INLINE vb load_bytes(const uint8_t *p) { return *(const unaligned_vb *)p; }
 

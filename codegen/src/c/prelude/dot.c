@@ -21,12 +21,13 @@
 #define TILE_ROWS 4
 #endif
 
-/* Blocks: DOT_BLOCK_K rows of a panel stay in the first-level cache beside a tile's rows of a, DOT_BLOCK_M rows of a in
- * the second. */
+/* Blocks: DOT_BLOCK_K rows of a panel stay in a first-level cache of 48 KiB beside a tile's rows of a, DOT_BLOCK_M rows
+ * of a in the second. */
 #define DOT_BLOCK_K 192
 #define DOT_BLOCK_M 288
 #define DOT_SCRATCH_FLOATS (DOT_BLOCK_M * DOT_BLOCK_K + LANES + PANEL * DOT_BLOCK_K)
-/* So few rows are bound by reading b: it is not cut into blocks. */
+/* So few rows are bound by reading b: it is not cut into blocks. Later tiles of rows find a panel in the second-level
+ * cache, up to a k of some 4000. */
 #define DOT_FEW_ROWS 36
 /* Copying pays from this many panels (for a) or rows (for b) on: a tile then reaches its rows of a by constant
  * distances from one pointer, and those of b lie in one piece. */
@@ -223,6 +224,7 @@ INLINE void dot_any(int is_bf16, int64_t m, int64_t n, int64_t k, const float *a
     int64_t panels = (n + PANEL - 1) / PANEL, last = n - (panels - 1) * PANEL;
     int64_t whole_panels = (b_padded && c_padded) || last == PANEL ? panels : panels - 1;
     struct dot_tile t = {.b_panel = b_panel, .b_k = b_k, .c_m = c_m, .c_panel = c_panel};
+    if (m <= 0) return;
     if (m <= DOT_FEW_ROWS) { /* b is read from memory once, straight through */
         int64_t tiles = (m + TILE_ROWS - 1) / TILE_ROWS, rows = (m + tiles - 1) / tiles, done = 1;
         t.k = k, t.a_m = a_m, t.a_k = a_k, t.accumulate = accumulate;
