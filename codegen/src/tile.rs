@@ -142,6 +142,8 @@ pub enum RowMap {
     State,
     /// The row of the states that are kept at the position at hand, or the last before it.
     Checkpoint,
+    /// The row of the chunk of positions so far at hand, counted over all sequences.
+    Chunk,
 }
 
 /// Strided elements: `base[offset + sum over dims of position * stride]`.

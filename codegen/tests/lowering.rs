@@ -52,7 +52,9 @@ fn lowered(program: &Program, kind: GroupKind, nodes: &[NodeId], outputs: &[Node
         tile_rows: 4,
     };
     let group = Group { kind, nodes: nodes.to_vec(), outputs: outputs.to_vec() };
-    lower(&group, &context).unwrap_or_else(|error| panic!("{error}"))
+    let mut programs = lower(&group, &context).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(programs.len(), 1);
+    programs.remove(0)
 }
 
 #[test]

@@ -27,6 +27,8 @@ pub enum Leading {
     /// One row for each [`CHECKPOINT`] tokens of a sequence: the states of a
     /// recurrence, of which those between are computed again.
     Checkpoints,
+    /// One row for each chunk of a sequence's positions so far: what a walk over chunks leaves of each, to be folded.
+    Chunks,
     /// Pairs of positions: `batch`, `time` and `past`. Never stored.
     Quadratic,
 }
@@ -240,6 +242,12 @@ impl Layouts {
     pub fn dense(&self, ty: &TensorType) -> Layout {
         let order = self.ordered(ty.axes.iter().copied().filter(|axis| axis.fixed_size().is_some()));
         Layout::Dense { leading: leading(&ty.axes).unwrap_or(Leading::Quadratic), order }
+    }
+
+    /// The row-major layout of what is left of each chunk of positions so far, of a value of which each sequence has one.
+    pub fn of_chunks(&self, ty: &TensorType) -> Layout {
+        let order = self.ordered(ty.axes.iter().copied().filter(|axis| axis.fixed_size().is_some()));
+        Layout::Dense { leading: Leading::Chunks, order }
     }
 }
 

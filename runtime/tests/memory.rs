@@ -130,8 +130,9 @@ fn values_over_the_past_take_workspace_of_the_size_of_a_cache_once_for_all_layer
         let cache = CacheSize { chunks, sequences: 2 };
         Executable::memory_bound(entry, limits, cache, 1, device.width).arena
     };
-    // Keys and values of three heads: f32[20] and f32[10].
-    assert_eq!(arena(30) - arena(10), 20 * CHUNK * 3 * (20 + 10) * size_of::<f32>());
+    // Keys and values of three heads: f32[20] and f32[10]. Of each chunk a maximum, a sum and a sum of values are left.
+    let of_chunk = CHUNK * 3 * (20 + 10) + 3 * (1 + 1 + 10);
+    assert_eq!(arena(30) - arena(10), 20 * of_chunk * size_of::<f32>());
     let bound = |cache_positions| {
         let options = ServeOptions { rows: 2, batch: 2, sequences: 2, cache_positions };
         let server = Server::new(&device, &session, options).unwrap();

@@ -35,6 +35,8 @@ pub struct StepTables {
     pub past_block_sequence: *const i32,
     /// Chunk of each of these pairs, counted from position 0.
     pub past_block_index: *const i32,
+    /// The first of these pairs of each sequence.
+    pub sequence_past_block: *const i32,
     /// First row of each chunk of each sequence's positions so far.
     pub chunk_row: *const i32,
     /// Place of each sequence's state of recurrences.
@@ -58,7 +60,7 @@ struct step {
     const int32_t *sequence_row, *sequence_origin;
     const int32_t *block_sequence, *block_index;
     int64_t past_blocks;
-    const int32_t *past_block_sequence, *past_block_index;
+    const int32_t *past_block_sequence, *past_block_index, *sequence_past_block;
     const int32_t *chunk_row, *sequence_state;
     int64_t turn;
     void (*dot)(int64_t m, int64_t n, int64_t k, const float *a, int64_t a_m, int64_t a_k, const float *b,

@@ -245,6 +245,9 @@ impl Writer<'_> {
                     Extent::Time => self.time_range("step->block_index[pair]"),
                     Extent::Past { window } => {
                         self.past_range("step->past_block_index[pair]");
+                        if self.walks_whole_time() {
+                            self.time_range("0");
+                        }
                         if let Some(window) = window {
                             self.line(format!(
                                 "if (past_chunk < most(0, origin - {}) / CHUNK) return;",
@@ -293,6 +296,17 @@ impl Writer<'_> {
             Extent::Pairs { each, .. } => format!("(int64_t)({}_ids[{index}] / {each})", self.name(dim)),
             _ => index.to_owned(),
         }
+    }
+
+    /// Whether the tokens of a sequence are there as a whole, and not divided or streamed: there is one.
+    fn walks_whole_time(&self) -> bool {
+        let TileProgram { dims, grid, tiles, body, .. } = self.program;
+        let Some(time) = dims.iter().position(|dim| dim.extent == Extent::Time) else { return false };
+        let apart = |stmt: &Stmt| matches!(stmt, Stmt::Stream { dim, .. } if *dim == time);
+        let walks = |stmt: &Stmt| matches!(stmt, Stmt::Nest(nest) if nest.dims.contains(&time));
+        !grid.contains(&time)
+            && !body.iter().any(apart)
+            && (tiles.iter().any(|tile| tile.dims.contains(&time)) || body.iter().any(walks))
     }
 
     pub(super) fn time_range(&mut self, chunk: &str) {
@@ -389,6 +403,7 @@ impl Writer<'_> {
             let mapped = matches!(
                 (extent, view.rows),
                 (Extent::Rows { .. } | Extent::Time, _)
+                    | (Extent::Past { .. }, RowMap::Chunk)
                     | (Extent::Sequence, RowMap::State)
                     | (Extent::Position, RowMap::Checkpoint)
             );
@@ -400,6 +415,7 @@ impl Writer<'_> {
                         "(first_row / {CHECKPOINT} + sequence_start + ({position} - first_row) / {CHECKPOINT})"
                     ),
                     RowMap::InOrder => position,
+                    RowMap::Chunk => "(step->sequence_past_block[sequence] + past_chunk)".to_owned(),
                     RowMap::Cache => format!("(int64_t)step->row_cache[{position}]"),
                     RowMap::Chosen(arg) => {
                         format!(

@@ -9,8 +9,8 @@ pub(super) enum Access {
     Write,
 }
 
-/// Calls a function on each view of a statement, and of those within it. What it changes is changed there, but for
-/// panels.
+/// Calls a function on each view of a statement, and of those within it. What it changes is changed there; of panels,
+/// only which argument they are.
 pub(super) fn views(stmt: &mut Stmt, see: &mut impl FnMut(&mut View, Access)) {
     match stmt {
         Stmt::Nest(nest) => nest.body.iter_mut().for_each(|instr| views_of_instr(instr, see)),
@@ -18,7 +18,8 @@ pub(super) fn views(stmt: &mut Stmt, see: &mut impl FnMut(&mut View, Access)) {
             see(&mut dot.a, Access::Read);
             if let Some(from) = &mut dot.turned {
                 see(from, Access::Read);
-                view_of_place(&mut dot.b, Access::Write, see);
+                // What is changed is changed below, once.
+                view_of_place(&mut dot.b.clone(), Access::Write, see);
             }
             view_of_place(&mut dot.b, Access::Read, see);
             view_of_place(&mut dot.c, Access::Write, see);
@@ -43,11 +44,14 @@ pub(super) fn views(stmt: &mut Stmt, see: &mut impl FnMut(&mut View, Access)) {
 fn view_of_place(place: &mut Place, access: Access, see: &mut impl FnMut(&mut View, Access)) {
     match place {
         Place::Strided(view) => see(view, access),
-        // Panels are arguments, of which only that they are looked at matters here.
+        // Panels are arguments, of which only that they are looked at matters here, and which.
         Place::Packed(packed) => {
-            let base = Base::Arg(packed.arg);
-            let rows = RowMap::InOrder;
-            see(&mut View { base, dtype: packed.dtype, offset: 0, strides: Vec::new(), rows }, access);
+            let (base, rows) = (Base::Arg(packed.arg), RowMap::InOrder);
+            let mut view = View { base, dtype: packed.dtype, offset: 0, strides: Vec::new(), rows };
+            see(&mut view, access);
+            if let Base::Arg(arg) = view.base {
+                packed.arg = arg;
+            }
         }
     }
 }
@@ -79,6 +83,32 @@ fn views_of_instr(instr: &mut Instr, see: &mut impl FnMut(&mut View, Access)) {
         | Instr::ToFloat(_)
         | Instr::Round(_) => {}
     }
+}
+
+/// Calls a function on each argument that a statement names, and those within it. What it changes is changed there.
+pub(super) fn arguments(stmt: &mut Stmt, see: &mut impl FnMut(&mut usize)) {
+    let of_instr = |instr: &mut Instr, see: &mut dyn FnMut(&mut usize)| {
+        if let Instr::PositionOf { chosen, .. } = instr {
+            see(chosen);
+        }
+    };
+    match stmt {
+        Stmt::Steps { body, .. } | Stmt::Stream { body, .. } => {
+            return body.iter_mut().for_each(|stmt| arguments(stmt, see));
+        }
+        Stmt::When { yes, no, .. } => return yes.iter_mut().chain(no).for_each(|stmt| arguments(stmt, see)),
+        Stmt::Nest(nest) => nest.body.iter_mut().for_each(|instr| of_instr(instr, see)),
+        Stmt::Group { order, starts, .. } => [order, starts].into_iter().for_each(&mut *see),
+        _ => {}
+    }
+    views(stmt, &mut |view, _| {
+        if let Base::Arg(arg) = &mut view.base {
+            see(arg);
+        }
+        if let RowMap::Chosen(arg) = &mut view.rows {
+            see(arg);
+        }
+    });
 }
 
 /// How many views of a statement read and write what has this base.

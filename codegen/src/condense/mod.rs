@@ -30,6 +30,8 @@ pub fn condense(program: &mut TileProgram) {
     unused::remove_tiles(program);
 }
 
+pub use unused::remove_arguments;
+
 /// Whether a statement looks at any of these.
 pub fn touches(stmt: &Stmt, bases: &[Base]) -> bool {
     bases.iter().any(|&base| accesses::count(&mut stmt.clone(), base) != (0, 0))

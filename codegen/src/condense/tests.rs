@@ -1,5 +1,5 @@
-use super::condense;
-use crate::tile::{Arg, Base, Dim, Extent, Instr, Nest, Place, RowMap, Stmt, Tile, TileProgram, View};
+use super::{condense, remove_arguments};
+use crate::tile::{Arg, Base, Dim, Dot, Extent, Instr, Nest, Place, RowMap, Stmt, Tile, TileProgram, View};
 use diptych_ir::{DType, ReduceKind, ScalarFn};
 
 const ROW: usize = 0;
@@ -140,4 +140,39 @@ fn a_nest_that_needs_another_s_result_is_not_joined_with_it() {
     let mut found = before.clone();
     condense(&mut found);
     assert_eq!(found, before);
+}
+
+#[test]
+fn a_tile_that_is_turned_over_into_is_named_anew_once() {
+    let tile = |at| view(Base::Tile(at), &[(ROW, 8), (COLUMN, 1)]);
+    // Of six tiles three are looked at: those left are numbered from 0 on.
+    let dot = Stmt::Dot(Dot {
+        batch: Vec::new(),
+        m: vec![ROW],
+        n: vec![COLUMN],
+        k: vec![ROW],
+        a: tile(1),
+        b: Place::Strided(tile(4)),
+        turned: Some(Box::new(view(Base::Arg(0), &[(ROW, 8), (COLUMN, 1)]))),
+        c: Place::Strided(tile(5)),
+        accumulate: false,
+    });
+    let stored = nest(vec![Instr::Load(matrix(Base::Tile(5))), Instr::Store(matrix(Base::Arg(1)), 0)]);
+    let mut program = program(2, 6, vec![dot, stored]);
+    condense(&mut program);
+    let [Stmt::Dot(dot), _] = &program.body[..] else { panic!("{:?}", program.body) };
+    let names: Vec<&str> = program.tiles.iter().map(|tile| tile.name.as_str()).collect();
+    assert_eq!(names, ["t1", "t4", "t5"]);
+    assert_eq!(dot.b, Place::Strided(tile(1)));
+}
+
+#[test]
+fn arguments_that_no_statement_names_are_taken_out() {
+    let stored = nest(vec![Instr::Load(matrix(Base::Arg(1))), Instr::Store(matrix(Base::Arg(3)), 0)]);
+    let mut program = program(4, 0, vec![stored]);
+    assert_eq!(remove_arguments(&mut program), [false, true, false, true]);
+    let names: Vec<&str> = program.args.iter().map(|arg| arg.name.as_str()).collect();
+    assert_eq!(names, ["a1", "a3"]);
+    let kept = nest(vec![Instr::Load(matrix(Base::Arg(0))), Instr::Store(matrix(Base::Arg(1)), 0)]);
+    assert_eq!(program.body, [kept]);
 }

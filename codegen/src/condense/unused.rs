@@ -28,13 +28,7 @@ fn keep_used(nest: &mut Nest) {
             operands(&mut nest.body[at], &mut |value| used[*value] = true);
         }
     }
-    let mut place = 0;
-    let places: Vec<ValueId> = (used.iter())
-        .map(|&used| {
-            place += usize::from(used);
-            place.saturating_sub(1)
-        })
-        .collect();
+    let places = places_of_kept(&used);
     let mut at = 0;
     nest.body.retain_mut(|instr| {
         at += 1;
@@ -73,13 +67,7 @@ pub(super) fn remove_tiles(program: &mut TileProgram) {
     let looked_at: Vec<bool> = (0..program.tiles.len())
         .map(|tile| program.body.iter_mut().any(|stmt| count(stmt, Base::Tile(tile)) != (0, 0)))
         .collect();
-    let mut left = 0;
-    let places: Vec<usize> = (looked_at.iter())
-        .map(|&looked_at| {
-            left += usize::from(looked_at);
-            left.saturating_sub(1)
-        })
-        .collect();
+    let places = places_of_kept(&looked_at);
     for stmt in &mut program.body {
         accesses::views(stmt, &mut |view, _| {
             if let Base::Tile(tile) = &mut view.base {
@@ -87,9 +75,31 @@ pub(super) fn remove_tiles(program: &mut TileProgram) {
             }
         });
     }
-    let mut at = 0;
-    program.tiles.retain(|_| {
-        at += 1;
-        looked_at[at - 1]
-    });
+    let mut looked_at = looked_at.into_iter();
+    program.tiles.retain(|_| looked_at.next().unwrap_or(true));
+}
+
+/// Takes out arguments that no statement names: which were kept.
+pub fn remove_arguments(program: &mut TileProgram) -> Vec<bool> {
+    let mut named = vec![false; program.args.len()];
+    for stmt in &mut program.body {
+        accesses::arguments(stmt, &mut |arg| named[*arg] = true);
+    }
+    let places = places_of_kept(&named);
+    for stmt in &mut program.body {
+        accesses::arguments(stmt, &mut |arg| *arg = places[*arg]);
+    }
+    let mut kept = named.iter();
+    program.args.retain(|_| kept.next().copied().unwrap_or(true));
+    named
+}
+
+/// Where each of a list is once those that are not kept are gone.
+fn places_of_kept(kept: &[bool]) -> Vec<usize> {
+    let mut left = 0;
+    let place = |&kept: &bool| {
+        left += usize::from(kept);
+        left.saturating_sub(1)
+    };
+    kept.iter().map(place).collect()
 }

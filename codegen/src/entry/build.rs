@@ -9,7 +9,7 @@ use super::{ArgRef, Buffer, BufferId, CompiledEntry, GridCount, Launch, PlanStep
 use crate::c;
 use crate::lower::{Context, Lowered, Source, lower, lower_grouping, row_block};
 use crate::tile::{Dim, Extent, TileProgram};
-use diptych_ir::{Entry, EntryKind, NodeId, Op, Program, ReduceKind, RegionId, ScalarFn};
+use diptych_ir::{DType, Entry, EntryKind, NodeId, Op, Program, ReduceKind, RegionId, ScalarFn};
 use diptych_passes::fuse::{FuseOptions, Group, GroupKind, RegionSteps, Rows, Step, StreamedAxes, fuse};
 use diptych_passes::layout::{Layout, Layouts, Leading, product};
 use diptych_passes::micro_batches::continued_sums;
@@ -165,8 +165,8 @@ pub(super) struct Scope {
     pub(super) targets: HashMap<NodeId, ArgRef>,
     /// Layers, within a repeat.
     pub(super) layers: Option<usize>,
-    /// The order of the pairs of rows and ids, and where each id's begin: by ids and how many there are.
-    pub(super) groupings: HashMap<(NodeId, usize), [ArgRef; 2]>,
+    /// What kernels of a group leave for one another, beside values of nodes.
+    pub(super) between: HashMap<Source, ArgRef>,
 }
 
 impl Builder<'_> {
@@ -238,7 +238,7 @@ impl Builder<'_> {
             places: HashMap::new(),
             targets: HashMap::new(),
             layers: None,
-            groupings: HashMap::new(),
+            between: HashMap::new(),
         };
         let mut copies = Vec::new();
         for (name, node) in self.entry.roots.clone() {
@@ -392,29 +392,37 @@ impl Builder<'_> {
             panel: self.options.panel,
             tile_rows: self.options.tile_rows,
         };
-        let lowered = lower(group, &context)?;
         let mut launches = Vec::new();
-        if let Some(&Source::Order(ids, count)) = lowered.args.first()
-            && !scope.groupings.contains_key(&(ids, count))
-        {
-            let grouping = lower_grouping(ids, count, &context)?;
-            self.add_grouping_buffers(scope, ids, count);
-            let args = self.arguments(scope, &grouping, at_load)?;
-            let kernel = self.kernel(grouping.program);
-            let (nodes, time) = (Vec::new(), self.time);
-            launches.push(Launch { kernel, args, flat: 0, grid: Vec::new(), region, nodes, time });
+        for lowered in lower(group, &context)? {
+            if let Some(&Source::Order(ids, count)) = lowered.args.first()
+                && !scope.between.contains_key(&Source::Order(ids, count))
+            {
+                let grouping = lower_grouping(ids, count, &context)?;
+                self.add_grouping_buffers(scope, ids, count);
+                launches.push(self.launch(scope, &[], grouping, at_load)?);
+            }
+            launches.push(self.launch(scope, &group.nodes, lowered, at_load)?);
         }
+        Ok(launches)
+    }
+
+    /// The launch of a program that computes these nodes.
+    fn launch(
+        &mut self,
+        scope: &mut Scope,
+        nodes: &[NodeId],
+        lowered: Lowered,
+        at_load: bool,
+    ) -> Result<Launch, CompileError> {
+        let region = scope.region;
         let args = self.arguments(scope, &lowered, at_load)?;
         // What does not lie alike was lowered to a walk axis by axis.
         let walks_flat = |dim: &Dim| matches!(dim.extent, Extent::Flat { .. });
         let flat = match lowered.program.dims.iter().any(walks_flat) {
             true => {
-                self.check_flat(region, group, &args)?;
-                let wide = group.nodes.iter().flat_map(|&id| {
-                    let graph = &self.program.region(region).graph;
-                    graph.operands(id).into_iter().chain([id])
-                });
+                self.check_flat(region, nodes, lowered.program.grid.is_empty(), &args)?;
                 let graph = &self.program.region(region).graph;
+                let wide = nodes.iter().flat_map(|&id| graph.operands(id).into_iter().chain([id]));
                 let wide: Vec<NodeId> = wide.filter(|&id| !graph.axes(id).is_empty()).collect();
                 wide.first().map_or(1, |&id| {
                     self.slots(region, id) * self.values.get(region, id).row_elements(self.options.panel)
@@ -425,16 +433,16 @@ impl Builder<'_> {
         let program = &lowered.program;
         let grid = program.grid.iter().map(|&dim| GridCount::of(program, dim, flat)).collect();
         let kernel = self.kernel(lowered.program);
-        launches.push(Launch {
-            kernel,
-            args,
-            flat,
-            grid,
-            region,
-            nodes: group.nodes.clone(),
-            time: self.time,
-        });
-        Ok(launches)
+        Ok(Launch { kernel, args, flat, grid, region, nodes: nodes.to_vec(), time: self.time })
+    }
+
+    /// A buffer for what kernels of a group leave for one another.
+    fn add_between(&mut self, scope: &mut Scope, source: Source, dtype: DType, layout: Layout) -> ArgRef {
+        let (role, first, last) = (Role::Temporary, usize::MAX, 0);
+        self.buffers.push(Buffer { role, dtype, layout, slots: 1, turn: None, first, last });
+        let place = ArgRef { buffer: self.buffers.len() - 1, slot: Slot::First };
+        scope.between.insert(source, place);
+        place
     }
 
     /// Buffers for the grouping of rows by ids: a number a pair; two for each id, and two ends.
@@ -444,20 +452,8 @@ impl Builder<'_> {
             leading: Leading::None,
             order: vec![diptych_ir::Axis::fixed("starts", 2 * (count + 1))],
         };
-        let [order, starts] = [layout, starts].map(|layout| {
-            let (role, dtype) = (Role::Temporary, diptych_ir::DType::I32);
-            self.buffers.push(Buffer {
-                role,
-                dtype,
-                layout,
-                slots: 1,
-                turn: None,
-                first: usize::MAX,
-                last: 0,
-            });
-            ArgRef { buffer: self.buffers.len() - 1, slot: Slot::First }
-        });
-        scope.groupings.insert((ids, count), [order, starts]);
+        self.add_between(scope, Source::Order(ids, count), DType::I32, layout);
+        self.add_between(scope, Source::Starts(ids, count), DType::I32, starts);
     }
 
     /// Where the arguments of a kernel are; what it computes gets a place.
@@ -471,8 +467,14 @@ impl Builder<'_> {
         let mut args = Vec::with_capacity(lowered.args.len());
         for (source, arg) in lowered.args.iter().zip(&lowered.program.args) {
             let place = match *source {
-                Source::Order(ids, count) => scope.groupings[&(ids, count)][0],
-                Source::Starts(ids, count) => scope.groupings[&(ids, count)][1],
+                Source::Order(..) | Source::Starts(..) => scope.between[source],
+                Source::Chunks(node) => match scope.between.get(source) {
+                    Some(&place) => place,
+                    None => {
+                        let layout = self.layouts.of_chunks(self.program.region(region).graph.ty(node));
+                        self.add_between(scope, *source, DType::F32, layout)
+                    }
+                },
                 Source::Cache(node) => {
                     let slots = scope.layers.unwrap_or(1);
                     let Op::History(history) = self.program.region(region).graph.op(node) else {
@@ -536,7 +538,13 @@ impl Builder<'_> {
 
     /// A flat kernel walks memory: what it reads must be stored alike, and a
     /// sum may run over the zeros that fill up panels only if they stay zeros.
-    fn check_flat(&self, region: RegionId, group: &Group, args: &[ArgRef]) -> Result<(), CompileError> {
+    fn check_flat(
+        &self,
+        region: RegionId,
+        nodes: &[NodeId],
+        sums: bool,
+        args: &[ArgRef],
+    ) -> Result<(), CompileError> {
         let graph = &self.program.region(region).graph;
         let layouts: Vec<&Layout> = args.iter().map(|place| &self.buffers[place.buffer].layout).collect();
         let wide: Vec<&Layout> = layouts.into_iter().filter(|layout| layout.row_elements(1) > 1).collect();
@@ -555,7 +563,7 @@ impl Builder<'_> {
             Op::Reduce(reduce) => reduce.kind == ReduceKind::Sum,
             _ => false,
         };
-        if group.kind == GroupKind::FlatSum && padded && !group.nodes.iter().all(keeps_zero) {
+        if sums && padded && !nodes.iter().all(keeps_zero) {
             return Err(
                 self.error("a sum over a whole packed parameter of what is not zero where the parameter is")
             );

@@ -14,7 +14,7 @@ pub use build::{EntryOptions, compile_entry};
 pub use error::CompileError;
 
 use crate::c::KernelText;
-use crate::tile::{DimId, Extent, TileProgram};
+use crate::tile::{CHUNK, DimId, Extent, TileProgram};
 use diptych_ir::{DType, EntryKind, NodeId, RegionId, Symbol};
 use diptych_passes::layout::{CHECKPOINT, Layout, Leading, product};
 use diptych_passes::plan::Lifetime;
@@ -90,7 +90,7 @@ impl Buffer {
             Leading::Rows | Leading::Past => limits.rows.min(self.turn.unwrap_or(usize::MAX)),
             Leading::Batch => limits.batch,
             Leading::Checkpoints => limits.rows / CHECKPOINT + limits.batch,
-            Leading::Quadratic => 0,
+            Leading::Chunks | Leading::Quadratic => 0,
         };
         rows * self.layout.row_elements(panel)
     }
@@ -310,7 +310,9 @@ impl CompiledEntry {
             let placed = buffer.role == Role::Temporary && !buffer.has_padding(self.panel);
             let bytes = match placed {
                 true if self.lies_along_cache(buffer) => {
-                    buffer.slots * cached * buffer.layout.row_elements(self.panel) * buffer.dtype.bytes()
+                    let rows =
+                        if buffer.layout.leading() == Leading::Chunks { cached / CHUNK } else { cached };
+                    buffer.slots * rows * buffer.layout.row_elements(self.panel) * buffer.dtype.bytes()
                 }
                 true => buffer.bytes(limits, self.panel),
                 false => 0,
@@ -338,9 +340,9 @@ impl CompiledEntry {
         launches
     }
 
-    /// Whether a buffer has a row for each row of a cache.
+    /// Whether a buffer has a row for each row of a cache, or for each chunk of it.
     pub fn lies_along_cache(&self, buffer: &Buffer) -> bool {
-        self.kind.cached() && buffer.layout.leading() == Leading::Past
+        self.kind.cached() && matches!(buffer.layout.leading(), Leading::Past | Leading::Chunks)
     }
 
     /// The buffer of a role.

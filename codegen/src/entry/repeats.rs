@@ -39,7 +39,7 @@ impl Builder<'_> {
             places: HashMap::new(),
             targets: HashMap::new(),
             layers: Some(layers),
-            groupings: HashMap::new(),
+            between: HashMap::new(),
         };
         let mut outer: Vec<ArgRef> = Vec::new();
         let mut entering: Vec<PlanStep> = Vec::new();

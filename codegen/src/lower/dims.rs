@@ -2,8 +2,8 @@
 //! which is streamed, and in what blocks. Block sizes depend on fixed sizes
 //! and the kind of group alone, never on what a run binds.
 
-use super::{Context, LowerError, padding, past};
-use crate::tile::{Dim, DimId, Extent, PAIRS};
+use super::{Context, LowerError, chunks, padding, past};
+use crate::tile::{Dim, DimId, Extent, PAIRS, TURNED_ROWS};
 use diptych_ir::{Axis, Graph, NodeId, Op, ReduceKind, Size};
 use diptych_passes::fuse::{Group, GroupKind, Grouping, StreamAxis};
 use diptych_passes::layout::{Layout, Leading, leading, product, symbol};
@@ -237,12 +237,15 @@ pub fn choose(group: &Group, context: &Context) -> Result<Dims, LowerError> {
                 dims.grid.extend(dim);
                 dims.single.extend(dim);
             }
-            // Where all heads see the same keys, a few of them are enough rows for a product.
+            // Where all heads see the same keys, a few of them are enough rows for a product. Where chunks are
+            // divided, each is to be read by few instances.
             if long(axes.along)
                 && product(&axes.each) == 1
                 && let Some((axis, size)) = shared_axis(group, graph, context)
             {
-                dims.divide(axis, Extent::Blocks { size, block: choose_block(size, 1, STREAM_ROWS, 1) });
+                let divided = context.few_rows.is_some() && chunks::folds_past(group, graph);
+                let rows = if divided { TURNED_ROWS } else { STREAM_ROWS };
+                dims.divide(axis, Extent::Blocks { size, block: choose_block(size, 1, rows, 1) });
             }
         }
     }

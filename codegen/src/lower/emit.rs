@@ -4,7 +4,7 @@
 
 use super::places::{add_along, begin_at, take_along, times};
 use super::stages::{Class, Computed, Fold, Lowering, Phase};
-use super::{LowerError, Lowered, past};
+use super::{LowerError, Lowered, chunks, past};
 use crate::tile::{Condition, DimId, Instr, Nest, Place, Stmt, StreamBounds, TileProgram, ValueId, View};
 use diptych_ir::ops::Literal;
 use diptych_ir::{DType, NodeId, Op, ReduceKind, ScalarFn};
@@ -69,20 +69,30 @@ impl Schedule {
 }
 
 impl Lowering<'_> {
-    /// The finished program.
-    pub fn emit(mut self) -> Result<Lowered, LowerError> {
+    /// The finished program, or two where a walk over positions is divided among threads.
+    pub fn emit(mut self) -> Result<Vec<Lowered>, LowerError> {
         let mut schedule = Schedule::default();
         self.emit_nodes(&mut schedule)?;
-        let mut body = schedule.take_phase(Phase::Before);
-        if let Some(stream) = self.dims.stream {
-            let mut streamed = schedule.take_phase(Phase::Stream);
-            if let Some(fold) = self.fold.clone() {
-                body.extend(self.fold_starts(&fold));
-                streamed.extend(self.fold_steps(&fold));
+        let mut before = schedule.take_phase(Phase::Before);
+        let mut streamed = schedule.take_phase(Phase::Stream);
+        let after = schedule.take_phase(Phase::After);
+        if let Some(fold) = self.fold.clone() {
+            let (starts, steps) = (self.fold_starts(&fold), self.fold_steps(&fold));
+            if self.divides_chunks() {
+                return self.divided(&fold, chunks::Parts { before, streamed, starts, steps, after });
             }
+            before.extend(starts);
+            streamed.extend(steps);
+        }
+        let mut body = before;
+        if let Some(stream) = self.dims.stream {
             body.push(Stmt::Stream { dim: stream, bounds: self.bounds(), body: streamed });
         }
-        body.extend(schedule.take_phase(Phase::After));
+        body.extend(after);
+        Ok(vec![self.finish(body)])
+    }
+
+    pub(super) fn finish(self, body: Vec<Stmt>) -> Lowered {
         let program = TileProgram {
             name: self.program_name(),
             notes: self.notes(),
@@ -93,7 +103,7 @@ impl Lowering<'_> {
             tables: self.tables,
             body,
         };
-        Ok(Lowered { program, args: self.sources })
+        Lowered { program, args: self.sources }
     }
 
     /// Writes down every computation of the group.
@@ -392,7 +402,7 @@ impl Lowering<'_> {
 
     /// Which blocks of the stream count: those that the masks of all its
     /// reductions leave, where the masks agree; otherwise all.
-    fn bounds(&self) -> StreamBounds {
+    pub(super) fn bounds(&self) -> StreamBounds {
         let mut reductions = self.group.nodes.iter().filter(|id| self.computed[id].over_stream);
         let mut bounds = reductions.clone().map(|&id| self.mask_of(id));
         let first = bounds.next().unwrap_or_default();
@@ -445,7 +455,7 @@ impl Lowering<'_> {
             .is_some_and(|computed| self.dims.stream.is_some_and(|stream| computed.dims.contains(&stream)))
     }
 
-    fn program_name(&self) -> String {
+    pub(super) fn program_name(&self) -> String {
         if self.dims.flat.is_some() {
             return "pointwise".to_owned();
         }

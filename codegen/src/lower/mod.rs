@@ -2,6 +2,7 @@
 //! kind of group: name the dimensions, find where each value lies, order the
 //! computations in stages, write them down. It knows no instruction set.
 
+mod chunks;
 mod dims;
 mod dots;
 mod emit;
@@ -69,6 +70,8 @@ pub enum Source {
     Order(NodeId, usize),
     /// Where each id's pairs and blocks begin.
     Starts(NodeId, usize),
+    /// What is left of each chunk of positions so far, of a value that is folded over them.
+    Chunks(NodeId),
     /// The state of each sequence, of a value that a scan carries.
     State {
         /// The scan.
@@ -90,19 +93,19 @@ pub struct Lowered {
 pub use dims::row_block;
 pub use grouped::lower_grouping;
 
-/// Lowers a group.
+/// Lowers a group to programs that run one after the other: mostly one.
 ///
 /// # Errors
 /// When a value would have to be moved in a way that no statement expresses.
-pub fn lower(group: &Group, context: &Context) -> Result<Lowered, LowerError> {
+pub fn lower(group: &Group, context: &Context) -> Result<Vec<Lowered>, LowerError> {
     let mut lowered = match group.kind {
-        GroupKind::Scan => recurrence::lower(group, context)?,
+        GroupKind::Scan => vec![recurrence::lower(group, context)?],
         _ => {
             let mut lowering = stages::Lowering::new(group, context)?;
             lowering.order()?;
             lowering.emit()?
         }
     };
-    condense(&mut lowered.program);
+    lowered.iter_mut().for_each(|lowered| condense(&mut lowered.program));
     Ok(lowered)
 }

@@ -61,6 +61,7 @@ impl Lowering<'_> {
         let position = self.sources.iter().position(|known| *known == source).unwrap_or_else(|| {
             let (Source::Value(id)
             | Source::Cache(id)
+            | Source::Chunks(id)
             | Source::Order(id, _)
             | Source::Starts(id, _)
             | Source::State { scan: id, .. }) = source;
@@ -73,6 +74,7 @@ impl Lowering<'_> {
                     let part = match source {
                         Source::Order(..) => "order_",
                         Source::Starts(..) => "starts_",
+                        Source::Chunks(_) => "chunks_",
                         _ => "",
                     };
                     format!("{}_{part}{}", super::dims::identifier(&label), id.index())
@@ -108,6 +110,13 @@ impl Lowering<'_> {
             view.rows = RowMap::Cache;
         }
         Ok(place)
+    }
+
+    /// Where what is left of each chunk of a value lies, of which each sequence has one token.
+    pub(super) fn left_of_chunks(&mut self, id: NodeId, write: bool) -> Result<Place, LowerError> {
+        let arg = self.arg(Source::Chunks(id), DType::F32, write);
+        let layout = self.context.layouts.of_chunks(self.graph.ty(id));
+        self.place_of(arg, DType::F32, layout, id)
     }
 
     fn place_of(
@@ -146,17 +155,12 @@ impl Lowering<'_> {
                     }
                     (_, Some(row), _) => Some(row),
                     (Leading::Rows, None, Some((time, _))) => Some(time),
-                    (Leading::Past, None, Some((_, past))) => Some(past),
+                    (Leading::Past | Leading::Chunks, None, Some((_, past))) => Some(past),
                     _ => return Err(self.error(id, "has run-time axes that its kernel does not walk".into())),
                 };
                 strides.extend(row.map(|row| (row, product(&order))));
-                Ok(Place::Strided(View {
-                    base: Base::Arg(arg),
-                    dtype,
-                    offset: 0,
-                    strides,
-                    rows: RowMap::InOrder,
-                }))
+                let rows = if leading == Leading::Chunks { RowMap::Chunk } else { RowMap::InOrder };
+                Ok(Place::Strided(View { base: Base::Arg(arg), dtype, offset: 0, strides, rows }))
             }
             Layout::Rounded { order, .. } => {
                 let row = self

@@ -324,7 +324,11 @@ impl Ports<'_> {
         }
         let name = match source {
             Source::State { index, .. } => format!("carried_{index}"),
-            Source::Value(id) | Source::Cache(id) | Source::Order(id, _) | Source::Starts(id, _) => {
+            Source::Value(id)
+            | Source::Cache(id)
+            | Source::Chunks(id)
+            | Source::Order(id, _)
+            | Source::Starts(id, _) => {
                 let label = self.parent.node(id).label.map(|label| label.to_string());
                 let label = label.unwrap_or_else(|| self.parent.op(id).name().to_owned());
                 format!("{}_{}", dims::identifier(&label), id.index())
@@ -370,7 +374,7 @@ impl Ports<'_> {
                     Leading::Batch => (Some(sequence), RowMap::InOrder),
                     Leading::Rows => (Some(position), RowMap::InOrder),
                     Leading::Checkpoints => (Some(position), RowMap::Checkpoint),
-                    Leading::Past | Leading::Quadratic => {
+                    Leading::Past | Leading::Chunks | Leading::Quadratic => {
                         return Err(lowering_error(self, "is given positions so far, which no step sees"));
                     }
                 };

@@ -4,7 +4,7 @@
 
 use super::sizes::{At, Sizes};
 use crate::work::{Direction, Traffic};
-use diptych_codegen::tile::{Along, Base, DimId, Id, Instr, Nest, PackedView, Place, RowMap, View};
+use diptych_codegen::tile::{Along, Base, CHUNK, DimId, Id, Instr, Nest, PackedView, Place, RowMap, View};
 use diptych_passes::layout::bytes_of_256;
 
 /// What memory hands over at a time, on every machine known.
@@ -138,6 +138,8 @@ impl<'a> Accesses<'a> {
         match place {
             Place::Packed(PackedView { blocks: Some(format), .. }) => bytes_of_256(*format) as f64 / 256.0,
             Place::Packed(view) => view.dtype.bytes() as f64,
+            // Of what is there once for a chunk, each of its positions has its part.
+            Place::Strided(view) if view.rows == RowMap::Chunk => view.dtype.bytes() as f64 / CHUNK as f64,
             Place::Strided(view) => view.dtype.bytes() as f64,
         }
     }

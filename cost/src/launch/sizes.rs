@@ -287,6 +287,8 @@ impl Sizes<'_> {
                 };
                 let held = held as f64;
                 let (count, positions) = match streamed {
+                    // Beside each chunk of positions so far stand all new tokens.
+                    None if held_past.is_some() => (1.0, sequence.length as f64),
                     None => (1.0, 0.0),
                     Some((first, last)) => {
                         ((last.div_ceil(CHUNK) - first / CHUNK) as f64, (last - first) as f64)

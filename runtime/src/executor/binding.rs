@@ -87,6 +87,16 @@ pub enum BindingError {
         /// States of the cache.
         sequences: usize,
     },
+    /// More chunks than the cache has, because sequences share some.
+    #[error(
+        "the sequences have {needed} chunks of positions, but the cache has {chunks}: each needs its own"
+    )]
+    Shared {
+        /// Chunks of all sequences.
+        needed: usize,
+        /// Chunks of the cache.
+        chunks: usize,
+    },
     /// A cache without room.
     #[error("sequence {sequence} needs {needed} chunks of cache, but has {given}")]
     Chunks {
@@ -116,6 +126,7 @@ pub struct Binding {
     block_index: Vec<i32>,
     past_block_sequence: Vec<i32>,
     past_block_index: Vec<i32>,
+    sequence_past_block: Vec<i32>,
     chunk_row: Vec<i32>,
     sequence_state: Vec<i32>,
 }
@@ -145,6 +156,7 @@ impl Binding {
             block_index: Vec::with_capacity(blocks),
             past_block_sequence: Vec::with_capacity(limits.batch * chunk_stride),
             past_block_index: Vec::with_capacity(limits.batch * chunk_stride),
+            sequence_past_block: vec![0; limits.batch],
             chunk_row: vec![0; limits.batch * chunk_stride],
             sequence_state: vec![0; limits.batch],
         }
@@ -154,7 +166,7 @@ impl Binding {
     pub fn bytes_for(limits: Limits, context: usize) -> usize {
         let blocks = limits.rows.div_ceil(CHUNK) + limits.batch;
         let chunks = limits.batch * context.div_ceil(CHUNK);
-        (2 * limits.rows + 3 * limits.batch + 1 + 2 * blocks + 3 * chunks) * size_of::<i32>()
+        (2 * limits.rows + 4 * limits.batch + 1 + 2 * blocks + 3 * chunks) * size_of::<i32>()
     }
 
     /// Binds a run to these sequences. Allocates nothing.
@@ -184,6 +196,7 @@ impl Binding {
             self.sequence_row[number] = row as i32;
             self.sequence_origin[number] = sequence.origin as i32;
             self.sequence_state[number] = sequence.state as i32;
+            self.sequence_past_block[number] = self.past_block_index.len() as i32;
             for chunk in 0..(sequence.origin + sequence.length).div_ceil(CHUNK) {
                 // Without a cache, a run's own rows stand for one.
                 let first = match sequence.chunks.get(chunk) {
@@ -215,7 +228,7 @@ impl Binding {
         &self,
         sequences: impl Iterator<Item = Sequence<'s>>,
     ) -> Result<(usize, usize), BindingError> {
-        let (mut rows, mut batch) = (0usize, 0);
+        let (mut rows, mut batch, mut all_chunks) = (0usize, 0, 0usize);
         for (sequence, Sequence { origin, length, chunks, state }) in sequences.enumerate() {
             if length == 0 {
                 return Err(BindingError::Empty(sequence));
@@ -242,6 +255,10 @@ impl Binding {
                 return Err(BindingError::NoState { sequence, found: state, sequences });
             }
             (rows, batch) = (rows.saturating_add(length), batch + 1);
+            all_chunks = all_chunks.saturating_add(needed);
+        }
+        if self.cache.chunks > 0 && all_chunks > self.cache.chunks {
+            return Err(BindingError::Shared { needed: all_chunks, chunks: self.cache.chunks });
         }
         if rows > self.limits.rows || batch > self.limits.batch {
             let (most_rows, most_batch) = (self.limits.rows, self.limits.batch);
@@ -286,6 +303,7 @@ impl Binding {
             past_blocks: self.past_block_index.len() as i64,
             past_block_sequence: self.past_block_sequence.as_ptr(),
             past_block_index: self.past_block_index.as_ptr(),
+            sequence_past_block: self.sequence_past_block.as_ptr(),
             chunk_row: self.chunk_row.as_ptr(),
             sequence_state: self.sequence_state.as_ptr(),
             turn: 0,

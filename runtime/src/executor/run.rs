@@ -17,7 +17,7 @@ use diptych_codegen::entry::{
     ArgRef, Buffer, CompiledEntry, GridCount, Launch, Limits, MOST_ARGS, PlanStep, Role, Slot,
 };
 use diptych_codegen::tile::CHUNK;
-use diptych_ir::{DType, Symbol};
+use diptych_ir::{DType, EntryKind, Symbol};
 use diptych_passes::layout::{CHECKPOINT, Leading};
 use diptych_passes::plan::place;
 use std::collections::{BTreeMap, HashMap};
@@ -74,6 +74,7 @@ enum LoadedStep {
 
 /// An entry with its memory.
 pub struct Executable {
+    kind: EntryKind,
     steps: Vec<LoadedStep>,
     load_steps: Vec<LoadedStep>,
     named: BTreeMap<Symbol, (usize, bool)>,
@@ -225,6 +226,7 @@ impl Executable {
         let scratch_floats = bound.scratch / size_of::<f32>() / threads;
         let cached = CacheRooms::each(entry, CacheSize::default()).next().is_some();
         Ok(Executable {
+            kind: entry.kind,
             steps,
             load_steps,
             named,
@@ -315,6 +317,8 @@ impl Executable {
     fn execute(&mut self, steps: &[LoadedStep], pool: &Pool, binding: &Binding) {
         let room = binding.rows() <= self.limits.rows && binding.batch() <= self.limits.batch;
         assert!(room, "the run is larger than the executable was loaded for");
+        let one_each = self.kind != EntryKind::Decode || binding.rows() == binding.batch();
+        assert!(one_each, "decoding takes one token of each sequence");
         let named = binding.cache();
         let reached = self.cache.is_none_or(|cache| {
             (1..=cache.chunks).contains(&named.chunks) && (1..=cache.sequences).contains(&named.sequences)
