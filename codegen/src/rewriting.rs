@@ -201,6 +201,10 @@ impl Rewritten {
 /// so with their backward passes rewritten, too: that takes longer than all else, and brings much the same in each.
 const FINALISTS: usize = 2;
 
+/// What a form must save, by the additive model alone, to be taken instead of the program as it is written: the model
+/// knows nothing of fusion, so less says nothing.
+const WORTH_REWRITING: f64 = 0.02;
+
 /// Compares forms once they are fused, each of them once.
 pub struct Judge<'a> {
     bindings: Vec<Binding>,
@@ -328,9 +332,17 @@ pub fn rewrite(
         let mut judge = Judge::new(&objective.bindings, seconds, options);
         (found, refused) = judge.compare(found, objective);
         laps.lap("comparison of forms");
-    } else if let Some(written) = found.last_mut() {
-        // Nothing else is sure to be compiled as it is.
-        written.backward = None;
+    } else {
+        let total = |candidate: &Candidate| objective.total(&candidate.form.seconds);
+        if let [best, .., written] = &found[..]
+            && total(best) > (1.0 - WORTH_REWRITING) * total(written)
+        {
+            found.insert(0, written.clone());
+        }
+        if let Some(written) = found.last_mut() {
+            // Nothing else is sure to be compiled as it is.
+            written.backward = None;
+        }
     }
     match refused.first() {
         Some(first) if found.is_empty() => Err(CompileError::Unfit(first.problem.clone())),

@@ -1,9 +1,11 @@
 //! Times decoding, one token after the other, of a preset with random weights, and in turns with it how fast the
 //! threads read memory in order: one JSON line, and with `--profile` the time of each kernel.
 //!
-//! `cargo run --release -p diptych-cost --example decode_speed -- [--model llama-135m] [--prompt 16] [--tokens 128] [--threads 2] [--profile]`
+//! `cargo run --release -p diptych-cost --example decode_speed -- [--model llama-135m] [--prompt 16] [--tokens 128] [--threads 2] [--profile]
+//! [--as-written]`
 
 use diptych_codegen::c::prelude::{LINK_FLAGS, prelude};
+use diptych_codegen::driver::compile_program_plainly;
 use diptych_codegen::entry::Limits;
 use diptych_cost::{MemoryReader, ProbeLibrary, ProbeSource};
 use diptych_ir::EntryKind;
@@ -32,8 +34,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let program = build(architecture.as_ref())?;
     let device = Device::cpu(Some(number("--threads", "2")?))?;
     let kinds = [EntryKind::Prefill, EntryKind::Decode];
-    let mut session =
-        Session::compile(&device, &program, architecture.context(), &kinds, &AdamWOptions::default())?;
+    let (context, adam) = (architecture.context(), AdamWOptions::default());
+    let mut session = match std::env::args().any(|argument| argument == "--as-written") {
+        true => {
+            let compiled = compile_program_plainly(&program, &kinds, &adam, device.options())?;
+            Session::load(&device, compiled, context)?
+        }
+        false => Session::compile(&device, &program, context, &kinds, &adam)?,
+    };
     for name in program.params.keys() {
         session.store.set(*name, &initialize(&program, name.as_str(), 1)?)?;
     }

@@ -8,6 +8,7 @@
 //! The fastest of the rounds counts for each kernel: others on the machine only ever slow it down.
 
 use diptych_codegen::c::prelude::{LINK_FLAGS, prelude};
+use diptych_codegen::driver::compile_program_plainly;
 use diptych_codegen::entry::Limits;
 use diptych_cost::{Bound, EntryPrediction, Machine, ProbeSource, RunSizes, Target, measured, predict_entry};
 use diptych_ir::EntryKind;
@@ -180,7 +181,15 @@ fn main() -> Result<(), Failure> {
     let machine: Machine =
         Target::load("this-machine")?.into_machine(Some((measurement.rates, measurement.memory_bytes)))?;
 
-    let mut session = Session::compile(&device, &program, context, &kinds, &AdamWOptions::default())?;
+    let adam = AdamWOptions::default();
+    let mut session = match flag("--as-written") {
+        true => Session::load(
+            &device,
+            compile_program_plainly(&program, &kinds, &adam, device.options())?,
+            context,
+        )?,
+        false => Session::compile(&device, &program, context, &kinds, &adam)?,
+    };
     for name in program.params.keys() {
         session.store.set(*name, &initialize(&program, name.as_str(), 1)?)?;
     }

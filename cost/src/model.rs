@@ -4,7 +4,7 @@
 
 use crate::entry::{LaunchPrediction, predict_entry};
 use crate::launch::{RunSizes, whole_work};
-use crate::machine::Machine;
+use crate::machine::{Kind, Machine};
 use crate::roofline::Bound;
 use diptych_codegen::driver::{CompiledProgram, Rewriting, compile_rewritten, rewrite};
 use diptych_codegen::entry::{
@@ -90,6 +90,8 @@ impl TrainingMemory {
 #[derive(Debug)]
 pub struct ModelCost {
     compiled: CompiledProgram,
+    /// Decoding, not divided for threads: for machines that cut kernels their own way.
+    undivided_decode: CompiledEntry,
 }
 
 impl ModelCost {
@@ -111,7 +113,14 @@ impl ModelCost {
             EntryKind::Decode,
         ];
         let rewritten = rewrite(program, rewriting, OPTIONS)?;
-        Ok(ModelCost { compiled: compile_rewritten(&rewritten, &kinds, optimizer, OPTIONS)? })
+        let compiled = compile_rewritten(&rewritten, &kinds, optimizer, OPTIONS)?;
+        let undivided = EntryOptions { threads: 1, ..OPTIONS };
+        let mut decode = compile_rewritten(&rewritten, &[EntryKind::Decode], optimizer, undivided)?;
+        let undivided_decode = decode
+            .entries
+            .remove(&EntryKind::Decode)
+            .ok_or_else(|| CompileError::Unfit("the program has no entry `decode`".to_owned()))?;
+        Ok(ModelCost { compiled, undivided_decode })
     }
 
     /// Numbers that are trained.
@@ -215,7 +224,11 @@ impl ModelCost {
             JobKind::Decode => decoding(batch, context),
         };
         let predicted = |entry: EntryKind, run: &RunSizes| {
-            predict_entry(&self.compiled.entries[&entry], machine, threads, run)
+            let compiled = match (entry, machine.kind) {
+                (EntryKind::Decode, Kind::Gpu) => &self.undivided_decode,
+                _ => &self.compiled.entries[&entry],
+            };
+            predict_entry(compiled, machine, threads, run)
         };
         let parts = match kind {
             JobKind::Train => {

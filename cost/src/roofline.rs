@@ -182,24 +182,31 @@ impl Waves {
 /// Splits an operand's bytes by the level that serves them: the first pass from where the last use left it, a
 /// copy for each further thread from a level that threads share, and later passes from the level
 /// that keeps what is touched between them.
-fn served_from(traffic: &Traffic, work: &Work, rates: &Rates, waves: &Waves) -> [(usize, f64); 3] {
+fn served_from(traffic: &Traffic, work: &Work, rates: &Rates, waves: &Waves) -> [(usize, f64); 4] {
     let threads = waves.threads as f64;
     let footprint = traffic.footprint_bytes;
     let bytes = traffic.bytes.max(footprint);
     let seen_by_thread = footprint.min(bytes / threads);
 
-    // Where nothing is said, the kernel runs over and over and an operand comes round once a run.
+    // Where nothing is said, the kernel runs over and over and an operand comes round once a run. Instances go to
+    // threads as these come free: of what a thread touched last time it gets its share again, and the rest from afar.
     let distance = traffic.since_last_use_bytes.unwrap_or_else(|| work.footprint_bytes()).max(footprint);
     let distance_of_thread = (distance / threads).max(seen_by_thread);
-    let first = rates.level_holding(distance_of_thread, distance);
+    let own = rates.level_holding(distance_of_thread, distance);
+    let others = rates.level_holding(f64::INFINITY, distance).max(own);
 
     // Threads do not go in step: a further one finds in a shared cache only what the cache holds as a whole.
-    let shared = rates.level_holding(f64::INFINITY, footprint).min(first);
+    let shared = rates.level_holding(f64::INFINITY, footprint).min(others);
     let copies = seen_by_thread * threads - footprint;
 
     let window = traffic.reuse_window_bytes.unwrap_or(seen_by_thread);
     let again = rates.level_holding(window, window * threads);
-    [(first, footprint), (shared, copies.max(0.0)), (again, bytes - footprint - copies.max(0.0))]
+    [
+        (own, footprint / threads),
+        (others, footprint - footprint / threads),
+        (shared, copies.max(0.0)),
+        (again, bytes - footprint - copies.max(0.0)),
+    ]
 }
 
 #[cfg(test)]

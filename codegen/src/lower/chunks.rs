@@ -4,10 +4,10 @@
 
 use super::emit::NestBuilder;
 use super::stages::{Fold, Lowering};
-use super::{LowerError, Lowered};
+use super::{Context, LowerError, Lowered};
 use crate::condense::{remove_arguments, touches};
 use crate::tile::{Base, Extent, Instr, Nest, Place, Stmt};
-use diptych_ir::{Graph, NodeId, Op, ReduceKind};
+use diptych_ir::{NodeId, Op, ReduceKind};
 use diptych_passes::fuse::{Group, GroupKind, StreamAxis};
 use diptych_passes::layout::symbol;
 
@@ -25,16 +25,19 @@ pub(super) struct Parts {
     pub after: Vec<Stmt>,
 }
 
-/// Whether a group folds a maximum along the positions so far while it holds tokens.
-pub(super) fn folds_past(group: &Group, graph: &Graph) -> bool {
+/// Whether threads are to share the chunks of a group: it folds a maximum along the positions so far while it holds few
+/// tokens.
+pub(super) fn are_shared(group: &Group, context: &Context) -> bool {
+    let graph = &context.program.region(context.region).graph;
     let along_past = |id: &NodeId| match graph.op(*id) {
         Op::Reduce(reduce) if reduce.kind == ReduceKind::Max => {
             reduce.over.iter().any(|&axis| symbol(axis) == Some("past"))
         }
         _ => false,
     };
+    let shares = context.few_rows.is_some_and(|threads| threads > 1) && !context.history_is_rename;
     match &group.kind {
-        GroupKind::Stream(axes) => {
+        GroupKind::Stream(axes) if shares => {
             (axes.across, axes.along) == (StreamAxis::Time, StreamAxis::Past)
                 && group.nodes.iter().any(along_past)
         }
@@ -48,10 +51,7 @@ impl Lowering<'_> {
         let Some(fold) = &self.fold else { return false };
         let folded = |id: &NodeId| *id == fold.maximum || fold.sums.contains(id);
         let mut left = self.group.nodes.iter().filter(|id| self.computed[id].over_stream);
-        self.context.few_rows.is_some()
-            && !self.context.history_is_rename
-            && folds_past(self.group, self.graph)
-            && left.all(folded)
+        are_shared(self.group, self.context) && left.all(folded)
     }
 
     /// The two programs.

@@ -243,8 +243,7 @@ pub fn choose(group: &Group, context: &Context) -> Result<Dims, LowerError> {
                 && product(&axes.each) == 1
                 && let Some((axis, size)) = shared_axis(group, graph, context)
             {
-                let divided = context.few_rows.is_some() && chunks::folds_past(group, graph);
-                let rows = if divided { TURNED_ROWS } else { STREAM_ROWS };
+                let rows = if chunks::are_shared(group, context) { TURNED_ROWS } else { STREAM_ROWS };
                 dims.divide(axis, Extent::Blocks { size, block: choose_block(size, 1, rows, 1) });
             }
         }

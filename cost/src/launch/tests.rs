@@ -288,7 +288,9 @@ fn expanding(window: Option<usize>) -> CompiledProgram {
 fn expanded_rows(entry: &CompiledEntry, run: &RunSizes) -> [f64; 3] {
     let expands = |launch: &&Launch| {
         let program = &entry.programs[launch.kernel];
-        program.grid.iter().any(|&dim| matches!(program.dims[dim].extent, Extent::Past { .. }))
+        // Attention, too, takes a chunk of positions at a time.
+        !program.name.ends_with("_chunks")
+            && program.grid.iter().any(|&dim| matches!(program.dims[dim].extent, Extent::Past { .. }))
     };
     let mut launches = Vec::new();
     each_launch(&entry.steps, &mut launches);

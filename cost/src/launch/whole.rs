@@ -85,9 +85,12 @@ pub fn whole_work(program: &TileProgram, launch: &Launch, run: &RunSizes) -> Who
     let variation = Variation::new(program);
     for &(dot, at) in &counter.contractions {
         *sizes.differs.borrow_mut() = Some(variation.of_dot(dot));
-        let streams = at.stream.is_some_and(|(dim, _)| sizes.is_sequence(dim));
-        let all = |dims: &[DimId]| dims.iter().map(|&dim| sizes.total(dim)).product::<f64>();
+        // Where chunks are divided among instances, positions stream past tokens all the same.
         let dims = [&dot.batch[..], &dot.m, &dot.n, &dot.k].concat();
+        let streamed = at.stream.map(|stream| stream.0).filter(|&dim| sizes.is_sequence(dim));
+        let streamed = streamed.or_else(|| divided_walk(&sizes, &dims));
+        let streams = streamed.is_some();
+        let all = |dims: &[DimId]| dims.iter().map(|&dim| sizes.total(dim)).product::<f64>();
         let factors = [is_narrow_view(&dot.a, program, &narrow), is_narrow(&dot.b, program, &narrow)];
         let mut contraction = Contraction {
             batch: all(&dot.batch),
@@ -114,7 +117,7 @@ pub fn whole_work(program: &TileProgram, launch: &Launch, run: &RunSizes) -> Who
             contraction.rows /= used;
         }
         whole.contractions.push(contraction);
-        if let (true, Some((dim, _))) = (streams, at.stream) {
+        if let Some(dim) = streamed {
             let stream = whole.stream.get_or_insert_with(|| shape(&sizes, at));
             if let Some(held) =
                 dot.m.iter().chain(&dot.n).find(|&&held| held != dim && sizes.is_sequence(held))
@@ -125,7 +128,9 @@ pub fn whole_work(program: &TileProgram, launch: &Launch, run: &RunSizes) -> Who
             }
             if dot.k.contains(&dim) {
                 let results = [&dot.batch[..], &dot.m, &dot.n].concat();
-                stream.carried_bytes += 4.0 * sizes.points(&results, At::INSTANCE);
+                // Divided chunks each have the results of all tokens, of which each sequence has one.
+                let chunks = if at.stream.is_none() { sizes.blocks(dim) / run.rows() as f64 } else { 1.0 };
+                stream.carried_bytes += 4.0 * sizes.points(&results, At::INSTANCE) / chunks;
             }
         }
     }
@@ -136,16 +141,31 @@ pub fn whole_work(program: &TileProgram, launch: &Launch, run: &RunSizes) -> Who
     whole
 }
 
+/// The positions so far, of a contraction over them and over tokens, where instances have a chunk of them each.
+fn divided_walk(sizes: &Sizes<'_>, dims: &[DimId]) -> Option<DimId> {
+    let is_past = |dim: &DimId| matches!(sizes.extent(*dim), Extent::Past { .. });
+    let past = sizes.program.grid.iter().copied().find(is_past).filter(|past| dims.contains(past))?;
+    dims.iter().any(|&dim| sizes.extent(dim) == Extent::Time).then_some(past)
+}
+
 /// The stream at `at`, without what contractions say of it.
 fn shape(sizes: &Sizes<'_>, at: At) -> Stream {
     let grid = &sizes.program.grid;
     let heads = grid.iter().filter(|&&dim| !sizes.is_sequence(dim)).map(|&dim| sizes.total(dim)).product();
-    let by_past = grid.iter().any(|&dim| matches!(sizes.extent(dim), Extent::Past { .. }));
+    let holds = |&dim: &DimId| matches!(sizes.extent(dim), Extent::Past { .. });
+    let by_past = at.stream.is_some() && grid.iter().any(holds);
     let held = sizes.run.sequences.iter().map(|sequence| match by_past {
         true => (sequence.origin + sequence.length) as f64,
         false => sequence.length as f64,
     });
-    let (longest, mean) = sizes.streamed_positions(at);
+    let (longest, mean) = match at.stream {
+        Some(_) => sizes.streamed_positions(at),
+        None => {
+            let positions = sizes.run.sequences.iter().map(|sequence| sequence.origin + sequence.length);
+            let (longest, all) = (positions.clone().max().unwrap_or(0), positions.sum::<usize>());
+            (longest as f64, all as f64 / sizes.run.batch().max(1) as f64)
+        }
+    };
     Stream { heads, rows_per_position: 1.0, held: held.collect(), longest, mean, carried_bytes: 0.0 }
 }
 
