@@ -446,6 +446,9 @@ fn slices(steps: &[LoadedStep], rows: usize) -> usize {
     steps.iter().map(of).sum()
 }
 
+/// Of the instances that are left a thread takes one in so many times the number of threads.
+const PARTS: usize = 4;
+
 struct Run<'a> {
     tables: &'a StepTables,
     counters: &'a [AtomicUsize; 2],
@@ -527,8 +530,16 @@ impl Walk<'_> {
             // Nobody looks at the other counter before all have passed the barrier below.
             self.run.counters[(self.launches + 1) % 2].store(0, Ordering::Relaxed);
         }
-        // Instances are numbered through all launches, and taken in that order.
-        let mut instance = next.fetch_add(1, Ordering::Relaxed);
+        // Instances are numbered through all launches, and taken in that order: while many are left, several at a time,
+        // since neighbours often read what lies side by side.
+        let all: usize = launches.iter().map(|launch| self.instances(&launch.grid)).sum();
+        let parts = PARTS * self.barrier.threads();
+        let take = |from: usize| {
+            let count = (all.saturating_sub(from) / parts).max(1);
+            let first = next.fetch_add(count, Ordering::Relaxed);
+            (first, first + count)
+        };
+        let (mut instance, mut end) = take(0);
         let mut before = 0;
         for launch in launches {
             let total = self.instances(&launch.grid);
@@ -547,7 +558,10 @@ impl Walk<'_> {
                         (launch.function)(&self.tables, args.as_ptr(), sizes.as_ptr(), scratch.cast(), own)
                     };
                     instances += 1;
-                    instance = next.fetch_add(1, Ordering::Relaxed);
+                    instance += 1;
+                    if instance == end {
+                        (instance, end) = take(instance);
+                    }
                 }
                 self.pen.mark(Part::Kernel, Some(launch.position), layer, instances);
             }
