@@ -32,6 +32,11 @@ impl CacheFormat {
             CacheFormat::Q8 => "q8",
         }
     }
+
+    /// The format of this name.
+    pub fn of_name(name: &str) -> Option<CacheFormat> {
+        CacheFormat::ALL.into_iter().find(|format| format.name() == name)
+    }
 }
 
 /// A vector with no magnitude from this on is all zeros.
