@@ -44,7 +44,8 @@ pub fn choose(program: &Program, hold: Hold, file: Option<&Checkpoint>) -> Resul
     };
     let narrow = narrow_weights::candidates(program);
     for (name, along) in weight_blocks::candidates(program) {
-        let narrow = narrow.get(&name).cloned().unwrap_or_else(|| Err("it is computed in another type".to_owned()));
+        let narrow =
+            narrow.get(&name).cloned().unwrap_or_else(|| Err("it is computed in another type".to_owned()));
         let of_type = |dtype: DType| match narrow.clone() {
             Ok(()) => Found::Narrow(dtype),
             Err(problem) => Found::Plain(problem),
@@ -91,7 +92,7 @@ fn stored(
     let Some(file) = file else { return Ok(Found::Plain("the run holds it in f32".to_owned())) };
     let axes = along.as_deref().unwrap_or_default();
     Ok(match (file.held(name.as_str(), axes)?, along) {
-        (Held::Plain(DType::F32), _) => Found::Plain("the file does not hold it in fewer bytes".to_owned()),
+        (Held::Plain(DType::F32), _) => Found::Plain("the file does not hold all of it in one narrower type".to_owned()),
         (Held::Plain(dtype), _) => Found::Narrow(dtype),
         (_, Err(problem)) => Found::Plain(problem),
         (Held::Blocks(format), Ok(_)) => Found::Stored(format),

@@ -6,10 +6,10 @@ use crate::entry::{CompileError, EntryOptions};
 use crate::stages::{Laps, Stages, lap_of_algebra};
 use diptych_ir::{EntryKind, Program, verify};
 use diptych_passes::AdamWOptions;
-use diptych_passes::caches::CacheFormat;
 use diptych_passes::algebra::{
     AlgebraReport, Binding, Form, Numerics, Objective, Part, additive_seconds, forms,
 };
+use diptych_passes::caches::CacheFormat;
 use std::collections::HashMap;
 
 /// What the algebra weighs where nothing else is asked for: a desktop processor's

@@ -208,7 +208,9 @@ fn serve(job: &Serving, lines: impl Iterator<Item = std::io::Result<String>>) ->
     let registry = Registry::zoo();
     let checkpoint = match job.format.as_str() {
         "F32" => Checkpoint::open(&job.folder, &registry)?,
-        "F16" | "Q8_0" | "Q4_0" | "Q4_1" => Checkpoint::of_gguf(&diptych_gguf::File::open(&job.gguf)?, &registry)?,
+        "F16" | "Q8_0" | "Q4_0" | "Q4_1" => {
+            Checkpoint::of_gguf(&diptych_gguf::File::open(&job.gguf)?, &registry)?
+        }
         other => return Err(format!("weights in the format `{other}` are not served").into()),
     };
     let (formats, types) = formats(&checkpoint)?;

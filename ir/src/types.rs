@@ -43,8 +43,7 @@ impl DType {
     }
 
     /// Every type.
-    pub const ALL: [DType; 6] =
-        [DType::F32, DType::BF16, DType::F16, DType::I8, DType::I32, DType::Bool];
+    pub const ALL: [DType; 6] = [DType::F32, DType::BF16, DType::F16, DType::I8, DType::I32, DType::Bool];
 
     /// The number of this type nearest to one of f32, the even one of two that are as near. What is too large becomes
     /// infinite in `F16` and `BF16`, and 127 or -127 in `I8`, in which what is no number is 0.

@@ -138,7 +138,8 @@ fn scaled(graph: &mut Graph, id: NodeId, history: History) -> Result<Replaced> {
     let users = graph.users(id);
     let products: Vec<Product> = users.iter().filter_map(|&user| product(graph, user, id)).collect();
     let of_products = products.first().map(|first| vector_of(graph, first, id)).unwrap_or_default();
-    let fixed: Vec<Axis> = graph.axes(id).iter().copied().filter(|axis| axis.fixed_size().is_some()).collect();
+    let fixed: Vec<Axis> =
+        graph.axes(id).iter().copied().filter(|axis| axis.fixed_size().is_some()).collect();
     // Without a product to say it, the axis that lies innermost.
     let over = match (of_products.is_empty(), graph.ordered(fixed).last()) {
         (false, _) => of_products,
@@ -188,8 +189,7 @@ fn divided_by_scales(graph: &mut Graph, x: NodeId, over: &[Axis]) -> Result<(Nod
     let number = |graph: &mut Graph, value: f64| graph.add(Literal::scalar(DType::F32, value), &[]);
     let magnitude = graph.add(Map(ScalarFn::Abs), &[x])?;
     let largest = graph.add(Reduce { kind: ReduceKind::Max, over: over.to_vec() }, &[magnitude])?;
-    let (most, least, zero) =
-        (number(graph, 127.0)?, number(graph, LEAST_MAGNITUDE)?, number(graph, 0.0)?);
+    let (most, least, zero) = (number(graph, 127.0)?, number(graph, LEAST_MAGNITUDE)?, number(graph, 0.0)?);
     let part = number(graph, f64::from(1.0_f32 / 127.0))?;
     let scale = graph.add(Map(ScalarFn::Mul), &[largest, part])?;
     let inverse = graph.add(Map(ScalarFn::Div), &[most, largest])?;
@@ -197,4 +197,71 @@ fn divided_by_scales(graph: &mut Graph, x: NodeId, over: &[Axis]) -> Result<(Nod
     let inverse = graph.add(Map(ScalarFn::Select), &[counts, inverse, zero])?;
     let steps = graph.add(Map(ScalarFn::Mul), &[x, inverse])?;
     Ok((graph.add(Cast(DType::I8), &[steps])?, scale))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::normalize::divide_after_sums;
+    use diptych_models::{Registry, build};
+    use std::collections::BTreeSet;
+
+    fn program(preset: &str) -> Program {
+        divide_after_sums(&build(&*Registry::zoo().preset(preset).unwrap()).unwrap()).unwrap()
+    }
+
+    fn of<T>(program: &Program, found: impl Fn(&Graph, NodeId) -> Option<T>) -> Vec<T> {
+        let graphs = program.regions.iter().map(|region| &region.graph);
+        graphs
+            .flat_map(|graph| graph.ids().into_iter().filter_map(|id| found(graph, id)).collect::<Vec<_>>())
+            .collect()
+    }
+
+    fn histories(program: &Program) -> Vec<(usize, DType)> {
+        of(program, |graph, id| match graph.op(id) {
+            Op::History(history) => Some((history.room, graph.ty(id).dtype)),
+            _ => None,
+        })
+    }
+
+    #[test]
+    fn every_history_is_of_the_format() {
+        for preset in ["llama-tiny", "gpt2-tiny", "mla-tiny", "hybrid-tiny"] {
+            let written = program(preset);
+            let rooms: BTreeSet<usize> = histories(&written).into_iter().map(|kept| kept.0).collect();
+            for (format, dtype) in [(CacheFormat::F16, DType::F16), (CacheFormat::BF16, DType::BF16)] {
+                let kept = keep_in(&written, format).unwrap();
+                let wanted: Vec<_> = histories(&written).into_iter().map(|(room, _)| (room, dtype)).collect();
+                let found: BTreeSet<_> = histories(&kept).into_iter().collect();
+                assert_eq!(found, wanted.into_iter().collect(), "{preset} {format:?}");
+            }
+            let kept = keep_in(&written, CacheFormat::Q8).unwrap();
+            let wanted = rooms.iter().flat_map(|room| [(2 * room, DType::I8), (2 * room + 1, DType::F32)]);
+            assert_eq!(histories(&kept).into_iter().collect::<BTreeSet<_>>(), wanted.collect(), "{preset}");
+        }
+    }
+
+    #[test]
+    fn scales_go_around_products() {
+        let kept = keep_in(&program("llama-tiny"), CacheFormat::Q8).unwrap();
+        // Scores of integers, and sums of integers with scaled weights: nothing widens a whole cache.
+        let products = of(&kept, |graph, id| {
+            let reads = |&operand: &NodeId| graph.ty(operand).dtype == DType::I8;
+            (matches!(graph.op(id), Op::Contract(_)) && graph.operands(id).iter().any(reads)).then_some(id)
+        });
+        assert_eq!(products.len(), 2);
+        let widened = of(&kept, |graph, id| {
+            let widens = matches!(graph.op(id), Op::Cast(_))
+                && graph.ty(graph.operands(id)[0]).dtype == DType::I8
+                && !graph.users(id).is_empty();
+            widens.then_some(id)
+        });
+        assert!(widened.is_empty());
+        // A scale for each head: it has all axes of the cache but the one along which a head's numbers lie.
+        let scales = of(&kept, |graph, id| {
+            (matches!(graph.op(id), Op::History(_)) && graph.ty(id).dtype == DType::F32)
+                .then(|| graph.axes(id).len())
+        });
+        assert_eq!(scales, [3, 3]);
+    }
 }

@@ -36,9 +36,12 @@ pub fn hold_narrow(program: &Program, types: &BTreeMap<Symbol, DType>) -> Result
     let mut program = program.clone();
     let found = candidates(&program);
     for (&name, &dtype) in types {
-        let wrong = |problem: &str| Err(IrError::Invalid(format!("`{name}` cannot be held in {dtype}: {problem}")));
+        let wrong =
+            |problem: &str| Err(IrError::Invalid(format!("`{name}` cannot be held in {dtype}: {problem}")));
         match found.get(&name) {
-            _ if !matches!(dtype, DType::F16 | DType::BF16) => return wrong("only f16 and bf16 hold weights"),
+            _ if !matches!(dtype, DType::F16 | DType::BF16) => {
+                return wrong("only f16 and bf16 hold weights");
+            }
             Some(Ok(())) => {}
             Some(Err(problem)) => return wrong(problem),
             None => return wrong("it is no matrix of the model in f32"),
@@ -129,14 +132,18 @@ mod tests {
     fn every_matrix_of_every_family_can_be_held() {
         for preset in ["llama-tiny", "gpt2-tiny", "mla-tiny", "moe-tiny", "hybrid-tiny", "mamba2-tiny"] {
             let whole = program(preset, json!({}));
-            let types: BTreeMap<Symbol, DType> =
-                candidates(&whole).into_iter().map(|(name, held)| (name, held.map(|()| DType::F16).unwrap())).collect();
+            let types: BTreeMap<Symbol, DType> = candidates(&whole)
+                .into_iter()
+                .map(|(name, held)| (name, held.map(|()| DType::F16).unwrap()))
+                .collect();
             assert!(types.len() > 4, "{preset}");
             let held = hold_narrow(&whole, &types).unwrap();
             for (name, info) in &held.params {
                 let wanted = types.get(name).copied().unwrap_or(DType::F32);
                 assert_eq!(info.ty.dtype, wanted, "{preset}: {name}");
             }
+            let error = crate::differentiate(&held).unwrap_err().to_string();
+            assert!(error.contains("for serving, not for training"), "{error}");
             let text = diptych_ir::text::print(&held);
             assert_eq!(diptych_ir::text::print(&diptych_ir::text::parse(&text).unwrap()), text);
         }

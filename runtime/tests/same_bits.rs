@@ -332,11 +332,8 @@ fn entries_agree(
     [served, probed]
 }
 
-/// The gradients of a short text against the reference evaluator's, with the same roundings.
-fn gradients_agree(case: &str, device: &Device, session: &Session, texts: &Texts, tolerance: f64) {
-    let text = 6;
-    Runner::new(device, session, EntryKind::Train, None).run(texts, &whole(&[text]));
-    let program = &session.compiled.program;
+/// What the evaluator needs to know of a text, and the parameters of a session.
+fn context_of(session: &Session, texts: &Texts, text: usize) -> Context {
     let mut context = Context::default();
     for (name, size) in [("batch", 1), ("time", LENGTHS[text]), ("past", LENGTHS[text])] {
         context.sizes.insert(name.into(), size);
@@ -347,11 +344,27 @@ fn gradients_agree(case: &str, device: &Device, session: &Session, texts: &Texts
         context.inputs.insert(name.into(), Value::new(&axes, ids).unwrap());
     }
     context.inputs.insert("inverse_tokens".into(), Value::scalar(f64::from(0.01_f32)));
-    for (&name, info) in &program.params {
+    for (&name, info) in &session.compiled.program.params {
         let values = session.store.get(name).unwrap().into_iter().map(f64::from).collect();
         let axes: Vec<_> = info.order.iter().map(|axis| (axis.name, axis.fixed_size().unwrap())).collect();
         context.params.insert(name, Value::new(&axes, values).unwrap());
     }
+    context
+}
+
+/// What the evaluator finds for a node and a text.
+fn evaluated(program: &Program, node: NodeId, session: &Session, text: usize) -> Value {
+    let vocab = program.main().graph.axes(logits(program)).iter().find_map(|axis| axis.fixed_size()).unwrap();
+    let context = context_of(session, &Texts::new(vocab), text);
+    evaluate(program, &[node], &context).unwrap().remove(0)
+}
+
+/// The gradients of a short text against the reference evaluator's, with the same roundings.
+fn gradients_agree(case: &str, device: &Device, session: &Session, texts: &Texts, tolerance: f64) {
+    let text = 6;
+    Runner::new(device, session, EntryKind::Train, None).run(texts, &whole(&[text]));
+    let program = &session.compiled.program;
+    let context = context_of(session, texts, text);
     let updates = &program.entry(EntryKind::Train).unwrap().updates;
     let norm = |numbers: &[f64]| numbers.iter().map(|x| x * x).sum::<f64>().sqrt();
     let found: Vec<(Symbol, f64, f64)> = (program.params.iter())
@@ -473,8 +486,7 @@ fn narrow_weights_give_the_bits_of_the_same_numbers_in_f32() {
         let whole = program(preset, &change, "f32");
         let narrow = narrowed(&whole, dtype);
         let case = format!("{name} {dtype}");
-        let sessions =
-            all_entries_agree(&case, [&devices[0], &devices[1]], &narrow, &compile_program, 0.0);
+        let sessions = all_entries_agree(&case, [&devices[0], &devices[1]], &narrow, &compile_program, 0.0);
         let compiled = compile_program_plainly(
             &whole,
             &[EntryKind::Score],
@@ -515,7 +527,8 @@ fn caches_in_fewer_bytes_give_the_same_bits() {
             let sessions = entries_agree(&case, [&devices[0], &devices[1]], &program, &compile, None);
             let entry = &sessions[1].compiled.entries[&EntryKind::Decode];
             let caches = |dtype: DType| {
-                let of = |buffer: &&Buffer| matches!(buffer.role, Role::Cache { .. }) && buffer.dtype == dtype;
+                let of =
+                    |buffer: &&Buffer| matches!(buffer.role, Role::Cache { .. }) && buffer.dtype == dtype;
                 entry.buffers.iter().filter(of).count()
             };
             let wanted = match format {
@@ -524,6 +537,29 @@ fn caches_in_fewer_bytes_give_the_same_bits() {
                 CacheFormat::Q8 => 2 * caches(DType::I8),
             };
             let all = DType::ALL.into_iter().map(caches).sum::<usize>();
+            if at != 1 {
+                let [kept, written] = [&sessions[0].compiled.program, &program].map(|program| {
+                    let score = program.entry(EntryKind::Score).unwrap();
+                    let root = score.root("log_prob").unwrap();
+                    evaluated(program, root, &sessions[0], 6).data
+                });
+                let mut found = empty(1);
+                let mut score = Runner::new(&devices[0], &sessions[0], EntryKind::Score, None);
+                let vocab = program.main().graph.axes(logits(&program));
+                let texts = Texts::new(vocab.iter().find_map(|axis| axis.fixed_size()).unwrap());
+                score.collect(&texts, &whole(&[6]), "log_prob", &mut found);
+                let found: Vec<f64> = found[6].iter().map(|&bits| f64::from(f32::from_bits(bits))).collect();
+                let largest = |wanted: &[f64]| {
+                    found.iter().zip(wanted).fold(0.0_f64, |most, (a, b)| most.max((a - b).abs()))
+                };
+                // A rounding may fall the other way in f64; without it, all of them are missing.
+                let (near, far) = (largest(&kept), largest(&written));
+                assert!(near < 0.02, "{case}: {near} from the evaluator's");
+                assert!(
+                    wanted == 0 || far > 1e-6 && near < far,
+                    "{case}: {near}, and {far} without rounding"
+                );
+            }
             assert_eq!(wanted, all, "{case}");
             assert!(wanted > 0 || name == "mamba2", "{case}: nothing is cached");
         }

@@ -1,8 +1,8 @@
 //! The text of a nest's single operations, for one vector of points, whole or
 //! in part. It knows nothing of loops.
 
-use super::prelude::{c_type, suffix};
 use super::nest::{Kind, Loops, Ready, Run};
+use super::prelude::{c_type, suffix};
 use super::writer::Writer;
 use crate::tile::{Along, DimId, Extent, Id, Instr, Place, View};
 use diptych_ir::{DType, ReduceKind, ScalarFn};

@@ -48,7 +48,8 @@ pub(crate) fn suffix(dtype: DType) -> &'static str {
 }
 
 /// What all files have: vectors, loads and stores of every type.
-const VECTORS: &str = concat!(include_str!("prelude/vectors.c"), "\n", include_str!("prelude/narrow.c"), "\n");
+const VECTORS: &str =
+    concat!(include_str!("prelude/vectors.c"), "\n", include_str!("prelude/narrow.c"), "\n");
 
 /// The text of the prelude: C11 with vector extensions, for gcc 12 or clang 14 and later. It is to be
 /// compiled with the flags of [`VectorWidth::cc_flags`] and linked with [`LINK_FLAGS`].

@@ -1,9 +1,9 @@
 //! Statements of routing: what is largest along an axis, and the sorting of
 //! rows by what they chose. It knows nothing of experts.
 
+use super::operations::scalar_load;
 use super::writer::{Writer, rows_of};
 use crate::tile::{DimId, View};
-use super::operations::scalar_load;
 use diptych_ir::DType;
 use diptych_passes::layout::Leading;
 

@@ -31,7 +31,8 @@ impl KernelText {
     pub fn elements(&self) -> impl Iterator<Item = DType> + '_ {
         let calls = |dtype: &DType| {
             let of = suffix(*dtype);
-            self.text.contains(&format!("step->dot{of}(")) || self.text.contains(&format!("step->dot_turned{of}("))
+            self.text.contains(&format!("step->dot{of}("))
+                || self.text.contains(&format!("step->dot_turned{of}("))
         };
         DOT_ELEMENTS.into_iter().filter(calls)
     }

@@ -228,8 +228,6 @@ fn is_narrow_view(view: &tile::View, program: &TileProgram, narrow: &[bool]) -> 
 fn is_narrow(place: &Place, program: &TileProgram, narrow: &[bool]) -> bool {
     match place {
         Place::Strided(view) => is_narrow_view(view, program, narrow),
-        Place::Packed(_) => {
-            accesses::argument(place).is_some_and(|arg| program.args[arg].dtype.is_narrow())
-        }
+        Place::Packed(_) => accesses::argument(place).is_some_and(|arg| program.args[arg].dtype.is_narrow()),
     }
 }

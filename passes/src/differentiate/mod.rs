@@ -49,7 +49,8 @@ fn differentiate_keeping(program: &Program, saves: policy::Policy) -> Result<Pro
         return Err(IrError::Invalid("the entry `train` is differentiated already".into()));
     }
     if let Some((name, info)) = program.params.iter().find(|(_, info)| info.ty.dtype != DType::F32) {
-        let problem = format!("`{name}` is held in {}, which is for serving, not for training", info.ty.dtype);
+        let problem =
+            format!("`{name}` is held in {}, which is for serving, not for training", info.ty.dtype);
         return Err(IrError::Invalid(problem));
     }
     isolate::isolate(&mut program)?;

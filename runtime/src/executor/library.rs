@@ -3,7 +3,8 @@
 
 use crate::cpu::compile::{CSource, CompileError, CompileStats, Compiler, KernelCache, Library, compile_all};
 use diptych_codegen::c::prelude::{
-    BLOCK_FUNCTIONS, DOT_ELEMENTS, DOT_FUNCTIONS, LINK_FLAGS, VectorWidth, blocks_source, clang_flags, dot_source,
+    BLOCK_FUNCTIONS, DOT_ELEMENTS, DOT_FUNCTIONS, LINK_FLAGS, VectorWidth, blocks_source, clang_flags,
+    dot_source,
 };
 use diptych_codegen::c::step::StepTables;
 use diptych_codegen::c::{KernelText, file_text};
