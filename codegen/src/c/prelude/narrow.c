@@ -73,7 +73,7 @@ INLINE float f16_to_float(f16 h) {
 INLINE f16 float_to_f16(float x) { return float_lanes_to_f16(splat(x))[0]; }
 
 /* i8 is a whole number from -127 to 127. What is larger becomes the largest, a NaN becomes 0. */
-INLINE vf i8_lanes_to_float(vb h) {
+INLINE vf i8_lanes_to_float(vq h) {
 #if VECTOR_BYTES == 64
     return (vf)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32((__m128i)h));
 #else
@@ -85,12 +85,12 @@ INLINE vf round_i8(vf v) {
     v = select_float(v == v, v, (vf){0});
     return v_min(v_max(v, splat(-127.0f)), splat(127.0f)) + whole - whole;
 }
-INLINE vb float_lanes_to_i8(vf v) {
+INLINE vq float_lanes_to_i8(vf v) {
     vi whole = float_to_int(round_i8(v));
 #if VECTOR_BYTES == 64
-    return (vb)_mm512_cvtepi32_epi8((__m512i)whole);
+    return (vq)_mm512_cvtepi32_epi8((__m512i)whole);
 #else
-    return __builtin_convertvector(whole, vb);
+    return __builtin_convertvector(whole, vq);
 #endif
 }
 INLINE float i8_to_float(i8 h) { return (float)h; }
@@ -124,16 +124,16 @@ INLINE void store_some_vh(uint16_t *p, int64_t n, vh h) {
     memcpy(p, &h, (size_t)n * 2);
 #endif
 }
-INLINE vb load_some_vb(const i8 *p, int64_t n) {
+INLINE vq load_some_vq(const i8 *p, int64_t n) {
 #if VECTOR_BYTES == 64 && defined(__AVX512BW__) && defined(__AVX512VL__)
-    return (vb)_mm_maskz_loadu_epi8((__mmask16)((1u << n) - 1), p);
+    return (vq)_mm_maskz_loadu_epi8((__mmask16)((1u << n) - 1), p);
 #else
-    vb h = {0};
+    vq h = {0};
     memcpy(&h, p, (size_t)n);
     return h;
 #endif
 }
-INLINE void store_some_vb(i8 *p, int64_t n, vb h) {
+INLINE void store_some_vq(i8 *p, int64_t n, vq h) {
 #if VECTOR_BYTES == 64 && defined(__AVX512BW__) && defined(__AVX512VL__)
     _mm_mask_storeu_epi8(p, (__mmask16)((1u << n) - 1), (__m128i)h);
 #else
@@ -142,4 +142,4 @@ INLINE void store_some_vb(i8 *p, int64_t n, vb h) {
 }
 DEFINE_NARROW(bf16, vh)
 DEFINE_NARROW(f16, vh)
-DEFINE_NARROW(i8, vb)
+DEFINE_NARROW(i8, vq)

@@ -25,11 +25,11 @@ typedef float vf __attribute__((vector_size(VECTOR_BYTES)));
 typedef int32_t vi __attribute__((vector_size(VECTOR_BYTES))); /* also masks: each lane 0 or -1 */
 typedef uint32_t vu __attribute__((vector_size(VECTOR_BYTES)));
 typedef uint16_t vh __attribute__((vector_size(VECTOR_BYTES / 2)));
-typedef int8_t vb __attribute__((vector_size(VECTOR_BYTES / 4)));
+typedef int8_t vq __attribute__((vector_size(VECTOR_BYTES / 4)));
 typedef vf unaligned_vf __attribute__((aligned(4), may_alias));
 typedef vi unaligned_vi __attribute__((aligned(4), may_alias));
 typedef vh unaligned_vh __attribute__((aligned(2), may_alias));
-typedef vb unaligned_vb __attribute__((aligned(1), may_alias));
+typedef vq unaligned_vq __attribute__((aligned(1), may_alias));
 
 INLINE vf splat(float x) { return x - (vf){0}; }
 INLINE vi splat_int(int32_t x) { return x + (vi){0}; }
