@@ -4,10 +4,12 @@
 #[path = "../gguf/tests/support/mod.rs"]
 mod support;
 
+use diptych::gguf::Format;
 use diptych::ir::EntryKind;
 use diptych::models::{Checkpoint, Held};
 use diptych::passes::weight_blocks::{candidates, hold_in_blocks};
 use diptych::runtime::session::{Device, Session};
+use half::{bf16, f16};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use support::{Gguf, Value};
@@ -302,6 +304,11 @@ fn weights_of_others_are_checked() {
 
 /// A Llama of random weights in GGUF, some of them quantised, with the 256 bytes and two special tokens.
 fn small_gguf() -> Gguf {
+    small_gguf_in(|_| Format::Q8_0)
+}
+
+/// The same, with each matrix in the format that its name asks for: Q8_0, F16 or BF16.
+fn small_gguf_in(format: impl Fn(&str) -> Format) -> Gguf {
     let mut file = Gguf::default();
     file.set("general.architecture", "llama");
     for (key, value) in [
@@ -336,6 +343,21 @@ fn small_gguf() -> Gguf {
         (state >> 40) as u32
     };
     let mut quantised = |file: &mut Gguf, name: &str, rows: usize, width: usize| {
+        if format(name) != Format::Q8_0 {
+            // Numbers below a quarter, and in f16 some that are denormal.
+            let exponent = |bits: u32| if bits.is_multiple_of(7) { 1e-4 } else { 0.25 };
+            let numbers = (0..rows * width).map(|_| random()).map(|bits| {
+                let size = (bits & 0xffff) as f32 / 32768.0 - 1.0;
+                size * exponent(bits >> 16)
+            });
+            let bits = |x: f32| match format(name) {
+                Format::F16 => f16::from_f32(x).to_bits(),
+                _ => bf16::from_f32(x).to_bits(),
+            };
+            let number = if format(name) == Format::F16 { 1 } else { 30 };
+            file.tensor(name, &[rows, width], number, numbers.flat_map(|x| bits(x).to_le_bytes()).collect());
+            return;
+        }
         // Q8_0: a scale of 2^-8, and bytes.
         let block: Vec<u8> = (0..rows * width / 32)
             .flat_map(|_| {
@@ -425,6 +447,15 @@ fn gguf_files_generate_chat_score_and_are_exported() {
         let held = loss(&["--weights", hold]);
         assert!((held - whole).abs() < 0.2 && held != whole, "{hold}: {held}, and {whole} in f32");
     }
+    // What has 8 bits is there exactly in f16 and bf16.
+    for hold in ["f16", "bf16"] {
+        assert_eq!(loss(&["--weights", hold]), loss(&["--numerics", "as-written"]), "{hold}");
+    }
+    for cache in ["f16", "bf16", "q8"] {
+        let held = loss(&["--cache", cache]);
+        assert!((held - whole).abs() < 0.05, "{cache}: {held}, and {whole} in f32");
+    }
+    assert_eq!(loss(&["--cache", "f32"]), whole);
     for hold in ["stored", "q4"] {
         worked(path, &[&generate[..], &["--weights", hold]].concat());
     }
@@ -448,6 +479,41 @@ fn gguf_files_generate_chat_score_and_are_exported() {
     file.set("tokenizer.ggml.tokens", Value::Texts((0..300).map(|id| format!("t{id}")).collect()));
     std::fs::write(path.join("other.gguf"), file.bytes()).unwrap();
     refused(path, &["generate", "--gguf", "other.gguf"], &["has 300 tokens, but the model has 258"]);
+}
+
+/// A GGUF file in f16 and bf16 is computed as it holds its weights, with the bits of the same numbers in f32; one that
+/// also has blocks, each matrix as it is there.
+#[test]
+fn gguf_files_in_narrow_types_are_computed_as_stored() {
+    let place = place();
+    let path = place.path();
+    let narrow = |name: &str| if name.starts_with("token") { Format::Bf16 } else { Format::F16 };
+    std::fs::write(path.join("narrow.gguf"), small_gguf_in(narrow).bytes()).unwrap();
+    let mixed = |name: &str| if name.contains("ffn") { Format::Q8_0 } else { narrow(name) };
+    std::fs::write(path.join("mixed.gguf"), small_gguf_in(mixed).bytes()).unwrap();
+    let score = |file: &str, more: &[&str]| {
+        let score = ["score", "--gguf", file, "--data", "text.txt", "--most-tokens", "99"];
+        worked(path, &[&score[..], more].concat())
+    };
+    let whole = score("narrow.gguf", &["--numerics", "as-written"]);
+    assert_eq!(score("narrow.gguf", &["--weights", "stored"]), whole);
+    // Rounded to bf16, the same matrices are others.
+    assert_ne!(score("narrow.gguf", &["--weights", "bf16"]), whole);
+    let told = diptych(path, &["score", "--gguf", "mixed.gguf", "--data", "text.txt", "--weights", "stored"]);
+    let told = String::from_utf8(told.stderr).unwrap();
+    for part in
+        ["weights in bf16: embedding\n", "weights in f16: layers.k, ", "weights in q8_0: layers.down, "]
+    {
+        assert!(told.contains(part), "{part}: {told}");
+    }
+    worked(
+        path,
+        &["generate", "--gguf", "mixed.gguf", "--weights", "stored", "--cache", "q8", "--tokens", "5"],
+    );
+    for cache in ["f16", "bf16", "q8"] {
+        let text = score("mixed.gguf", &["--weights", "stored", "--cache", cache]);
+        assert_ne!(text, score("mixed.gguf", &["--weights", "stored"]), "{cache}");
+    }
 }
 
 #[test]

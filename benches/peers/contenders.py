@@ -23,6 +23,7 @@ class Contender:
     serves: tuple = ()  # formats of weights
     most_sequences: int = 64
     decodes_only: bool = False  # its prefill is that of another contender
+    shortest_prompt: int = 0
     longest_prompt: int = 1 << 20
     pinned: bool = False  # to as many cores as it may have threads
     settings: dict = field(default_factory=dict, compare=False)
@@ -32,7 +33,7 @@ class Contender:
         """The formats in which it does a work; none if it does not."""
         if isinstance(work, Training):
             return ("F32",) if self.trains and (work.memory or not self.within) else ()
-        fits = work.batch <= self.most_sequences and work.prompt <= self.longest_prompt
+        fits = work.batch <= self.most_sequences and self.shortest_prompt <= work.prompt <= self.longest_prompt
         return self.serves if fits and (work.new or not self.decodes_only) else ()
 
     def environment(self, threads):
@@ -55,7 +56,15 @@ COMPILED = {"TORCHINDUCTOR_CACHE_DIR": str(HOME / "inductor")}
 EAGER, INDUCTOR = {"compile": False}, {"compile": True}
 
 ALL = [
-    Contender(OURS, diptych(), trains=True, serves=("F32", "Q8_0", "Q4_1", "Q4_0")),
+    Contender(OURS, diptych(), trains=True, serves=("F32", "F16", "Q8_0", "Q4_1", "Q4_0")),
+    # As llama.cpp has its cache whatever the weights are in; where the cache is long enough to matter.
+    Contender(
+        "diptych-f16-cache",
+        diptych(),
+        serves=("F32", "F16", "Q8_0", "Q4_1", "Q4_0"),
+        shortest_prompt=1024,
+        settings={"cache": "f16"},
+    ),
     Contender("diptych-within", diptych(), trains=True, within=True),
     Contender("torch-eager", python("train_torch.py"), trains=True, settings=EAGER),
     Contender(

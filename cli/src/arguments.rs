@@ -2,6 +2,7 @@
 //! theirs.
 
 use clap::{Args, ValueEnum};
+use diptych_passes::caches::CacheFormat;
 use std::path::PathBuf;
 
 /// Which text.
@@ -42,11 +43,42 @@ pub struct ModelArguments {
 /// In which numbers weights are held.
 #[derive(Args, Clone, Debug)]
 pub struct HoldArguments {
-    /// In which numbers weights are held and computed with. `q8` and `q4` round the matrices to blocks of 8 or 4 bits
-    /// (with `q4`, what is no layer's has 8); `stored` takes blocks as a GGUF file has them. Activations are then
-    /// rounded to 8 bits before they are multiplied. `score` tells what that costs.
+    /// In which numbers weights are held and computed with. `f16` and `bf16` round the matrices, and activations stay
+    /// f32. `q8` and `q4` round the matrices to blocks of 8 or 4 bits (with `q4`, what is no layer's has 8), and
+    /// activations to 8 bits before they are multiplied with them. `stored` takes each matrix as the file has it, in
+    /// blocks, f16 or bf16. `score` tells what that costs.
     #[arg(long = "weights", value_name = "NUMBERS", default_value = "f32")]
     pub hold: Hold,
+    /// In which numbers keys, values and what else is kept of the positions so far are held; without it, as the model
+    /// says. `q8` has 8 bits, with a scale for each head and position. `score` rounds them alike, and tells what that
+    /// costs. States of recurrences stay f32.
+    #[arg(long, value_name = "NUMBERS")]
+    pub cache: Option<Cache>,
+}
+
+/// In which numbers caches are held.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Cache {
+    /// As the model says: f32, or bf16 where it computes in that.
+    F32,
+    /// Half precision.
+    F16,
+    /// bfloat16.
+    Bf16,
+    /// 8 bits, with an f32 scale for each head and position.
+    Q8,
+}
+
+impl Cache {
+    /// The format, if there is anything to round.
+    pub fn format(self) -> Option<CacheFormat> {
+        match self {
+            Cache::F32 => None,
+            Cache::F16 => Some(CacheFormat::F16),
+            Cache::Bf16 => Some(CacheFormat::BF16),
+            Cache::Q8 => Some(CacheFormat::Q8),
+        }
+    }
 }
 
 /// In which numbers weights are held.
@@ -54,6 +86,10 @@ pub struct HoldArguments {
 pub enum Hold {
     /// f32.
     F32,
+    /// Half precision.
+    F16,
+    /// bfloat16.
+    Bf16,
     /// 8 bits, with a scale for each 32.
     Q8,
     /// 4 bits, with a scale and a least value for each 32.

@@ -1,7 +1,7 @@
 //! Weights on disk, whoever wrote them: a run of `train`, a Hugging Face folder or a GGUF
 //! file, with the architecture, the vocabulary and the chat template that belong to them.
 
-use crate::arguments::{Hold, HoldArguments, WeightArguments};
+use crate::arguments::{Cache, Hold, HoldArguments, WeightArguments};
 use crate::blocks;
 use crate::chat::ChatTemplate;
 use crate::config::{TrainConfig, compiled_for, identity};
@@ -15,6 +15,8 @@ use diptych_codegen::driver::compile_rewritten;
 use diptych_data::Vocabulary;
 use diptych_ir::{EntryKind, Program, Symbol};
 use diptych_models::{Architecture, Registry, build};
+use diptych_passes::caches::CacheFormat;
+use diptych_passes::narrow_weights::hold_narrow;
 use diptych_passes::weight_blocks::hold_in_blocks;
 use diptych_runtime::checkpoint::{Checkpoint, Dtype};
 use diptych_runtime::decode::{ServeMemory, ServeOptions};
@@ -37,6 +39,8 @@ pub struct Weights {
     source: Source,
     /// The parameters whose blocks are taken from the file as they are.
     stored: BTreeSet<Symbol>,
+    /// In which numbers caches are held, if not as the model says.
+    caches: Option<CacheFormat>,
     /// What the run was compiled for: the form depends on how it was trained, too.
     compiled_for: (ObjectiveConfig, TrainConfig),
 }
@@ -82,9 +86,11 @@ impl Weights {
             };
             let chosen = blocks::choose(&self.program, arguments.hold, file)?;
             tell(chosen.text());
-            self.program = hold_in_blocks(&self.program, &chosen.formats)?;
+            let in_blocks = hold_in_blocks(&self.program, &chosen.formats)?;
+            self.program = hold_narrow(&in_blocks, &chosen.types)?;
             self.stored = chosen.stored;
         }
+        self.caches = arguments.cache.and_then(Cache::format);
         Ok(self)
     }
 
@@ -106,6 +112,7 @@ impl Weights {
             beside: Beside::Folder { folder, end_of_text: None },
             source: Source::Run(tensors),
             stored: BTreeSet::new(),
+            caches: None,
             compiled_for,
         })
     }
@@ -130,6 +137,7 @@ impl Weights {
             },
             source: Source::Others(checkpoint),
             stored: BTreeSet::new(),
+            caches: None,
             compiled_for: Default::default(),
         })
     }
@@ -144,6 +152,7 @@ impl Weights {
             beside: Beside::Gguf(file),
             source: Source::Others(checkpoint),
             stored: BTreeSet::new(),
+            caches: None,
             compiled_for: Default::default(),
         })
     }
@@ -181,7 +190,7 @@ impl Weights {
         let config = objective.over(config)?;
         let most = self.architecture.context();
         let objective = config.objective(most, train.batch, train.time(most))?;
-        let rewritten = config.rewrite(&self.program, objective, device.options())?;
+        let rewritten = config.rewrite(&self.program, objective, device.options())?.with_caches(self.caches);
         let compiled = compile_rewritten(&rewritten, kinds, &Default::default(), device.options())?;
         let memory = ServeMemory::of(device, &compiled, context, room, kinds);
         // What is rounded is read whole.

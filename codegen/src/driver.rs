@@ -9,6 +9,7 @@ pub use crate::rewriting::{
 use crate::stages::{Laps, Stages, lap_of_algebra};
 use diptych_ir::{EntryKind, Program, verify};
 use diptych_passes::algebra::{AlgebraReport, Objective, Part, RegionSeconds, optimize_backward};
+use diptych_passes::caches::keep_in;
 use diptych_passes::fuse::StreamedAxes;
 use diptych_passes::layout::Layouts;
 use diptych_passes::normalize::{divide_after_sums, normalize};
@@ -163,6 +164,10 @@ impl Passed {
                 kinds.iter().copied().any(EntryKind::trains) && part.entries.contains(&EntryKind::Train);
             let mut program = divide_after_sums(&part.program)?;
             laps.lap("divisions");
+            if let Some(format) = rewritten.caches() {
+                program = keep_in(&program, format)?;
+                laps.lap("caches");
+            }
             if training {
                 program = differentiate(&program)?;
                 laps.lap("differentiate");

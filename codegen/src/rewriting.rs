@@ -9,6 +9,7 @@ use diptych_passes::AdamWOptions;
 use diptych_passes::algebra::{
     AlgebraReport, Binding, Form, Numerics, Objective, Part, additive_seconds, forms,
 };
+use diptych_passes::caches::CacheFormat;
 use std::collections::HashMap;
 
 /// What the algebra weighs where nothing else is asked for: a desktop processor's
@@ -94,6 +95,8 @@ pub struct Rewritten {
     candidates: Vec<Candidate>,
     /// The forms that could not be compiled, and so were not compared.
     pub refused: Vec<Refused>,
+    /// In which numbers caches keep what they keep, if not as the model says.
+    caches: Option<CacheFormat>,
     /// Seconds of each stage.
     stages: Stages,
 }
@@ -114,7 +117,18 @@ impl Rewritten {
     /// or left as it comes out if there is none.
     pub fn of_form(form: Form, backward: Option<Objective>) -> Rewritten {
         let candidates = vec![Candidate { form, backward, fused: None }];
-        Rewritten { candidates, refused: Vec::new(), stages: Vec::new() }
+        Rewritten { candidates, refused: Vec::new(), caches: None, stages: Vec::new() }
+    }
+
+    /// The same, with caches that keep numbers in this format; as the model says, without one. The form is the one that
+    /// was chosen without.
+    pub fn with_caches(self, caches: Option<CacheFormat>) -> Rewritten {
+        Rewritten { caches, ..self }
+    }
+
+    /// In which numbers caches keep what they keep, if not as the model says.
+    pub(crate) fn caches(&self) -> Option<CacheFormat> {
+        self.caches
     }
 
     /// The forms that were compared, the best first: that is the chosen one.
@@ -308,14 +322,15 @@ pub fn rewrite(
     verify(program)?;
     laps.lap("verify");
     let objective = &rewriting.objective;
-    if program.params.values().any(|info| info.blocks.is_some()) {
-        // What is held in blocks cannot be folded, merged or absorbed: its numbers are what they are. Nor is it trained.
+    if program.params.values().any(|info| info.is_for_serving()) {
+        // What is held in fewer bytes cannot be folded, merged or absorbed: its numbers are what they are. Nor is it trained.
         let mut serving = objective.clone();
         serving.bindings.retain(|binding| !binding.entry.trains());
         let form = as_written(program, &serving)?;
         return Ok(Rewritten {
             candidates: vec![Candidate { form, backward: None, fused: None }],
             refused: Vec::new(),
+            caches: None,
             stages,
         });
     }
@@ -346,7 +361,7 @@ pub fn rewrite(
     }
     match refused.first() {
         Some(first) if found.is_empty() => Err(CompileError::Unfit(first.problem.clone())),
-        _ => Ok(Rewritten { candidates: found, refused, stages }),
+        _ => Ok(Rewritten { candidates: found, refused, caches: None, stages }),
     }
 }
 

@@ -236,8 +236,8 @@ pub enum Instr {
     Map(ScalarFn, Vec<ValueId>),
     /// Integer or truth value to float.
     ToFloat(ValueId),
-    /// Rounds to bf16.
-    Round(ValueId),
+    /// Rounds to a narrow type.
+    Round(DType, ValueId),
     /// Stores, rounding to the place's type.
     Store(Place, ValueId),
     /// Adds to where an element is that another load names, in the order of the nest: the adjoint of a gather.
@@ -315,7 +315,7 @@ pub struct Dot {
     pub k: Vec<DimId>,
     /// Left operand, f32 or rounded.
     pub a: View,
-    /// Right operand, f32 or bf16.
+    /// Right operand, f32 or narrow.
     pub b: Place,
     /// If `b` is a tile that this is turned over into first: k lies contiguous in it, as one, and n as one. Few rows do
     /// without the tile.

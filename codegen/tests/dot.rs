@@ -4,7 +4,8 @@
 mod support;
 
 use diptych_codegen::c::prelude::VectorWidth;
-use half::bf16;
+use half::{bf16, f16};
+use libloading::Library;
 use support::{Guarded, Random};
 
 const EXPORTS: &str = include_str!("support/exports.c");
@@ -111,38 +112,86 @@ fn size(random: &mut Random, largest: usize) -> usize {
     }
 }
 
+/// A type of right operands: what its functions' names end with, and how numbers become its elements.
+trait Element: Copy {
+    const SUFFIX: &'static str;
+    fn narrow(x: f32) -> Self;
+    fn widen(self) -> f32;
+}
+
+impl Element for f32 {
+    const SUFFIX: &'static str = "";
+    fn narrow(x: f32) -> f32 {
+        x
+    }
+    fn widen(self) -> f32 {
+        self
+    }
+}
+
+impl Element for bf16 {
+    const SUFFIX: &'static str = "_bf16";
+    fn narrow(x: f32) -> bf16 {
+        bf16::from_f32(x)
+    }
+    fn widen(self) -> f32 {
+        self.to_f32()
+    }
+}
+
+impl Element for f16 {
+    const SUFFIX: &'static str = "_f16";
+    /// Some of them denormal.
+    fn narrow(x: f32) -> f16 {
+        f16::from_f32(if x.abs() < 0.05 { x * 1e-4 } else { x })
+    }
+    fn widen(self) -> f32 {
+        self.to_f32()
+    }
+}
+
+impl Element for i8 {
+    const SUFFIX: &'static str = "_i8";
+    fn narrow(x: f32) -> i8 {
+        (x * 300.0) as i8
+    }
+    fn widen(self) -> f32 {
+        f32::from(self)
+    }
+}
+
 #[test]
 fn every_element_is_one_chain() {
     for width in support::widths() {
         let library = support::load(width, EXPORTS);
-        // SAFETY: exports.c declares both with these signatures.
-        let (dot, dot_bf16) = unsafe {
-            (
-                *library.get::<Dot<f32>>(b"test_dot").unwrap(),
-                *library.get::<Dot<bf16>>(b"test_dot_bf16").unwrap(),
-            )
-        };
-        let mut random = Random(5);
-        let mut memory = [(); 3].map(|_| Guarded::new(&library));
-        let panel = width.panel();
-        let rounds = if width == VectorWidth::Portable { 150 } else { 500 };
-        for round in 0..rounds {
-            // Rarely large: what splits into blocks of rows and of k.
-            let (largest_m, largest_k) = if round % 25 == 0 { (330, 900) } else { (60, 130) };
-            let (m, n) = (size(&mut random, largest_m), size(&mut random, 300));
-            let k =
-                if round % 10 == 0 { 385 + random.below(largest_k) } else { size(&mut random, largest_k) };
-            check(&mut random, &mut memory, dot, dot_bf16, width, [m, n, k], panel);
-        }
-        check_empty(dot, width);
+        chains::<f32>(&library, width);
+        chains::<bf16>(&library, width);
+        chains::<f16>(&library, width);
+        chains::<i8>(&library, width);
     }
 }
 
-fn check(
+fn chains<T: Element>(library: &Library, width: VectorWidth) {
+    // SAFETY: exports.c declares it with this signature.
+    let dot = unsafe { *library.get::<Dot<T>>(format!("test_dot{}", T::SUFFIX).as_bytes()).unwrap() };
+    let mut random = Random(5);
+    let mut memory = [(); 3].map(|_| Guarded::new(library));
+    let panel = width.panel();
+    let rounds = if width == VectorWidth::Portable { 75 } else { 250 };
+    for round in 0..rounds {
+        // Rarely large: what splits into blocks of rows and of k.
+        let (largest_m, largest_k) = if round % 25 == 0 { (330, 900) } else { (60, 130) };
+        let (m, n) = (size(&mut random, largest_m), size(&mut random, 300));
+        let k = if round % 10 == 0 { 385 + random.below(largest_k) } else { size(&mut random, largest_k) };
+        check(&mut random, &mut memory, dot, width, [m, n, k], panel);
+    }
+    check_empty(dot, width);
+}
+
+fn check<T: Element>(
     random: &mut Random,
     memory: &mut [Guarded; 3],
-    dot: Dot<f32>,
-    dot_bf16: Dot<bf16>,
+    dot: Dot<T>,
     width: VectorWidth,
     [m, n, k]: [usize; 3],
     panel: usize,
@@ -151,36 +200,21 @@ fn check(
     let b = Layout::in_panels(random, k, n, panel);
     let c = Layout::in_panels(random, m, n, panel);
     let a_values = a.fill(random, m, k, panel);
-    let mut b_values = b.fill(random, k, n, panel);
+    let b_values: Vec<T> = b.fill(random, k, n, panel).into_iter().map(T::narrow).collect();
     let mut c_values = c.fill(random, m, n, panel);
     let before = c_values.clone();
-    let is_bf16 = random.below(2) == 0;
-    let narrow: Vec<bf16> = b_values.iter().map(|x| bf16::from_f32(*x)).collect();
-    if is_bf16 {
-        b_values = narrow.iter().map(|x| x.to_f32()).collect();
-    }
     let accumulate = random.below(2) == 0;
     let mut scratch = vec![f32::NAN; width.dot_scratch_floats()];
     let scratch = if random.below(2) == 0 { scratch.as_mut_ptr() } else { std::ptr::null_mut() };
-    let (a_p, c_p) = (memory[0].put(&a_values), memory[2].put(&c_values));
+    let (a_p, b_p, c_p) = (memory[0].put(&a_values), memory[1].put(&b_values), memory[2].put(&c_values));
     // SAFETY: the layouts were made for these sizes, and their allocations end where they must.
     unsafe {
         let (m, n, k) = (m as i64, n as i64, k as i64);
         let (bp, cp, accumulate) = (b.padded as i32, c.padded as i32, accumulate as i32);
-
-        if is_bf16 {
-            let b_p = memory[1].put(&narrow);
-            dot_bf16(
-                m, n, k, a_p, a.row, a.step, b_p, b.panel, b.row, bp, c_p, c.row, c.panel, cp, accumulate,
-                scratch,
-            );
-        } else {
-            let b_p = memory[1].put(&b_values);
-            dot(
-                m, n, k, a_p, a.row, a.step, b_p, b.panel, b.row, bp, c_p, c.row, c.panel, cp, accumulate,
-                scratch,
-            );
-        }
+        dot(
+            m, n, k, a_p, a.row, a.step, b_p, b.panel, b.row, bp, c_p, c.row, c.panel, cp, accumulate,
+            scratch,
+        );
     }
     // SAFETY: c was put there with its length.
     c_values.copy_from_slice(unsafe { std::slice::from_raw_parts(c_p, c.length) });
@@ -191,12 +225,13 @@ fn check(
             is_element[at] = true;
             let mut want = if accumulate { before[at] } else { 0.0 };
             for kk in 0..k {
-                want = a_values[a.at(i, kk, panel)].mul_add(b_values[b.at(kk, j, panel)], want);
+                want = a_values[a.at(i, kk, panel)].mul_add(b_values[b.at(kk, j, panel)].widen(), want);
             }
             assert_eq!(
                 c_values[at].to_bits(),
                 want.to_bits(),
-                "{width:?} m={m} n={n} k={k} bf16={is_bf16} accumulate={accumulate} at [{i},{j}]: {} is not {want}",
+                "{width:?}{} m={m} n={n} k={k} accumulate={accumulate} at [{i},{j}]: {} is not {want}",
+                T::SUFFIX,
                 c_values[at]
             );
         }
@@ -209,12 +244,12 @@ fn check(
 }
 
 /// An empty sum is zero, or what was there.
-fn check_empty(dot: Dot<f32>, width: VectorWidth) {
+fn check_empty<T: Element>(dot: Dot<T>, width: VectorWidth) {
     for m in [1, 5, 40] {
         for (accumulate, want) in [(0, 0.0), (1, 3.0)] {
             let n = width.panel();
             let mut c = vec![3.0_f32; m * n];
-            let (row, null) = (n as i64, std::ptr::null());
+            let row = n as i64;
             // SAFETY: with k = 0 neither operand is read.
             unsafe {
                 let out = c.as_mut_ptr();
@@ -222,10 +257,10 @@ fn check_empty(dot: Dot<f32>, width: VectorWidth) {
                     m as i64,
                     row,
                     0,
-                    null,
+                    std::ptr::null(),
                     0,
                     1,
-                    null,
+                    std::ptr::null(),
                     row,
                     row,
                     1,
@@ -247,64 +282,53 @@ fn check_empty(dot: Dot<f32>, width: VectorWidth) {
 fn a_right_operand_that_is_turned_over_gives_the_same_chains() {
     for width in support::widths() {
         let library = support::load(width, EXPORTS);
-        // SAFETY: exports.c declares both with these signatures.
-        let (turned, turned_bf16) = unsafe {
-            (
-                *library.get::<Turned<f32>>(b"test_dot_turned").unwrap(),
-                *library.get::<Turned<bf16>>(b"test_dot_turned_bf16").unwrap(),
-            )
-        };
-        let mut random = Random(7);
-        let mut memory = [(); 3].map(|_| Guarded::new(&library));
-        for _ in 0..if width == VectorWidth::Portable { 100 } else { 400 } {
-            let (m, n, k) = (1 + random.below(14), size(&mut random, 80), size(&mut random, 200));
-            let a = Layout::strided(&mut random, m, k);
-            let (b_n, c_m) = (k + random.below(3) * 7, n + random.below(5));
-            let b = Layout { row: b_n as i64, panel: 0, step: 1, padded: false, length: (n - 1) * b_n + k };
-            let c = Layout { row: c_m as i64, panel: 0, step: 1, padded: false, length: (m - 1) * c_m + n };
-            let a_values = a.fill(&mut random, m, k, 1);
-            let b_values = b.fill(&mut random, n, k, 1);
-            let mut c_values = c.fill(&mut random, m, n, 1);
-            let before = c_values.clone();
-            let narrow: Vec<bf16> = b_values.iter().map(|x| bf16::from_f32(*x)).collect();
-            let (is_bf16, accumulate) = (random.below(2) == 0, random.below(2) == 0);
-            let mut scratch = vec![f32::NAN; width.dot_scratch_floats()];
-            let (mut tile, tile_k) = (vec![f32::NAN; k * (n + 3)], (n + 3) as i64);
-            let (a_p, c_p) = (memory[0].put(&a_values), memory[2].put(&c_values));
-            // SAFETY: the layouts were made for these sizes, and their allocations end where they must.
-            unsafe {
-                let (m, n, k, goes_on) = (m as i64, n as i64, k as i64, i32::from(accumulate));
-                let (tile, scratch) = (tile.as_mut_ptr(), scratch.as_mut_ptr());
-                if is_bf16 {
-                    let b_p = memory[1].put(&narrow);
-                    turned_bf16(
-                        m, n, k, a_p, a.row, a.step, b_p, b.row, tile, tile_k, c_p, c.row, goes_on, scratch,
-                    );
-                } else {
-                    let b_p = memory[1].put(&b_values);
-                    turned(
-                        m, n, k, a_p, a.row, a.step, b_p, b.row, tile, tile_k, c_p, c.row, goes_on, scratch,
-                    );
-                }
-                c_values.copy_from_slice(std::slice::from_raw_parts(c_p, c.length));
+        turned_chains::<f32>(&library, width);
+        turned_chains::<bf16>(&library, width);
+        turned_chains::<f16>(&library, width);
+        turned_chains::<i8>(&library, width);
+    }
+}
+
+fn turned_chains<T: Element>(library: &Library, width: VectorWidth) {
+    let name = format!("test_dot_turned{}", T::SUFFIX);
+    // SAFETY: exports.c declares it with this signature.
+    let turned = unsafe { *library.get::<Turned<T>>(name.as_bytes()).unwrap() };
+    let mut random = Random(7);
+    let mut memory = [(); 3].map(|_| Guarded::new(library));
+    for _ in 0..if width == VectorWidth::Portable { 50 } else { 200 } {
+        let (m, n, k) = (1 + random.below(14), size(&mut random, 80), size(&mut random, 200));
+        let a = Layout::strided(&mut random, m, k);
+        let (b_n, c_m) = (k + random.below(3) * 7, n + random.below(5));
+        let b = Layout { row: b_n as i64, panel: 0, step: 1, padded: false, length: (n - 1) * b_n + k };
+        let c = Layout { row: c_m as i64, panel: 0, step: 1, padded: false, length: (m - 1) * c_m + n };
+        let a_values = a.fill(&mut random, m, k, 1);
+        let b_values: Vec<T> = b.fill(&mut random, n, k, 1).into_iter().map(T::narrow).collect();
+        let mut c_values = c.fill(&mut random, m, n, 1);
+        let before = c_values.clone();
+        let accumulate = random.below(2) == 0;
+        let mut scratch = vec![f32::NAN; width.dot_scratch_floats()];
+        let (mut tile, tile_k) = (vec![f32::NAN; k * (n + 3)], (n + 3) as i64);
+        let (a_p, b_p, c_p) = (memory[0].put(&a_values), memory[1].put(&b_values), memory[2].put(&c_values));
+        // SAFETY: the layouts were made for these sizes, and their allocations end where they must.
+        unsafe {
+            let (m, n, k, goes_on) = (m as i64, n as i64, k as i64, i32::from(accumulate));
+            let (tile, scratch) = (tile.as_mut_ptr(), scratch.as_mut_ptr());
+            turned(m, n, k, a_p, a.row, a.step, b_p, b.row, tile, tile_k, c_p, c.row, goes_on, scratch);
+            c_values.copy_from_slice(std::slice::from_raw_parts(c_p, c.length));
+        }
+        let mut wanted = before.clone();
+        for i in 0..m {
+            for j in 0..n {
+                let start = if accumulate { before[c.at(i, j, 1)] } else { 0.0 };
+                let right = |kk| b_values[b.at(j, kk, 1)].widen();
+                wanted[c.at(i, j, 1)] =
+                    (0..k).fold(start, |sum, kk| a_values[a.at(i, kk, 1)].mul_add(right(kk), sum));
             }
-            let mut wanted = before.clone();
-            for i in 0..m {
-                for j in 0..n {
-                    let start = if accumulate { before[c.at(i, j, 1)] } else { 0.0 };
-                    let right = |kk| match is_bf16 {
-                        true => narrow[b.at(j, kk, 1)].to_f32(),
-                        false => b_values[b.at(j, kk, 1)],
-                    };
-                    wanted[c.at(i, j, 1)] =
-                        (0..k).fold(start, |sum, kk| a_values[a.at(i, kk, 1)].mul_add(right(kk), sum));
-                }
-            }
-            // What is no element is a number that is none, there as before.
-            for (at, (found, wanted)) in c_values.iter().zip(&wanted).enumerate() {
-                let same = found.to_bits() == wanted.to_bits();
-                assert!(same, "{width:?} m={m} n={n} k={k} bf16={is_bf16} at {at}: {found} is not {wanted}");
-            }
+        }
+        // What is no element is a number that is none, there as before.
+        for (at, (found, wanted)) in c_values.iter().zip(&wanted).enumerate() {
+            let same = found.to_bits() == wanted.to_bits();
+            assert!(same, "{width:?} {name} m={m} n={n} k={k} at {at}: {found} is not {wanted}");
         }
     }
 }

@@ -4,7 +4,8 @@
 mod support;
 
 use diptych_codegen::c::prelude::VectorWidth;
-use half::bf16;
+use diptych_ir::DType;
+use half::{bf16, f16};
 use libloading::Library;
 use std::sync::OnceLock;
 use support::{Guarded, Random};
@@ -297,70 +298,127 @@ fn folds_of_many_are_the_folds_of_each() {
     }
 }
 
-#[test]
-fn bf16_rounds_as_half_does() {
-    type To = unsafe extern "C" fn(i64, *const f32, *mut u16, *mut u16, *mut u16);
-    type From = unsafe extern "C" fn(i64, *const u16, *mut f32, *mut f32);
-    let mut xs: Vec<f32> = (0..=u32::MAX).step_by(9_973).map(f32::from_bits).collect();
-    // Ties, and their neighbours.
-    xs.extend(
-        (0..0xffff_u32).flat_map(|h| [0x7fff, 0x8000, 0x8001].map(|low| f32::from_bits(h << 16 | low))),
-    );
-    xs.push(1.0); // an odd count: there is a tail
-    let all: Vec<u16> = (0..=u16::MAX).chain([1, 2, 3]).collect();
+/// What is rounded to a narrow type and widened from it in every width, against the intermediate representation's own
+/// rounding: with denormal floats as they are, and read and written as zero, as threads that compute have them.
+fn rounds_as<T: Copy + PartialEq + std::fmt::Debug + Default>(
+    dtype: DType,
+    xs: &[f32],
+    all: &[T],
+    widen: impl Fn(T) -> f32,
+    narrow: impl Fn(f32) -> T,
+) {
+    type To<T> = unsafe extern "C" fn(i64, *const f32, *mut T, *mut f32, *mut T);
+    type From<T> = unsafe extern "C" fn(i64, *const T, *mut f32, *mut f32);
     for (width, library) in libraries() {
-        let (to, from) = (function!(library, "test_to_bf16", To), function!(library, "test_from_bf16", From));
-        let n = xs.len();
-        let (mut stored, mut rounded, mut scalar) = (vec![0; n], vec![0; n], vec![0; n]);
-        // SAFETY: every array has n elements.
-        unsafe { to(n as i64, xs.as_ptr(), stored.as_mut_ptr(), rounded.as_mut_ptr(), scalar.as_mut_ptr()) };
-        for i in 0..n {
-            let want = bf16::from_f32(xs[i]).to_bits();
-            assert_eq!([stored[i], rounded[i], scalar[i]], [want; 3], "{width:?} {:#x}", xs[i].to_bits());
-        }
-        let (mut vector, mut single) = (vec![0.0; all.len()], vec![0.0; all.len()]);
-        // SAFETY: every array has as many elements.
-        unsafe { from(all.len() as i64, all.as_ptr(), vector.as_mut_ptr(), single.as_mut_ptr()) };
-        for (i, bits) in all.iter().enumerate() {
-            let want = (*bits as u32) << 16;
-            assert_eq!([vector[i].to_bits(), single[i].to_bits()], [want; 2], "{width:?}");
+        let name = |kind: &str| format!("test_{kind}_{dtype}");
+        let (to, from) = (function!(library, name("to"), To<T>), function!(library, name("from"), From<T>));
+        let flush = function!(library, "test_flush", unsafe extern "C" fn(i32));
+        for flushes in [false, true] {
+            let (mut stored, mut scalar) = (vec![T::default(); xs.len()], vec![T::default(); xs.len()]);
+            let mut rounded = vec![0.0; xs.len()];
+            let (mut vector, mut single) = (vec![0.0; all.len()], vec![0.0; all.len()]);
+            // SAFETY: every array has as many elements as are told of.
+            unsafe {
+                flush(i32::from(flushes));
+                let (x, n) = (xs.as_ptr(), xs.len() as i64);
+                to(n, x, stored.as_mut_ptr(), rounded.as_mut_ptr(), scalar.as_mut_ptr());
+                from(all.len() as i64, all.as_ptr(), vector.as_mut_ptr(), single.as_mut_ptr());
+                flush(0);
+            }
+            for (i, &x) in xs.iter().enumerate() {
+                let want = narrow(x);
+                let place = || format!("{width:?} {dtype}, flushing {flushes}: {:#x}", x.to_bits());
+                assert_eq!([stored[i], scalar[i]], [want; 2], "{}", place());
+                assert_eq!(rounded[i].to_bits(), widen(want).to_bits(), "{}", place());
+                let agrees = dtype.round(x);
+                assert!(agrees == widen(want) || agrees.is_nan() && widen(want).is_nan(), "{}", place());
+            }
+            for (i, &bits) in all.iter().enumerate() {
+                let want = widen(bits).to_bits();
+                let found = [vector[i].to_bits(), single[i].to_bits()];
+                assert_eq!(found, [want; 2], "{width:?} {dtype}, flushing {flushes}: {bits:?}");
+            }
         }
     }
 }
 
+/// Floats from everywhere, and around the middle between two numbers whose bits below these 32 - `kept` are cut off.
+fn floats_around_ties(kept: u32) -> Vec<f32> {
+    let (cut, tie) = (32 - kept, 1_u32 << (31 - kept));
+    let mut xs: Vec<f32> = (0..=u32::MAX).step_by(9_973).map(f32::from_bits).collect();
+    let neighbours = |upper: u32| [tie - 1, tie, tie + 1].map(|low| f32::from_bits(upper << cut | low));
+    xs.extend((0..u32::MAX >> cut).step_by(if kept > 16 { 7 } else { 1 }).flat_map(neighbours));
+    xs.push(1.0); // an odd count: there is a tail
+    xs
+}
+
+#[test]
+fn bf16_rounds_as_half_does() {
+    // Denormal numbers of bf16 are those of f32: the threads' mode does not reach moves of bits.
+    let all: Vec<u16> = (0..=u16::MAX).chain([1, 2, 3]).collect();
+    let widen = |bits: u16| f32::from_bits(u32::from(bits) << 16);
+    rounds_as(DType::BF16, &floats_around_ties(16), &all, widen, |x| bf16::from_f32(x).to_bits());
+}
+
+#[test]
+fn f16_rounds_as_half_does() {
+    let all: Vec<u16> = (0..=u16::MAX).chain([1, 2, 3]).collect();
+    let mut xs = floats_around_ties(19);
+    // Between any two neighbours of f16, also of its denormal numbers: the middle, and what is next to it.
+    xs.extend((0..0x7c00_u16).flat_map(|bits| {
+        let [low, high] = [bits, bits + 1].map(|bits| f64::from(f16::from_bits(bits).to_f32()));
+        let middle = if high.is_finite() { (low + high) / 2.0 } else { 65520.0 } as f32;
+        let next = [middle.to_bits() - 1, middle.to_bits(), middle.to_bits() + 1].map(f32::from_bits);
+        [next, next.map(|x| -x)].concat()
+    }));
+    let widen = |bits: u16| f16::from_bits(bits).to_f32();
+    rounds_as(DType::F16, &xs, &all, widen, |x| f16::from_f32(x).to_bits());
+}
+
+#[test]
+fn i8_rounds_to_the_nearest_even() {
+    let all: Vec<i8> = (i8::MIN..=i8::MAX).chain([1, 2, 3]).collect();
+    let mut xs = floats_around_ties(16);
+    xs.extend((-300..300).flat_map(|half| {
+        let middle = half as f32 / 2.0;
+        [middle, f32::from_bits(middle.to_bits().saturating_sub(1)), f32::from_bits(middle.to_bits() + 1)]
+    }));
+    let narrow = |x: f32| if x.is_nan() { 0 } else { x.clamp(-127.0, 127.0).round_ties_even() as i8 };
+    rounds_as(DType::I8, &xs, &all, f32::from, narrow);
+}
+
 #[test]
 fn transposes_move_every_element() {
+    check_transposes("test_transpose", |x| x, |x: f32| x);
+    check_transposes("test_transpose_bf16", bf16::from_f32, |x| x.to_f32());
+    check_transposes("test_transpose_f16", f16::from_f32, |x| x.to_f32());
+    check_transposes("test_transpose_i8", |x| (x * 127.0) as i8, f32::from);
+}
+
+fn check_transposes<T: Copy>(name: &str, narrow: impl Fn(f32) -> T, widen: impl Fn(T) -> f32) {
     type Transpose<T> = unsafe extern "C" fn(i64, i64, *const T, i64, *mut f32, i64);
     let mut random = Random(4);
     for (width, library) in libraries() {
-        let plain = function!(library, "test_transpose", Transpose<f32>);
-        let widening = function!(library, "test_transpose_bf16", Transpose<bf16>);
+        let transpose = function!(library, name, Transpose<T>);
         let mut memory = Guarded::new(library);
         for _ in 0..200 {
             let (m, n) = (1 + random.below(50), 1 + random.below(50));
             let (lds, ldd) = (n + random.below(4), m + random.below(4));
             // The last row has no padding: reading past it would leave the allocation.
-            let narrow: Vec<bf16> = (0..(m - 1) * lds + n).map(|_| bf16::from_f32(random.float())).collect();
-            let src: Vec<f32> = narrow.iter().map(|x| x.to_f32()).collect();
-            for is_bf16 in [false, true] {
-                let mut dst = vec![f32::NAN; n * ldd];
-                let (m_, n_, to) = (m as i64, n as i64, dst.as_mut_ptr());
-                // SAFETY: src holds m rows of stride lds, dst n rows of stride ldd.
-                unsafe {
-                    if is_bf16 {
-                        widening(m_, n_, memory.put(&narrow), lds as i64, to, ldd as i64)
+            let src: Vec<T> = (0..(m - 1) * lds + n).map(|_| narrow(random.float())).collect();
+            let mut dst = vec![f32::NAN; n * ldd];
+            // SAFETY: src holds m rows of stride lds, dst n rows of stride ldd.
+            unsafe {
+                let from = memory.put(&src);
+                transpose(m as i64, n as i64, from, lds as i64, dst.as_mut_ptr(), ldd as i64);
+            }
+            for j in 0..n {
+                for i in 0..ldd {
+                    let got = dst[j * ldd + i];
+                    if i < m {
+                        assert_eq!(got, widen(src[i * lds + j]), "{name} {width:?} {m}x{n}")
                     } else {
-                        plain(m_, n_, memory.put(&src), lds as i64, to, ldd as i64)
-                    }
-                }
-                for j in 0..n {
-                    for i in 0..ldd {
-                        let got = dst[j * ldd + i];
-                        if i < m {
-                            assert_eq!(got, src[i * lds + j], "{width:?} {m}x{n}")
-                        } else {
-                            assert!(got.is_nan(), "{width:?} {m}x{n} wrote into padding")
-                        }
+                        assert!(got.is_nan(), "{name} {width:?} {m}x{n} wrote into padding")
                     }
                 }
             }

@@ -1,18 +1,20 @@
 //! Times decoding, one token after the other, of a preset with random weights, and in turns with it how fast the
 //! threads read memory in order: one JSON line, and with `--profile` the time of each kernel.
 //!
-//! `cargo run --release -p diptych-cost --example decode_speed -- [--model llama-135m] [--prompt 16] [--tokens 128] [--threads 2] [--profile]
-//! [--as-written]`
+//! `cargo run --release -p diptych-cost --example decode_speed -- [--model llama-135m] [--prompt 16] [--tokens 128] [--threads 2] [--weights f32] [--cache f32] [--profile]`
+//!
+//! `--weights` takes `f16`, `bf16` or a format of blocks, `--cache` `f16`, `bf16` or `q8`.
+
+mod held;
 
 use diptych_codegen::c::prelude::{LINK_FLAGS, prelude};
-use diptych_codegen::driver::compile_program_plainly;
 use diptych_codegen::entry::Limits;
 use diptych_cost::{MemoryReader, ProbeLibrary, ProbeSource};
 use diptych_ir::EntryKind;
 use diptych_models::{Registry, build, initialize};
-use diptych_passes::AdamWOptions;
 use diptych_runtime::executor::{Binding, CacheRooms, CacheSize, Sequence};
 use diptych_runtime::session::{Device, Session};
+use held::{with_cache, with_weights};
 use std::time::Instant;
 
 fn option(name: &str, default: &str) -> String {
@@ -31,17 +33,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let (prompt, tokens) = (number("--prompt", "16")?, number("--tokens", "128")?);
     let profile = std::env::args().any(|argument| argument == "--profile");
     let architecture = Registry::zoo().preset(&option("--model", "llama-135m"))?;
-    let program = build(architecture.as_ref())?;
+    let program = with_weights(&build(architecture.as_ref())?, &option("--weights", "f32"))?;
     let device = Device::cpu(Some(number("--threads", "2")?))?;
     let kinds = [EntryKind::Prefill, EntryKind::Decode];
-    let (context, adam) = (architecture.context(), AdamWOptions::default());
-    let mut session = match std::env::args().any(|argument| argument == "--as-written") {
-        true => {
-            let compiled = compile_program_plainly(&program, &kinds, &adam, device.options())?;
-            Session::load(&device, compiled, context)?
-        }
-        false => Session::compile(&device, &program, context, &kinds, &adam)?,
-    };
+    let compiled = with_cache(&program, &option("--cache", "f32"), &kinds, &device)?;
+    let mut session = Session::load(&device, compiled, architecture.context())?;
     for name in program.params.keys() {
         session.store.set(*name, &initialize(&program, name.as_str(), 1)?)?;
     }
@@ -85,7 +81,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     let fastest = seconds.iter().copied().fold(f64::INFINITY, f64::min);
     let (step, memory) = (median(&mut seconds), median(&mut read_rates));
-    let weights = session.store.bytes() as f64 / step;
+    // Of a cache, what a token in the middle sees.
+    let seen = (prompt + tokens / 2).div_ceil(64) as f64 / chunks.len() as f64 * caches.bytes() as f64;
+    let (weights, all) = (session.store.bytes() as f64 / step, (session.store.bytes() as f64 + seen) / step);
     println!(
         "{}",
         serde_json::json!({
@@ -94,6 +92,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             "median_ms": step * 1e3,
             "min_ms": fastest * 1e3,
             "weight_gigabytes_per_second": weights / 1e9,
+            "weight_and_cache_gigabytes_per_second": all / 1e9,
             "memory_gigabytes_per_second": memory / 1e9,
             "share_of_memory_bandwidth": weights / memory,
         })

@@ -4,13 +4,16 @@
 //!
 //! `cargo run --release -p diptych-cost --example peer_work < REQUESTS`
 
+#[allow(dead_code)]
+mod held;
+
 use diptych_codegen::c::prelude::{LINK_FLAGS, prelude};
 use diptych_codegen::driver::{CompiledProgram, rewrite_by_default};
 use diptych_cost::{ProbeSource, StepSizes, Target, measured, predict_step};
 use diptych_ir::blocks::BlockFormat;
-use diptych_ir::{EntryKind, Symbol};
+use diptych_ir::{DType, EntryKind, Symbol};
 use diptych_models::{Checkpoint, Held, Registry};
-use diptych_passes::AdamWOptions;
+use diptych_passes::narrow_weights::hold_narrow;
 use diptych_passes::weight_blocks::{candidates, hold_in_blocks};
 use diptych_runtime::cpu::compile::default_folder;
 use diptych_runtime::decode::{SequenceId, ServeOptions, Server};
@@ -18,6 +21,7 @@ use diptych_runtime::executor::parts;
 use diptych_runtime::schedule::{ScheduleConfig, ScheduleKind};
 use diptych_runtime::session::{Device, Session};
 use diptych_runtime::train::{ModelIdentity, OptimizerOptions, Plan, TrainOptions, Trainer};
+use held::with_cache;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -57,7 +61,7 @@ struct Optimizer {
     weight_decay: f64,
 }
 
-/// Greedy text after some prompts, from the weights of a Hugging Face folder or, in blocks, of a GGUF file.
+/// Greedy text after some prompts, from the weights of a Hugging Face folder or, as it holds them, of a GGUF file.
 #[derive(Deserialize)]
 struct Serving {
     threads: usize,
@@ -65,6 +69,8 @@ struct Serving {
     gguf: PathBuf,
     /// In which format weights are computed with: `F32`, or that of the GGUF file.
     format: String,
+    /// In which numbers caches are held: `f16`, `bf16` or `q8`, if not in f32.
+    cache: Option<String>,
     /// Prompts of one length, one for each sequence.
     prompts: Vec<Vec<i32>>,
     /// The most positions of a sequence.
@@ -202,14 +208,18 @@ fn serve(job: &Serving, lines: impl Iterator<Item = std::io::Result<String>>) ->
     let registry = Registry::zoo();
     let checkpoint = match job.format.as_str() {
         "F32" => Checkpoint::open(&job.folder, &registry)?,
-        "Q8_0" | "Q4_0" | "Q4_1" => Checkpoint::of_gguf(&diptych_gguf::File::open(&job.gguf)?, &registry)?,
+        "F16" | "Q8_0" | "Q4_0" | "Q4_1" => {
+            Checkpoint::of_gguf(&diptych_gguf::File::open(&job.gguf)?, &registry)?
+        }
         other => return Err(format!("weights in the format `{other}` are not served").into()),
     };
-    let program = hold_in_blocks(checkpoint.program(), &formats(&checkpoint)?)?;
+    let (formats, types) = formats(&checkpoint)?;
+    let program = hold_narrow(&hold_in_blocks(checkpoint.program(), &formats)?, &types)?;
     let (batch, context) = (job.prompts.len(), checkpoint.architecture().context());
     let device = Device::cpu(Some(job.threads))?;
     let kinds = [EntryKind::Prefill, EntryKind::Decode];
-    let mut session = Session::compile(&device, &program, context, &kinds, &AdamWOptions::default())?;
+    let cache = job.cache.as_deref().unwrap_or("f32");
+    let mut session = Session::load(&device, with_cache(&program, cache, &kinds, &device)?, context)?;
     let mut values = Vec::new();
     for &name in program.params.keys() {
         if let Some(columns) = session.store.columns(name) {
@@ -274,16 +284,17 @@ fn serve(job: &Serving, lines: impl Iterator<Item = std::io::Result<String>>) ->
     })
 }
 
-/// The parameters that the file holds in blocks.
-fn formats(checkpoint: &Checkpoint) -> Result<BTreeMap<Symbol, BlockFormat>> {
-    let mut formats = BTreeMap::new();
+/// The parameters that the file holds in blocks, and those that it holds in narrow numbers.
+fn formats(checkpoint: &Checkpoint) -> Result<(BTreeMap<Symbol, BlockFormat>, BTreeMap<Symbol, DType>)> {
+    let (mut formats, mut types) = (BTreeMap::new(), BTreeMap::new());
     for (name, along) in candidates(checkpoint.program()) {
-        let Ok(along) = along else { continue };
-        if let Held::Blocks(format) = checkpoint.held(name.as_str(), &along)? {
-            formats.insert(name, format);
+        match (checkpoint.held(name.as_str(), along.as_deref().unwrap_or_default())?, along) {
+            (Held::Blocks(format), Ok(_)) => _ = formats.insert(name, format),
+            (Held::Plain(dtype), _) if dtype != DType::F32 => _ = types.insert(name, dtype),
+            _ => {}
         }
     }
-    Ok(formats)
+    Ok((formats, types))
 }
 
 /// The place of the greatest logit, the first of equals.

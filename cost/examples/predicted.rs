@@ -1,24 +1,24 @@
 //! Predicted against measured time, per kernel and per entry, of a preset with random weights: training, scoring,
 //! prefill and decode at shapes that the machine was not measured with.
 //!
-//! `cargo run --release -p diptych-cost --example predicted -- [--model llama-15m | --hugging-face FOLDER] [--batch 4] [--time 200] [--past 300] [--threads 2] [--rounds 7] [--weights f32] [--all]`
+//! `cargo run --release -p diptych-cost --example predicted -- [--model llama-15m | --hugging-face FOLDER] [--batch 4] [--time 200] [--past 300] [--threads 2] [--rounds 7] [--weights f32] [--cache f32] [--all]`
 //!
-//! `--weights q8_0` (or `q4_1`) holds matrices in blocks, and then nothing is trained.
+//! `--weights q8_0` (or `q4_1`) holds matrices in blocks, `f16` and `bf16` in these, and `--cache` (`f16`, `bf16`, `q8`)
+//! caches; then nothing is trained.
 //!
 //! The fastest of the rounds counts for each kernel: others on the machine only ever slow it down.
 
+mod held;
+
 use diptych_codegen::c::prelude::{LINK_FLAGS, prelude};
-use diptych_codegen::driver::compile_program_plainly;
 use diptych_codegen::entry::Limits;
 use diptych_cost::{Bound, EntryPrediction, Machine, ProbeSource, RunSizes, Target, measured, predict_entry};
 use diptych_ir::EntryKind;
-use diptych_ir::blocks::BlockFormat;
 use diptych_models::hugging_face::Checkpoint;
 use diptych_models::{Registry, build, initialize};
-use diptych_passes::AdamWOptions;
-use diptych_passes::weight_blocks::{candidates, hold_in_blocks};
 use diptych_runtime::executor::{Binding, CacheRooms, CacheSize, Executable, LaunchTime, Sequence};
 use diptych_runtime::session::{Device, Session};
+use held::{with_cache, with_weights};
 use std::path::Path;
 use std::time::Instant;
 
@@ -158,12 +158,9 @@ fn main() -> Result<(), Failure> {
     let (length, past) = (length.min(context), past.min(context.saturating_sub(1)));
     let mut kinds =
         vec![EntryKind::Train, EntryKind::Update, EntryKind::Score, EntryKind::Prefill, EntryKind::Decode];
-    let format = option("--weights", "f32");
-    if format != "f32" {
-        let format =
-            BlockFormat::of_name(&format).ok_or(format!("no format of blocks is called `{format}`"))?;
-        let fits = candidates(&program).into_iter().filter(|(_, along)| along.is_ok());
-        program = hold_in_blocks(&program, &fits.map(|(name, _)| (name, format)).collect())?;
+    let (weights, cache) = (option("--weights", "f32"), option("--cache", "f32"));
+    program = with_weights(&program, &weights)?;
+    if weights != "f32" || cache != "f32" {
         kinds.retain(|kind| !kind.trains());
     }
     let device = Device::cpu(Some(threads))?;
@@ -181,15 +178,7 @@ fn main() -> Result<(), Failure> {
     let machine: Machine =
         Target::load("this-machine")?.into_machine(Some((measurement.rates, measurement.memory_bytes)))?;
 
-    let adam = AdamWOptions::default();
-    let mut session = match flag("--as-written") {
-        true => Session::load(
-            &device,
-            compile_program_plainly(&program, &kinds, &adam, device.options())?,
-            context,
-        )?,
-        false => Session::compile(&device, &program, context, &kinds, &adam)?,
-    };
+    let mut session = Session::load(&device, with_cache(&program, &cache, &kinds, &device)?, context)?;
     for name in program.params.keys() {
         session.store.set(*name, &initialize(&program, name.as_str(), 1)?)?;
     }

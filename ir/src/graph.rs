@@ -1,7 +1,8 @@
 //! The graph of one region: typed nodes on petgraph, edges numbered by operand
 //! position. It knows no pass and no program around it.
 
-use crate::{Axis, IrError, Op, Result, Span, Symbol, TensorType};
+use crate::ops::{Argument, Param};
+use crate::{Axis, DType, IrError, Op, Result, Span, Symbol, TensorType};
 use petgraph::Direction;
 use petgraph::stable_graph::StableDiGraph;
 use petgraph::visit::EdgeRef;
@@ -156,6 +157,16 @@ impl Graph {
     pub fn set_replay(&mut self, id: NodeId, replay: crate::ops::Replay) {
         if let Op::Scan(scan) = &mut self.nodes[id].op {
             scan.replay = Some(replay);
+        }
+    }
+
+    /// Says of a parameter or a port that its elements are of this type; nothing happens to any other node. Who reads it
+    /// must take it.
+    pub fn set_dtype(&mut self, id: NodeId, dtype: DType) {
+        let node = &mut self.nodes[id];
+        if let Op::Param(Param { ty, .. }) | Op::Argument(Argument { ty, .. }) = &mut node.op {
+            ty.dtype = dtype;
+            node.ty.dtype = dtype;
         }
     }
 

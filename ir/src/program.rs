@@ -3,7 +3,7 @@
 
 use crate::blocks::Blocks;
 use crate::ops::{Argument, Output, Repeat, loop_results};
-use crate::{Axis, Graph, NodeId, Op, Result, Symbol, TensorType};
+use crate::{Axis, DType, Graph, NodeId, Op, Result, Symbol, TensorType};
 use std::collections::BTreeMap;
 
 /// A region's identity within its program.
@@ -93,6 +93,14 @@ pub struct ParamInfo {
     pub order: Vec<Axis>,
     /// Whether its numbers are held in blocks of small integers, which is for serving.
     pub blocks: Option<Blocks>,
+}
+
+impl ParamInfo {
+    /// Whether its numbers are held in fewer bytes than an f32 takes, which is for serving: a step of training would be
+    /// rounded away.
+    pub fn is_for_serving(&self) -> bool {
+        self.blocks.is_some() || self.ty.dtype != DType::F32
+    }
 }
 
 /// Inclusive bounds of a symbolic size, in elements.

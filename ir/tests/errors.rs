@@ -90,7 +90,7 @@ fn the_parser_names_the_line_and_what_would_be_right() {
         "program p".into(),
         "program p\nsize batch from one to 4".into(),
         "program p\nsize batch from 1 to 4\nsize batch from 1 to 4".into(),
-        "program p\nparam w: f16[a=2] constant 0.0".into(),
+        "program p\nparam w: f64[a=2] constant 0.0".into(),
         "program p\nparam w: f32[a=2, a=3] constant 0.0".into(),
         "program p\nparam w: f32[a=2] zero".into(),
         "program p\nregion @1 main {".into(),

@@ -135,6 +135,18 @@ fn casts_round_to_the_nearest_even() {
     assert_eq!(gives(Cast(DType::BF16), &[halves], &[a]), [1.0, 1.0 + 2.0 * ulp]);
     assert_eq!(gives(Cast(DType::F32), &[ints(&[a], &[3.0, -4.0])], &[a]), [3.0, -4.0]);
     assert_eq!(gives(Cast(DType::F32), &[truths(&[a], &[0.0, 1.0])], &[a]), [0.0, 1.0]);
+    let ulp = 1.0 / 1024.0;
+    let halves = || floats(&[a], &[1.0 + ulp / 2.0, 1.0 + 1.5 * ulp]);
+    assert_eq!(gives(Cast(DType::F16), &[halves()], &[a]), [1.0, 1.0 + 2.0 * ulp]);
+    // The largest of f16 is 65504: from half a step above it on, what is rounded is infinite. Half of the least is 0.
+    let ends = floats(&[a], &[65519.9, 65520.0]);
+    assert_eq!(gives(Cast(DType::F16), &[ends], &[a]), [65504.0, f64::INFINITY]);
+    let least = 2.0_f64.powi(-24);
+    assert_eq!(gives(Cast(DType::F16), &[floats(&[a], &[least / 2.0, -0.51 * least])], &[a]), [0.0, -least]);
+    assert_eq!(gives(Cast(DType::I8), &[floats(&[a], &[2.5, -3.5])], &[a]), [2.0, -4.0]);
+    assert_eq!(gives(Cast(DType::I8), &[floats(&[a], &[1e9, f64::NEG_INFINITY])], &[a]), [127.0, -127.0]);
+    assert_eq!(gives(Cast(DType::I8), &[floats(&[a], &[f64::NAN, -0.2])], &[a]), [0.0, 0.0]);
+    apply(Cast(DType::I8), &[ints(&[a], &[1.0, 2.0])]).expect_err("ids are no numbers");
     apply(Cast(DType::I32), &[floats(&[a], &[0.5, 1.5])]).expect_err("floats have no ids");
 }
 

@@ -1,10 +1,12 @@
 //! Graph to graph: differentiation, algebra, layout, fusion and planning.
 
 pub mod algebra;
+pub mod caches;
 pub mod differentiate;
 pub mod fuse;
 pub mod layout;
 pub mod micro_batches;
+pub mod narrow_weights;
 pub mod normalize;
 pub mod optimizer;
 pub mod plan;

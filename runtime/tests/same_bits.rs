@@ -6,17 +6,20 @@ mod in_blocks;
 mod naive;
 
 use diptych_codegen::driver::{
-    CompiledProgram, compile_program, compile_program_for, compile_program_plainly,
+    CompiledProgram, compile_program, compile_program_for, compile_program_plainly, compile_rewritten,
+    rewrite_by_default,
 };
 use diptych_codegen::entry::{Buffer, CompileError, EntryOptions, Limits, Role};
 use diptych_ir::blocks::BlockFormat;
 use diptych_ir::evaluate::{Context, Value, evaluate};
 use diptych_ir::ops::Slice;
-use diptych_ir::{Axis, DType, EntryKind, NodeId, Program, Symbol, UpdateRule, text};
+use diptych_ir::{Axis, DType, EntryKind, NodeId, ParamInfo, Program, Symbol, UpdateRule, text};
 use diptych_models::{Registry, build, initialize};
 use diptych_passes::AdamWOptions;
 use diptych_passes::algebra::{Class, Objective};
+use diptych_passes::caches::CacheFormat;
 use diptych_passes::differentiate::gradient_name;
+use diptych_passes::narrow_weights::{self, hold_narrow};
 use diptych_runtime::cpu::compile::KernelCache;
 use diptych_runtime::decode::{ServeOptions, Server, Window};
 use diptych_runtime::executor::{Binding, CacheRooms, CacheSize, Executable, Sequence};
@@ -244,10 +247,22 @@ fn all_entries_agree(
     compile: Compile,
     tolerance: f64,
 ) -> [Session; 2] {
+    // Weights in blocks, or in narrow types, are not trained.
+    let trained = !program.params.values().any(ParamInfo::is_for_serving);
+    entries_agree(case, devices, program, compile, trained.then_some(tolerance))
+}
+
+/// The same, with gradients if there is a tolerance for them.
+fn entries_agree(
+    case: &str,
+    devices: [&Device; 2],
+    program: &Program,
+    compile: Compile,
+    tolerance: Option<f64>,
+) -> [Session; 2] {
     use EntryKind::{Decode, Prefill, Score, Train};
     let probes = with_probes(program);
-    // Weights in blocks are not trained.
-    let trained = program.params.values().all(|info| info.blocks.is_none());
+    let trained = tolerance.is_some();
     let kinds = if trained { vec![Train, Score, Prefill, Decode] } else { vec![Score, Prefill, Decode] };
     let served = session(devices[1], program, &kinds, compile);
     let probed = session(devices[1], &probes, &[Prefill, Decode], compile);
@@ -263,7 +278,7 @@ fn all_entries_agree(
     }
     let finite = log_probs.iter().flatten().all(|&bits| f32::from_bits(bits) <= 0.0);
     assert!(finite, "{case}: log-probabilities are finite");
-    if trained {
+    if let Some(tolerance) = tolerance {
         gradients_agree(case, devices[1], &served, &texts, tolerance);
     }
     let mut reference = Runner::new(devices[0], &probed, Prefill, Some(&caches));
@@ -317,11 +332,8 @@ fn all_entries_agree(
     [served, probed]
 }
 
-/// The gradients of a short text against the reference evaluator's, with the same roundings.
-fn gradients_agree(case: &str, device: &Device, session: &Session, texts: &Texts, tolerance: f64) {
-    let text = 6;
-    Runner::new(device, session, EntryKind::Train, None).run(texts, &whole(&[text]));
-    let program = &session.compiled.program;
+/// What the evaluator needs to know of a text, and the parameters of a session.
+fn context_of(session: &Session, texts: &Texts, text: usize) -> Context {
     let mut context = Context::default();
     for (name, size) in [("batch", 1), ("time", LENGTHS[text]), ("past", LENGTHS[text])] {
         context.sizes.insert(name.into(), size);
@@ -332,11 +344,27 @@ fn gradients_agree(case: &str, device: &Device, session: &Session, texts: &Texts
         context.inputs.insert(name.into(), Value::new(&axes, ids).unwrap());
     }
     context.inputs.insert("inverse_tokens".into(), Value::scalar(f64::from(0.01_f32)));
-    for (&name, info) in &program.params {
+    for (&name, info) in &session.compiled.program.params {
         let values = session.store.get(name).unwrap().into_iter().map(f64::from).collect();
         let axes: Vec<_> = info.order.iter().map(|axis| (axis.name, axis.fixed_size().unwrap())).collect();
         context.params.insert(name, Value::new(&axes, values).unwrap());
     }
+    context
+}
+
+/// What the evaluator finds for a node and a text.
+fn evaluated(program: &Program, node: NodeId, session: &Session, text: usize) -> Value {
+    let vocab = program.main().graph.axes(logits(program)).iter().find_map(|axis| axis.fixed_size()).unwrap();
+    let context = context_of(session, &Texts::new(vocab), text);
+    evaluate(program, &[node], &context).unwrap().remove(0)
+}
+
+/// The gradients of a short text against the reference evaluator's, with the same roundings.
+fn gradients_agree(case: &str, device: &Device, session: &Session, texts: &Texts, tolerance: f64) {
+    let text = 6;
+    Runner::new(device, session, EntryKind::Train, None).run(texts, &whole(&[text]));
+    let program = &session.compiled.program;
+    let context = context_of(session, texts, text);
     let updates = &program.entry(EntryKind::Train).unwrap().updates;
     let norm = |numbers: &[f64]| numbers.iter().map(|x| x * x).sum::<f64>().sqrt();
     let found: Vec<(Symbol, f64, f64)> = (program.params.iter())
@@ -433,6 +461,107 @@ fn weights_in_blocks_give_the_same_bits() {
             let program = held_in(&program("llama-tiny", &change, "f32"), format);
             let case = format!("{format} {more}");
             all_entries_agree(&case, [&devices[0], &devices[1]], &program, &compile_program, 0.0);
+        }
+    }
+}
+
+/// The program with every matrix that can be held in this type.
+fn narrowed(program: &Program, dtype: DType) -> Program {
+    let types = narrow_weights::candidates(program).into_iter().filter(|(_, held)| held.is_ok());
+    hold_narrow(program, &types.map(|(name, _)| (name, dtype)).collect()).unwrap()
+}
+
+/// Weights in f16 and bf16: of all entries the same bits, which are those of a model in f32 that has these numbers.
+#[test]
+fn narrow_weights_give_the_bits_of_the_same_numbers_in_f32() {
+    let devices = [1, 2].map(|threads| Device::cpu(Some(threads)).unwrap());
+    let texts = |session: &Session, vocab: usize| {
+        let mut found = empty(1);
+        let mut score = Runner::new(&devices[0], session, EntryKind::Score, None);
+        score.collect(&Texts::new(vocab), &whole(&[0, 1, 2, 3, 4, 5, 6]), "log_prob", &mut found);
+        found
+    };
+    for (at, (name, preset, change)) in variants().into_iter().enumerate() {
+        let dtype = if at % 2 == 0 { DType::F16 } else { DType::BF16 };
+        let whole = program(preset, &change, "f32");
+        let narrow = narrowed(&whole, dtype);
+        let case = format!("{name} {dtype}");
+        let sessions = all_entries_agree(&case, [&devices[0], &devices[1]], &narrow, &compile_program, 0.0);
+        let compiled = compile_program_plainly(
+            &whole,
+            &[EntryKind::Score],
+            &AdamWOptions::default(),
+            devices[0].options(),
+        );
+        let mut wide = Session::load(&devices[0], compiled.unwrap(), CONTEXT).unwrap();
+        let mut rounded = 0;
+        for name in whole.params.keys() {
+            let held = sessions[0].store.get(*name).unwrap();
+            rounded += usize::from(held != initialize(&whole, name.as_str(), 3).unwrap());
+            wide.store.set(*name, &held).unwrap();
+        }
+        assert!(rounded > 2, "{case}: only {rounded} parameters were rounded");
+        assert!(sessions[0].store.bytes() < wide.store.bytes() * 2 / 3, "{case}: takes half the bytes");
+        let vocab =
+            whole.main().graph.axes(logits(&whole)).iter().find_map(|axis| axis.fixed_size()).unwrap();
+        assert_same(&case, 1, &texts(&wide, vocab), &texts(&sessions[0], vocab));
+    }
+}
+
+/// Caches in every format, in the forms that the algebra takes.
+#[test]
+fn caches_in_fewer_bytes_give_the_same_bits() {
+    let devices = [1, 2].map(|threads| Device::cpu(Some(threads)).unwrap());
+    for (at, (name, preset, change)) in variants().into_iter().enumerate() {
+        for (number, format) in CacheFormat::ALL.into_iter().enumerate() {
+            // All formats of what has most ways to read caches, and one of each other family.
+            if !["windowed", "mla"].contains(&name) && number != at % 3 {
+                continue;
+            }
+            let compile = |program: &Program, kinds: &[EntryKind], optimizer: &AdamWOptions, options| {
+                let rewritten = rewrite_by_default(program, options)?.with_caches(Some(format));
+                compile_rewritten(&rewritten, kinds, optimizer, options)
+            };
+            let program = program(preset, &change, if at == 1 { "bf16" } else { "f32" });
+            let case = format!("{name}, caches in {}", format.name());
+            let sessions = entries_agree(&case, [&devices[0], &devices[1]], &program, &compile, None);
+            let entry = &sessions[1].compiled.entries[&EntryKind::Decode];
+            let caches = |dtype: DType| {
+                let of =
+                    |buffer: &&Buffer| matches!(buffer.role, Role::Cache { .. }) && buffer.dtype == dtype;
+                entry.buffers.iter().filter(of).count()
+            };
+            let wanted = match format {
+                CacheFormat::F16 => caches(DType::F16),
+                CacheFormat::BF16 => caches(DType::BF16),
+                CacheFormat::Q8 => 2 * caches(DType::I8),
+            };
+            let all = DType::ALL.into_iter().map(caches).sum::<usize>();
+            if at != 1 {
+                let [kept, written] = [&sessions[0].compiled.program, &program].map(|program| {
+                    let score = program.entry(EntryKind::Score).unwrap();
+                    let root = score.root("log_prob").unwrap();
+                    evaluated(program, root, &sessions[0], 6).data
+                });
+                let mut found = empty(1);
+                let mut score = Runner::new(&devices[0], &sessions[0], EntryKind::Score, None);
+                let vocab = program.main().graph.axes(logits(&program));
+                let texts = Texts::new(vocab.iter().find_map(|axis| axis.fixed_size()).unwrap());
+                score.collect(&texts, &whole(&[6]), "log_prob", &mut found);
+                let found: Vec<f64> = found[6].iter().map(|&bits| f64::from(f32::from_bits(bits))).collect();
+                let largest = |wanted: &[f64]| {
+                    found.iter().zip(wanted).fold(0.0_f64, |most, (a, b)| most.max((a - b).abs()))
+                };
+                // A rounding may fall the other way in f64; without it, all of them are missing.
+                let (near, far) = (largest(&kept), largest(&written));
+                assert!(near < 0.02, "{case}: {near} from the evaluator's");
+                assert!(
+                    wanted == 0 || far > 1e-6 && near < far,
+                    "{case}: {near}, and {far} without rounding"
+                );
+            }
+            assert_eq!(wanted, all, "{case}");
+            assert!(wanted > 0 || name == "mamba2", "{case}: nothing is cached");
         }
     }
 }

@@ -4,7 +4,8 @@
 //! `operations`.
 
 use super::operations::{neutral, splat, varies, vector};
-use super::writer::{Writer, c_type, float};
+use super::prelude::c_type;
+use super::writer::{Writer, float};
 use crate::tile::{Along, Base, DimId, Extent, Instr, Nest, PackedView, Place, RowMap, View};
 use diptych_ir::{DType, ScalarFn};
 

@@ -2,6 +2,7 @@
 //! in part. It knows nothing of loops.
 
 use super::nest::{Kind, Loops, Ready, Run};
+use super::prelude::{c_type, suffix};
 use super::writer::Writer;
 use crate::tile::{Along, DimId, Extent, Id, Instr, Place, View};
 use diptych_ir::{DType, ReduceKind, ScalarFn};
@@ -91,7 +92,9 @@ impl Writer<'_> {
                     };
                     self.line(format!("const vf v{id} = {text};"));
                 }
-                Instr::Round(value) => self.line(format!("const vf v{id} = round_bf16(v{value});")),
+                Instr::Round(dtype, value) => {
+                    self.line(format!("const vf v{id} = round{}(v{value});", suffix(*dtype)));
+                }
                 Instr::Store(place, value) => self.store(place, *value, outer, inner, whole),
                 Instr::AddAt { table, id: ids, along, size, value } => {
                     self.add_at(id, *value, (table, ids, *along, *size), outer, inner, whole)
@@ -210,12 +213,7 @@ impl Writer<'_> {
 
     fn store(&mut self, place: &Place, value: usize, outer: &[DimId], inner: Option<DimId>, whole: bool) {
         let dtype = Self::dtype(place);
-        let suffix = match dtype {
-            DType::BF16 => "_bf16",
-            DType::I32 => "_int",
-            DType::Bool => "_bool",
-            DType::F32 => "",
-        };
+        let suffix = suffix(dtype);
         let contiguous = matches!(self.run(place, inner), Run::Contiguous | Run::Same);
         if contiguous {
             let address = self.element(place, outer, inner, "i");
@@ -228,7 +226,9 @@ impl Writer<'_> {
             let lanes = if whole { "LANES" } else { "left" };
             let address = self.element(place, outer, inner, "(i + lane)");
             let element = match dtype {
-                DType::BF16 => format!("float_to_bf16(v{value}[lane])"),
+                DType::BF16 | DType::F16 | DType::I8 => {
+                    format!("float_to{suffix}(v{value}[lane])")
+                }
                 DType::Bool => format!("v{value}[lane] & 1"),
                 DType::F32 | DType::I32 => format!("v{value}[lane]"),
             };
@@ -311,12 +311,7 @@ pub(super) fn combine(kind: ReduceKind, left: &str, right: &str) -> String {
 }
 
 pub(super) fn load(dtype: DType, address: &str, whole: bool) -> String {
-    let suffix = match dtype {
-        DType::BF16 => "_bf16",
-        DType::I32 => "_int",
-        DType::Bool => "_bool",
-        DType::F32 => "",
-    };
+    let suffix = suffix(dtype);
     if whole { format!("load{suffix}({address})") } else { format!("load_partial{suffix}({address}, left)") }
 }
 
@@ -324,14 +319,14 @@ pub(super) fn splat(dtype: DType, address: &str) -> String {
     match dtype {
         DType::F32 => format!("splat(*({address}))"),
         DType::Bool => format!("splat_int(-*({address}))"),
-        DType::BF16 => format!("splat(bf16_to_float(*({address})))"),
+        DType::BF16 | DType::F16 | DType::I8 => format!("splat({})", scalar_load(dtype, address)),
         DType::I32 => format!("splat_int(*({address}))"),
     }
 }
 
-fn scalar_load(dtype: DType, address: &str) -> String {
+pub(super) fn scalar_load(dtype: DType, address: &str) -> String {
     match dtype {
-        DType::BF16 => format!("bf16_to_float(*({address}))"),
+        DType::BF16 | DType::F16 | DType::I8 => format!("{}_to_float(*({address}))", c_type(dtype)),
         DType::Bool => format!("-*({address})"),
         DType::F32 | DType::I32 => format!("*({address})"),
     }

@@ -2,42 +2,107 @@
 //! The text is C (folder `prelude/`); this file only joins it and knows the compiler's flags.
 //! Must not know of tile programs, files or processes.
 
+use diptych_ir::DType;
 use diptych_ir::blocks::BlockFormat;
 use std::collections::BTreeSet;
+use std::sync::LazyLock;
+
+/// The types of a dot's right operand, in the order in which the step's tables have their functions.
+pub const DOT_ELEMENTS: [DType; 4] = [DType::F32, DType::BF16, DType::F16, DType::I8];
+
+/// The functions that [`dot_source`] defines for kernels to call, in the order in which the step's tables have them:
+/// the dot of each of [`DOT_ELEMENTS`], then the dot that turns it over.
+pub const DOT_FUNCTIONS: [&str; 8] = [
+    "diptych_dot",
+    "diptych_dot_bf16",
+    "diptych_dot_f16",
+    "diptych_dot_i8",
+    "diptych_dot_turned",
+    "diptych_dot_turned_bf16",
+    "diptych_dot_turned_f16",
+    "diptych_dot_turned_i8",
+];
+
+/// The name of an element type in C.
+pub(crate) fn c_type(dtype: DType) -> &'static str {
+    match dtype {
+        DType::F32 => "float",
+        DType::BF16 => "bf16",
+        DType::F16 => "f16",
+        DType::I8 => "i8",
+        DType::I32 => "int32_t",
+        DType::Bool => "uint8_t",
+    }
+}
+
+/// What the names of functions of the prelude that load, store or multiply elements of a type end with.
+pub(crate) fn suffix(dtype: DType) -> &'static str {
+    match dtype {
+        DType::F32 => "",
+        DType::BF16 => "_bf16",
+        DType::F16 => "_f16",
+        DType::I8 => "_i8",
+        DType::I32 => "_int",
+        DType::Bool => "_bool",
+    }
+}
+
+/// What all files have: vectors, loads and stores of every type.
+const VECTORS: &str =
+    concat!(include_str!("prelude/vectors.c"), "\n", include_str!("prelude/narrow.c"), "\n");
 
 /// The text of the prelude: C11 with vector extensions, for gcc 12 or clang 14 and later. It is to be
 /// compiled with the flags of [`VectorWidth::cc_flags`] and linked with [`LINK_FLAGS`].
+/// Its dots are those of floats: see [`narrow_dots`].
 pub fn prelude() -> &'static str {
-    concat!(
-        include_str!("prelude/vectors.c"),
-        "\n",
+    static TEXT: LazyLock<String> = LazyLock::new(|| dot_prelude() + &dot_of(DType::F32));
+    &TEXT
+}
+
+/// What follows the prelude in a file that also has the dots whose right operand is of a narrow type.
+pub fn narrow_dots() -> String {
+    DOT_ELEMENTS.into_iter().filter(|dtype| dtype.is_narrow()).map(dot_of).collect()
+}
+
+/// The prelude as far as the dots.
+fn dot_prelude() -> String {
+    let rest = concat!(
         include_str!("prelude/functions.c"),
         "\n",
         include_str!("prelude/transpose.c"),
         "\n",
+        include_str!("prelude/dot_tiles.c"),
+        "\n",
+    );
+    [VECTORS, rest].concat()
+}
+
+/// The dots whose right operand has elements of this type.
+fn dot_of(dtype: DType) -> String {
+    let is_float = u8::from(dtype == DType::F32);
+    let name = match suffix(dtype) {
+        "" => "name".to_owned(),
+        suffix => format!("name##{suffix}"),
+    };
+    format!(
+        "#define ELEMENT {}\n#define IS_FLOAT {is_float}\n#define OF(name) {name}\n{}\n{}#undef ELEMENT\n#undef IS_FLOAT\n#undef OF\n",
+        c_type(dtype),
         include_str!("prelude/dot.c"),
-        "\n",
         include_str!("prelude/turned.c"),
-        "\n",
     )
 }
 
 /// What a file of kernels begins with: the prelude without `dot`, which kernels reach through the step's
 /// tables. It is three quarters of what a file would take to compile.
-pub fn kernel_prelude() -> &'static str {
-    concat!(
-        include_str!("prelude/vectors.c"),
-        "\n",
+pub fn kernel_prelude() -> String {
+    let rest = concat!(
         include_str!("prelude/functions.c"),
         "\n",
         include_str!("prelude/transpose.c"),
         "\n#define PANEL (2 * LANES)\n",
-    )
+    );
+    [VECTORS, rest].concat()
 }
-
-/// The functions that [`dot_source`] defines for kernels to call, in the order in which the step's tables have them.
-pub const DOT_FUNCTIONS: [&str; 4] =
-    ["diptych_dot", "diptych_dot_bf16", "diptych_dot_turned", "diptych_dot_turned_bf16"];
 
 /// What kernels that read weights in blocks have beside the prelude.
 pub fn blocks_prelude() -> &'static str {
@@ -58,39 +123,38 @@ pub const BLOCK_FUNCTIONS: [&str; 6] = [
 /// A file that rounds rows to blocks and multiplies them with weights of these formats: the first of
 /// [`BLOCK_FUNCTIONS`], and those of the formats.
 pub fn blocks_source(formats: &BTreeSet<BlockFormat>) -> String {
-    let mut text = concat!(
-        include_str!("prelude/vectors.c"),
-        "\n#define PANEL (2 * LANES)\n",
+    let rest = concat!(
+        "#define PANEL (2 * LANES)\n",
         include_str!("prelude/blocks_layout.c"),
         "\n",
         include_str!("prelude/blocks.c"),
         "\n"
-    )
-    .to_owned();
+    );
+    let mut text = [VECTORS, rest].concat();
     for format in formats {
         text.push_str(&format!("DEFINE_BLOCK_DOT({format}, {})\n", format.name().to_uppercase()));
     }
     text
 }
 
-/// A file that defines the dots of the prelude as [`DOT_FUNCTIONS`].
-pub fn dot_source() -> String {
-    let mut text = prelude().to_owned();
-    for (suffix, element) in [("", "float"), ("_bf16", "bf16")] {
-        text.push_str(&format!(
-            "void diptych_dot{suffix}(int64_t m, int64_t n, int64_t k, const float *a, int64_t a_m, int64_t a_k, const {element} *b,
+/// A file that defines the functions of [`DOT_FUNCTIONS`] whose right operand has elements of this type.
+pub fn dot_source(dtype: DType) -> String {
+    let (suffix, element) = (suffix(dtype), c_type(dtype));
+    format!(
+        "{}{}void diptych_dot{suffix}(int64_t m, int64_t n, int64_t k, const float *a, int64_t a_m, int64_t a_k, const {element} *b,
     int64_t b_panel, int64_t b_k, int b_padded, float *c, int64_t c_m, int64_t c_panel, int c_padded,
     int accumulate, float *scratch) {{
     dot{suffix}(m, n, k, a, a_m, a_k, b, b_panel, b_k, b_padded, c, c_m, c_panel, c_padded, accumulate, scratch);
 }}
 void diptych_dot_turned{suffix}(int64_t m, int64_t n, int64_t k, const float *a, int64_t a_m, int64_t a_k, const {element} *b,
-    int64_t b_n, float *tile, int64_t tile_k, float *c, int64_t c_m, int accumulate, float *scratch) {{
-    dot_turned{suffix}(m, n, k, a, a_m, a_k, b, b_n, tile, tile_k, c, c_m, accumulate, scratch);
+    int64_t b_n, float *tile, int64_t tile_k, float *c, int64_t c_m, int accumulate, float *scratch,
+    dot_of_floats *floats) {{
+    dot_turned{suffix}(m, n, k, a, a_m, a_k, b, b_n, tile, tile_k, c, c_m, accumulate, scratch, floats);
 }}
-"
-        ));
-    }
-    text
+",
+        dot_prelude(),
+        dot_of(dtype),
+    )
 }
 
 /// What follows the source files on the compiler's command line: a processor that is neither x86 nor has

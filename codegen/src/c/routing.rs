@@ -1,6 +1,7 @@
 //! Statements of routing: what is largest along an axis, and the sorting of
 //! rows by what they chose. It knows nothing of experts.
 
+use super::operations::scalar_load;
 use super::writer::{Writer, rows_of};
 use crate::tile::{DimId, View};
 use diptych_ir::DType;
@@ -25,9 +26,8 @@ impl Writer<'_> {
         let target = self.address(to, &index);
         let [along, ranks] = [along, ranks].map(|dim| format!("i_{}", self.name(dim)));
         let (kind, element) = match from.dtype {
-            DType::BF16 => ("float", format!("bf16_to_float(*({source}))")),
             DType::I32 => ("int32_t", format!("*({source})")),
-            _ => ("float", format!("*({source})")),
+            dtype => ("float", scalar_load(dtype, &source)),
         };
         self.line(format!("{kind} value[{size}];"));
         self.line(format!("uint8_t taken[{size}] = {{0}};"));

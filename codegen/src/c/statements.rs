@@ -1,10 +1,10 @@
 //! Statements other than nests: dots, transposes, fills and the stream. It knows nothing of pointwise code.
 
+use super::prelude::suffix;
 use super::writer::{Writer, float, rows_of};
 use crate::tile::{
     Base, Condition, DimId, Dot, Extent, PackedView, Place, Stmt, StreamBounds, Tile, View, Walk,
 };
-use diptych_ir::DType;
 use diptych_passes::layout::{CHECKPOINT, bytes_of_256};
 
 /// No loop walks a dimension: the start of the instance's range is meant.
@@ -171,7 +171,7 @@ impl Writer<'_> {
         }
         let (b, b_panel, b_k, b_padded, function) = match &dot.b {
             Place::Strided(view) => {
-                let function = if view.dtype == DType::BF16 { "dot_bf16" } else { "dot" };
+                let function = suffix(view.dtype);
                 (
                     self.address(view, &index),
                     "PANEL".to_owned(),
@@ -181,7 +181,7 @@ impl Writer<'_> {
                 )
             }
             Place::Packed(view) => {
-                let function = if view.dtype == DType::BF16 { "dot_bf16" } else { "dot" };
+                let function = suffix(view.dtype);
                 (
                     self.packed_address(view, &index),
                     format!("{} * PANEL", view.depth),
@@ -206,12 +206,12 @@ impl Writer<'_> {
         let (a_m, a_k) = (Self::last_stride(&dot.a, &dot.m), Self::last_stride(&dot.a, &dot.k));
         let accumulate = u8::from(dot.accumulate);
         if let Some(from) = &dot.turned {
-            let function = if from.dtype == DType::BF16 { "dot_turned_bf16" } else { "dot_turned" };
+            let function = suffix(from.dtype);
             let (tile, from, b_n) = (b, self.address(from, &index), Self::last_stride(from, &dot.n));
-            self.line(format!("step->{function}({m}, {n}, {k}, {a}, {a_m}, {a_k}, {from}, {b_n},"));
-            self.line(format!("    {tile}, {b_k}, {c}, {c_m}, {accumulate}, dot_scratch);"));
+            self.line(format!("step->dot_turned{function}({m}, {n}, {k}, {a}, {a_m}, {a_k}, {from}, {b_n},"));
+            self.line(format!("    {tile}, {b_k}, {c}, {c_m}, {accumulate}, dot_scratch, step->dot);"));
         } else {
-            self.line(format!("step->{function}({m}, {n}, {k}, {a}, {a_m}, {a_k},"));
+            self.line(format!("step->dot{function}({m}, {n}, {k}, {a}, {a_m}, {a_k},"));
             self.line(format!("    {b}, {b_panel}, {b_k}, {b_padded}, {c}, {c_m}, {c_panel}, {c_padded}, {accumulate}, dot_scratch);"));
         }
         for _ in &dot.batch {
@@ -245,14 +245,12 @@ impl Writer<'_> {
         let ldd = Self::last_stride(to, rows);
         match from {
             Place::Strided(view) => {
-                let function =
-                    if view.dtype == DType::BF16 { "transpose_block_bf16" } else { "transpose_block" };
+                let function = format!("transpose_block{}", suffix(view.dtype));
                 let (source, lds) = (self.address(view, &at_start), Self::last_stride(view, columns));
                 self.line(format!("{function}({m}, {n}, {source}, {lds}, {target}, {ldd});"));
             }
             Place::Packed(view) => {
-                let function =
-                    if view.dtype == DType::BF16 { "transpose_block_bf16" } else { "transpose_block" };
+                let function = format!("transpose_block{}", suffix(view.dtype));
                 let (k, first) = self.packed_positions(view, &at_start);
                 let (base, depth) = (self.program.args[view.arg].name.clone(), view.depth);
                 self.open(format!("for (int64_t column = 0; column < {n}; column += PANEL) {{"));

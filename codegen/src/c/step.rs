@@ -43,7 +43,7 @@ pub struct StepTables {
     pub sequence_state: *const i32,
     /// Where kernels run in turns over the rows: which turn it is, counted from 0.
     pub turn: i64,
-    /// The functions [`super::prelude::DOT_FUNCTIONS`], compiled once for all kernels.
+    /// The functions [`super::prelude::DOT_FUNCTIONS`], compiled once for all kernels, as far as kernels call them.
     pub dots: [*const c_void; DOT_FUNCTIONS.len()],
     /// The functions [`super::prelude::BLOCK_FUNCTIONS`], as far as kernels call them.
     pub in_blocks: [*const c_void; BLOCK_FUNCTIONS.len()],
@@ -51,6 +51,15 @@ pub struct StepTables {
 
 /// The same in C.
 pub const STEP_TEXT: &str = "\
+#define DOT_OF(ELEMENT, NAME)                                                                                          \\
+    void(NAME)(int64_t m, int64_t n, int64_t k, const float *a, int64_t a_m, int64_t a_k, const ELEMENT *b,            \\
+               int64_t b_panel, int64_t b_k, int b_padded, float *c, int64_t c_m, int64_t c_panel, int c_padded,       \\
+               int accumulate, float *scratch)
+typedef DOT_OF(float, dot_of_floats);
+#define DOT_TURNED_OF(ELEMENT, NAME)                                                                                   \\
+    void(NAME)(int64_t m, int64_t n, int64_t k, const float *a, int64_t a_m, int64_t a_k, const ELEMENT *b,            \\
+               int64_t b_n, float *tile, int64_t tile_k, float *c, int64_t c_m, int accumulate, float *scratch,        \\
+               dot_of_floats *dot)
 typedef void dot_in_blocks(int64_t m, int64_t n, int64_t k, const float *a, int64_t a_m, const uint8_t *b, float *c,
                            int64_t c_m);
 /* What a run tells every kernel. */
@@ -63,18 +72,14 @@ struct step {
     const int32_t *past_block_sequence, *past_block_index, *sequence_past_block;
     const int32_t *chunk_row, *sequence_state;
     int64_t turn;
-    void (*dot)(int64_t m, int64_t n, int64_t k, const float *a, int64_t a_m, int64_t a_k, const float *b,
-                int64_t b_panel, int64_t b_k, int b_padded, float *c, int64_t c_m, int64_t c_panel, int c_padded,
-                int accumulate, float *scratch);
-    void (*dot_bf16)(int64_t m, int64_t n, int64_t k, const float *a, int64_t a_m, int64_t a_k, const bf16 *b,
-                     int64_t b_panel, int64_t b_k, int b_padded, float *c, int64_t c_m, int64_t c_panel,
-                     int c_padded, int accumulate, float *scratch);
-    void (*dot_turned)(int64_t m, int64_t n, int64_t k, const float *a, int64_t a_m, int64_t a_k, const float *b,
-                       int64_t b_n, float *tile, int64_t tile_k, float *c, int64_t c_m, int accumulate,
-                       float *scratch);
-    void (*dot_turned_bf16)(int64_t m, int64_t n, int64_t k, const float *a, int64_t a_m, int64_t a_k,
-                            const bf16 *b, int64_t b_n, float *tile, int64_t tile_k, float *c, int64_t c_m,
-                            int accumulate, float *scratch);
+    dot_of_floats *dot;
+    DOT_OF(bf16, *dot_bf16);
+    DOT_OF(f16, *dot_f16);
+    DOT_OF(i8, *dot_i8);
+    DOT_TURNED_OF(float, *dot_turned);
+    DOT_TURNED_OF(bf16, *dot_turned_bf16);
+    DOT_TURNED_OF(f16, *dot_turned_f16);
+    DOT_TURNED_OF(i8, *dot_turned_i8);
     void (*round_blocks)(int64_t m, int64_t k, const float *x, int64_t x_m, float *y, int64_t y_m);
     dot_in_blocks *dot_q8_0, *dot_q4_0, *dot_q4_1, *dot_q4_k, *dot_q6_k;
 };

@@ -2,7 +2,7 @@
 //! (arguments, scratch, the instance's place in the grid) and addresses; nests
 //! and other statements have files of their own.
 
-use super::prelude::{blocks_prelude, kernel_prelude};
+use super::prelude::{DOT_ELEMENTS, blocks_prelude, c_type, kernel_prelude, suffix};
 use super::step::STEP_TEXT;
 use crate::tile::{Base, DimId, Extent, PackedView, RowMap, Stmt, TileProgram, View};
 use diptych_ir::DType;
@@ -27,6 +27,16 @@ impl KernelText {
         BlockFormat::ALL.into_iter().filter(|format| self.text.contains(&format!("step->dot_{format}(")))
     }
 
+    /// The types of the right operands of its dots.
+    pub fn elements(&self) -> impl Iterator<Item = DType> + '_ {
+        let calls = |dtype: &DType| {
+            let of = suffix(*dtype);
+            self.text.contains(&format!("step->dot{of}("))
+                || self.text.contains(&format!("step->dot_turned{of}("))
+        };
+        DOT_ELEMENTS.into_iter().filter(calls)
+    }
+
     /// Whether it rounds rows to blocks.
     pub fn rounds(&self) -> bool {
         self.text.contains("step->round_blocks(")
@@ -41,7 +51,7 @@ impl KernelText {
 /// A whole file of kernels.
 pub fn file_text<'a>(kernels: impl IntoIterator<Item = &'a KernelText>) -> String {
     let kernels: Vec<&KernelText> = kernels.into_iter().collect();
-    let mut text = kernel_prelude().to_owned();
+    let mut text = kernel_prelude();
     if kernels.iter().any(|kernel| kernel.reads_blocks()) {
         text.push_str(blocks_prelude());
     }
@@ -66,16 +76,6 @@ pub(super) struct Writer<'a> {
     pub(super) program: &'a TileProgram,
     text: String,
     depth: usize,
-}
-
-/// The C name of an element type.
-pub(super) fn c_type(dtype: DType) -> &'static str {
-    match dtype {
-        DType::F32 => "float",
-        DType::BF16 => "bf16",
-        DType::I32 => "int32_t",
-        DType::Bool => "uint8_t",
-    }
 }
 
 impl Writer<'_> {

@@ -81,7 +81,7 @@ fn views_of_instr(instr: &mut Instr, see: &mut impl FnMut(&mut View, Access)) {
         | Instr::PositionOf { .. }
         | Instr::Map(..)
         | Instr::ToFloat(_)
-        | Instr::Round(_) => {}
+        | Instr::Round(..) => {}
     }
 }
 

@@ -73,7 +73,7 @@ impl Value {
             let mut instr = nest.body[at].clone();
             match &instr {
                 Instr::Float(_) => {}
-                Instr::Load(Place::Strided(view)) if matches!(view.dtype, DType::F32 | DType::BF16) => {
+                Instr::Load(Place::Strided(view)) if view.dtype == DType::F32 || view.dtype.is_narrow() => {
                     value.loads.push(view.clone());
                 }
                 Instr::Map(ScalarFn::Add | ScalarFn::Sub | ScalarFn::Mul | ScalarFn::Neg, _) => {

@@ -46,7 +46,7 @@ pub(super) fn operands(instr: &mut Instr, see: &mut impl FnMut(&mut ValueId)) {
     };
     match instr {
         Instr::Map(_, values) => values.iter_mut().for_each(see),
-        Instr::ToFloat(value) | Instr::Round(value) | Instr::Store(_, value) => see(value),
+        Instr::ToFloat(value) | Instr::Round(_, value) | Instr::Store(_, value) => see(value),
         Instr::Reduce { value, .. } => see(value),
         Instr::LoadAt { id, .. } => of_id(id, see),
         Instr::AddAt { id, value, .. } => {

@@ -194,11 +194,11 @@ impl Lowering<'_> {
                 let value = self.value(nest, operands[0], phase)?;
                 Ok(match (self.graph.ty(operands[0]).dtype, cast.0) {
                     (DType::I32 | DType::Bool, DType::F32) => nest.push(Instr::ToFloat(value)),
-                    (DType::I32 | DType::Bool, DType::BF16) => {
+                    (DType::I32 | DType::Bool, to) => {
                         let float = nest.push(Instr::ToFloat(value));
-                        nest.push(Instr::Round(float))
+                        nest.push(Instr::Round(to, float))
                     }
-                    (DType::F32, DType::BF16) => nest.push(Instr::Round(value)),
+                    (from, to) if to.is_narrow() && from != to => nest.push(Instr::Round(to, value)),
                     _ => value,
                 })
             }
@@ -495,7 +495,7 @@ fn scalar(literal: &Literal) -> Instr {
     match literal.dtype {
         DType::I32 => Instr::Int(value as i32),
         DType::Bool => Instr::Truth(value != 0.0),
-        DType::F32 | DType::BF16 => Instr::Float(value as f32),
+        DType::F32 | DType::BF16 | DType::F16 | DType::I8 => Instr::Float(value as f32),
     }
 }
 

@@ -260,7 +260,7 @@ impl Lowering<'_> {
                 }))
             }
             // Loads widen.
-            (Op::Cast(_), Some(x)) if self.is_free(id) && self.graph.ty(x).dtype == DType::BF16 => {
+            (Op::Cast(_), Some(x)) if self.is_free(id) && self.graph.ty(x).dtype.is_narrow() => {
                 self.place(x, after_stream)
             }
             (Op::Rename(rename), Some(x)) => {

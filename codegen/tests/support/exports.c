@@ -42,64 +42,64 @@ void test_gather(const float *base, const int32_t *index, float *out) {
     store(out, gather(base, load_int(index)));
 }
 
-/* Bits of the four ways to round; they must agree. */
-void test_to_bf16(int64_t n, const float *x, uint16_t *stored, uint16_t *rounded, uint16_t *scalar) {
-    for (int64_t i = 0; i < n; i += LANES) {
-        int64_t lanes = n - i < LANES ? n - i : LANES;
-        vf v = load_partial(x + i, lanes);
-        float upper[LANES];
-        if (lanes == LANES) store_bf16(stored + i, v);
-        else store_partial_bf16(stored + i, lanes, v);
-        store(upper, round_bf16(v));
-        for (int64_t lane = 0; lane < lanes; lane++) {
-            uint32_t bits;
-            memcpy(&bits, upper + lane, 4);
-            rounded[i + lane] = (uint16_t)(bits >> 16);
-            scalar[i + lane] = float_to_bf16(x[i + lane]);
-        }
+/* Bits of the three ways to round; they must agree. */
+#define OVER_NARROW(TYPE, BITS)                                                                              \
+    void test_to_##TYPE(int64_t n, const float *x, BITS *stored, float *rounded, BITS *scalar) {             \
+        for (int64_t i = 0; i < n; i += LANES) {                                                             \
+            int64_t lanes = n - i < LANES ? n - i : LANES;                                                   \
+            vf v = load_partial(x + i, lanes);                                                               \
+            if (lanes == LANES) store_##TYPE(stored + i, v);                                                 \
+            else store_partial_##TYPE(stored + i, lanes, v);                                                 \
+            store_partial(rounded + i, lanes, round_##TYPE(v));                                              \
+        }                                                                                                    \
+        for (int64_t i = 0; i < n; i++) scalar[i] = float_to_##TYPE(x[i]);                                   \
+    }                                                                                                        \
+    void test_from_##TYPE(int64_t n, const BITS *x, float *vector, float *scalar) {                          \
+        for (int64_t i = 0; i < n; i += LANES) {                                                             \
+            int64_t lanes = n - i < LANES ? n - i : LANES;                                                   \
+            if (lanes == LANES) store(vector + i, load_##TYPE(x + i));                                       \
+            else store_partial(vector + i, lanes, load_partial_##TYPE(x + i, lanes));                        \
+        }                                                                                                    \
+        for (int64_t i = 0; i < n; i++) scalar[i] = TYPE##_to_float(x[i]);                                   \
+    }                                                                                                        \
+    void test_transpose_##TYPE(int64_t m, int64_t n, const TYPE *src, int64_t lds, float *dst, int64_t ldd) { \
+        transpose_block_##TYPE(m, n, src, lds, dst, ldd);                                                    \
     }
-}
-void test_from_bf16(int64_t n, const uint16_t *x, float *vector, float *scalar) {
-    for (int64_t i = 0; i < n; i += LANES) {
-        int64_t lanes = n - i < LANES ? n - i : LANES;
-        if (lanes == LANES) store(vector + i, load_bf16(x + i));
-        else store_partial(vector + i, lanes, load_partial_bf16(x + i, lanes));
-    }
-    for (int64_t i = 0; i < n; i++) scalar[i] = bf16_to_float(x[i]);
+OVER_NARROW(bf16, uint16_t)
+OVER_NARROW(f16, uint16_t)
+OVER_NARROW(i8, int8_t)
+
+/* Denormal floats are read and written as zero from here on, as in every thread that computes, or no longer. */
+void test_flush(int flush) {
+#if defined(__x86_64__)
+    _mm_setcsr(flush ? _mm_getcsr() | 0x8040 : _mm_getcsr() & ~0x8040u);
+#endif
+    (void)flush;
 }
 
 void test_transpose(int64_t m, int64_t n, const float *src, int64_t lds, float *dst, int64_t ldd) {
     transpose_block(m, n, src, lds, dst, ldd);
 }
-void test_transpose_bf16(int64_t m, int64_t n, const bf16 *src, int64_t lds, float *dst, int64_t ldd) {
-    transpose_block_bf16(m, n, src, lds, dst, ldd);
-}
-
 int64_t test_constants(int which) {
     int64_t constants[] = {LANES, PANEL, TILE_ROWS, DOT_SCRATCH_FLOATS};
     return constants[which];
 }
-void test_dot(int64_t m, int64_t n, int64_t k, const float *a, int64_t a_m, int64_t a_k, const float *b,
-              int64_t b_panel, int64_t b_k, int b_padded, float *c, int64_t c_m, int64_t c_panel,
-              int c_padded, int accumulate, float *scratch) {
-    dot(m, n, k, a, a_m, a_k, b, b_panel, b_k, b_padded, c, c_m, c_panel, c_padded, accumulate, scratch);
-}
-void test_dot_bf16(int64_t m, int64_t n, int64_t k, const float *a, int64_t a_m, int64_t a_k,
-                   const bf16 *b, int64_t b_panel, int64_t b_k, int b_padded, float *c, int64_t c_m,
-                   int64_t c_panel, int c_padded, int accumulate, float *scratch) {
-    dot_bf16(m, n, k, a, a_m, a_k, b, b_panel, b_k, b_padded, c, c_m, c_panel, c_padded, accumulate, scratch);
-}
-
-void test_dot_turned(int64_t m, int64_t n, int64_t k, const float *a, int64_t a_m, int64_t a_k, const float *b,
-                     int64_t b_n, float *tile, int64_t tile_k, float *c, int64_t c_m, int accumulate,
-                     float *scratch) {
-    dot_turned(m, n, k, a, a_m, a_k, b, b_n, tile, tile_k, c, c_m, accumulate, scratch);
-}
-void test_dot_turned_bf16(int64_t m, int64_t n, int64_t k, const float *a, int64_t a_m, int64_t a_k,
-                          const bf16 *b, int64_t b_n, float *tile, int64_t tile_k, float *c, int64_t c_m,
-                          int accumulate, float *scratch) {
-    dot_turned_bf16(m, n, k, a, a_m, a_k, b, b_n, tile, tile_k, c, c_m, accumulate, scratch);
-}
+#define DOTS_OF(SUFFIX, ELEMENT)                                                                                 \
+    void test_dot##SUFFIX(int64_t m, int64_t n, int64_t k, const float *a, int64_t a_m, int64_t a_k,             \
+                          const ELEMENT *b, int64_t b_panel, int64_t b_k, int b_padded, float *c, int64_t c_m,   \
+                          int64_t c_panel, int c_padded, int accumulate, float *scratch) {                       \
+        dot##SUFFIX(m, n, k, a, a_m, a_k, b, b_panel, b_k, b_padded, c, c_m, c_panel, c_padded, accumulate,      \
+                    scratch);                                                                                    \
+    }                                                                                                            \
+    void test_dot_turned##SUFFIX(int64_t m, int64_t n, int64_t k, const float *a, int64_t a_m, int64_t a_k,      \
+                                 const ELEMENT *b, int64_t b_n, float *tile, int64_t tile_k, float *c,           \
+                                 int64_t c_m, int accumulate, float *scratch) {                                  \
+        dot_turned##SUFFIX(m, n, k, a, a_m, a_k, b, b_n, tile, tile_k, c, c_m, accumulate, scratch, dot);        \
+    }
+DOTS_OF(, float)
+DOTS_OF(_bf16, bf16)
+DOTS_OF(_f16, f16)
+DOTS_OF(_i8, i8)
 
 /* The end of a region of 16 MiB behind which nothing may be touched: a read or write there faults. */
 #include <sys/mman.h>

@@ -1,7 +1,7 @@
 //! Compiles C text behind the prelude with the system's compiler and loads it.
 //! For the tests and benches of the prelude alone: the product has its own compiler driver and cache.
 
-use diptych_codegen::c::prelude::{LINK_FLAGS, VectorWidth, clang_flags, prelude};
+use diptych_codegen::c::prelude::{LINK_FLAGS, VectorWidth, clang_flags, narrow_dots, prelude};
 use libloading::Library;
 use std::process::Command;
 
@@ -19,7 +19,8 @@ pub fn load(width: VectorWidth, source: &str) -> Library {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let file = folder.path().join("kernels.c");
     let object = folder.path().join("kernels.so");
-    std::fs::write(&file, format!("{}{source}", prelude())).expect("a writable temporary folder");
+    std::fs::write(&file, format!("{}{}{source}", prelude(), narrow_dots()))
+        .expect("a writable temporary folder");
     let compiler = std::env::var("CC").unwrap_or_else(|_| "cc".into());
     let mut command = Command::new(&compiler);
     command.args(width.cc_flags()).args(["-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]);

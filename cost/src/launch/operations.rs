@@ -71,7 +71,7 @@ impl Operations {
             let (scalar, issued) = if along { (points, issued_points) } else { (rows, rows * self.lanes) };
             let each = match instr {
                 _ if mask => ScalarOps::default(),
-                Instr::Round(_) if self.whole => ScalarOps { arithmetic: 1.0, ..ScalarOps::default() },
+                Instr::Round(..) if self.whole => ScalarOps { arithmetic: 1.0, ..ScalarOps::default() },
                 _ => of(instr),
             };
             self.scalar = self.scalar + each * scalar;
@@ -113,7 +113,7 @@ fn varies_along(instr: &Instr, inner: DimId, varies: &[bool]) -> bool {
         Instr::Load(place) => stride(place, inner) > 0,
         Instr::LoadAt { table, id, .. } => stride(table, inner) > 0 || id_varies(id, inner),
         Instr::Map(_, operands) => operands.iter().any(|&operand| varies[operand]),
-        Instr::ToFloat(value) | Instr::Round(value) => varies[*value],
+        Instr::ToFloat(value) | Instr::Round(_, value) => varies[*value],
         Instr::Store(..) | Instr::AddAt { .. } | Instr::Reduce { .. } => true,
     }
 }
@@ -165,7 +165,7 @@ fn of(instr: &Instr) -> ScalarOps {
         | Instr::AddAt { .. }
         | Instr::Reduce { .. } => arithmetic(1.0),
         // Add half of the last place kept, by its parity, unless it is not a number.
-        Instr::Round(_) => arithmetic(5.0),
+        Instr::Round(..) => arithmetic(5.0),
         Instr::Map(function, _) => of_function(*function),
     }
 }

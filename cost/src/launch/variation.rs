@@ -91,7 +91,7 @@ impl Variation {
                         | Instr::Truth(_)
                         | Instr::Map(..)
                         | Instr::ToFloat(_)
-                        | Instr::Round(_) => {}
+                        | Instr::Round(..) => {}
                     }
                 }
             }

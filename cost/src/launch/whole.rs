@@ -10,7 +10,6 @@ use crate::machine::Precision;
 use crate::work::ScalarOps;
 use diptych_codegen::entry::Launch;
 use diptych_codegen::tile::{self, Base, DimId, Extent, Instr, Place, Stmt, TileProgram};
-use diptych_ir::DType;
 use std::cell::RefCell;
 
 /// One contraction over all that a launch is given.
@@ -169,8 +168,8 @@ fn shape(sizes: &Sizes<'_>, at: At) -> Stream {
     Stream { heads, rows_per_position: 1.0, held: held.collect(), longest, mean, carried_bytes: 0.0 }
 }
 
-/// Which tiles hold only what was rounded to bf16. Tiles hold f32 whatever is in them, since the CPU multiplies
-/// in f32; a matrix unit would take the bf16 values themselves.
+/// Which tiles hold only what was rounded to a narrow type. Tiles hold f32 whatever is in them, since the CPU multiplies
+/// in f32; a matrix unit would take the narrow values themselves.
 fn narrow_tiles(program: &TileProgram) -> Vec<bool> {
     let mut narrow = vec![true; program.tiles.len()];
     // A tile that takes from a wide one is found wide in the next round: as many rounds as tiles suffice.
@@ -196,7 +195,7 @@ fn mark(body: &[Stmt], program: &TileProgram, narrow: &[bool], found: &mut [Opti
                         Instr::Load(place) | Instr::LoadAt { table: place, .. } => {
                             is_narrow(place, program, narrow)
                         }
-                        Instr::Round(_) => true,
+                        Instr::Round(..) => true,
                         // What fills up the rest is zero.
                         Instr::Float(value) => *value == 0.0,
                         Instr::Map(diptych_ir::ScalarFn::Select, operands) => {
@@ -241,7 +240,7 @@ fn write(found: &mut [Option<bool>], place: &Place, is_narrow: bool) {
 fn is_narrow_view(view: &tile::View, program: &TileProgram, narrow: &[bool]) -> bool {
     match view.base {
         Base::Tile(tile) => narrow[tile],
-        Base::Arg(arg) => program.args[arg].dtype == DType::BF16,
+        Base::Arg(arg) => program.args[arg].dtype.is_narrow(),
         Base::Table(_) => false,
     }
 }
@@ -249,8 +248,6 @@ fn is_narrow_view(view: &tile::View, program: &TileProgram, narrow: &[bool]) -> 
 fn is_narrow(place: &Place, program: &TileProgram, narrow: &[bool]) -> bool {
     match place {
         Place::Strided(view) => is_narrow_view(view, program, narrow),
-        Place::Packed(_) => {
-            accesses::argument(place).is_some_and(|arg| program.args[arg].dtype == DType::BF16)
-        }
+        Place::Packed(_) => accesses::argument(place).is_some_and(|arg| program.args[arg].dtype.is_narrow()),
     }
 }

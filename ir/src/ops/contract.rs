@@ -25,8 +25,8 @@ impl Operator for Contract {
         if operands.is_empty() {
             return Err(IrError::of("contract", "takes at least one operand"));
         }
-        if let Some(other) = operands.iter().find(|ty| !ty.dtype.is_float()) {
-            return Err(IrError::of("contract", format!("multiplies floats, but was given {other}")));
+        if let Some(other) = operands.iter().find(|ty| !(ty.dtype.is_float() || ty.dtype == DType::I8)) {
+            return Err(IrError::of("contract", format!("multiplies floats or i8, but was given {other}")));
         }
         let axes = union("contract", operands)?;
         for (position, axis) in self.over.iter().enumerate() {

@@ -185,10 +185,8 @@ impl Reader {
 
     /// Reads a type, and its axes in the order in which they stand.
     pub fn ordered_type(&mut self) -> Result<(TensorType, Vec<Axis>)> {
-        let dtype = self.read("an element type: f32, bf16, i32 or bool", |token| match token {
-            Token::Word(word) => [DType::F32, DType::BF16, DType::I32, DType::Bool]
-                .into_iter()
-                .find(|dtype| dtype.name() == word),
+        let dtype = self.read("an element type: f32, bf16, f16, i8, i32 or bool", |token| match token {
+            Token::Word(word) => DType::ALL.into_iter().find(|dtype| dtype.name() == word),
             _ => None,
         })?;
         let order = self.axes()?;

@@ -1,16 +1,16 @@
-//! Weights in blocks, as a file has them. What a file's blocks hold is read without being changed.
+//! The numbers that a file holds weights in: blocks, or narrow ones. What a file's blocks hold is read without being changed.
 
 use super::Checkpoint;
 use crate::{ModelError, Result};
-use diptych_ir::Axis;
 use diptych_ir::blocks::BlockFormat;
+use diptych_ir::{Axis, DType};
 use std::collections::BTreeSet;
 
 /// How a checkpoint holds a parameter.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Held {
-    /// In numbers that each stand alone.
-    Plain,
+    /// In numbers that each stand alone, all of this type; of several types, f32 holds them.
+    Plain(DType),
     /// In blocks of one format, along the axes asked for.
     Blocks(BlockFormat),
     /// In blocks of several formats, each in tensors of its own.
@@ -26,11 +26,16 @@ impl Checkpoint {
     /// When there is no such parameter.
     pub fn held(&self, name: &str, along: &[Axis]) -> Result<Held> {
         let place = self.place(name)?;
-        let tensors = (0..place.tensors).filter_map(|number| self.tensors.get(&place.name(number)));
-        let formats: BTreeSet<Option<BlockFormat>> = tensors.map(|tensor| tensor.blocks).collect();
+        let tensors: Vec<_> =
+            (0..place.tensors).filter_map(|number| self.tensors.get(&place.name(number))).collect();
+        let formats: BTreeSet<Option<BlockFormat>> = tensors.iter().map(|tensor| tensor.blocks).collect();
+        let types: BTreeSet<DType> = tensors.iter().map(|tensor| tensor.dtype).collect();
         let known: BTreeSet<BlockFormat> = formats.iter().copied().flatten().collect();
         Ok(match (formats.contains(&None), known.first()) {
-            (_, None) => Held::Plain,
+            (_, None) => Held::Plain(match types.first() {
+                Some(&dtype) if types.len() == 1 => dtype,
+                _ => DType::F32,
+            }),
             (true, _) => Held::Otherwise,
             (false, _) if !place.runs_along(along) => Held::Otherwise,
             (false, _) if known.len() > 1 => Held::Mixed(known),

@@ -10,8 +10,8 @@ pub(crate) use names::{Place, places};
 pub use names::{TensorMap, tensor};
 
 use crate::{Architecture, ModelError, Result, build};
-use diptych_ir::Program;
 use diptych_ir::blocks::BlockFormat;
+use diptych_ir::{DType, Program};
 use memmap2::Mmap;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -47,6 +47,8 @@ pub(crate) struct StoredTensor {
     pub reader: Result<Reader, String>,
     /// The format of its blocks, if it is in blocks.
     pub blocks: Option<BlockFormat>,
+    /// The type that holds its numbers: f16 or bf16 if it is in these, and otherwise f32.
+    pub dtype: DType,
 }
 
 /// Reads an element, by its position, from all bytes of a tensor.

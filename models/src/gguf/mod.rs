@@ -8,6 +8,7 @@ mod llama;
 use crate::checkpoint::{Checkpoint, MappedFile, StoredTensor, TensorMap};
 use crate::{ModelError, Registry, Result};
 use diptych_gguf::{File, Format, GgufError, format_name};
+use diptych_ir::DType;
 use diptych_ir::blocks::BlockFormat;
 use keys::Keys;
 use serde_json::Value;
@@ -67,6 +68,11 @@ impl Checkpoint {
                 bytes: info.bytes.clone(),
                 reader,
                 blocks: info.format.ok().and_then(block_format),
+                dtype: match info.format {
+                    Ok(Format::F16) => DType::F16,
+                    Ok(Format::Bf16) => DType::BF16,
+                    _ => DType::F32,
+                },
             };
             (name.clone(), tensor)
         });

@@ -2,6 +2,7 @@
 
 use crate::checkpoint::{Checkpoint, MappedFile, Reader, StoredTensor};
 use crate::{ModelError, Registry, Result};
+use diptych_ir::DType;
 use memmap2::Mmap;
 use safetensors::tensor::Metadata;
 use safetensors::{Dtype, SafeTensorError, SafeTensors};
@@ -40,6 +41,11 @@ impl Checkpoint {
                     reader: reader(info.dtype)
                         .ok_or_else(|| format!("is {:?}; supported: F32, F16, BF16", info.dtype)),
                     blocks: None,
+                    dtype: match info.dtype {
+                        Dtype::F16 => DType::F16,
+                        Dtype::BF16 => DType::BF16,
+                        _ => DType::F32,
+                    },
                 };
                 if tensors.insert(format!("{prefix}{name}"), tensor).is_some() {
                     return Err(ModelError::file(&path, format!("tensor `{name}` is in another file too")));

@@ -48,6 +48,11 @@ fn differentiate_keeping(program: &Program, saves: policy::Policy) -> Result<Pro
     if !train.updates.is_empty() {
         return Err(IrError::Invalid("the entry `train` is differentiated already".into()));
     }
+    if let Some((name, info)) = program.params.iter().find(|(_, info)| info.ty.dtype != DType::F32) {
+        let problem =
+            format!("`{name}` is held in {}, which is for serving, not for training", info.ty.dtype);
+        return Err(IrError::Invalid(problem));
+    }
     isolate::isolate(&mut program)?;
     let roots = program.entry(EntryKind::Train).map(|entry| entry.roots.clone()).unwrap_or_default();
     let loss = roots.iter().find(|root| root.0.as_str() == "loss").map(|root| root.1);

@@ -5,7 +5,7 @@
 //! values once and costs an operation or two an element (maps, casts, slices,
 //! renames), since on any machine a load of the result costs as much.
 
-use diptych_ir::{Axis, DType, Graph, NodeId, Op};
+use diptych_ir::{Axis, Graph, NodeId, Op};
 
 /// Whether the backward pass reads a forward value from memory, given the
 /// graph's [`sequence_pairs`].
@@ -44,7 +44,7 @@ pub(super) fn saves(graph: &Graph, id: NodeId, pairs: &[(Axis, Axis)]) -> bool {
         // all that is reduced, for one number.
         Op::Reduce(_) => true,
         // Half the bytes of the contraction that it rounds, if nobody needs that one unrounded.
-        Op::Cast(cast) if cast.0 == DType::BF16 => {
+        Op::Cast(cast) if cast.0.is_narrow() => {
             let rounded = graph.operands(id)[0];
             matches!(graph.op(rounded), Op::Contract(_))
                 && graph.users(rounded) == [id]

@@ -91,7 +91,7 @@ impl<'a> Roles<'a> {
                 let operand = self.graph.operands(id)[0];
                 matches!(self.graph.ty(operand).dtype, DType::Bool | DType::I32)
                     || self.is_given(self.base(operand))
-                        && self.graph.ty(operand).dtype == DType::BF16
+                        && self.graph.ty(operand).dtype.is_narrow()
                         && self.graph.ty(id).dtype == DType::F32
             }
             _ => false,

@@ -3,10 +3,12 @@
 
 use crate::cpu::compile::{CSource, CompileError, CompileStats, Compiler, KernelCache, Library, compile_all};
 use diptych_codegen::c::prelude::{
-    BLOCK_FUNCTIONS, DOT_FUNCTIONS, LINK_FLAGS, VectorWidth, blocks_source, clang_flags, dot_source,
+    BLOCK_FUNCTIONS, DOT_ELEMENTS, DOT_FUNCTIONS, LINK_FLAGS, VectorWidth, blocks_source, clang_flags,
+    dot_source,
 };
 use diptych_codegen::c::step::StepTables;
 use diptych_codegen::c::{KernelText, file_text};
+use diptych_ir::DType;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::c_void;
 
@@ -20,7 +22,7 @@ const KERNELS_A_FILE: usize = 12;
 /// Loaded kernels.
 pub struct Kernels {
     functions: HashMap<String, KernelFn>,
-    /// The functions [`DOT_FUNCTIONS`], which kernels call.
+    /// The functions [`DOT_FUNCTIONS`] that kernels call, and those of floats; null for the others.
     dots: [*const c_void; DOT_FUNCTIONS.len()],
     /// The functions [`BLOCK_FUNCTIONS`] that kernels call; null for the others.
     in_blocks: [*const c_void; BLOCK_FUNCTIONS.len()],
@@ -67,8 +69,13 @@ pub fn load_kernels<'a>(
     let kernels: Vec<&KernelText> = distinct.into_values().collect();
     let per_file = kernels.len().div_ceil(jobs.max(1)).clamp(1, KERNELS_A_FILE);
     let files: Vec<Vec<&KernelText>> = kernels.chunks(per_file).map(<[_]>::to_vec).collect();
-    // The dot takes longest, and comes first.
-    let mut sources = vec![CSource { name: "dot".to_owned(), text: dot_source() }];
+    // The dots take longest, and come first.
+    let elements: BTreeSet<DType> =
+        kernels.iter().flat_map(|kernel| kernel.elements()).chain([DType::F32]).collect();
+    let mut sources: Vec<CSource> = elements
+        .iter()
+        .map(|&dtype| CSource { name: format!("dot_{dtype}"), text: dot_source(dtype) })
+        .collect();
     let formats: BTreeSet<_> = kernels.iter().flat_map(|kernel| kernel.formats()).collect();
     let has_blocks = kernels.iter().any(|kernel| kernel.rounds()) || !formats.is_empty();
     if has_blocks {
@@ -95,18 +102,20 @@ pub fn load_kernels<'a>(
             functions.insert(kernel.name.clone(), function);
         }
     }
-    let dot = &compiled.libraries[0];
     let mut dots = [std::ptr::null(); DOT_FUNCTIONS.len()];
-    for (pointer, name) in dots.iter_mut().zip(DOT_FUNCTIONS) {
-        // SAFETY: the file defines it.
-        *pointer = unsafe { dot.symbol(name)? };
+    for (&dtype, library) in elements.iter().zip(&compiled.libraries) {
+        let places = (0..DOT_FUNCTIONS.len()).filter(|at| DOT_ELEMENTS[at % DOT_ELEMENTS.len()] == dtype);
+        for at in places {
+            // SAFETY: the file defines it.
+            dots[at] = unsafe { library.symbol(DOT_FUNCTIONS[at])? };
+        }
     }
     let mut in_blocks = [std::ptr::null(); BLOCK_FUNCTIONS.len()];
     if has_blocks {
         let of_formats = formats.iter().map(|format| 1 + *format as usize);
         for at in std::iter::once(0).chain(of_formats) {
             // SAFETY: the file defines it.
-            in_blocks[at] = unsafe { compiled.libraries[1].symbol(BLOCK_FUNCTIONS[at])? };
+            in_blocks[at] = unsafe { compiled.libraries[elements.len()].symbol(BLOCK_FUNCTIONS[at])? };
         }
     }
     Ok(Kernels { functions, dots, in_blocks, _libraries: compiled.libraries, stats: compiled.stats })

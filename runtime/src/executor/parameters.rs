@@ -3,9 +3,9 @@
 
 use super::blocks::{Panels, round_to_blocks};
 use super::memory::{AlignedBytes, OutOfMemory};
-use diptych_ir::blocks::BlockFormat;
-use diptych_ir::{Axis, ParamInfo, Program, Symbol, TensorType};
+use diptych_ir::{Axis, DType, ParamInfo, Program, Symbol, TensorType};
 use diptych_passes::layout::{Layout, Layouts, product};
+use half::{bf16, f16};
 use std::collections::BTreeMap;
 use std::ops::Range;
 
@@ -13,7 +13,7 @@ use std::ops::Range;
 /// that nobody notices the memory.
 pub const PART_ELEMENTS: usize = 1 << 20;
 
-/// A stored parameter or state, f32.
+/// A stored parameter or state.
 #[derive(Debug)]
 pub struct Stored {
     /// Axes in the user's order, the layer axis first if there is one.
@@ -22,6 +22,8 @@ pub struct Stored {
     pub layers: Option<Axis>,
     /// How one layer's value is stored.
     pub layout: Layout,
+    /// The type of its elements: f32, f16 or bf16. In blocks, f32.
+    pub dtype: DType,
     /// The bytes: one layer after the other.
     pub bytes: AlignedBytes,
 }
@@ -45,13 +47,13 @@ pub enum ParameterError {
     /// A weight in blocks is set whole, or column by column.
     #[error("parameter `{0}` is held in blocks, and cannot be set in parts")]
     InBlocks(String),
-    /// Numbers that the blocks do not hold.
+    /// Numbers that the blocks, or the type, do not hold.
     #[error("parameter `{name}` has numbers that are not finite, or too large for {format}")]
     Range {
         /// The parameter.
         name: String,
-        /// The format.
-        format: BlockFormat,
+        /// The format of blocks, or the type.
+        format: &'static str,
     },
     /// No memory.
     #[error(transparent)]
@@ -79,8 +81,8 @@ impl ParameterStore {
         let mut values = BTreeMap::new();
         for (name, room) in kept(program, layouts, with_states) {
             let bytes = AlignedBytes::zeroed(room.bytes(panel))?;
-            let Room { order, layers, layout } = room;
-            values.insert(name, Stored { order, layers, layout, bytes });
+            let Room { order, layers, layout, dtype } = room;
+            values.insert(name, Stored { order, layers, layout, dtype, bytes });
         }
         Ok(ParameterStore { values, panel })
     }
@@ -148,7 +150,8 @@ impl ParameterStore {
             }
             let format = columns.panels.format;
             let blocks = round_to_blocks(format, &column);
-            let blocks = blocks.ok_or_else(|| ParameterError::Range { name: name.to_string(), format })?;
+            let blocks = blocks
+                .ok_or_else(|| ParameterError::Range { name: name.to_string(), format: format.name() })?;
             self.set_column(name, columns, number, &blocks);
         }
         Ok(())
@@ -193,9 +196,18 @@ impl ParameterStore {
         }
         let panel = self.panel;
         let stored = self.values.get_mut(&name).ok_or_else(|| ParameterError::Unknown(name.to_string()))?;
+        let dtype = stored.dtype;
+        if dtype.is_narrow() && numbers.iter().any(|&x| !dtype.round(x).is_finite()) {
+            return Err(ParameterError::Range { name: name.to_string(), format: dtype.name() });
+        }
         let places = Places::of(stored, panel);
-        let elements = stored.bytes.as_mut_slice::<f32>();
-        places.for_each(part, |position, place| elements[place] = numbers[position - start]);
+        match dtype {
+            DType::F16 => put(&mut stored.bytes, places, part, numbers, |x| f16::from_f32(x).to_bits()),
+            DType::BF16 => put(&mut stored.bytes, places, part, numbers, |x| bf16::from_f32(x).to_bits()),
+            DType::F32 | DType::I8 | DType::I32 | DType::Bool => {
+                put(&mut stored.bytes, places, part, numbers, |x| x);
+            }
+        }
         Ok(())
     }
 
@@ -225,9 +237,14 @@ impl ParameterStore {
             }
             return Ok(());
         }
-        let elements = stored.bytes.as_slice::<f32>();
-        Places::of(stored, self.panel)
-            .for_each(part, |position, place| numbers[position - start] = elements[place]);
+        let places = Places::of(stored, self.panel);
+        match stored.dtype {
+            DType::F16 => get(&stored.bytes, places, part, numbers, |x| f16::from_bits(x).to_f32()),
+            DType::BF16 => get(&stored.bytes, places, part, numbers, |x| bf16::from_bits(x).to_f32()),
+            DType::F32 | DType::I8 | DType::I32 | DType::Bool => {
+                get(&stored.bytes, places, part, numbers, |x: f32| x);
+            }
+        }
         Ok(())
     }
 
@@ -247,6 +264,30 @@ impl ParameterStore {
         }
         Ok(start..end)
     }
+}
+
+/// Stores numbers of a part as elements of a type.
+fn put<T: bytemuck::Pod>(
+    bytes: &mut AlignedBytes,
+    places: Places,
+    part: Range<usize>,
+    numbers: &[f32],
+    narrow: impl Fn(f32) -> T,
+) {
+    let (start, elements) = (part.start, bytes.as_mut_slice::<T>());
+    places.for_each(part, |position, place| elements[place] = narrow(numbers[position - start]));
+}
+
+/// Reads elements of a part of a type as numbers.
+fn get<T: bytemuck::Pod>(
+    bytes: &AlignedBytes,
+    places: Places,
+    part: Range<usize>,
+    numbers: &mut [f32],
+    widen: impl Fn(T) -> f32,
+) {
+    let (start, elements) = (part.start, bytes.as_slice::<T>());
+    places.for_each(part, |position, place| numbers[position - start] = widen(elements[place]));
 }
 
 /// The columns of a value that is held in blocks: those of the first layer first.
@@ -324,12 +365,13 @@ struct Room {
     order: Vec<Axis>,
     layers: Option<Axis>,
     layout: Layout,
+    dtype: DType,
 }
 
 impl Room {
     fn bytes(&self, panel: usize) -> usize {
         let layers = self.layers.and_then(Axis::fixed_size).unwrap_or(1);
-        layers * self.layout.row_elements(panel) * size_of::<f32>()
+        layers * self.layout.row_elements(panel) * self.dtype.bytes()
     }
 }
 
@@ -346,6 +388,7 @@ fn kept<'a>(
         order: info.order.clone(),
         layers: info.layers,
         layout: layout_of(name, &info.ty),
+        dtype: info.ty.dtype,
     };
     let of_state = move |name: Symbol, ty: &TensorType| {
         let owner = program.owner(name).map(|owner| &program.params[&owner]);
@@ -356,7 +399,7 @@ fn kept<'a>(
         let within = layout.axes();
         let layers = ty.axes.iter().copied().find(|axis| !within.contains(axis));
         let order = layers.into_iter().chain(within).collect();
-        Room { order, layers, layout }
+        Room { order, layers, layout, dtype: ty.dtype }
     };
     let params = program.params.iter().map(move |(&name, info)| (name, of_param(name, info)));
     let states = program.states.iter().filter(move |_| with_states);
@@ -446,7 +489,8 @@ mod tests {
             Layout::Dense { leading: Leading::None, order: vec![c, a, b] },
         ] {
             let bytes = AlignedBytes::zeroed(3 * layout.row_elements(panel) * size_of::<f32>()).unwrap();
-            let stored = Stored { order: vec![layer, a, b, c], layers: Some(layer), layout, bytes };
+            let (order, dtype) = (vec![layer, a, b, c], DType::F32);
+            let stored = Stored { order, layers: Some(layer), layout, dtype, bytes };
             let name = Symbol::new("w");
             let mut store = ParameterStore { values: BTreeMap::from([(name, stored)]), panel };
             let numbers: Vec<f32> = (0..420).map(|at| at as f32 + 1.0).collect();

@@ -46,3 +46,5 @@ INLINE void transpose_registers(vf rows[LANES]) {
     }
 DEFINE_TRANSPOSE(transpose_block, float, load, load_partial)
 DEFINE_TRANSPOSE(transpose_block_bf16, bf16, load_bf16, load_partial_bf16)
+DEFINE_TRANSPOSE(transpose_block_f16, f16, load_f16, load_partial_f16)
+DEFINE_TRANSPOSE(transpose_block_i8, i8, load_i8, load_partial_i8)

@@ -2,34 +2,20 @@
  * queries: b[k,j] stands at b + j*b_n + k. The bits are those of dot.
  * Few rows of a turn b over in registers, LANES x LANES at a time, and use it at once: to store it turned over,
  * and read it again, would take longer than the product. For more rows it is stored in `tile`
- * (tile[k,j] at tile + k*tile_k + j). */
+ * (tile[k,j] at tile + k*tile_k + j), and `dot` multiplies with that. */
 
-/* Rows of b that are asked for ahead, into the second-level cache: a chunk of positions. Chunks of one sequence often lie
- * one after the other. */
-#define TURNED_AHEAD 64
-
-/* Rows of a whose sums stay in registers beside such a block. */
-#if VECTOR_BYTES == 64
-#define TURNED_ROWS 8
-#define TURNED_CASES(X) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8)
-#else
-#define TURNED_ROWS 4
-#define TURNED_CASES(X) X(1) X(2) X(3) X(4)
-#endif
-
-INLINE void turned_rows(const int rows, const int is_bf16, int64_t n, int64_t k, const float *a, int64_t a_m,
-                        int64_t a_k, const void *b, int64_t b_n, float *c, int64_t c_m, int accumulate) {
-    const int element = is_bf16 ? 2 : 4;
+INLINE void OF(turned_rows)(const int rows, int64_t n, int64_t k, const float *a, int64_t a_m, int64_t a_k,
+                            const ELEMENT *b, int64_t b_n, float *c, int64_t c_m, int accumulate) {
     for (int64_t j = 0; j < n; j += LANES) {
         int64_t width = lanes_left(n, j), kk = 0;
-        const char *from = (const char *)b + j * b_n * element;
+        const ELEMENT *from = b + j * b_n;
         vf sum[TURNED_ROWS], block[LANES];
         UNROLL for (int i = 0; i < rows; i++) sum[i] = accumulate ? load_lanes(c + i * c_m + j, width) : (vf){0};
         if (width == LANES)
             for (; kk + LANES <= k; kk += LANES) {
                 UNROLL for (int l = 0; l < LANES; l++) {
-                    block[l] = load_b(from, l * b_n + kk, is_bf16, 1, LANES);
-                    __builtin_prefetch(from + ((l + TURNED_AHEAD) * b_n + kk) * element, 0, 2);
+                    block[l] = OF(load)(from + l * b_n + kk);
+                    __builtin_prefetch(from + (l + TURNED_AHEAD) * b_n + kk, 0, 2);
                 }
                 transpose_registers(block);
                 UNROLL for (int l = 0; l < LANES; l++) UNROLL for (int i = 0; i < rows; i++)
@@ -38,7 +24,7 @@ INLINE void turned_rows(const int rows, const int is_bf16, int64_t n, int64_t k,
         for (; kk < k; kk += LANES) {
             int64_t depth = lanes_left(k, kk);
             for (int l = 0; l < LANES; l++)
-                block[l] = l < width ? load_b(from, l * b_n + kk, is_bf16, 0, depth) : (vf){0};
+                block[l] = l < width ? OF(load_b)(from + l * b_n + kk, 0, depth) : (vf){0};
             transpose_registers(block);
             for (int64_t l = 0; l < depth; l++) UNROLL for (int i = 0; i < rows; i++)
                 sum[i] = v_fma(splat(a[i * a_m + (kk + l) * a_k]), block[l], sum[i]);
@@ -47,33 +33,19 @@ INLINE void turned_rows(const int rows, const int is_bf16, int64_t n, int64_t k,
     }
 }
 
-#define DEFINE_TURNED(rows)                                                                                \
-    NOINLINE void turned_##rows(int64_t n, int64_t k, const float *a, int64_t a_m, int64_t a_k,             \
-                                const float *b, int64_t b_n, float *c, int64_t c_m, int accumulate) {       \
-        turned_rows(rows, 0, n, k, a, a_m, a_k, b, b_n, c, c_m, accumulate);                                \
-    }                                                                                                       \
-    NOINLINE void turned_bf16_##rows(int64_t n, int64_t k, const float *a, int64_t a_m, int64_t a_k,        \
-                                     const bf16 *b, int64_t b_n, float *c, int64_t c_m, int accumulate) {   \
-        turned_rows(rows, 1, n, k, a, a_m, a_k, b, b_n, c, c_m, accumulate);                                \
+#define DEFINE_TURNED(rows)                                                                                   \
+    NOINLINE void OF(turned_##rows)(int64_t n, int64_t k, const float *a, int64_t a_m, int64_t a_k,           \
+                                    const ELEMENT *b, int64_t b_n, float *c, int64_t c_m, int accumulate) {   \
+        OF(turned_rows)(rows, n, k, a, a_m, a_k, b, b_n, c, c_m, accumulate);                                 \
     }
 TURNED_CASES(DEFINE_TURNED)
 
 #define TURNED_CASE(rows) \
-    case rows: turned_##rows(n, k, a, a_m, a_k, b, b_n, c, c_m, accumulate); return;
-#define TURNED_CASE_BF16(rows) \
-    case rows: turned_bf16_##rows(n, k, a, a_m, a_k, b, b_n, c, c_m, accumulate); return;
-
-NOINLINE void dot_turned(int64_t m, int64_t n, int64_t k, const float *a, int64_t a_m, int64_t a_k, const float *b,
-                         int64_t b_n, float *tile, int64_t tile_k, float *c, int64_t c_m, int accumulate,
-                         float *scratch) {
+    case rows: OF(turned_##rows)(n, k, a, a_m, a_k, b, b_n, c, c_m, accumulate); return;
+NOINLINE void OF(dot_turned)(int64_t m, int64_t n, int64_t k, const float *a, int64_t a_m, int64_t a_k,
+                             const ELEMENT *b, int64_t b_n, float *tile, int64_t tile_k, float *c, int64_t c_m,
+                             int accumulate, float *scratch, dot_of_floats *dot) {
     switch (m) { TURNED_CASES(TURNED_CASE) }
-    transpose_block(n, k, b, b_n, tile, tile_k);
-    dot(m, n, k, a, a_m, a_k, tile, PANEL, tile_k, 0, c, c_m, PANEL, 0, accumulate, scratch);
-}
-NOINLINE void dot_turned_bf16(int64_t m, int64_t n, int64_t k, const float *a, int64_t a_m, int64_t a_k,
-                              const bf16 *b, int64_t b_n, float *tile, int64_t tile_k, float *c, int64_t c_m,
-                              int accumulate, float *scratch) {
-    switch (m) { TURNED_CASES(TURNED_CASE_BF16) }
-    transpose_block_bf16(n, k, b, b_n, tile, tile_k);
+    OF(transpose_block)(n, k, b, b_n, tile, tile_k);
     dot(m, n, k, a, a_m, a_k, tile, PANEL, tile_k, 0, c, c_m, PANEL, 0, accumulate, scratch);
 }

@@ -19,14 +19,17 @@
 #define UNROLL _Pragma("GCC unroll 64")
 #endif
 
-typedef uint16_t bf16;
+typedef uint16_t bf16, f16;
+typedef int8_t i8;
 typedef float vf __attribute__((vector_size(VECTOR_BYTES)));
 typedef int32_t vi __attribute__((vector_size(VECTOR_BYTES))); /* also masks: each lane 0 or -1 */
 typedef uint32_t vu __attribute__((vector_size(VECTOR_BYTES)));
 typedef uint16_t vh __attribute__((vector_size(VECTOR_BYTES / 2)));
+typedef int8_t vq __attribute__((vector_size(VECTOR_BYTES / 4)));
 typedef vf unaligned_vf __attribute__((aligned(4), may_alias));
 typedef vi unaligned_vi __attribute__((aligned(4), may_alias));
 typedef vh unaligned_vh __attribute__((aligned(2), may_alias));
+typedef vq unaligned_vq __attribute__((aligned(1), may_alias));
 
 INLINE vf splat(float x) { return x - (vf){0}; }
 INLINE vi splat_int(int32_t x) { return x + (vi){0}; }
@@ -189,57 +192,6 @@ INLINE vf v_sqrt(vf x) {
 INLINE vf int_to_float(vi x) { return __builtin_convertvector(x, vf); }
 /* Rounds toward zero; the value must fit. */
 INLINE vi float_to_int(vf x) { return __builtin_convertvector(x, vi); }
-
-/* bf16 is the upper half of a float. Rounding is to nearest even; a NaN stays one (made quiet). */
-INLINE vf bf16_lanes_to_float(vh h) {
-#if VECTOR_BYTES == 64
-    return (vf)_mm512_slli_epi32(_mm512_cvtepu16_epi32((__m256i)h), 16);
-#elif VECTOR_BYTES == 32
-    return (vf)_mm256_slli_epi32(_mm256_cvtepu16_epi32((__m128i)h), 16);
-#else
-    return (vf)(__builtin_convertvector(h, vu) << 16);
-#endif
-}
-INLINE vu bf16_round_bits(vf v) {
-    vu bits = (vu)v;
-    vu rounded = bits + 0x7fff + ((bits >> 16) & 1);
-    vu nan = (vu)(v != v);
-    return ((nan & (bits | 0x400000)) | (~nan & rounded)) & 0xffff0000u;
-}
-INLINE vf round_bf16(vf v) { return (vf)bf16_round_bits(v); }
-INLINE vf load_bf16(const bf16 *p) { return bf16_lanes_to_float(*(const unaligned_vh *)p); }
-INLINE void store_bf16(bf16 *p, vf v) {
-    *(unaligned_vh *)p = __builtin_convertvector(bf16_round_bits(v) >> 16, vh);
-}
-INLINE vf load_partial_bf16(const bf16 *p, int64_t n) {
-#if VECTOR_BYTES == 64 && defined(__AVX512BW__) && defined(__AVX512VL__)
-    return bf16_lanes_to_float((vh)_mm256_maskz_loadu_epi16((__mmask16)((1u << n) - 1), p));
-#else
-    vh h = {0};
-    memcpy(&h, p, (size_t)n * 2);
-    return bf16_lanes_to_float(h);
-#endif
-}
-INLINE void store_partial_bf16(bf16 *p, int64_t n, vf v) {
-    vh h = __builtin_convertvector(bf16_round_bits(v) >> 16, vh);
-#if VECTOR_BYTES == 64 && defined(__AVX512BW__) && defined(__AVX512VL__)
-    _mm256_mask_storeu_epi16(p, (__mmask16)((1u << n) - 1), (__m256i)h);
-#else
-    memcpy(p, &h, (size_t)n * 2);
-#endif
-}
-INLINE float bf16_to_float(bf16 h) {
-    uint32_t bits = (uint32_t)h << 16;
-    float x;
-    memcpy(&x, &bits, 4);
-    return x;
-}
-INLINE bf16 float_to_bf16(float x) {
-    uint32_t bits;
-    memcpy(&bits, &x, 4);
-    if ((bits & 0x7fffffff) > 0x7f800000) return (bf16)((bits | 0x400000) >> 16);
-    return (bf16)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
-}
 
 /* A two-operand shuffle whose index in each lane is INDEX(lane, step). */
 #if LANES == 16
