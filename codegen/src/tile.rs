@@ -317,6 +317,8 @@ pub struct Dot {
     pub a: View,
     /// Right operand, f32 or narrow.
     pub b: Place,
+    /// Whether `b` is a weight whose panels lie across: they hold k where a dot has columns.
+    pub across: bool,
     /// If `b` is a tile that this is turned over into first: k lies contiguous in it, as one, and n as one. Few rows do
     /// without the tile.
     pub turned: Option<Box<View>>,

@@ -11,8 +11,8 @@ use std::sync::LazyLock;
 pub const DOT_ELEMENTS: [DType; 4] = [DType::F32, DType::BF16, DType::F16, DType::I8];
 
 /// The functions that [`dot_source`] defines for kernels to call, in the order in which the step's tables have them:
-/// the dot of each of [`DOT_ELEMENTS`], then the dot that turns it over.
-pub const DOT_FUNCTIONS: [&str; 8] = [
+/// the dot of each of [`DOT_ELEMENTS`], then the dot that turns it over, then that of floats whose panels lie across.
+pub const DOT_FUNCTIONS: [&str; 9] = [
     "diptych_dot",
     "diptych_dot_bf16",
     "diptych_dot_f16",
@@ -21,6 +21,7 @@ pub const DOT_FUNCTIONS: [&str; 8] = [
     "diptych_dot_turned_bf16",
     "diptych_dot_turned_f16",
     "diptych_dot_turned_i8",
+    "diptych_dot_across",
 ];
 
 /// The name of an element type in C.
@@ -80,12 +81,13 @@ fn dot_prelude() -> String {
 /// The dots whose right operand has elements of this type.
 fn dot_of(dtype: DType) -> String {
     let is_float = u8::from(dtype == DType::F32);
+    let across = if dtype == DType::F32 { include_str!("prelude/across.c") } else { "" };
     let name = match suffix(dtype) {
         "" => "name".to_owned(),
         suffix => format!("name##{suffix}"),
     };
     format!(
-        "#define ELEMENT {}\n#define IS_FLOAT {is_float}\n#define OF(name) {name}\n{}\n{}#undef ELEMENT\n#undef IS_FLOAT\n#undef OF\n",
+        "#define ELEMENT {}\n#define IS_FLOAT {is_float}\n#define OF(name) {name}\n{}\n{}{across}#undef ELEMENT\n#undef IS_FLOAT\n#undef OF\n",
         c_type(dtype),
         include_str!("prelude/dot.c"),
         include_str!("prelude/turned.c"),
@@ -140,8 +142,18 @@ pub fn blocks_source(formats: &BTreeSet<BlockFormat>) -> String {
 /// A file that defines the functions of [`DOT_FUNCTIONS`] whose right operand has elements of this type.
 pub fn dot_source(dtype: DType) -> String {
     let (suffix, element) = (suffix(dtype), c_type(dtype));
+    let across = match dtype {
+        DType::F32 => {
+            "void diptych_dot_across(int64_t m, int64_t n, int64_t k, const float *a, int64_t a_m, int64_t a_k, const float *b,
+    int64_t b_panel, float *c, int64_t c_m, int64_t c_panel, int c_padded, int accumulate, float *scratch) {
+    dot_across(m, n, k, a, a_m, a_k, b, b_panel, c, c_m, c_panel, c_padded, accumulate, scratch);
+}
+"
+        }
+        _ => "",
+    };
     format!(
-        "{}{}void diptych_dot{suffix}(int64_t m, int64_t n, int64_t k, const float *a, int64_t a_m, int64_t a_k, const {element} *b,
+        "{}{}{across}void diptych_dot{suffix}(int64_t m, int64_t n, int64_t k, const float *a, int64_t a_m, int64_t a_k, const {element} *b,
     int64_t b_panel, int64_t b_k, int b_padded, float *c, int64_t c_m, int64_t c_panel, int c_padded,
     int accumulate, float *scratch) {{
     dot{suffix}(m, n, k, a, a_m, a_k, b, b_panel, b_k, b_padded, c, c_m, c_panel, c_padded, accumulate, scratch);

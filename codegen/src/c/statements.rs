@@ -205,7 +205,12 @@ impl Writer<'_> {
         let (m, n, k) = (self.counts(&dot.m), self.counts(&dot.n), self.counts(&dot.k));
         let (a_m, a_k) = (Self::last_stride(&dot.a, &dot.m), Self::last_stride(&dot.a, &dot.k));
         let accumulate = u8::from(dot.accumulate);
-        if let Some(from) = &dot.turned {
+        if dot.across {
+            self.line(format!("step->dot_across({m}, {n}, {k}, {a}, {a_m}, {a_k},"));
+            self.line(format!(
+                "    {b}, {b_panel}, {c}, {c_m}, {c_panel}, {c_padded}, {accumulate}, dot_scratch);"
+            ));
+        } else if let Some(from) = &dot.turned {
             let function = suffix(from.dtype);
             let (tile, from, b_n) = (b, self.address(from, &index), Self::last_stride(from, &dot.n));
             self.line(format!("step->dot_turned{function}({m}, {n}, {k}, {a}, {a_m}, {a_k}, {from}, {b_n},"));

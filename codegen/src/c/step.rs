@@ -80,6 +80,9 @@ struct step {
     DOT_TURNED_OF(bf16, *dot_turned_bf16);
     DOT_TURNED_OF(f16, *dot_turned_f16);
     DOT_TURNED_OF(i8, *dot_turned_i8);
+    void (*dot_across)(int64_t m, int64_t n, int64_t k, const float *a, int64_t a_m, int64_t a_k, const float *b,
+                       int64_t b_panel, float *c, int64_t c_m, int64_t c_panel, int c_padded, int accumulate,
+                       float *scratch);
     void (*round_blocks)(int64_t m, int64_t k, const float *x, int64_t x_m, float *y, int64_t y_m);
     dot_in_blocks *dot_q8_0, *dot_q4_0, *dot_q4_1, *dot_q4_k, *dot_q6_k;
 };

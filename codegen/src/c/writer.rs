@@ -33,6 +33,7 @@ impl KernelText {
             let of = suffix(*dtype);
             self.text.contains(&format!("step->dot{of}("))
                 || self.text.contains(&format!("step->dot_turned{of}("))
+                || *dtype == DType::F32 && self.text.contains("step->dot_across(")
         };
         DOT_ELEMENTS.into_iter().filter(calls)
     }

@@ -153,6 +153,7 @@ fn a_tile_that_is_turned_over_into_is_named_anew_once() {
         k: vec![ROW],
         a: tile(1),
         b: Place::Strided(tile(4)),
+        across: false,
         turned: Some(Box::new(view(Base::Arg(0), &[(ROW, 8), (COLUMN, 1)]))),
         c: Place::Strided(tile(5)),
         accumulate: false,

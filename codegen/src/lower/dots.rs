@@ -48,22 +48,29 @@ impl Lowering<'_> {
             matches!(c, Place::Strided(_)) && batch.is_empty() && rows.is_none_or(|rows| rows <= TURNED_ROWS);
         let sides = (&b_batch[..], &k[..], &n[..]);
         let turning = turns.then_some(computed.phase);
-        let (b, turned) = match matches!(self.graph.op(rows_of), Op::RoundBlocks(_)) {
+        let (b, turned, across) = match matches!(self.graph.op(rows_of), Op::RoundBlocks(_)) {
             true if !matches!(c, Place::Strided(_)) => {
                 return Err(
                     self.error(id, "is a product with a weight in blocks, and is packed itself".into())
                 );
             }
-            true => (self.weight_in_blocks(id, columns_of, sides)?, None),
-            false => {
-                self.right_operand(schedule, columns_of, sides, reading_after, computed.stage, turning)?
-            }
+            true => (self.weight_in_blocks(id, columns_of, sides)?, None, false),
+            false => match self.weight_across(columns_of, sides, reading_after)? {
+                Some(weight) => (weight, None, true),
+                None => {
+                    let (stage, after) = (computed.stage, reading_after);
+                    let (b, turned) =
+                        self.right_operand(schedule, columns_of, sides, after, stage, turning)?;
+                    (b, turned, false)
+                }
+            },
         };
         let accumulate = computed.over_stream && folded.is_none();
         if accumulate {
             self.start_sum(schedule, id, &order, &c, 0.0)?;
         }
-        let stmt = Stmt::Dot(Dot { batch, m, n, k, a, b, turned: turned.map(Box::new), c, accumulate });
+        let stmt =
+            Stmt::Dot(Dot { batch, m, n, k, a, b, across, turned: turned.map(Box::new), c, accumulate });
         schedule.push(computed.phase, computed.stage, Order::Last, stmt);
         if direct { Ok(()) } else { self.emit_store(schedule, id) }
     }
@@ -280,6 +287,28 @@ impl Lowering<'_> {
         }
         let copy = self.copied(schedule, id, &[batch, k, n].concat(), after, stage)?;
         Ok((Place::Strided(copy), None))
+    }
+
+    /// A weight of floats that is summed along what its panels have for columns: the dot turns them over.
+    fn weight_across(
+        &mut self,
+        id: NodeId,
+        (batch, k, n): (&[DimId], &[DimId], &[DimId]),
+        after: bool,
+    ) -> Result<Option<Place>, LowerError> {
+        let place = self.place(id, after)?;
+        let lies_across = match &place {
+            Place::Packed(view) => {
+                view.dtype == DType::F32
+                    && view.blocks.is_none()
+                    && view.first.0 == 0
+                    && batch.is_empty()
+                    && !self.panels_run(view, k, n, batch)
+                    && self.panels_run(view, n, k, &[])
+            }
+            Place::Strided(_) => false,
+        };
+        Ok(lies_across.then_some(place))
     }
 
     /// The weight of a product with rounded rows.

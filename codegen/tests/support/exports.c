@@ -109,3 +109,8 @@ char *test_guarded_end(void) {
     if (region == MAP_FAILED || mprotect(region + size, guard, PROT_NONE)) return 0;
     return region + size;
 }
+void test_dot_across(int64_t m, int64_t n, int64_t k, const float *a, int64_t a_m, int64_t a_k, const float *b,
+                     int64_t b_panel, float *c, int64_t c_m, int64_t c_panel, int c_padded, int accumulate,
+                     float *scratch) {
+    dot_across(m, n, k, a, a_m, a_k, b, b_panel, c, c_m, c_panel, c_padded, accumulate, scratch);
+}

@@ -98,6 +98,85 @@ INLINE void OF(dot_partial)(int64_t rows, const struct dot_tile *t) {
     switch (rows) { PARTIAL_TILES(PARTIAL_CASE) }
 }
 
+/* Copies k rows of a panel out of panels that lie across: they hold k where b has columns, b_panel elements from one
+ * PANEL of k to the next. Of its columns that are not there become zeros. */
+INLINE void OF(dot_turn_b)(int64_t k, const ELEMENT *b, int64_t b_panel, int64_t columns, float *packed) {
+    for (int64_t kk = 0; kk < k; kk += LANES) {
+        const ELEMENT *from = b + kk / PANEL * b_panel + kk % PANEL;
+        for (int64_t j = 0; j < PANEL; j += LANES) {
+            vf rows[LANES];
+            int64_t width = lanes_left(columns, j), depth = lanes_left(k, kk);
+            if (width == LANES) UNROLL for (int l = 0; l < LANES; l++) rows[l] = OF(load)(from + (j + l) * PANEL);
+            else for (int l = 0; l < LANES; l++) rows[l] = l < width ? OF(load)(from + (j + l) * PANEL) : (vf){0};
+            transpose_registers(rows);
+            if (depth == LANES) UNROLL for (int l = 0; l < LANES; l++) store(packed + (kk + l) * PANEL + j, rows[l]);
+            else for (int64_t l = 0; l < depth; l++) store(packed + (kk + l) * PANEL + j, rows[l]);
+        }
+    }
+}
+/* Asks for rows first .. end of k of a panel, as far as dot_turn_b reads that many, into the second-level cache. */
+INLINE void OF(dot_ask_across)(const ELEMENT *panel, int64_t b_panel, int64_t first, int64_t end) {
+    for (int64_t k = first; k < end; k++)
+        for (int64_t at = 0; at < PANEL; at += 64 / (int64_t)sizeof(ELEMENT))
+            __builtin_prefetch(panel + k / PANEL * b_panel + k % PANEL * PANEL + at, 0, 2);
+}
+
+/* Many rows, in blocks. Where b lies across (a constant), its panels are turned over one by one. */
+INLINE void OF(dot_blocks)(const int across, int64_t m, int64_t n, int64_t k, const float *a, int64_t a_m,
+                           int64_t a_k, const ELEMENT *b, int64_t b_panel, int64_t b_k, int b_padded, float *c,
+                           int64_t c_m, int64_t c_panel, int c_padded, int accumulate, float *scratch) {
+    int64_t panels = (n + PANEL - 1) / PANEL, last = n - (panels - 1) * PANEL;
+    struct dot_tile t = {.b_panel = b_panel, .b_k = b_k, .c_m = c_m, .c_panel = c_panel};
+    float *packed_a = scratch, *packed_b = scratch ? scratch + DOT_BLOCK_M * DOT_BLOCK_K + LANES : 0;
+    int pack_a = scratch && panels >= DOT_PACK_PANELS;
+    for (int64_t i0 = 0; i0 < m; i0 += DOT_BLOCK_M) {
+        int64_t rows = m - i0 < DOT_BLOCK_M ? m - i0 : DOT_BLOCK_M;
+        int pack_b = scratch && rows >= DOT_PACK_ROWS && IS_FLOAT && b_k != PANEL;
+        int64_t tiles = (rows + TILE_ROWS - 1) / TILE_ROWS;
+        int64_t k0 = 0;
+        do {
+            t.k = k - k0 < DOT_BLOCK_K ? k - k0 : DOT_BLOCK_K;
+            t.accumulate = accumulate || k0 > 0;
+            t.a_m = pack_a ? 1 : a_m;
+            t.a_k = pack_a ? TILE_ROWS : a_k;
+            const float *block = a + i0 * a_m + k0 * a_k;
+            if (pack_a) dot_pack_a(rows, t.k, block, a_m, a_k, packed_a);
+            for (int64_t p = 0; p < panels; p++) {
+                const ELEMENT *panel = b + p * b_panel + k0 * b_k;
+                if (across) panel = b + k0 / PANEL * b_panel + p * PANEL * PANEL;
+                t.b = across || pack_b ? (const void *)packed_b : panel;
+                t.b_k = across || pack_b ? PANEL : b_k;
+                t.b_columns = b_padded || p + 1 < panels ? PANEL : last;
+                t.c_columns = c_padded || p + 1 < panels ? PANEL : last;
+                if (across) {
+                    OF(dot_turn_b)(t.k, panel, b_panel, p + 1 < panels ? PANEL : last, packed_b);
+                    t.b_columns = PANEL;
+                } else if (pack_b) {
+                    dot_pack_b(t.k, (const float *)panel, b_k, t.b_columns, packed_b);
+                    t.b_columns = PANEL;
+                }
+                for (int64_t i = 0, tile = 0; i < rows; i += TILE_ROWS, tile++) {
+                    int64_t height = rows - i < TILE_ROWS ? rows - i : TILE_ROWS;
+                    t.a = pack_a ? packed_a + i * t.k : block + i * a_m;
+                    t.c = c + (i0 + i) * c_m + p * c_panel;
+                    /* What comes next is on its way meanwhile: a part of the next panel, the next tile of sums. */
+                    if (across && (p + 1 < panels || k0 + t.k < k))
+                        OF(dot_ask_across)(p + 1 < panels ? panel + PANEL * PANEL : b + (k0 + t.k) / PANEL * b_panel,
+                                       b_panel, t.k * tile / tiles, t.k * (tile + 1) / tiles);
+                    else if (p + 1 < panels)
+                        dot_ask_for_panel((const char *)(panel + b_panel), b_k * sizeof(ELEMENT),
+                                          PANEL * sizeof(ELEMENT), t.k * tile / tiles, t.k * (tile + 1) / tiles);
+                    if (accumulate && k0 == 0 && rows - i >= 2 * TILE_ROWS)
+                        dot_ask_for_sums(t.c + TILE_ROWS * c_m, c_m);
+                    if (!pack_a || height < TILE_ROWS) OF(dot_partial)(height, &t);
+                    else OF(dot_packed)(&t);
+                }
+            }
+            k0 += t.k;
+        } while (k0 < k);
+    }
+}
+
 NOINLINE void OF(dot)(int64_t m, int64_t n, int64_t k, const float *a, int64_t a_m, int64_t a_k, const ELEMENT *b,
                       int64_t b_panel, int64_t b_k, int b_padded, float *c, int64_t c_m, int64_t c_panel,
                       int c_padded, int accumulate, float *scratch) {
@@ -123,45 +202,6 @@ NOINLINE void OF(dot)(int64_t m, int64_t n, int64_t k, const float *a, int64_t a
         }
         return;
     }
-    float *packed_a = scratch, *packed_b = scratch ? scratch + DOT_BLOCK_M * DOT_BLOCK_K + LANES : 0;
-    int pack_a = scratch && panels >= DOT_PACK_PANELS;
-    for (int64_t i0 = 0; i0 < m; i0 += DOT_BLOCK_M) {
-        int64_t rows = m - i0 < DOT_BLOCK_M ? m - i0 : DOT_BLOCK_M;
-        int pack_b = scratch && rows >= DOT_PACK_ROWS && IS_FLOAT && b_k != PANEL;
-        int64_t tiles = (rows + TILE_ROWS - 1) / TILE_ROWS;
-        int64_t k0 = 0;
-        do {
-            t.k = k - k0 < DOT_BLOCK_K ? k - k0 : DOT_BLOCK_K;
-            t.accumulate = accumulate || k0 > 0;
-            t.a_m = pack_a ? 1 : a_m;
-            t.a_k = pack_a ? TILE_ROWS : a_k;
-            const float *block = a + i0 * a_m + k0 * a_k;
-            if (pack_a) dot_pack_a(rows, t.k, block, a_m, a_k, packed_a);
-            for (int64_t p = 0; p < panels; p++) {
-                const ELEMENT *panel = b + p * b_panel + k0 * b_k;
-                t.b = pack_b ? (const void *)packed_b : panel;
-                t.b_k = pack_b ? PANEL : b_k;
-                t.b_columns = b_padded || p + 1 < panels ? PANEL : last;
-                t.c_columns = c_padded || p + 1 < panels ? PANEL : last;
-                if (pack_b) {
-                    dot_pack_b(t.k, (const float *)panel, b_k, t.b_columns, packed_b);
-                    t.b_columns = PANEL;
-                }
-                for (int64_t i = 0, tile = 0; i < rows; i += TILE_ROWS, tile++) {
-                    int64_t height = rows - i < TILE_ROWS ? rows - i : TILE_ROWS;
-                    t.a = pack_a ? packed_a + i * t.k : block + i * a_m;
-                    t.c = c + (i0 + i) * c_m + p * c_panel;
-                    /* What comes next is on its way meanwhile: a part of the next panel, the next tile of sums. */
-                    if (p + 1 < panels)
-                        dot_ask_for_panel((const char *)(panel + b_panel), b_k * sizeof(ELEMENT),
-                                          PANEL * sizeof(ELEMENT), t.k * tile / tiles, t.k * (tile + 1) / tiles);
-                    if (accumulate && k0 == 0 && rows - i >= 2 * TILE_ROWS)
-                        dot_ask_for_sums(t.c + TILE_ROWS * c_m, c_m);
-                    if (!pack_a || height < TILE_ROWS) OF(dot_partial)(height, &t);
-                    else OF(dot_packed)(&t);
-                }
-            }
-            k0 += t.k;
-        } while (k0 < k);
-    }
+    OF(dot_blocks)(0, m, n, k, a, a_m, a_k, b, b_panel, b_k, b_padded, c, c_m, c_panel, c_padded, accumulate,
+                   scratch);
 }
