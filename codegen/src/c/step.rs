@@ -41,6 +41,8 @@ pub struct StepTables {
     pub chunk_row: *const i32,
     /// Place of each sequence's state of recurrences.
     pub sequence_state: *const i32,
+    /// Threads that share the work.
+    pub threads: i64,
     /// Where kernels run in turns over the rows: which turn it is, counted from 0.
     pub turn: i64,
     /// The functions [`super::prelude::DOT_FUNCTIONS`], compiled once for all kernels, as far as kernels call them.
@@ -71,7 +73,7 @@ struct step {
     int64_t past_blocks;
     const int32_t *past_block_sequence, *past_block_index, *sequence_past_block;
     const int32_t *chunk_row, *sequence_state;
-    int64_t turn;
+    int64_t threads, turn;
     dot_of_floats *dot;
     DOT_OF(bf16, *dot_bf16);
     DOT_OF(f16, *dot_f16);
@@ -89,6 +91,12 @@ struct step {
 #define CHUNK 64
 INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 INLINE int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
+/* Rows of an instance where it has at most so many: see entry::even_block. */
+INLINE int64_t even_block(int64_t rows, int64_t most, int64_t threads) {
+    if (rows <= most) return most;
+    int64_t shares = (rows + most * threads - 1) / (most * threads) * threads;
+    return (rows + shares - 1) / shares;
+}
 /* Where element (k, n) of a weight in panels stands. */
 INLINE int64_t packed_offset(int64_t n, int64_t k, int64_t depth) {
     return n / PANEL * depth * PANEL + k * PANEL + n % PANEL;

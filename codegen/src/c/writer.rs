@@ -190,14 +190,18 @@ impl Writer<'_> {
                 Extent::Rows { leading, block } => {
                     let total = rows_of(leading);
                     self.line(format!(
-                        "const int64_t {name}_start = {} * {block};",
-                        place(format!("({total} + {block} - 1) / {block}"))
+                        "const int64_t {name}_block = even_block({total}, {block}, step->threads);"
+                    ));
+                    let count = format!("({total} + {name}_block - 1) / {name}_block");
+                    self.line(format!(
+                        "const int64_t {name}_start = {} * {name}_block;",
+                        place(count.clone())
                     ));
                     self.line(format!(
-                        "const int64_t {name}_count = least({block}, {total} - {name}_start);"
+                        "const int64_t {name}_count = least({name}_block, {total} - {name}_start);"
                     ));
                     if !first {
-                        self.line(format!("instance /= ({total} + {block} - 1) / {block};"));
+                        self.line(format!("instance /= {count};"));
                     }
                 }
                 Extent::Flat { block } => {

@@ -187,13 +187,31 @@ pub enum GridCount {
     },
 }
 
+/// Rows of an instance where it has at most `most`: so many that threads get as much each. What fits one instance is
+/// one, since each reads all that rows are multiplied with.
+pub fn even_block(rows: usize, most: usize, threads: usize) -> usize {
+    if rows <= most {
+        return most;
+    }
+    let shares = rows.div_ceil(most * threads) * threads;
+    rows.div_ceil(shares)
+}
+
 impl GridCount {
-    /// The number of instances, given how many rows there are of a kind, and pairs of a sequence and a chunk: of its
-    /// tokens, and of its positions so far.
-    pub fn instances(self, rows: impl Fn(Leading) -> usize, [chunks, past_chunks]: [usize; 2]) -> usize {
+    /// The number of instances, given how many rows there are of a kind, pairs of a sequence and a chunk (of its
+    /// tokens, and of its positions so far), and threads that share them.
+    pub fn instances(
+        self,
+        rows: impl Fn(Leading) -> usize,
+        [chunks, past_chunks]: [usize; 2],
+        threads: usize,
+    ) -> usize {
         match self {
             GridCount::Fixed(count) => count,
-            GridCount::Rows { leading, block } => rows(leading).div_ceil(block),
+            GridCount::Rows { leading, block } => {
+                let rows = rows(leading);
+                rows.div_ceil(even_block(rows, block, threads))
+            }
             GridCount::Chunks => chunks,
             GridCount::PastChunks => past_chunks,
             GridCount::Pairs { leading, each, ids, block } => {

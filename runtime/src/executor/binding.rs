@@ -306,6 +306,7 @@ impl Binding {
             sequence_past_block: self.sequence_past_block.as_ptr(),
             chunk_row: self.chunk_row.as_ptr(),
             sequence_state: self.sequence_state.as_ptr(),
+            threads: 1,
             turn: 0,
             dots: [std::ptr::null(); DOT_FUNCTIONS.len()],
             in_blocks: [std::ptr::null(); BLOCK_FUNCTIONS.len()],

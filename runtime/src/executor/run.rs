@@ -331,6 +331,7 @@ impl Executable {
         );
         let workspace = self.workspace.alone();
         let mut tables = binding.tables();
+        tables.threads = pool.threads() as i64;
         tables.dots = self.dots;
         tables.in_blocks = self.in_blocks;
         self.counters.iter().for_each(|counter| counter.store(0, Ordering::Relaxed));
@@ -496,6 +497,7 @@ impl Walk<'_> {
     fn turns(&mut self, rows: usize, body: &[LoadedStep], iteration: usize, layer: usize) {
         let whole = self.tables;
         let all = whole.rows as usize;
+        let rows = all.div_ceil(all.div_ceil(rows).max(1)).max(1);
         for turn in 0..all.div_ceil(rows).max(1) {
             self.row = turn * rows;
             self.tables.turn = turn as i64;
@@ -518,7 +520,8 @@ impl Walk<'_> {
 
     fn instances(&self, grid: &[GridCount]) -> usize {
         let chunks = [self.tables.blocks, self.tables.past_blocks].map(|chunks| chunks as usize);
-        grid.iter().map(|count| count.instances(|leading| self.rows(leading), chunks)).product()
+        let threads = self.tables.threads as usize;
+        grid.iter().map(|count| count.instances(|leading| self.rows(leading), chunks, threads)).product()
     }
 
     /// Runs launches that need nothing of one another, and waits for the last of them.
