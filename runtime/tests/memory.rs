@@ -122,20 +122,29 @@ fn plain_session(device: &Device, program: &Program, kinds: &[EntryKind]) -> Ses
 
 #[test]
 fn values_over_the_past_take_workspace_of_the_size_of_a_cache_once_for_all_layers() {
-    let device = Device::cpu(Some(1)).unwrap();
-    let session = plain_session(&device, &naive::latent(DType::F32, None), &[EntryKind::Decode]);
-    let entry = &session.compiled.entries[&EntryKind::Decode];
     let limits = Limits { rows: 2, batch: 2 };
-    let arena = |chunks| {
-        let cache = CacheSize { chunks, sequences: 2 };
-        Executable::memory_bound(entry, limits, cache, 1, device.width).arena
+    let [one, two] = [1, 2].map(|threads| {
+        let device = Device::cpu(Some(threads)).unwrap();
+        let session = plain_session(&device, &naive::latent(DType::F32, None), &[EntryKind::Decode]);
+        (device, session)
+    });
+    let growth = |(device, session): &(Device, Session), threads| {
+        let arena = |chunks| {
+            let cache = CacheSize { chunks, sequences: 2 };
+            let entry = &session.compiled.entries[&EntryKind::Decode];
+            Executable::memory_bound(entry, limits, cache, threads, device.width).arena
+        };
+        arena(30) - arena(10)
     };
-    // Keys and values of three heads: f32[20] and f32[10]. Of each chunk a maximum, a sum and a sum of values are left.
-    let of_chunk = CHUNK * 3 * (20 + 10) + 3 * (1 + 1 + 10);
-    assert_eq!(arena(30) - arena(10), 20 * of_chunk * size_of::<f32>());
+    // Keys and values of three heads: f32[20] and f32[10]. Where threads share chunks, a maximum, a sum and a sum of
+    // values are left of each.
+    let of_positions = CHUNK * 3 * (20 + 10);
+    assert_eq!(growth(&one, 1), 20 * of_positions * size_of::<f32>());
+    assert_eq!(growth(&two, 2), 20 * (of_positions + 3 * (1 + 1 + 10)) * size_of::<f32>());
+    let (device, session) = &one;
     let bound = |cache_positions| {
         let options = ServeOptions { rows: 2, batch: 2, sequences: 2, cache_positions };
-        let server = Server::new(&device, &session, options).unwrap();
+        let server = Server::new(device, session, options).unwrap();
         (server.memory().total() - server.cache_bytes(), server.cache_bytes_per_token())
     };
     let (small, large) = (bound(10 * CHUNK), bound(30 * CHUNK));
