@@ -92,7 +92,9 @@ fn stored(
     let Some(file) = file else { return Ok(Found::Plain("the run holds it in f32".to_owned())) };
     let axes = along.as_deref().unwrap_or_default();
     Ok(match (file.held(name.as_str(), axes)?, along) {
-        (Held::Plain(DType::F32), _) => Found::Plain("the file does not hold all of it in one narrower type".to_owned()),
+        (Held::Plain(DType::F32), _) => {
+            Found::Plain("the file does not hold all of it in one narrower type".to_owned())
+        }
         (Held::Plain(dtype), _) => Found::Narrow(dtype),
         (_, Err(problem)) => Found::Plain(problem),
         (Held::Blocks(format), Ok(_)) => Found::Stored(format),
