@@ -148,7 +148,7 @@ fn values_over_the_past_take_workspace_of_the_size_of_a_cache_once_for_all_layer
         (server.memory().total() - server.cache_bytes(), server.cache_bytes_per_token())
     };
     let (small, large) = (bound(10 * CHUNK), bound(30 * CHUNK));
-    assert_eq!(large.0 - small.0, arena(30) - arena(10), "what a server says that it takes");
+    assert_eq!(large.0 - small.0, growth(&one, 1), "what a server says that it takes");
     // Two layers, each with a latent of 24 and a rotated key of 8.
     assert_eq!((small.1, large.1), (2 * (24 + 8) * size_of::<f32>(), 2 * (24 + 8) * size_of::<f32>()));
 }
