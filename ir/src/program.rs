@@ -114,6 +114,9 @@ pub enum EntryKind {
     Accumulate,
     /// One optimiser update: parameters and moments from the gradients.
     Update,
+    /// `Train` and `Update` in one: a parameter gets its new value as soon as its gradient is there and nothing reads the
+    /// old one any more, so that no gradient is kept for longer.
+    Step,
     /// Log-probability of each target token.
     Score,
     /// Prompt to last logits, growing the cache.
@@ -124,21 +127,23 @@ pub enum EntryKind {
 
 impl EntryKind {
     /// Every kind.
-    pub const ALL: [EntryKind; 6] = [
+    pub const ALL: [EntryKind; 7] = [
         EntryKind::Train,
         EntryKind::Accumulate,
         EntryKind::Update,
+        EntryKind::Step,
         EntryKind::Score,
         EntryKind::Prefill,
         EntryKind::Decode,
     ];
 
-    /// `train`, `accumulate`, `update`, `score`, `prefill` or `decode`.
+    /// `train`, `accumulate`, `update`, `step`, `score`, `prefill` or `decode`.
     pub fn name(self) -> &'static str {
         match self {
             EntryKind::Train => "train",
             EntryKind::Accumulate => "accumulate",
             EntryKind::Update => "update",
+            EntryKind::Step => "step",
             EntryKind::Score => "score",
             EntryKind::Prefill => "prefill",
             EntryKind::Decode => "decode",
@@ -152,7 +157,7 @@ impl EntryKind {
 
     /// Whether it is part of training, where parameters change from run to run.
     pub fn trains(self) -> bool {
-        matches!(self, EntryKind::Train | EntryKind::Accumulate | EntryKind::Update)
+        matches!(self, EntryKind::Train | EntryKind::Accumulate | EntryKind::Update | EntryKind::Step)
     }
 }
 

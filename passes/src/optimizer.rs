@@ -8,8 +8,9 @@
 mod tests;
 
 use diptych_ir::ops::{Cast, Input, Literal, Map, Param, Reduce};
+use diptych_ir::{Axis, Region, ScalarFn, Symbol, TensorType, UpdateRule};
 use diptych_ir::{DType, Entry, EntryKind, Graph, IrError, NodeId, Program, ReduceKind, Result};
-use diptych_ir::{ScalarFn, Symbol, TensorType, UpdateRule};
+use std::collections::BTreeMap;
 
 /// Settings of AdamW.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -87,13 +88,18 @@ pub fn add_adamw(program: &Program, options: &AdamWOptions) -> Result<Program> {
         gradients.push(program.main_mut().graph.add(Param { name: state, ty }, &[])?);
     }
     let in_norm = |name: &Symbol| matches!(program.params[name].update, UpdateRule::AdamW { .. });
-    let normed: Vec<NodeId> =
-        names.iter().zip(&gradients).filter(|row| in_norm(row.0)).map(|row| *row.1).collect();
+    let of_layers = |name: &Symbol| program.params[name].layers;
+    let normed: Vec<(NodeId, Option<Axis>)> = names
+        .iter()
+        .zip(&gradients)
+        .filter(|row| in_norm(row.0))
+        .map(|row| (*row.1, of_layers(row.0)))
+        .collect();
     if normed.is_empty() {
         let problem = "every parameter goes by the sign of its gradient: AdamW has nothing to update";
         return Err(IrError::Invalid(problem.into()));
     }
-    let norm = global_norm(&mut program.main_mut().graph, &normed)?;
+    let norm = global_norm(&mut program, &normed)?;
     let shared = shared(&mut program.main_mut().graph, options, norm)?;
     let mut updates = Vec::new();
     for (name, gradient) in names.into_iter().zip(gradients) {
@@ -149,12 +155,39 @@ fn rounded(graph: &mut Graph, value: NodeId, dtype: DType) -> Result<NodeId> {
     }
 }
 
-fn global_norm(graph: &mut Graph, gradients: &[NodeId]) -> Result<NodeId> {
+/// The norm of gradients, each with its axis of layers. What a layer has is summed by itself, and then what all have: a
+/// layer's squares can thus be summed where its gradient is formed.
+fn global_norm(program: &mut Program, gradients: &[(NodeId, Option<Axis>)]) -> Result<NodeId> {
+    let mut stacks: BTreeMap<Axis, Vec<NodeId>> = BTreeMap::new();
+    for &(gradient, layers) in gradients {
+        layers.into_iter().for_each(|layers| stacks.entry(layers).or_default().push(gradient));
+    }
+    let mut of_layers: BTreeMap<NodeId, NodeId> = BTreeMap::new();
+    for (layers, stack) in stacks {
+        let mut body = Region::new(Symbol::new(&format!("{}.squares", layers.name)));
+        for &name in program.main().graph.axis_order() {
+            body.graph.declare_axis(name);
+        }
+        for &gradient in &stack {
+            let ty = program.main().graph.ty(gradient).without_axis(layers);
+            let of_layer = body.add_argument(ty)?;
+            let squares = sum_of_squares(&mut body.graph, of_layer)?;
+            body.results.push(squares);
+        }
+        let body = program.add_region(body);
+        let sums = program.add_repeat(Program::MAIN, body, layers, false, &[], &stack, &[])?;
+        for (gradient, sums) in stack.into_iter().zip(sums) {
+            let sum = Reduce { kind: ReduceKind::Sum, over: vec![layers] };
+            of_layers.insert(gradient, program.main_mut().graph.add(sum, &[sums])?);
+        }
+    }
+    let graph = &mut program.main_mut().graph;
     let mut total: Option<NodeId> = None;
-    for &gradient in gradients {
-        let square = map(graph, ScalarFn::Mul, &[gradient, gradient])?;
-        let over = graph.ordered(graph.axes(gradient).iter().copied());
-        let sum = graph.add(Reduce { kind: ReduceKind::Sum, over }, &[square])?;
+    for (gradient, _) in gradients {
+        let sum = match of_layers.get(gradient) {
+            Some(&sum) => sum,
+            None => sum_of_squares(graph, *gradient)?,
+        };
         total = Some(match total {
             Some(total) => map(graph, ScalarFn::Add, &[total, sum])?,
             None => sum,
@@ -162,6 +195,12 @@ fn global_norm(graph: &mut Graph, gradients: &[NodeId]) -> Result<NodeId> {
     }
     let total = total.ok_or_else(|| IrError::Invalid("the norm of no gradients was asked for".into()))?;
     map(graph, ScalarFn::Sqrt, &[total])
+}
+
+fn sum_of_squares(graph: &mut Graph, gradient: NodeId) -> Result<NodeId> {
+    let square = map(graph, ScalarFn::Mul, &[gradient, gradient])?;
+    let over = graph.ordered(graph.axes(gradient).iter().copied());
+    graph.add(Reduce { kind: ReduceKind::Sum, over }, &[square])
 }
 
 fn shared(graph: &mut Graph, options: &AdamWOptions, norm: NodeId) -> Result<Shared> {

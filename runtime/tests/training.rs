@@ -409,8 +409,8 @@ fn memory_is_known_before_it_is_taken() {
     assert_eq!(bound, trainer.memory_bound());
     assert_eq!(trainer.session().store.bytes(), bound.parameters + bound.states);
     assert!(trainer.session().compiled.entries.contains_key(&EntryKind::Decode));
-    let entries = trainer.executables().map(|entry| entry.bound());
-    let [train, update] = entries;
+    let entries: Vec<_> = trainer.executables().into_iter().map(|(_, entry)| entry.bound()).collect();
+    let [train, update] = entries[..] else { panic!("two entries") };
     let rest = bound.temporaries + bound.inputs_and_roots + bound.derived + bound.scratch;
     let (least, most) = (train.beside(update).total(), train.total() + update.total());
     assert!(least < rest && rest < 2 * most, "{entries:?}, {bound:?}");
@@ -502,7 +502,7 @@ fn a_step_allocates_nothing() {
         let count = |counted| device.pool.run(&|_, _| COUNTED.set(counted));
         trainer.step(text).unwrap();
         // Recorded or not; the last step has no room for it.
-        trainer.executables().into_iter().for_each(|entry| entry.record(2));
+        trainer.executables().into_iter().for_each(|(_, entry)| entry.record(2));
         count(true);
         let before = ALLOCATIONS.load(Ordering::Relaxed);
         drop(std::hint::black_box(vec![1u8; 10]));
@@ -512,7 +512,8 @@ fn a_step_allocates_nothing() {
         count(false);
         assert_eq!(control - before, 1, "the counter must count");
         assert_eq!(after - control, 0, "{threads} threads");
-        let recordings = trainer.executables().map(|entry| entry.take_recording());
+        let entries = trainer.executables().into_iter();
+        let recordings: Vec<_> = entries.map(|(_, entry)| entry.take_recording()).collect();
         assert!(recordings.iter().all(|recording| recording.runs.len() == 2 && recording.lost == 0));
     }
 }

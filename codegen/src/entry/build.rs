@@ -10,7 +10,9 @@ use crate::c;
 use crate::lower::{Context, Lowered, Source, lower, lower_grouping, row_block};
 use crate::tile::{Dim, Extent, TileProgram};
 use diptych_ir::{Entry, EntryKind, NodeId, Op, Program, ReduceKind, RegionId, ScalarFn};
-use diptych_passes::fuse::{FuseOptions, Group, GroupKind, RegionSteps, Rows, Step, StreamedAxes, fuse};
+use diptych_passes::fuse::{
+    FuseOptions, Group, GroupKind, RegionSteps, Rows, Step, StreamedAxes, fuse_entry,
+};
 use diptych_passes::layout::{Layout, Layouts, Leading, product};
 use diptych_passes::micro_batches::continued_sums;
 use diptych_passes::normalize::normalize;
@@ -91,7 +93,6 @@ pub(crate) fn compile_entry_timed(
     let mut entry = program.entry(kind).cloned().ok_or_else(|| plan_error("the entry got lost"))?;
     let continued = continued_sums(&program, &entry);
     entry.updates.clone_from(&continued.updates);
-    let roots: Vec<NodeId> = entry.roots.iter().chain(&entry.updates).map(|root| root.1).collect();
     let training = kind.trains();
     let rows = match kind {
         EntryKind::Decode => Rows::Few,
@@ -100,7 +101,7 @@ pub(crate) fn compile_entry_timed(
     };
     let fuse_options = FuseOptions { rows, history_is_rename: !kind.cached() };
     let start = Instant::now();
-    let fused = fuse(&program, &roots, streamed, fuse_options)?;
+    let fused = fuse_entry(&program, &entry, streamed, fuse_options)?;
     let fuse_seconds = start.elapsed().as_secs_f64();
     let start = Instant::now();
     let values = ValueLayouts::of(&program, layouts, &entry.updates);
@@ -267,7 +268,7 @@ impl Builder<'_> {
             let slots = self.slots(main, node);
             let stored =
                 ArgRef { buffer: self.role_buffer(Role::Stored(name), main, node, slots), slot: Slot::First };
-            if is_overwritten_too_soon(self.program, &self.fused[&main].steps, name, node)
+            if is_overwritten_too_soon(self.program, self.fused, name, node)
                 || scope.targets.contains_key(&node)
             {
                 let buffer = self.add_buffer(Role::Temporary, main, node, slots);
