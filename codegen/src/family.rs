@@ -167,6 +167,7 @@ impl Found {
                     self.sums_over_rows |= k.iter().any(rows);
                 }
                 Stmt::Group { .. } => self.groups = true,
+                Stmt::AddRows(_) => self.gathers = true,
                 Stmt::Steps { body, .. } => {
                     self.steps = true;
                     self.statements(tiles, body);

@@ -329,7 +329,7 @@ pub(super) fn splat(dtype: DType, address: &str) -> String {
     }
 }
 
-fn scalar_load(dtype: DType, address: &str) -> String {
+pub(super) fn scalar_load(dtype: DType, address: &str) -> String {
     match dtype {
         DType::BF16 => format!("bf16_to_float(*({address}))"),
         DType::Bool => format!("-*({address})"),

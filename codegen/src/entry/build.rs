@@ -7,7 +7,7 @@ use super::overwriting::is_overwritten_too_soon;
 use super::together::join;
 use super::{ArgRef, Buffer, BufferId, CompiledEntry, GridCount, Launch, PlanStep, Role, Slot};
 use crate::c;
-use crate::lower::{Context, Lowered, Source, lower, lower_grouping, row_block};
+use crate::lower::{Context, Lowered, Source, added_rows, lower, lower_grouping, row_block};
 use crate::tile::{Dim, Extent, TileProgram};
 use diptych_ir::{Entry, EntryKind, NodeId, Op, Program, ReduceKind, RegionId, ScalarFn};
 use diptych_passes::fuse::{
@@ -297,6 +297,7 @@ impl Builder<'_> {
     ) -> Result<(Vec<PlanStep>, Vec<PlanStep>), CompileError> {
         let (mut steps, mut load_steps) = (Vec::new(), Vec::new());
         let fused = self.fused;
+        self.place_added_sums(scope);
         for step in &fused[&scope.region].steps {
             self.time += 1;
             match step {
@@ -313,6 +314,23 @@ impl Builder<'_> {
         let steps = join(steps, &self.kernels, &mut self.buffers);
         let load_steps = join(load_steps, &self.kernels, &mut self.buffers);
         Ok((steps, load_steps))
+    }
+
+    /// The sum, the rows that are added to it where it lies, and both together.
+    fn added(&self, region: RegionId, group: &Group) -> Option<[NodeId; 3]> {
+        let graph = &self.program.region(region).graph;
+        (group.kind == GroupKind::AddedRows).then(|| added_rows(graph, group)).flatten()
+    }
+
+    /// A sum to which rows are added goes where both together are to be.
+    fn place_added_sums(&self, scope: &mut Scope) {
+        for group in self.fused[&scope.region].steps.iter().flat_map(Step::groups) {
+            if let Some([sum, _, both]) = self.added(scope.region, group)
+                && let Some(&target) = scope.targets.get(&both)
+            {
+                scope.targets.insert(sum, target);
+            }
+        }
     }
 
     /// Whether a group depends on parameters alone, and is to be computed at load.
@@ -394,6 +412,11 @@ impl Builder<'_> {
             tile_rows: self.options.tile_rows,
         };
         let lowered = lower(group, &context)?;
+        if let Some([sum, _, both]) = self.added(region, group) {
+            let place = scope.places.get(&sum).copied();
+            let place = place.ok_or_else(|| self.error("rows are added to a sum that is not there"))?;
+            scope.places.insert(both, place);
+        }
         let mut launches = Vec::new();
         if let Some(&Source::Order(ids, count)) = lowered.args.first()
             && !scope.groupings.contains_key(&(ids, count))

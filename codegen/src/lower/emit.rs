@@ -445,7 +445,7 @@ impl Lowering<'_> {
             .is_some_and(|computed| self.dims.stream.is_some_and(|stream| computed.dims.contains(&stream)))
     }
 
-    fn program_name(&self) -> String {
+    pub(super) fn program_name(&self) -> String {
         if self.dims.flat.is_some() {
             return "pointwise".to_owned();
         }

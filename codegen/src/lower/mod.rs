@@ -2,6 +2,7 @@
 //! kind of group: name the dimensions, find where each value lies, order the
 //! computations in stages, write them down. It knows no instruction set.
 
+mod added_rows;
 mod dims;
 mod dots;
 mod emit;
@@ -87,6 +88,7 @@ pub struct Lowered {
     pub args: Vec<Source>,
 }
 
+pub use added_rows::added_rows;
 pub use dims::row_block;
 pub use grouped::lower_grouping;
 
@@ -97,6 +99,7 @@ pub use grouped::lower_grouping;
 pub fn lower(group: &Group, context: &Context) -> Result<Lowered, LowerError> {
     let mut lowered = match group.kind {
         GroupKind::Scan => recurrence::lower(group, context)?,
+        GroupKind::AddedRows => added_rows::lower(group, context)?,
         _ => {
             let mut lowering = stages::Lowering::new(group, context)?;
             lowering.order()?;

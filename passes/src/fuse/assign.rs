@@ -10,7 +10,8 @@ use super::{
     scans, streams, turns,
 };
 use crate::layout::{Leading, symbol};
-use diptych_ir::{NodeId, Op, Program, RegionId};
+use diptych_ir::ops::Map;
+use diptych_ir::{NodeId, Op, Program, RegionId, ScalarFn};
 use std::collections::{HashMap, HashSet};
 
 /// Contractions of few rows share a kernel only if their common axis has so many positions to divide them by: three
@@ -113,6 +114,14 @@ impl Assignment<'_> {
             }
             return Ok(());
         }
+        if let Some(unit) = self.added_rows(id) {
+            if let Unit::Group(group) = &mut self.work[unit] {
+                group.kind = GroupKind::AddedRows;
+                group.nodes.push(id);
+            }
+            self.units.join(id, unit);
+            return Ok(());
+        }
         let inputs = self.units.inputs(id);
         let mut candidates: Vec<usize> = inputs.iter().copied().collect();
         // A contraction may also join one that shares its left operand.
@@ -137,6 +146,51 @@ impl Assignment<'_> {
         self.units.join(id, unit);
         self.gather_flat(id, unit);
         Ok(())
+    }
+
+    /// Where a node adds the rows that a `put_add` puts into a table to a sum of the same axes, and nothing else reads
+    /// either: the unit of the `put_add`. As two gradients of one table are added, neither needs a place of its own.
+    fn added_rows(&self, id: NodeId) -> Option<usize> {
+        let graph = self.roles.graph;
+        let operands = graph.operands(id);
+        let is_rows = |&operand: &NodeId| matches!(graph.op(operand), Op::PutAdd(_));
+        let (Op::Map(Map(ScalarFn::Add)), Some(&rows)) =
+            (graph.op(id), operands.iter().find(|id| is_rows(id)))
+        else {
+            return None;
+        };
+        let sum = operands.into_iter().find(|&operand| operand != rows)?;
+        let alone = |node: NodeId| graph.users(node) == [id] && !self.roles.is_wanted(node);
+        let is_stored_sum = |unit: usize| match &self.work[unit] {
+            Unit::Group(group) => match &group.kind {
+                GroupKind::OverRows(_) => group.nodes.contains(&sum),
+                GroupKind::Stream(_) => group.nodes.contains(&sum) && group.sums_rows(),
+                _ => false,
+            },
+            Unit::Repeat(_) => false,
+        };
+        let alike = [rows, sum].iter().all(|&node| graph.ty(node) == graph.ty(id));
+        let overwrites = self.overwritten.iter().any(|overwritten| overwritten.new == id);
+        if !alike
+            || !alone(rows)
+            || !alone(sum)
+            || overwrites
+            || !self.units.of(sum).is_some_and(is_stored_sum)
+        {
+            return None;
+        }
+        let (Op::PutAdd(put), &[ids, values]) = (graph.op(rows), &graph.operands(rows)[..]) else {
+            return None;
+        };
+        let of_tokens = graph.axes(ids).iter().all(|axis| symbol(*axis).is_some() && put.over.contains(axis));
+        let given = |node: NodeId| !self.roles.is_free(self.roles.base(node));
+        let unit = self.units.of(rows)?;
+        let fits = self.roles.leading(ids) == Leading::Rows
+            && of_tokens
+            && given(ids)
+            && given(values)
+            && matches!(&self.work[unit], Unit::Group(group) if group.kind == GroupKind::Scatter && group.nodes == [rows]);
+        (fits && self.units.can_join(id, unit)).then_some(unit)
     }
 
     /// Takes into a flat group the others that its new member reads: neither of their values need be stored then.

@@ -59,6 +59,9 @@ pub enum GroupKind {
     Stream(StreamAxes),
     /// The adjoint of a gather: rows added to a table.
     Scatter,
+    /// Such rows, added to a sum over rows of tokens that is stored already, where it lies: the nodes are the `put_add` and
+    /// its sum with the other.
+    AddedRows,
     /// Contractions with weights that ids choose: blocks of the pairs of a row
     /// and one of its ids, sorted by id, with what follows pair by pair.
     Grouped(Grouping),
