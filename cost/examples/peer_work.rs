@@ -135,7 +135,14 @@ fn train(job: &Training, lines: impl Iterator<Item = std::io::Result<String>>) -
         accumulation: 1,
         steps: Some(u64::from(u32::MAX)),
         tokens: None,
-        optimizer: OptimizerOptions { beta1, beta2, epsilon, weight_decay, clip_norm: None },
+        optimizer: OptimizerOptions {
+            beta1,
+            beta2,
+            epsilon,
+            weight_decay,
+            clip_norm: None,
+            ..OptimizerOptions::default()
+        },
         schedule: ScheduleConfig {
             kind: ScheduleKind::Constant,
             peak: learning_rate,

@@ -205,7 +205,7 @@ impl Program {
         self.regions.iter().flat_map(|region| region.graph.ids().into_iter().map(|id| region.graph.op(id)))
     }
 
-    /// The parameter that a state goes with: `NAME`, of a state `KIND.NAME`.
+    /// The parameter that a state goes with: `NAME`, of a state `KIND.NAME`. A parameter's own name may read so, too.
     pub fn owner(&self, state: Symbol) -> Option<Symbol> {
         let owner = state.as_str().split_once('.').map(|(_, owner)| Symbol::new(owner));
         owner.filter(|owner| self.params.contains_key(owner))

@@ -26,12 +26,22 @@ pub struct AdamWOptions {
     pub weight_decay: f64,
     /// The largest global norm of all gradients; longer ones are scaled to it.
     pub clip_norm: Option<f64>,
+    /// The type of moments between steps: f32, or bf16, to which they are rounded at random, so that they are right in
+    /// the mean. A step computes with what it has not yet rounded.
+    pub moments: DType,
 }
 
 impl Default for AdamWOptions {
     /// PyTorch's defaults, with gradients clipped to norm 1.
     fn default() -> Self {
-        AdamWOptions { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.01, clip_norm: Some(1.0) }
+        AdamWOptions {
+            beta1: 0.9,
+            beta2: 0.999,
+            epsilon: 1e-8,
+            weight_decay: 0.01,
+            clip_norm: Some(1.0),
+            moments: DType::F32,
+        }
     }
 }
 
@@ -49,16 +59,19 @@ struct Shared {
     beta2: NodeId,
     one_less_beta2: NodeId,
     epsilon: NodeId,
+    /// The step's seed, if moments are rounded at random.
+    seed: Option<NodeId>,
 }
 
 /// Adds the entry `Update`, which applies the gradients in the states
 /// `gradient.NAME` that `Train` writes.
 ///
 /// Inputs, f32 scalars: `learning_rate`; `bias_correction_mean`, which is
-/// `1 - beta1^t` at step `t`, from 1; `bias_correction_variance`, `1 - beta2^t`.
+/// `1 - beta1^t` at step `t`, from 1; `bias_correction_variance`, `1 - beta2^t`. Where moments are bf16 also an i32 scalar,
+/// `rounding`: a seed of 0 to 2^30 - 1, another for each step.
 /// Root `gradient_norm`: the global norm before clipping. Updates: each
 /// parameter with a gradient, and its states `mean.NAME` and `variance.NAME`
-/// (f32, of the parameter's axes). The nodes for any two parameters that both
+/// (of the parameter's axes). The nodes for any two parameters that both
 /// decay, or both do not, are alike but for names and axes.
 ///
 /// A parameter of [`UpdateRule::SignDescent`] has no moments, and its gradient is
@@ -114,15 +127,23 @@ pub fn add_adamw(program: &Program, options: &AdamWOptions) -> Result<Program> {
                 continue;
             }
         };
-        let moment_ty = TensorType::new(DType::F32, info.ty.axes.clone());
+        if !options.moments.is_float() {
+            let problem = format!("moments are floats, not {}", options.moments);
+            return Err(IrError::Invalid(problem));
+        }
+        let moment_ty = TensorType::new(options.moments, info.ty.axes.clone());
         let [mean_name, variance_name] =
             ["mean", "variance"].map(|moment| Symbol::new(&format!("{moment}.{name}")));
         let graph = &mut program.main_mut().graph;
         let param = graph.add(Param { name, ty: info.ty.clone() }, &[])?;
         let mean = graph.add(Param { name: mean_name, ty: moment_ty.clone() }, &[])?;
         let variance = graph.add(Param { name: variance_name, ty: moment_ty.clone() }, &[])?;
+        let old = param;
         let [param, mean, variance] = step(graph, &shared, decay, param, gradient, mean, variance)?;
         let param = rounded(graph, param, info.ty.dtype)?;
+        let mut kept =
+            |moment: NodeId, name: Symbol| kept(graph, &shared, moment, old, name, options.moments);
+        let (mean, variance) = (kept(mean, mean_name)?, kept(variance, variance_name)?);
         updates.extend([(name, param), (mean_name, mean), (variance_name, variance)]);
         program.states.insert(mean_name, moment_ty.clone());
         program.states.insert(variance_name, moment_ty);
@@ -203,12 +224,39 @@ fn sum_of_squares(graph: &mut Graph, gradient: NodeId) -> Result<NodeId> {
     graph.add(Reduce { kind: ReduceKind::Sum, over }, &[square])
 }
 
+/// A moment as it is kept until the next step. What is rounded at random is so by a hash of the step's seed, of the moment's
+/// name and of its numbers and the parameter's.
+fn kept(
+    graph: &mut Graph,
+    shared: &Shared,
+    moment: NodeId,
+    param: NodeId,
+    name: Symbol,
+    dtype: DType,
+) -> Result<NodeId> {
+    let Some(seed) = shared.seed else { return rounded(graph, moment, dtype) };
+    // FNV-1a, in the half of the numbers that leaves room for the step's seed.
+    let hash = |hash: u32, byte: u8| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193);
+    let own = name.as_str().bytes().fold(0x811c_9dc5, hash) >> 2;
+    let own = graph.add(Literal::scalar(DType::I32, f64::from(own)), &[])?;
+    let seed = map(graph, ScalarFn::Add, &[seed, own])?;
+    let moment = map(graph, ScalarFn::RoundRandomly, &[moment, param, seed])?;
+    graph.add(Cast(dtype), &[moment])
+}
+
 fn shared(graph: &mut Graph, options: &AdamWOptions, norm: NodeId) -> Result<Shared> {
     let mut input =
         |name: &str| graph.add(Input { name: name.into(), ty: TensorType::scalar(DType::F32) }, &[]);
     let learning_rate = input("learning_rate")?;
     let mean_correction = input("bias_correction_mean")?;
     let variance_correction = input("bias_correction_variance")?;
+    let seed = match options.moments {
+        DType::BF16 => {
+            let ty = TensorType::scalar(DType::I32);
+            Some(graph.add(Input { name: "rounding".into(), ty }, &[])?)
+        }
+        _ => None,
+    };
     let one = literal(graph, 1.0)?;
     let clip = match options.clip_norm {
         None => None,
@@ -232,6 +280,7 @@ fn shared(graph: &mut Graph, options: &AdamWOptions, norm: NodeId) -> Result<Sha
         beta2: literal(graph, options.beta2)?,
         one_less_beta2: literal(graph, 1.0 - options.beta2)?,
         epsilon: literal(graph, options.epsilon)?,
+        seed,
     })
 }
 

@@ -7,7 +7,7 @@ mod sink;
 mod tests;
 
 use crate::differentiate::gradient_name;
-use diptych_ir::ops::{Literal, Map, Param};
+use diptych_ir::ops::{Cast, Literal, Map, Param};
 use diptych_ir::{DType, Entry, EntryKind, IrError, NodeId, Op, Program, Result, ScalarFn, Symbol};
 use std::collections::{HashMap, HashSet};
 
@@ -35,7 +35,12 @@ pub fn add_step(program: &Program) -> Result<Program> {
     let mut updates = Vec::new();
     for (name, new) in update.updates {
         let old = held(&mut program, name)?;
-        let guarded = program.main_mut().graph.add(Map(ScalarFn::Select), &[finite, read[&new], old])?;
+        let graph = &mut program.main_mut().graph;
+        let guarded = graph.add(Map(ScalarFn::Select), &[finite, read[&new], old])?;
+        let guarded = match graph.ty(old).dtype {
+            DType::F32 => guarded,
+            dtype => graph.add(Cast(dtype), &[guarded])?,
+        };
         updates.push((name, guarded));
     }
     let of_update = update.roots.into_iter().map(|(name, root)| (name, read[&root]));
@@ -64,7 +69,9 @@ fn check_local(program: &Program, update: &Entry) -> Result<()> {
     let graph = &program.main().graph;
     let gradients: HashSet<Symbol> = program.params.keys().map(|&name| gradient_name(name)).collect();
     for &(name, node) in &update.updates {
-        let own = gradient_name(program.owner(name).unwrap_or(name));
+        // A parameter's own name may have a point, and another's after it.
+        let owner = program.owner(name).filter(|_| !program.params.contains_key(&name));
+        let own = gradient_name(owner.unwrap_or(name));
         let others = graph.ancestors(&[node]).into_iter().find_map(|id| match graph.op(id) {
             Op::Param(param) if param.name != own && gradients.contains(&param.name) => Some(param.name),
             _ => None,

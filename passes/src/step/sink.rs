@@ -82,8 +82,8 @@ impl Sinking<'_> {
             _ if !in_main => None,
             Op::Param(_) if graph.axes(id).contains(layers) => Some(Leaf::Stacked),
             Op::Map(_) | Op::Cast(_) if graph.axes(id).contains(layers) => Some(Leaf::Inner),
-            // A repeat is given what is stored, and truth values are not.
-            Op::Map(_) if graph.ty(id).dtype == DType::Bool => Some(Leaf::Inner),
+            // A repeat is given what is stored, and truth values and whole numbers are computed where they are read.
+            Op::Map(_) if matches!(graph.ty(id).dtype, DType::Bool | DType::I32) => Some(Leaf::Inner),
             _ if graph.axes(id).contains(layers) || self.after.contains(&id) => None,
             _ => Some(Leaf::Invariant),
         }

@@ -4,8 +4,9 @@
 use super::blocks::{Panels, round_to_blocks};
 use super::memory::{AlignedBytes, OutOfMemory};
 use diptych_ir::blocks::BlockFormat;
-use diptych_ir::{Axis, ParamInfo, Program, Symbol, TensorType};
+use diptych_ir::{Axis, DType, ParamInfo, Program, Symbol, TensorType};
 use diptych_passes::layout::{Layout, Layouts, product};
+use half::bf16;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
@@ -13,7 +14,7 @@ use std::ops::Range;
 /// that nobody notices the memory.
 pub const PART_ELEMENTS: usize = 1 << 20;
 
-/// A stored parameter or state, f32.
+/// A stored parameter or state.
 #[derive(Debug)]
 pub struct Stored {
     /// Axes in the user's order, the layer axis first if there is one.
@@ -22,6 +23,8 @@ pub struct Stored {
     pub layers: Option<Axis>,
     /// How one layer's value is stored.
     pub layout: Layout,
+    /// Parameters are f32, states what the program says.
+    pub dtype: DType,
     /// The bytes: one layer after the other.
     pub bytes: AlignedBytes,
 }
@@ -79,8 +82,8 @@ impl ParameterStore {
         let mut values = BTreeMap::new();
         for (name, room) in kept(program, layouts, with_states) {
             let bytes = AlignedBytes::zeroed(room.bytes(panel))?;
-            let Room { order, layers, layout } = room;
-            values.insert(name, Stored { order, layers, layout, bytes });
+            let Room { order, layers, layout, dtype } = room;
+            values.insert(name, Stored { order, layers, layout, dtype, bytes });
         }
         Ok(ParameterStore { values, panel })
     }
@@ -194,6 +197,13 @@ impl ParameterStore {
         let panel = self.panel;
         let stored = self.values.get_mut(&name).ok_or_else(|| ParameterError::Unknown(name.to_string()))?;
         let places = Places::of(stored, panel);
+        if stored.dtype == DType::BF16 {
+            let elements = stored.bytes.as_mut_slice::<u16>();
+            places.for_each(part, |position, place| {
+                elements[place] = bf16::from_f32(numbers[position - start]).to_bits();
+            });
+            return Ok(());
+        }
         let elements = stored.bytes.as_mut_slice::<f32>();
         places.for_each(part, |position, place| elements[place] = numbers[position - start]);
         Ok(())
@@ -223,6 +233,13 @@ impl ParameterStore {
                 let (first, within) = columns.place(column);
                 *number = columns.panels.get(&bytes[first..], within, row);
             }
+            return Ok(());
+        }
+        if stored.dtype == DType::BF16 {
+            let elements = stored.bytes.as_slice::<u16>();
+            Places::of(stored, self.panel).for_each(part, |position, place| {
+                numbers[position - start] = bf16::from_bits(elements[place]).to_f32();
+            });
             return Ok(());
         }
         let elements = stored.bytes.as_slice::<f32>();
@@ -324,12 +341,13 @@ struct Room {
     order: Vec<Axis>,
     layers: Option<Axis>,
     layout: Layout,
+    dtype: DType,
 }
 
 impl Room {
     fn bytes(&self, panel: usize) -> usize {
         let layers = self.layers.and_then(Axis::fixed_size).unwrap_or(1);
-        layers * self.layout.row_elements(panel) * size_of::<f32>()
+        layers * self.layout.row_elements(panel) * self.dtype.bytes()
     }
 }
 
@@ -346,17 +364,18 @@ fn kept<'a>(
         order: info.order.clone(),
         layers: info.layers,
         layout: layout_of(name, &info.ty),
+        dtype: DType::F32,
     };
     let of_state = move |name: Symbol, ty: &TensorType| {
         let owner = program.owner(name).map(|owner| &program.params[&owner]);
         if let Some(info) = owner.filter(|info| info.ty.axes == ty.axes) {
-            return of_param(name, info);
+            return Room { dtype: ty.dtype, ..of_param(name, info) };
         }
         let layout = layout_of(name, ty);
         let within = layout.axes();
         let layers = ty.axes.iter().copied().find(|axis| !within.contains(axis));
         let order = layers.into_iter().chain(within).collect();
-        Room { order, layers, layout }
+        Room { order, layers, layout, dtype: ty.dtype }
     };
     let params = program.params.iter().map(move |(&name, info)| (name, of_param(name, info)));
     let states = program.states.iter().filter(move |_| with_states);

@@ -8,6 +8,7 @@ use super::options::TrainOptions;
 use crate::executor::{
     Binding, CacheSize, Executable, MemoryBound, ParameterStore, Sequence, SharedMemory, Workspace,
 };
+use crate::sampling::random_bits;
 use crate::schedule::Schedule;
 use crate::session::{Device, Session, SessionError};
 use diptych_codegen::driver::{CompiledProgram, Rewritten, compile_rewritten, rewrite_by_default};
@@ -16,6 +17,9 @@ use diptych_codegen::within::{Choice, Limit, compile_within, parts_of};
 use diptych_ir::{Axis, EntryKind, Op, Program, Symbol};
 use serde::Serialize;
 use std::time::Instant;
+
+/// Makes of a run's seed that of rounding.
+const ROUNDING: u64 = 0x726f_756e_6469_6e67;
 
 /// A run that is compiled but for its kernels: nothing that grows with the
 /// model is allocated yet.
@@ -415,6 +419,7 @@ impl<'d> Trainer<'d> {
         fill(updating, "learning_rate", &[learning_rate as f32]);
         fill(updating, "bias_correction_mean", &[(1.0 - optimizer.beta1.powi(power)) as f32]);
         fill(updating, "bias_correction_variance", &[(1.0 - optimizer.beta2.powi(power)) as f32]);
+        fill(updating, "rounding", &[(random_bits(self.options.seed ^ ROUNDING, step) >> 34) as i32]);
         let mut log_probability = 0.0;
         let mut auxiliary_loss = None;
         let mut first = 0;

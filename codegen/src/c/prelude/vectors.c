@@ -207,6 +207,18 @@ INLINE vu bf16_round_bits(vf v) {
     return ((nan & (bits | 0x400000)) | (~nan & rounded)) & 0xffff0000u;
 }
 INLINE vf round_bf16(vf v) { return (vf)bf16_round_bits(v); }
+/* Up or down, as likely as it is near: the lower half, plus a hash of the number, of one beside it and of a seed. */
+INLINE vu hash_mix(vu hash, uint32_t factor, int shift) {
+    hash *= factor;
+    return hash ^ (hash >> shift);
+}
+INLINE vf v_round_randomly(vf x, vf salt, vi seed) {
+    vu bits = (vu)x, finite = (vu)((bits & 0x7f800000u) != 0x7f800000u), nan = (vu)(x != x);
+    vu hash = hash_mix(bits, 0x9e3779b1u, 15) ^ (vu)salt;
+    hash = hash_mix(hash, 0x85ebca6bu, 13) ^ (vu)seed;
+    vu noise = hash_mix(hash_mix(hash, 0xc2b2ae35u, 16), 0x27d4eb2fu, 15) >> 16;
+    return (vf)((bits + (noise & finite) | (nan & 0x400000u)) & 0xffff0000u);
+}
 INLINE vf load_bf16(const bf16 *p) { return bf16_lanes_to_float(*(const unaligned_vh *)p); }
 INLINE void store_bf16(bf16 *p, vf v) {
     *(unaligned_vh *)p = __builtin_convertvector(bf16_round_bits(v) >> 16, vh);
