@@ -318,6 +318,57 @@ fn interrupted(family: (&str, &str)) {
 }
 
 #[test]
+fn moments_in_bf16_take_half_the_memory_and_train_as_well() {
+    let device = device(2);
+    let schedule = json!({ "kind": "cosine", "peak": 0.01, "warmup_steps": 4, "total_steps": 40 });
+    for clip_norm in [Some(1.0), None] {
+        let run = |moments: &str| {
+            let optimizer = json!({ "clip_norm": clip_norm, "moments": moments });
+            let options = json!({ "steps": 40, "schedule": schedule, "optimizer": optimizer });
+            let mut trainer = trainer(&device, options);
+            let losses: Vec<f64> = (0..40).map(|_| trainer.step(text).unwrap().loss).collect();
+            let moments = trainer.session().compiled.program.states.keys().copied();
+            let moments = moments.filter(|name| !name.as_str().starts_with("gradient"));
+            let store = &trainer.session().store;
+            let bytes: usize = moments.map(|name| store.stored(name).unwrap().bytes.len()).sum();
+            (losses, bytes)
+        };
+        let ((exact, whole), (rounded, half)) = (run("f32"), run("bf16"));
+        assert_eq!(whole, 2 * half);
+        assert!(exact != rounded, "nothing was rounded");
+        assert!(exact[39] < 0.8 * exact[0], "{exact:?}");
+        for (step, (exact, rounded)) in exact.iter().zip(&rounded).enumerate() {
+            assert!((rounded / exact - 1.0).abs() < 0.02, "step {step}: {rounded}, in f32 {exact}");
+        }
+    }
+}
+
+#[test]
+fn moments_in_bf16_have_the_same_bits_however_a_run_is_cut_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("checkpoint");
+    let start = |device: &Device, change: Value| -> Vec<(String, Vec<u32>)> {
+        let optimizer = json!({ "clip_norm": null, "moments": "bf16" });
+        let mut all = json!({ "optimizer": optimizer });
+        all.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+        let mut run = trainer_of(device, ("gpt2", "gpt2-tiny"), all.clone());
+        run.step(text).unwrap();
+        run.save(&path).unwrap();
+        let mut resumed = trainer_of(device, ("gpt2", "gpt2-tiny"), all);
+        resumed.resume(&path).unwrap();
+        for trainer in [&mut run, &mut resumed] {
+            (0..2).for_each(|_| assert!(trainer.step(text).unwrap().loss > 0.0));
+        }
+        assert!(bits(&run) == bits(&resumed), "an interruption changes bits");
+        bits(&run)
+    };
+    let one = start(&device(1), json!({ "batch": WINDOWS }));
+    assert!(start(&device(3), json!({ "batch": WINDOWS })) == one, "threads change bits");
+    let parts = json!({ "batch": WINDOWS / 2, "accumulation": 2 });
+    assert!(start(&device(2), parts) == one, "micro-batches change bits");
+}
+
+#[test]
 fn what_is_not_ours_is_refused_by_name_and_nothing_changes() {
     let folder = tempfile::tempdir().unwrap();
     let device = device(1);

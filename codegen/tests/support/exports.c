@@ -59,6 +59,13 @@ void test_to_bf16(int64_t n, const float *x, uint16_t *stored, uint16_t *rounded
         }
     }
 }
+void test_round_randomly(int64_t n, const float *x, const float *salt, int32_t seed, float *rounded) {
+    for (int64_t i = 0; i < n; i += LANES) {
+        int64_t lanes = n - i < LANES ? n - i : LANES;
+        vf v = v_round_randomly(load_partial(x + i, lanes), load_partial(salt + i, lanes), splat_int(seed));
+        store_partial(rounded + i, lanes, v);
+    }
+}
 void test_from_bf16(int64_t n, const uint16_t *x, float *vector, float *scalar) {
     for (int64_t i = 0; i < n; i += LANES) {
         int64_t lanes = n - i < LANES ? n - i : LANES;

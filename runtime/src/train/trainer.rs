@@ -7,6 +7,7 @@ use super::identity::ModelIdentity;
 use super::options::TrainOptions;
 use crate::executor::{
     Binding, CacheSize, Executable, MemoryBound, ParameterStore, Sequence, SharedMemory, Workspace,
+    give_back_freed,
 };
 use crate::sampling::random_bits;
 use crate::schedule::Schedule;
@@ -384,6 +385,8 @@ impl<'d> Trainer<'d> {
         }
         self.session.store.clear_states(&self.session.compiled.program);
         (self.step, self.tokens_seen) = (0, 0);
+        // What compiling and reading have left would stay resident beside the run.
+        give_back_freed();
         Ok(())
     }
 
