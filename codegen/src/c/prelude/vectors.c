@@ -217,7 +217,7 @@ INLINE vf v_round_randomly(vf x, vf salt, vi seed) {
     vu hash = hash_mix(bits, 0x9e3779b1u, 15) ^ (vu)salt;
     hash = hash_mix(hash, 0x85ebca6bu, 13) ^ (vu)seed;
     vu noise = hash_mix(hash_mix(hash, 0xc2b2ae35u, 16), 0x27d4eb2fu, 15) >> 16;
-    return (vf)((bits + (noise & finite) | (nan & 0x400000u)) & 0xffff0000u);
+    return (vf)(((bits + (noise & finite)) | (nan & 0x400000u)) & 0xffff0000u);
 }
 INLINE vf load_bf16(const bf16 *p) { return bf16_lanes_to_float(*(const unaligned_vh *)p); }
 INLINE void store_bf16(bf16 *p, vf v) {
