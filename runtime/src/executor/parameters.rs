@@ -465,7 +465,8 @@ mod tests {
             Layout::Dense { leading: Leading::None, order: vec![c, a, b] },
         ] {
             let bytes = AlignedBytes::zeroed(3 * layout.row_elements(panel) * size_of::<f32>()).unwrap();
-            let stored = Stored { order: vec![layer, a, b, c], layers: Some(layer), layout, bytes };
+            let stored =
+                Stored { order: vec![layer, a, b, c], layers: Some(layer), layout, dtype: DType::F32, bytes };
             let name = Symbol::new("w");
             let mut store = ParameterStore { values: BTreeMap::from([(name, stored)]), panel };
             let numbers: Vec<f32> = (0..420).map(|at| at as f32 + 1.0).collect();
