@@ -6,7 +6,7 @@ use crate::failure::{Failure, Result, file_failure};
 use crate::objective::ObjectiveConfig;
 use diptych_models::{Architecture, Registry};
 use diptych_runtime::schedule::{ScheduleConfig, ScheduleKind};
-use diptych_runtime::train::{ModelIdentity, OptimizerOptions, TrainOptions};
+use diptych_runtime::train::{ModelIdentity, Moments, OptimizerOptions, TrainOptions};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -44,6 +44,8 @@ pub struct TrainConfig {
     pub weight_decay: f64,
     /// The largest global norm of the gradients; 0 does not clip.
     pub clip_norm: f64,
+    /// The type of AdamW's moments between steps: `f32`, or `bf16`, rounded at random, in half the memory.
+    pub moments: Moments,
     /// Of the weights and of the order of the text.
     pub seed: u64,
     /// A checkpoint after so many steps, and at the end; 0 is only at the end.
@@ -73,6 +75,7 @@ impl Default for TrainConfig {
             epsilon: 1e-8,
             weight_decay: 0.1,
             clip_norm: 1.0,
+            moments: Moments::F32,
             seed: 1,
             checkpoint_every: 100,
             evaluate_every: 100,
@@ -106,6 +109,7 @@ impl TrainConfig {
                 epsilon: self.epsilon,
                 weight_decay: self.weight_decay,
                 clip_norm,
+                moments: self.moments,
             },
             schedule: ScheduleConfig {
                 kind: self.schedule,

@@ -14,7 +14,9 @@ use diptych_passes::fuse::StreamedAxes;
 use diptych_passes::layout::Layouts;
 use diptych_passes::normalize::{divide_after_sums, normalize};
 use diptych_passes::rematerialize::{InBody, rematerialize};
-use diptych_passes::{AdamWOptions, add_accumulate, add_adamw, differentiate, simplify};
+use diptych_passes::{
+    AdamWOptions, add_accumulate, add_adamw, add_step, differentiate, keep_step_alone, simplify,
+};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A program with its compiled entries.
@@ -186,6 +188,14 @@ impl Passed {
             if training && kinds.contains(&EntryKind::Accumulate) {
                 program = add_accumulate(&program)?;
                 laps.lap("micro-batches");
+            }
+            if training && kinds.contains(&EntryKind::Step) {
+                program = add_step(&program)?;
+                let apart = |kind: &EntryKind| kind.trains() && *kind != EntryKind::Step;
+                if !kinds.iter().any(apart) {
+                    program = keep_step_alone(&program)?;
+                }
+                laps.lap("one step");
             }
             // What is streamed, and in what order sums over whole weights go, decides bits: they are chosen now, and
             // are the same whatever is computed again, and whether the program is trained or not.

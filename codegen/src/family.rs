@@ -1,7 +1,7 @@
 //! What kind of work a launch does, for those who add up its time: told from
 //! the tile program that it runs and from the nodes that it computes. It decides nothing.
 
-use crate::entry::{CompiledEntry, Launch};
+use crate::entry::{CompiledEntry, Launch, Role};
 use crate::tile::{Dot, Extent, Instr, Stmt, TileProgram};
 use diptych_ir::ops::ReduceKind;
 use diptych_ir::{Axis, EntryKind, Op, Program};
@@ -68,6 +68,9 @@ impl Family {
         if entry.kind == EntryKind::Update {
             return Family::Optimizer;
         }
+        if entry.kind == EntryKind::Step && updates(entry, launch) {
+            return Family::Optimizer;
+        }
         if forms_scored_logits(program, entry.kind, launch) {
             return Family::Loss;
         }
@@ -107,6 +110,13 @@ fn scored_axis(program: &Program, kind: EntryKind) -> Option<Axis> {
         waiting.extend(graph.operands(id).into_iter().filter(|&operand| seen.insert(operand)));
     }
     None
+}
+
+/// Whether a launch writes parameters or moments.
+fn updates(entry: &CompiledEntry, launch: &Launch) -> bool {
+    let args = launch.args.iter().zip(&entry.programs[launch.kernel].args);
+    args.into_iter()
+        .any(|(place, arg)| arg.written && matches!(entry.buffers[place.buffer].role, Role::Stored(_)))
 }
 
 /// Whether a launch computes something for each token and each id that it is scored against.
@@ -157,6 +167,7 @@ impl Found {
                     self.sums_over_rows |= k.iter().any(rows);
                 }
                 Stmt::Group { .. } => self.groups = true,
+                Stmt::AddRows(_) => self.gathers = true,
                 Stmt::Steps { body, .. } => {
                     self.steps = true;
                     self.statements(tiles, body);

@@ -380,6 +380,8 @@ pub enum Stmt {
         /// Where positions go, i32.
         to: View,
     },
+    /// Adds rows to those of a table that ids name: what is added to each is the sum of its rows, in their order.
+    AddRows(AddedRows),
     /// Sorts pairs of a row and one of its ids by id, by row and position among equals.
     Group {
         /// The ids.
@@ -422,6 +424,29 @@ pub enum Stmt {
         /// What is done.
         body: Vec<Stmt>,
     },
+}
+
+/// Rows that are added to a table.
+#[derive(Clone, PartialEq, Debug)]
+pub struct AddedRows {
+    /// The run-time rows, all of them.
+    pub row: DimId,
+    /// The dimensions of a row's elements.
+    pub dims: Vec<DimId>,
+    /// The id of each row.
+    pub ids: View,
+    /// How many ids there are.
+    pub count: usize,
+    /// The argument for the order of rows by id.
+    pub order: usize,
+    /// The argument for each id's first row in that order, and the end: see [`Stmt::Group`].
+    pub starts: usize,
+    /// The rows.
+    pub from: View,
+    /// The table, f32.
+    pub table: Place,
+    /// Stride of the id's axis.
+    pub along: Along,
 }
 
 /// In which order positions of a sequence are walked.

@@ -101,9 +101,13 @@ fn form_within(
     }
     let mut least = without.0;
     let mut best = at_once.cheapest(limit.batch, &mut least)?;
+    // Parts of a batch have sums of gradients, and the update follows the last of them.
     let mut accumulating = kinds.to_vec();
-    if !kinds.contains(&EntryKind::Accumulate) {
-        accumulating.push(EntryKind::Accumulate);
+    accumulating.retain(|kind| *kind != EntryKind::Step);
+    for kind in [EntryKind::Train, EntryKind::Update, EntryKind::Accumulate] {
+        if !accumulating.contains(&kind) {
+            accumulating.push(kind);
+        }
     }
     let passed = Passed::through(rewritten, &accumulating, optimizer)?;
     let search = Search { passed, kinds: &accumulating, ..at_once };

@@ -298,6 +298,29 @@ fn folds_of_many_are_the_folds_of_each() {
     }
 }
 
+#[test]
+fn random_rounding_has_the_evaluator_s_bits() {
+    type Round = unsafe extern "C" fn(i64, *const f32, *const f32, i32, *mut f32);
+    let xs: Vec<f32> = (0..=u32::MAX).step_by(9_973).map(f32::from_bits).chain([1.0]).collect();
+    let salts: Vec<f32> = (0..xs.len()).map(|at| (at as f32 * 0.37).sin()).collect();
+    for (width, library) in libraries() {
+        let round = function!(library, "test_round_randomly", Round);
+        for seed in [0, 1, 0x7fff_ffff] {
+            let mut rounded = vec![0.0f32; xs.len()];
+            // SAFETY: all arrays have the length passed.
+            unsafe { round(xs.len() as i64, xs.as_ptr(), salts.as_ptr(), seed, rounded.as_mut_ptr()) };
+            for ((&x, &salt), found) in xs.iter().zip(&salts).zip(rounded) {
+                let expected = diptych_ir::ops::round_randomly(x, salt, seed);
+                assert_eq!(
+                    found.to_bits(),
+                    expected.to_bits(),
+                    "{width:?}: {x:e} beside {salt}, seed {seed}"
+                );
+            }
+        }
+    }
+}
+
 /// What is rounded to a narrow type and widened from it in every width, against the intermediate representation's own
 /// rounding: with denormal floats as they are, and read and written as zero, as threads that compute have them.
 fn rounds_as<T: Copy + PartialEq + std::fmt::Debug + Default>(

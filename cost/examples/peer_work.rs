@@ -20,7 +20,7 @@ use diptych_runtime::decode::{SequenceId, ServeOptions, Server};
 use diptych_runtime::executor::parts;
 use diptych_runtime::schedule::{ScheduleConfig, ScheduleKind};
 use diptych_runtime::session::{Device, Session};
-use diptych_runtime::train::{ModelIdentity, OptimizerOptions, Plan, TrainOptions, Trainer};
+use diptych_runtime::train::{ModelIdentity, Moments, OptimizerOptions, Plan, TrainOptions, Trainer};
 use held::with_cache;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -59,6 +59,8 @@ struct Optimizer {
     beta2: f64,
     epsilon: f64,
     weight_decay: f64,
+    #[serde(default)]
+    moments: Moments,
 }
 
 /// Greedy text after some prompts, from the weights of a Hugging Face folder or, as it holds them, of a GGUF file.
@@ -134,14 +136,14 @@ fn train(job: &Training, lines: impl Iterator<Item = std::io::Result<String>>) -
     if rows < 2 || job.tokens.iter().any(|row| row.len() != rows) {
         return Err("`tokens` must have rows of one length, of at least two ids".into());
     }
-    let Optimizer { learning_rate, beta1, beta2, epsilon, weight_decay } = job.optimizer;
+    let Optimizer { learning_rate, beta1, beta2, epsilon, weight_decay, moments } = job.optimizer;
     let options = TrainOptions {
         batch: job.tokens.len(),
         time: rows - 1,
         accumulation: 1,
         steps: Some(u64::from(u32::MAX)),
         tokens: None,
-        optimizer: OptimizerOptions { beta1, beta2, epsilon, weight_decay, clip_norm: None },
+        optimizer: OptimizerOptions { beta1, beta2, epsilon, weight_decay, clip_norm: None, moments },
         schedule: ScheduleConfig {
             kind: ScheduleKind::Constant,
             peak: learning_rate,

@@ -100,9 +100,10 @@ impl<'d> Size<'d> {
     /// A recorded step on the most threads.
     fn round_of_waiting(&mut self, vocab: usize) -> Result<(), Failure> {
         if let Some(trainer) = self.trainers.last_mut() {
-            trainer.executables().into_iter().for_each(|entry| entry.record(1));
+            trainer.executables().into_iter().for_each(|(_, entry)| entry.record(1));
             step(trainer, vocab)?;
-            let recordings = trainer.executables().map(|entry| entry.take_recording());
+            let entries = trainer.executables().into_iter();
+            let recordings: Vec<Recording> = entries.map(|(_, entry)| entry.take_recording()).collect();
             let sum = |of: &dyn Fn(&Recording) -> f64| recordings.iter().map(of).sum::<f64>();
             let share =
                 sum(&|recording| recording.part_seconds(Part::Wait)) / sum(&|recording| recording.seconds());

@@ -30,6 +30,9 @@ pub fn predict_step(
         let entry = compiled.entries.get(&kind);
         entry.map_or(0.0, |entry| predict_entry(entry, machine, threads, &run).seconds())
     };
+    if compiled.entries.contains_key(&EntryKind::Step) {
+        return of(EntryKind::Step, at_a_time);
+    }
     let parts = (0..sizes.accumulation).flat_map(|_| parts_of(sizes.batch, at_a_time));
     let further: f64 = parts.skip(1).map(|sequences| of(EntryKind::Accumulate, sequences)).sum();
     of(EntryKind::Train, at_a_time) + further + of(EntryKind::Update, at_a_time)

@@ -122,6 +122,9 @@ pub enum EntryKind {
     Accumulate,
     /// One optimiser update: parameters and moments from the gradients.
     Update,
+    /// `Train` and `Update` in one: a parameter gets its new value as soon as its gradient is there and nothing reads the
+    /// old one any more, so that no gradient is kept for longer.
+    Step,
     /// Log-probability of each target token.
     Score,
     /// Prompt to last logits, growing the cache.
@@ -132,21 +135,23 @@ pub enum EntryKind {
 
 impl EntryKind {
     /// Every kind.
-    pub const ALL: [EntryKind; 6] = [
+    pub const ALL: [EntryKind; 7] = [
         EntryKind::Train,
         EntryKind::Accumulate,
         EntryKind::Update,
+        EntryKind::Step,
         EntryKind::Score,
         EntryKind::Prefill,
         EntryKind::Decode,
     ];
 
-    /// `train`, `accumulate`, `update`, `score`, `prefill` or `decode`.
+    /// `train`, `accumulate`, `update`, `step`, `score`, `prefill` or `decode`.
     pub fn name(self) -> &'static str {
         match self {
             EntryKind::Train => "train",
             EntryKind::Accumulate => "accumulate",
             EntryKind::Update => "update",
+            EntryKind::Step => "step",
             EntryKind::Score => "score",
             EntryKind::Prefill => "prefill",
             EntryKind::Decode => "decode",
@@ -160,7 +165,7 @@ impl EntryKind {
 
     /// Whether it is part of training, where parameters change from run to run.
     pub fn trains(self) -> bool {
-        matches!(self, EntryKind::Train | EntryKind::Accumulate | EntryKind::Update)
+        matches!(self, EntryKind::Train | EntryKind::Accumulate | EntryKind::Update | EntryKind::Step)
     }
 }
 
@@ -208,7 +213,7 @@ impl Program {
         self.regions.iter().flat_map(|region| region.graph.ids().into_iter().map(|id| region.graph.op(id)))
     }
 
-    /// The parameter that a state goes with: `NAME`, of a state `KIND.NAME`.
+    /// The parameter that a state goes with: `NAME`, of a state `KIND.NAME`. A parameter's own name may read so, too.
     pub fn owner(&self, state: Symbol) -> Option<Symbol> {
         let owner = state.as_str().split_once('.').map(|(_, owner)| Symbol::new(owner));
         owner.filter(|owner| self.params.contains_key(owner))

@@ -92,6 +92,36 @@ fn every_scalar_function() {
 }
 
 #[test]
+fn random_rounding_is_right_in_the_mean() {
+    use diptych_ir::ops::round_randomly;
+    let step = |x: f32| f64::from(f32::from_bits((x.to_bits() & 0xffff_0000) + 0x1_0000)) - f64::from(x);
+    // One number over many seeds, and over many neighbours with one seed: both ways the mean is the number itself.
+    for x in [1.0f32 + 1.0 / 1024.0, -3.3333, 1e-20, 7.77e9, 0.1] {
+        const COUNT: i32 = 1 << 16;
+        let spacing = step(f32::from_bits(x.to_bits() & 0xffff_0000)).abs();
+        let of_seeds = (0..COUNT).map(|seed| round_randomly(x, 0.5, seed));
+        let of_salts = (0..COUNT).map(|salt| round_randomly(x, salt as f32 * 1e-6, 77));
+        for rounded in [of_seeds.collect::<Vec<f32>>(), of_salts.collect()] {
+            assert!(rounded.iter().all(|rounded| rounded.to_bits() & 0xffff == 0));
+            assert!(rounded.iter().all(|&rounded| (f64::from(rounded) - f64::from(x)).abs() < spacing));
+            let mean = rounded.iter().map(|&x| f64::from(x)).sum::<f64>() / f64::from(COUNT);
+            // Five standard deviations of the mean of so many, at most half a spacing each.
+            let error = (mean - f64::from(x)).abs();
+            assert!(error < 5.0 * 0.5 * spacing / 256.0, "{x}: {mean}");
+        }
+        // What is a bf16 number stays it.
+        let exact = f32::from_bits(x.to_bits() & 0xffff_0000);
+        assert!((0..100).all(|seed| round_randomly(exact, x, seed) == exact));
+    }
+    assert_eq!(round_randomly(f32::NEG_INFINITY, 1.0, 3), f32::NEG_INFINITY);
+    assert!((0..100).all(|seed| round_randomly(f32::from_bits(0x7f80_0001), 1.0, seed).is_nan()));
+    assert_eq!(round_randomly(-0.0, 1.0, 3).to_bits(), (-0.0f32).to_bits());
+    let seeds =
+        |salt: f32| (0..64).map(move |seed| round_randomly(0.1, salt, seed).to_bits()).collect::<Vec<_>>();
+    assert_ne!(seeds(1.0), seeds(2.0), "what stands beside a number makes it round apart");
+}
+
+#[test]
 fn pointwise_ops_walk_the_union_of_axes() {
     let [a, b, _] = axes();
     let sum =

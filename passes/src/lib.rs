@@ -12,12 +12,14 @@ pub mod optimizer;
 pub mod plan;
 pub mod rematerialize;
 pub mod simplify;
+pub mod step;
 pub mod weight_blocks;
 
 pub use differentiate::differentiate;
 pub use micro_batches::add_accumulate;
 pub use optimizer::{AdamWOptions, add_adamw};
 pub use simplify::simplify;
+pub use step::{add_step, keep_step_alone};
 
 #[cfg(test)]
 mod test_net;

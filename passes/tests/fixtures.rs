@@ -155,6 +155,7 @@ fn two_steps_agree(name: &str) {
         epsilon: number(&settings["eps"]),
         weight_decay: number(&settings["weight_decay"]),
         clip_norm: Some(number(&settings["max_norm"])),
+        ..AdamWOptions::default()
     };
     let program = differentiate(checkpoint.program()).expect("differentiate");
     let program = add_adamw(&program, &options).expect("adamw");

@@ -126,8 +126,11 @@ fn micro_batches_change_no_bit() {
     ];
     let presets = presets.map(|(family, preset)| (family, preset, json!({})));
     for (family, preset, change) in presets.into_iter().chain(mixed) {
-        let run = |batch: usize| {
-            let options = options(json!({ "batch": batch, "accumulation": WINDOWS / batch }));
+        let run = |batch: usize, clip_norm: Option<f64>| {
+            let optimizer = json!({ "clip_norm": clip_norm });
+            let accumulation = WINDOWS / batch;
+            let options =
+                options(json!({ "batch": batch, "accumulation": accumulation, "optimizer": optimizer }));
             let (program, identity) = model(family, preset, change.clone());
             let plan = Plan::new(
                 &device,
@@ -139,6 +142,8 @@ fn micro_batches_change_no_bit() {
             .unwrap();
             let added = plan.compiled().entries.get(&EntryKind::Accumulate).map(|entry| entry.added.clone());
             assert_eq!(added.unwrap_or_default(), [], "{preset}");
+            let at_once = plan.compiled().entries.contains_key(&EntryKind::Step);
+            assert_eq!(at_once, accumulation == 1 && clip_norm.is_none(), "{preset}");
             let mut trainer = Trainer::load(&device, plan).unwrap();
             trainer.initialize(|name| initialize(&program, name, 3).unwrap()).unwrap();
             let reports: Vec<[u64; 2]> = (0..2)
@@ -147,15 +152,52 @@ fn micro_batches_change_no_bit() {
                 .collect();
             (reports, bits(&trainer))
         };
-        let whole = run(WINDOWS);
-        for batch in [1, 2] {
-            let (reports, found) = run(batch);
-            for (expected, found) in whole.1.iter().zip(&found) {
-                assert!(expected == found, "{preset} {change}, {batch} at a time: {} differs", found.0);
+        for (clip_norm, batches) in [(Some(1.0), &[1, 2][..]), (None, &[2])] {
+            let whole = run(WINDOWS, clip_norm);
+            for &batch in batches {
+                let (reports, found) = run(batch, clip_norm);
+                for (expected, found) in whole.1.iter().zip(&found) {
+                    assert!(expected == found, "{preset} {change}, {batch} at a time: {} differs", found.0);
+                }
+                assert_eq!(whole.0, reports, "{preset} {change}, {batch} at a time");
             }
-            assert_eq!(whole.0, reports, "{preset} {change}, {batch} at a time");
         }
     }
+}
+
+#[test]
+fn threads_change_no_bit_of_a_step_in_one() {
+    let run = |family, threads| {
+        let device = device(threads);
+        let mut trainer = trainer_of(&device, family, json!({ "optimizer": { "clip_norm": null } }));
+        assert!(trainer.session().compiled.entries.contains_key(&EntryKind::Step));
+        (0..3).for_each(|_| assert!(trainer.step(text).unwrap().gradient_norm > 0.0));
+        bits(&trainer)
+    };
+    for family in FAMILIES.into_iter().chain([("gpt2", "gpt2-tiny")]) {
+        let one = run(family, 1);
+        for threads in [2, 5] {
+            assert!(run(family, threads) == one, "{family:?} with {threads} threads");
+        }
+    }
+}
+
+#[test]
+fn a_step_in_one_from_a_loss_that_is_no_number_changes_nothing() {
+    let device = device(2);
+    let mut trainer = trainer(&device, json!({ "optimizer": { "clip_norm": null } }));
+    trainer.step(text).unwrap();
+    let (program, _) = llama(json!({}));
+    let store = &trainer.session().store;
+    let kept: Vec<Vec<f32>> = program.params.keys().map(|&name| store.get(name).unwrap()).collect();
+    let mut kept = program.params.keys().map(|name| name.as_str()).zip(kept).collect::<Vec<_>>();
+    // A whole parameter, as not every row of an embedding is used.
+    kept[0].1.fill(f32::NAN);
+    trainer.initialize(|name| kept.iter().find(|row| row.0 == name).unwrap().1.clone()).unwrap();
+    let before = bits(&trainer);
+    let message = trainer.step(text).unwrap_err().to_string();
+    assert!(message.starts_with("step 0: the loss is NaN; the parameters are as they were"), "{message}");
+    assert!(bits(&trainer) == before);
 }
 
 #[test]
@@ -169,9 +211,15 @@ fn a_memory_limit_changes_no_bit() {
         let losses: Vec<u64> = (0..2).map(|_| trainer.step(text).unwrap().loss.to_bits()).collect();
         (losses, bits(&trainer))
     };
-    for (family, preset) in [("llama", "llama-tiny"), ("moe", "moe-tiny")] {
+    let unclipped = json!({ "clip_norm": null });
+    for (family, preset, optimizer) in [
+        ("llama", "llama-tiny", json!({})),
+        ("moe", "moe-tiny", json!({})),
+        ("gpt2", "gpt2-tiny", unclipped.clone()),
+        ("moe", "moe-tiny", unclipped),
+    ] {
         let (program, identity) = model(family, preset, json!({}));
-        let options = options(json!({ "batch": BATCH }));
+        let options = options(json!({ "batch": BATCH, "optimizer": optimizer }));
         let within = |bytes: usize| {
             // As if each part of a batch took a second, and computing again nothing.
             let seconds = |_: &CompiledProgram, at_a_time: usize| BATCH.div_ceil(at_a_time) as f64;
@@ -267,6 +315,57 @@ fn interrupted(family: (&str, &str)) {
     }
     let saved = SavedModel::read(&cut).unwrap();
     assert_eq!((saved.family.as_str(), &saved.training), (family.0, &Some(trainer.options().clone())));
+}
+
+#[test]
+fn moments_in_bf16_take_half_the_memory_and_train_as_well() {
+    let device = device(2);
+    let schedule = json!({ "kind": "cosine", "peak": 0.01, "warmup_steps": 4, "total_steps": 40 });
+    for clip_norm in [Some(1.0), None] {
+        let run = |moments: &str| {
+            let optimizer = json!({ "clip_norm": clip_norm, "moments": moments });
+            let options = json!({ "steps": 40, "schedule": schedule, "optimizer": optimizer });
+            let mut trainer = trainer(&device, options);
+            let losses: Vec<f64> = (0..40).map(|_| trainer.step(text).unwrap().loss).collect();
+            let moments = trainer.session().compiled.program.states.keys().copied();
+            let moments = moments.filter(|name| !name.as_str().starts_with("gradient"));
+            let store = &trainer.session().store;
+            let bytes: usize = moments.map(|name| store.stored(name).unwrap().bytes.len()).sum();
+            (losses, bytes)
+        };
+        let ((exact, whole), (rounded, half)) = (run("f32"), run("bf16"));
+        assert_eq!(whole, 2 * half);
+        assert!(exact != rounded, "nothing was rounded");
+        assert!(exact[39] < 0.8 * exact[0], "{exact:?}");
+        for (step, (exact, rounded)) in exact.iter().zip(&rounded).enumerate() {
+            assert!((rounded / exact - 1.0).abs() < 0.02, "step {step}: {rounded}, in f32 {exact}");
+        }
+    }
+}
+
+#[test]
+fn moments_in_bf16_have_the_same_bits_however_a_run_is_cut_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("checkpoint");
+    let start = |device: &Device, change: Value| -> Vec<(String, Vec<u32>)> {
+        let optimizer = json!({ "clip_norm": null, "moments": "bf16" });
+        let mut all = json!({ "optimizer": optimizer });
+        all.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+        let mut run = trainer_of(device, ("gpt2", "gpt2-tiny"), all.clone());
+        run.step(text).unwrap();
+        run.save(&path).unwrap();
+        let mut resumed = trainer_of(device, ("gpt2", "gpt2-tiny"), all);
+        resumed.resume(&path).unwrap();
+        for trainer in [&mut run, &mut resumed] {
+            (0..2).for_each(|_| assert!(trainer.step(text).unwrap().loss > 0.0));
+        }
+        assert!(bits(&run) == bits(&resumed), "an interruption changes bits");
+        bits(&run)
+    };
+    let one = start(&device(1), json!({ "batch": WINDOWS }));
+    assert!(start(&device(3), json!({ "batch": WINDOWS })) == one, "threads change bits");
+    let parts = json!({ "batch": WINDOWS / 2, "accumulation": 2 });
+    assert!(start(&device(2), parts) == one, "micro-batches change bits");
 }
 
 #[test]
@@ -409,8 +508,8 @@ fn memory_is_known_before_it_is_taken() {
     assert_eq!(bound, trainer.memory_bound());
     assert_eq!(trainer.session().store.bytes(), bound.parameters + bound.states);
     assert!(trainer.session().compiled.entries.contains_key(&EntryKind::Decode));
-    let entries = trainer.executables().map(|entry| entry.bound());
-    let [train, update] = entries;
+    let entries: Vec<_> = trainer.executables().into_iter().map(|(_, entry)| entry.bound()).collect();
+    let [train, update] = entries[..] else { panic!("two entries") };
     let rest = bound.temporaries + bound.inputs_and_roots + bound.derived + bound.scratch;
     let (least, most) = (train.beside(update).total(), train.total() + update.total());
     assert!(least < rest && rest < 2 * most, "{entries:?}, {bound:?}");
@@ -502,7 +601,7 @@ fn a_step_allocates_nothing() {
         let count = |counted| device.pool.run(&|_, _| COUNTED.set(counted));
         trainer.step(text).unwrap();
         // Recorded or not; the last step has no room for it.
-        trainer.executables().into_iter().for_each(|entry| entry.record(2));
+        trainer.executables().into_iter().for_each(|(_, entry)| entry.record(2));
         count(true);
         let before = ALLOCATIONS.load(Ordering::Relaxed);
         drop(std::hint::black_box(vec![1u8; 10]));
@@ -512,7 +611,8 @@ fn a_step_allocates_nothing() {
         count(false);
         assert_eq!(control - before, 1, "the counter must count");
         assert_eq!(after - control, 0, "{threads} threads");
-        let recordings = trainer.executables().map(|entry| entry.take_recording());
+        let entries = trainer.executables().into_iter();
+        let recordings: Vec<_> = entries.map(|(_, entry)| entry.take_recording()).collect();
         assert!(recordings.iter().all(|recording| recording.runs.len() == 2 && recording.lost == 0));
     }
 }

@@ -98,7 +98,8 @@ fn train(
     let (mut timed_seconds, mut seconds) = (0.0, Vec::new());
     for step in 0..steps {
         if step == timed_from {
-            trainer.executables().into_iter().for_each(|entry| entry.record((steps - timed_from) as usize));
+            let runs = (steps - timed_from) as usize;
+            trainer.executables().into_iter().for_each(|(_, entry)| entry.record(runs));
         }
         let report = trainer.step(|number, inputs, targets| {
             order.batch(number, bench.batch, inputs, targets);
@@ -127,7 +128,7 @@ fn train(
 /// The kernels of a step by their time, from so many timed steps.
 fn kernels(bench: &Bench<'_>, trainer: &mut Trainer<'_>, steps: f64) -> Vec<KernelTime> {
     let mut times = Vec::new();
-    for (kind, entry) in [EntryKind::Train, EntryKind::Update].into_iter().zip(trainer.executables()) {
+    for (kind, entry) in trainer.executables() {
         times.push((kind, entry.take_recording().times()));
     }
     let mut kernels: BTreeMap<(EntryKind, &str), (f64, f64, f64)> = BTreeMap::new();
@@ -140,7 +141,7 @@ fn kernels(bench: &Bench<'_>, trainer: &mut Trainer<'_>, steps: f64) -> Vec<Kern
             sum.1 += time.runs as f64 / steps;
         }
         let sizes = match kind {
-            EntryKind::Train => RunSizes::equal(bench.batch, 0, bench.time),
+            EntryKind::Train | EntryKind::Step => RunSizes::equal(bench.batch, 0, bench.time),
             _ => RunSizes::equal(1, 0, 1),
         };
         let prediction = predict_entry(entry, bench.machine, bench.device.pool.threads(), &sizes);

@@ -154,7 +154,7 @@ fn algebra_text(compiled: &CompiledProgram, kinds: &[EntryKind]) -> String {
 /// The entries of a program that is not yet differentiated from which these come.
 fn in_forward_program(kinds: &[EntryKind]) -> Vec<EntryKind> {
     let forward = |kind: &EntryKind| match kind {
-        EntryKind::Train | EntryKind::Accumulate | EntryKind::Update => EntryKind::Train,
+        EntryKind::Train | EntryKind::Accumulate | EntryKind::Update | EntryKind::Step => EntryKind::Train,
         EntryKind::Score | EntryKind::Prefill | EntryKind::Decode => *kind,
     };
     kinds.iter().map(forward).collect()
@@ -163,7 +163,9 @@ fn in_forward_program(kinds: &[EntryKind]) -> Vec<EntryKind> {
 /// The sequences of a run of an entry.
 fn sizes(kind: EntryKind, train: &TrainOptions, context: usize) -> RunSizes {
     match kind {
-        EntryKind::Train | EntryKind::Accumulate => RunSizes::equal(train.batch, 0, train.time),
+        EntryKind::Train | EntryKind::Accumulate | EntryKind::Step => {
+            RunSizes::equal(train.batch, 0, train.time)
+        }
         EntryKind::Update => RunSizes::equal(1, 0, 1),
         EntryKind::Score | EntryKind::Prefill => RunSizes::equal(1, 0, context),
         EntryKind::Decode => RunSizes::equal(1, context.saturating_sub(1), 1),
@@ -175,7 +177,9 @@ fn sizes(kind: EntryKind, train: &TrainOptions, context: usize) -> RunSizes {
 /// # Errors
 /// When there is no such entry.
 pub fn entry_kinds(name: Option<&str>) -> Result<Vec<EntryKind>> {
-    let Some(name) = name else { return Ok(EntryKind::ALL.to_vec()) };
+    // `step` is `train` and `update` once more, and not for gradients that are clipped.
+    let all = || EntryKind::ALL.into_iter().filter(|kind| *kind != EntryKind::Step).collect();
+    let Some(name) = name else { return Ok(all()) };
     let found = EntryKind::ALL.into_iter().find(|kind| kind.name() == name);
     let known = || EntryKind::ALL.map(EntryKind::name).join(", ");
     found.map(|kind| vec![kind]).ok_or_else(|| Failure(format!("no entry `{name}`; there are: {}", known())))

@@ -369,6 +369,7 @@ fn map(function: ScalarFn, x: &[usize], kind: Kind) -> String {
         | ScalarFn::Sigmoid
         | ScalarFn::Erf
         | ScalarFn::Sin
-        | ScalarFn::Cos => call(function.name()),
+        | ScalarFn::Cos
+        | ScalarFn::RoundRandomly => call(function.name()),
     }
 }

@@ -3,7 +3,7 @@
 
 use super::operations::scalar_load;
 use super::writer::{Writer, rows_of};
-use crate::tile::{DimId, View};
+use crate::tile::{AddedRows, DimId, View};
 use diptych_ir::DType;
 use diptych_passes::layout::Leading;
 
@@ -47,6 +47,34 @@ impl Writer<'_> {
         for _ in 0..rows.len().max(1) {
             self.close();
         }
+    }
+
+    /// Rows of one id one after the other, as the order by ids has them.
+    pub(super) fn add_rows(&mut self, added: &AddedRows) {
+        let AddedRows { row, dims, ids, count, order, starts, from, table, along } = added;
+        let [order, starts] = [order, starts].map(|&arg| self.program.args[arg].name.clone());
+        let at = |pair: &str| {
+            let row_of_pair = format!("{order}[{pair}]");
+            let own = |dim: DimId| dims.contains(&dim).then(|| format!("i_{}", self.name(dim)));
+            move |dim: DimId| if dim == *row { Some(row_of_pair.clone()) } else { own(dim) }
+        };
+        let id = self.address(ids, &at("first"));
+        let element = scalar_load(from.dtype, &self.address(from, &at("pair")));
+        let target = self.element_at(table, "id", *along, dims, None, "0");
+        self.line(format!("const int64_t {}_start = 0;", self.name(*row)));
+        self.open(format!("for (int64_t first = 0; first < {starts}[{count}];) {{"));
+        self.line(format!("const int64_t id = *({id});"));
+        self.line(format!("const int64_t end = {starts}[id + 1];"));
+        for &dim in dims {
+            let (name, count) = (self.name(dim).to_owned(), self.count(dim));
+            self.open(format!("for (int64_t i_{name} = 0; i_{name} < {count}; i_{name}++) {{"));
+        }
+        self.line("float sum = 0;");
+        self.line(format!("for (int64_t pair = first; pair < end; pair++) sum += {element};"));
+        self.line(format!("*({target}) += sum;"));
+        dims.iter().for_each(|_| self.close());
+        self.line("first = end;");
+        self.close();
     }
 
     /// A counting sort: pairs of one id stay in their order.

@@ -21,6 +21,7 @@ impl Writer<'_> {
             Stmt::Round { rows, over, from, to } => self.round(rows, over, from, to),
             Stmt::Fill { dims, place, value } => self.fill(dims, place, *value),
             Stmt::TopK { rows, along, ranks, from, to } => self.top_k(rows, (*along, *ranks), from, to),
+            Stmt::AddRows(added) => self.add_rows(added),
             Stmt::Group { ids, leading, dims, count, order, starts } => {
                 self.group(ids, *leading, dims, *count, (*order, *starts));
             }

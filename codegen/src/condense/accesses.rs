@@ -34,6 +34,11 @@ pub(super) fn views(stmt: &mut Stmt, see: &mut impl FnMut(&mut View, Access)) {
             see(to, Access::Write);
         }
         Stmt::Group { ids, .. } => see(ids, Access::Read),
+        Stmt::AddRows(added) => {
+            see(&mut added.ids, Access::Read);
+            see(&mut added.from, Access::Read);
+            view_of_place(&mut added.table, Access::Write, see);
+        }
         Stmt::Steps { body, .. } | Stmt::Stream { body, .. } => {
             body.iter_mut().for_each(|stmt| views(stmt, see));
         }

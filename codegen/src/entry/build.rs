@@ -7,10 +7,12 @@ use super::overwriting::is_overwritten_too_soon;
 use super::together::join;
 use super::{ArgRef, Buffer, BufferId, CompiledEntry, GridCount, Launch, PlanStep, Role, Slot};
 use crate::c;
-use crate::lower::{Context, Lowered, Source, lower, lower_grouping, row_block};
+use crate::lower::{Context, Lowered, Source, added_rows, lower, lower_grouping, row_block};
 use crate::tile::{Dim, Extent, TileProgram};
 use diptych_ir::{DType, Entry, EntryKind, NodeId, Op, Program, ReduceKind, RegionId, ScalarFn};
-use diptych_passes::fuse::{FuseOptions, Group, GroupKind, RegionSteps, Rows, Step, StreamedAxes, fuse};
+use diptych_passes::fuse::{
+    FuseOptions, Group, GroupKind, RegionSteps, Rows, Step, StreamedAxes, fuse_entry,
+};
 use diptych_passes::layout::{Layout, Layouts, Leading, product};
 use diptych_passes::micro_batches::continued_sums;
 use diptych_passes::normalize::normalize;
@@ -91,7 +93,6 @@ pub(crate) fn compile_entry_timed(
     let mut entry = program.entry(kind).cloned().ok_or_else(|| plan_error("the entry got lost"))?;
     let continued = continued_sums(&program, &entry);
     entry.updates.clone_from(&continued.updates);
-    let roots: Vec<NodeId> = entry.roots.iter().chain(&entry.updates).map(|root| root.1).collect();
     let training = kind.trains();
     let rows = match kind {
         EntryKind::Decode => Rows::Few,
@@ -100,7 +101,7 @@ pub(crate) fn compile_entry_timed(
     };
     let fuse_options = FuseOptions { rows, history_is_rename: !kind.cached() };
     let start = Instant::now();
-    let fused = fuse(&program, &roots, streamed, fuse_options)?;
+    let fused = fuse_entry(&program, &entry, streamed, fuse_options)?;
     let fuse_seconds = start.elapsed().as_secs_f64();
     let start = Instant::now();
     let values = ValueLayouts::of(&program, layouts, &entry.updates);
@@ -267,7 +268,7 @@ impl Builder<'_> {
             let slots = self.slots(main, node);
             let stored =
                 ArgRef { buffer: self.role_buffer(Role::Stored(name), main, node, slots), slot: Slot::First };
-            if is_overwritten_too_soon(self.program, &self.fused[&main].steps, name, node)
+            if is_overwritten_too_soon(self.program, self.fused, name, node)
                 || scope.targets.contains_key(&node)
             {
                 let buffer = self.add_buffer(Role::Temporary, main, node, slots);
@@ -296,6 +297,7 @@ impl Builder<'_> {
     ) -> Result<(Vec<PlanStep>, Vec<PlanStep>), CompileError> {
         let (mut steps, mut load_steps) = (Vec::new(), Vec::new());
         let fused = self.fused;
+        self.place_added_sums(scope);
         for step in &fused[&scope.region].steps {
             self.time += 1;
             match step {
@@ -312,6 +314,23 @@ impl Builder<'_> {
         let steps = join(steps, &self.kernels, &mut self.buffers);
         let load_steps = join(load_steps, &self.kernels, &mut self.buffers);
         Ok((steps, load_steps))
+    }
+
+    /// The sum, the rows that are added to it where it lies, and both together.
+    fn added(&self, region: RegionId, group: &Group) -> Option<[NodeId; 3]> {
+        let graph = &self.program.region(region).graph;
+        (group.kind == GroupKind::AddedRows).then(|| added_rows(graph, group)).flatten()
+    }
+
+    /// A sum to which rows are added goes where both together are to be.
+    fn place_added_sums(&self, scope: &mut Scope) {
+        for group in self.fused[&scope.region].steps.iter().flat_map(Step::groups) {
+            if let Some([sum, _, both]) = self.added(scope.region, group)
+                && let Some(&target) = scope.targets.get(&both)
+            {
+                scope.targets.insert(sum, target);
+            }
+        }
     }
 
     /// Whether a group depends on parameters alone, and is to be computed at load.
@@ -392,6 +411,11 @@ impl Builder<'_> {
             panel: self.options.panel,
             tile_rows: self.options.tile_rows,
         };
+        if let Some([sum, _, both]) = self.added(region, group) {
+            let place = scope.places.get(&sum).copied();
+            let place = place.ok_or_else(|| self.error("rows are added to a sum that is not there"))?;
+            scope.places.insert(both, place);
+        }
         let mut launches = Vec::new();
         for lowered in lower(group, &context)? {
             if let Some(&Source::Order(ids, count)) = lowered.args.first()

@@ -200,7 +200,7 @@ pub fn choose(group: &Group, context: &Context) -> Result<Dims, LowerError> {
         }
         // What a step computes is in a region of its own: see `recurrence`.
         GroupKind::Scan => {}
-        GroupKind::Scatter => scatter_blocks(&mut dims, group, graph, context)?,
+        GroupKind::Scatter | GroupKind::AddedRows => scatter_blocks(&mut dims, group, graph, context)?,
         GroupKind::Stream(axes) => {
             let long = |axis: StreamAxis| matches!(axis, StreamAxis::Time | StreamAxis::Past);
             if long(axes.along) {
@@ -559,10 +559,17 @@ fn scatter_blocks(
             }
         }
         if added != Leading::None {
-            let block = if own == Leading::None { STREAMED_ROWS } else { POINTWISE_ROWS };
+            // Where rows are walked by their ids, all of them are.
+            let all = group.kind == GroupKind::AddedRows;
+            let block = match own {
+                _ if all => usize::MAX,
+                Leading::None => STREAMED_ROWS,
+                _ => POINTWISE_ROWS,
+            };
             let row = dims.add("row", Extent::Rows { leading: added, block });
             dims.row = Some(row);
             match own {
+                _ if all => {}
                 Leading::None => dims.stream = Some(row),
                 _ => dims.grid.push(row),
             }

@@ -2,6 +2,7 @@
 //! kind of group: name the dimensions, find where each value lies, order the
 //! computations in stages, write them down. It knows no instruction set.
 
+mod added_rows;
 mod chunks;
 mod dims;
 mod dots;
@@ -90,6 +91,7 @@ pub struct Lowered {
     pub args: Vec<Source>,
 }
 
+pub use added_rows::added_rows;
 pub use dims::row_block;
 pub use grouped::lower_grouping;
 
@@ -100,6 +102,7 @@ pub use grouped::lower_grouping;
 pub fn lower(group: &Group, context: &Context) -> Result<Vec<Lowered>, LowerError> {
     let mut lowered = match group.kind {
         GroupKind::Scan => vec![recurrence::lower(group, context)?],
+        GroupKind::AddedRows => vec![added_rows::lower(group, context)?],
         _ => {
             let mut lowering = stages::Lowering::new(group, context)?;
             lowering.order()?;

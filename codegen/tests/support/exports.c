@@ -76,6 +76,13 @@ void test_flush(int flush) {
 #endif
     (void)flush;
 }
+void test_round_randomly(int64_t n, const float *x, const float *salt, int32_t seed, float *rounded) {
+    for (int64_t i = 0; i < n; i += LANES) {
+        int64_t lanes = n - i < LANES ? n - i : LANES;
+        vf v = v_round_randomly(load_partial(x + i, lanes), load_partial(salt + i, lanes), splat_int(seed));
+        store_partial(rounded + i, lanes, v);
+    }
+}
 
 void test_transpose(int64_t m, int64_t n, const float *src, int64_t lds, float *dst, int64_t ldd) {
     transpose_block(m, n, src, lds, dst, ldd);

@@ -244,7 +244,7 @@ impl<'a> Accesses<'a> {
     }
 
     /// So many elements of rows of a table, which was written once before, are updated in any order.
-    fn rows_of(&mut self, arg: usize, along: Along, elements: f64) {
+    pub(super) fn rows_of(&mut self, arg: usize, along: Along, elements: f64) {
         let element_bytes = self.sizes.program.args[arg].dtype.bytes() as f64;
         let of_table = self.found.iter().filter(|access| access.arg == arg && access.write);
         let table_bytes = of_table.map(|access| access.bytes).fold(0.0, f64::max);

@@ -132,6 +132,15 @@ impl<'a> Counter<'a> {
                 self.accesses.place(&Place::Strided(from.clone()), &dims, Direction::Read, at);
                 self.accesses.rounded(to, Direction::Write, at);
             }
+            Stmt::AddRows(added) => {
+                let dims = [&[added.row], &added.dims[..]].concat();
+                self.operations.by_element(sizes.points(&dims, at));
+                self.accesses.place(&Place::Strided(added.ids.clone()), &[added.row], Direction::Read, at);
+                self.accesses.place(&Place::Strided(added.from.clone()), &dims, Direction::Read, at);
+                if let Some(arg) = accesses::argument(&added.table) {
+                    self.accesses.rows_of(arg, added.along, sizes.points(&dims, at));
+                }
+            }
             Stmt::Group { ids, dims, count, order, .. } => {
                 let pairs = sizes.points(dims, at);
                 self.operations.by_element(8.0 * (pairs + *count as f64));

@@ -174,6 +174,8 @@ fn of_function(function: ScalarFn) -> ScalarOps {
     let none = ScalarOps::default();
     match function {
         ScalarFn::Detach => none,
+        // Four multiplications of a hash, each with a shift and what is mixed in.
+        ScalarFn::RoundRandomly => ScalarOps { arithmetic: 18.0, ..none },
         ScalarFn::Div | ScalarFn::Sqrt => ScalarOps { divide: 1.0, ..none },
         ScalarFn::Rsqrt => ScalarOps { divide: 2.0, ..none },
         ScalarFn::Exp => ScalarOps { exponential: 1.0, ..none },

@@ -112,6 +112,11 @@ impl Variation {
                 self.view(from, found);
             }
             Stmt::Group { .. } => {}
+            Stmt::AddRows(added) => {
+                added.dims.iter().for_each(|&dim| self.dim(dim, found));
+                self.view(&added.from, found);
+                self.place(&added.table, found);
+            }
             Stmt::Stream { body, .. } | Stmt::Steps { body, .. } => {
                 body.iter().for_each(|stmt| self.collect(stmt, found));
             }
@@ -207,7 +212,7 @@ fn written(stmt: &Stmt) -> Vec<usize> {
             turned.chain(of_place(&dot.c)).collect()
         }
         Stmt::Transpose { to, .. } | Stmt::Round { to, .. } => tile(to).into_iter().collect(),
-        Stmt::Fill { .. } | Stmt::TopK { .. } | Stmt::Group { .. } => Vec::new(),
+        Stmt::Fill { .. } | Stmt::TopK { .. } | Stmt::Group { .. } | Stmt::AddRows(_) => Vec::new(),
         // Their statements are looked at one by one.
         Stmt::Stream { .. } | Stmt::Steps { .. } | Stmt::When { .. } => Vec::new(),
     }

@@ -225,7 +225,11 @@ fn mark(body: &[Stmt], program: &TileProgram, narrow: &[bool], found: &mut [Opti
                 mark(yes, program, narrow, found);
                 mark(no, program, narrow, found);
             }
-            Stmt::Fill { .. } | Stmt::TopK { .. } | Stmt::Group { .. } | Stmt::Round { .. } => {}
+            Stmt::Fill { .. }
+            | Stmt::TopK { .. }
+            | Stmt::Group { .. }
+            | Stmt::AddRows(_)
+            | Stmt::Round { .. } => {}
         }
     }
 }

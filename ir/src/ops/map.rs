@@ -41,6 +41,8 @@ pub enum ScalarFn {
     Select,
     /// The value itself, with no gradient.
     Detach,
+    /// `a` as a bf16 number, the one above or the one below, each as likely as it is near: see [`round_randomly`].
+    RoundRandomly,
 }
 
 /// What a scalar function takes and gives.
@@ -51,6 +53,7 @@ enum Signature {
     Logic,
     Select,
     Same,
+    Rounding,
 }
 
 /// Every scalar function, with its name in the text form and its number of operands.
@@ -80,6 +83,7 @@ pub(crate) const SCALAR_FNS: &[(ScalarFn, &str, usize)] = &[
     (ScalarFn::Not, "not", 1),
     (ScalarFn::Select, "select", 3),
     (ScalarFn::Detach, "detach", 1),
+    (ScalarFn::RoundRandomly, "round_randomly", 3),
 ];
 
 impl ScalarFn {
@@ -113,6 +117,7 @@ impl ScalarFn {
             And | Or | Not => Signature::Logic,
             Select => Signature::Select,
             Detach => Signature::Same,
+            RoundRandomly => Signature::Rounding,
         }
     }
 
@@ -164,8 +169,28 @@ impl ScalarFn {
                 }
             }
             Detach => x[0],
+            RoundRandomly => f64::from(round_randomly(x[0] as f32, x[1] as f32, x[2] as i32)),
         }
     }
+}
+
+/// A number rounded to bf16 at random: up or down, so that the mean is the number itself. The random number is a hash of the
+/// number, of another one that stands beside it (`salt`), and of a seed, so that it depends on no position, order or
+/// layout. What is no finite number stays what it is.
+pub fn round_randomly(x: f32, salt: f32, seed: i32) -> f32 {
+    let bits = x.to_bits();
+    if !x.is_finite() {
+        return f32::from_bits((if x.is_nan() { bits | 0x40_0000 } else { bits }) & 0xffff_0000);
+    }
+    // Multiplications and shifts of MurmurHash3's finalizer.
+    let mix = |hash: u32, factor: u32, shift: u32| {
+        let product = hash.wrapping_mul(factor);
+        product ^ (product >> shift)
+    };
+    let hash = mix(bits, 0x9e37_79b1, 15) ^ salt.to_bits();
+    let hash = mix(hash, 0x85eb_ca6b, 13) ^ seed as u32;
+    let noise = mix(mix(hash, 0xc2b2_ae35, 16), 0x27d4_eb2f, 15) >> 16;
+    f32::from_bits((bits + noise) & 0xffff_0000)
 }
 
 /// The error function in f64: its Maclaurin series for small arguments, the
@@ -224,6 +249,10 @@ impl Map {
             Signature::Select if kinds[0] == DType::Bool && kinds[1] == kinds[2] => return Ok(kinds[1]),
             Signature::Select => "a truth value and two operands of one type",
             Signature::Same => return Ok(kinds[0]),
+            Signature::Rounding if kinds[0].is_float() && kinds[1].is_float() && kinds[2] == DType::I32 => {
+                return Ok(DType::F32);
+            }
+            Signature::Rounding => "two floats and an i32",
         };
         Err(format!("takes {expected}, but was given {operands:?}"))
     }
@@ -382,7 +411,7 @@ fn partials(
             let chosen = graph.add(Map(Select), &[x[0], dy, zero])?;
             vec![None, Some(chosen), Some(graph.add(Map(Select), &[x[0], zero, dy])?)]
         }
-        Less | LessEqual | Equal | And | Or | Not | Detach => vec![None; x.len()],
+        Less | LessEqual | Equal | And | Or | Not | Detach | RoundRandomly => vec![None; x.len()],
     })
 }
 

@@ -32,7 +32,7 @@ pub use leaves::{Argument, Index, Input, Literal, Param};
 pub use linearity::Linearity;
 pub use loops::Loop;
 pub(crate) use loops::loop_results;
-pub use map::{Map, ScalarFn};
+pub use map::{Map, ScalarFn, round_randomly};
 pub use reduce::{Reduce, ReduceKind};
 pub use rename::Rename;
 pub use repeat::{Output, Repeat};

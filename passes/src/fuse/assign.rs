@@ -6,11 +6,12 @@ use super::gathered::{gathered, grouped_gradient};
 use super::roles::Roles;
 use super::units::Units;
 use super::{
-    FuseError, FuseOptions, Group, GroupKind, RegionSteps, Rows, Step, StreamedAxes, past, scans, streams,
-    turns,
+    FuseError, FuseOptions, Group, GroupKind, Overwritten, RegionSteps, Rows, Step, StreamedAxes, past,
+    scans, streams, turns,
 };
 use crate::layout::{Leading, symbol};
-use diptych_ir::{NodeId, Op, Program, RegionId};
+use diptych_ir::ops::Map;
+use diptych_ir::{NodeId, Op, Program, RegionId, ScalarFn};
 use std::collections::{HashMap, HashSet};
 
 /// Contractions of few rows share a kernel only if their common axis has so many positions to divide them by: three
@@ -26,16 +27,19 @@ enum Unit {
 struct Assignment<'a> {
     roles: Roles<'a>,
     options: FuseOptions,
+    /// What is to be overwritten.
+    overwritten: &'a [Overwritten],
     work: Vec<Unit>,
     /// The unit that stores or yields each node; a streamed node has none.
     units: Units,
 }
 
 /// The groups of one region.
-pub fn region(
+pub(super) fn region(
     program: &Program,
     id: RegionId,
     roots: &[NodeId],
+    overwritten: &[Overwritten],
     streamed: &StreamedAxes,
     options: FuseOptions,
 ) -> Result<RegionSteps, FuseError> {
@@ -45,7 +49,7 @@ pub fn region(
     let mut units = Units::new(&roles, &order);
     let streams = streams::groups(&roles, &order, &mut units);
     let work = streams.into_iter().map(Unit::Group).collect();
-    let mut state = Assignment { roles, options, work, units };
+    let mut state = Assignment { roles, options, overwritten, work, units };
     for &node in &order {
         if state.units.of(node).is_some() {
             past::refuse_sums(&state.roles, node)?;
@@ -110,6 +114,14 @@ impl Assignment<'_> {
             }
             return Ok(());
         }
+        if let Some(unit) = self.added_rows(id) {
+            if let Unit::Group(group) = &mut self.work[unit] {
+                group.kind = GroupKind::AddedRows;
+                group.nodes.push(id);
+            }
+            self.units.join(id, unit);
+            return Ok(());
+        }
         let inputs = self.units.inputs(id);
         let mut candidates: Vec<usize> = inputs.iter().copied().collect();
         // A contraction may also join one that shares its left operand.
@@ -134,6 +146,51 @@ impl Assignment<'_> {
         self.units.join(id, unit);
         self.gather_flat(id, unit);
         Ok(())
+    }
+
+    /// Where a node adds the rows that a `put_add` puts into a table to a sum of the same axes, and nothing else reads
+    /// either: the unit of the `put_add`. As two gradients of one table are added, neither needs a place of its own.
+    fn added_rows(&self, id: NodeId) -> Option<usize> {
+        let graph = self.roles.graph;
+        let operands = graph.operands(id);
+        let is_rows = |&operand: &NodeId| matches!(graph.op(operand), Op::PutAdd(_));
+        let (Op::Map(Map(ScalarFn::Add)), Some(&rows)) =
+            (graph.op(id), operands.iter().find(|id| is_rows(id)))
+        else {
+            return None;
+        };
+        let sum = operands.into_iter().find(|&operand| operand != rows)?;
+        let alone = |node: NodeId| graph.users(node) == [id] && !self.roles.is_wanted(node);
+        let is_stored_sum = |unit: usize| match &self.work[unit] {
+            Unit::Group(group) => match &group.kind {
+                GroupKind::OverRows(_) => group.nodes.contains(&sum),
+                GroupKind::Stream(_) => group.nodes.contains(&sum) && group.sums_rows(),
+                _ => false,
+            },
+            Unit::Repeat(_) => false,
+        };
+        let alike = [rows, sum].iter().all(|&node| graph.ty(node) == graph.ty(id));
+        let overwrites = self.overwritten.iter().any(|overwritten| overwritten.new == id);
+        if !alike
+            || !alone(rows)
+            || !alone(sum)
+            || overwrites
+            || !self.units.of(sum).is_some_and(is_stored_sum)
+        {
+            return None;
+        }
+        let (Op::PutAdd(put), &[ids, values]) = (graph.op(rows), &graph.operands(rows)[..]) else {
+            return None;
+        };
+        let of_tokens = graph.axes(ids).iter().all(|axis| symbol(*axis).is_some() && put.over.contains(axis));
+        let given = |node: NodeId| !self.roles.is_free(self.roles.base(node));
+        let unit = self.units.of(rows)?;
+        let fits = self.roles.leading(ids) == Leading::Rows
+            && of_tokens
+            && given(ids)
+            && given(values)
+            && matches!(&self.work[unit], Unit::Group(group) if group.kind == GroupKind::Scatter && group.nodes == [rows]);
+        (fits && self.units.can_join(id, unit)).then_some(unit)
     }
 
     /// Takes into a flat group the others that its new member reads: neither of their values need be stored then.
@@ -271,7 +328,10 @@ impl Assignment<'_> {
             (
                 GroupKind::Flat | GroupKind::Rows(Leading::None),
                 GroupKind::OverRows(_) | GroupKind::OverGrouped(_),
-            ) => pointwise && group.nodes.iter().all(|&node| graph.axes(node) == graph.axes(id)),
+            ) => {
+                let alike = |&node: &NodeId| graph.axes(node) == graph.axes(id);
+                pointwise && group.nodes.iter().all(alike) && self.takes_the_place_of_sums(id, group)
+            }
             (GroupKind::Grouped(grouping), GroupKind::Grouped(theirs)) => {
                 grouping == theirs && self.contraction_joins(id, group)
             }
@@ -280,6 +340,14 @@ impl Assignment<'_> {
             }
             _ => false,
         }
+    }
+
+    /// Whether a node is all that reads the sums of a group. Where parameters are overwritten, what is computed from a
+    /// gradient several times reads it from memory: it would be stored besides.
+    fn takes_the_place_of_sums(&self, id: NodeId, group: &Group) -> bool {
+        let graph = self.roles.graph;
+        let sums = self.roles.sources(id).into_iter().filter(|source| group.nodes.contains(source));
+        self.overwritten.is_empty() || sums.into_iter().all(|sum| graph.users(sum).len() == 1)
     }
 
     /// A pointwise node on what a stream leaves: it must have the axes of its instances.
@@ -401,6 +469,35 @@ impl Assignment<'_> {
             || group.nodes.iter().any(|&node| self.roles.is_wanted(node))
     }
 
+    /// The units that overwrite something, each with the others that read it before.
+    fn overwriting(&self) -> HashMap<usize, HashSet<usize>> {
+        let graph = self.roles.graph;
+        let mut found: HashMap<usize, HashSet<usize>> = HashMap::new();
+        for &Overwritten { old, new } in self.overwritten {
+            let new = self.roles.base(new);
+            let computed_by = match graph.op(new) {
+                Op::Output(_) => graph.operands(new)[0],
+                _ => new,
+            };
+            let Some(unit) = self.units.of(computed_by) else { continue };
+            let members = |unit: usize| match &self.work[unit] {
+                Unit::Group(group) => group.nodes.clone(),
+                Unit::Repeat(node) => vec![*node],
+            };
+            let reads = |other: &usize| {
+                members(*other).into_iter().any(|member| self.roles.sources(member).contains(&old))
+            };
+            let others = (0..self.work.len()).filter(|&other| other != unit).filter(reads);
+            found.entry(unit).or_default().extend(others);
+        }
+        found
+    }
+
+    /// Whether what a unit leaves takes no room: numbers, of which what they are computed from is no longer needed.
+    fn only_frees(&self, unit: usize) -> bool {
+        matches!(&self.work[unit], Unit::Group(group) if group.kind == GroupKind::FlatSum)
+    }
+
     /// Outputs, and the order of the units.
     fn finish(mut self, order: &[NodeId], roots: &[NodeId]) -> Result<RegionSteps, FuseError> {
         let mut read: HashMap<NodeId, HashSet<usize>> = HashMap::new();
@@ -453,9 +550,18 @@ impl Assignment<'_> {
         let needs: Vec<HashSet<usize>> = (0..self.work.len()).map(|unit| self.units.needs(unit)).collect();
         let mut steps = Vec::new();
         let mut taken = HashSet::new();
+        let overwriting = self.overwriting();
         while taken.len() < self.work.len() {
-            let ready =
-                (0..self.work.len()).find(|unit| !taken.contains(unit) && needs[*unit].is_subset(&taken));
+            let ready = || {
+                let is_ready = |unit: &usize| !taken.contains(unit) && needs[*unit].is_subset(&taken);
+                (0..self.work.len()).filter(is_ready)
+            };
+            let allowed = |unit: &usize| overwriting.get(unit).is_none_or(|after| after.is_subset(&taken));
+            let urgent = |unit: &usize| overwriting.contains_key(unit) || self.only_frees(*unit);
+            let ready = ready()
+                .find(|unit| !overwriting.is_empty() && urgent(unit) && allowed(unit))
+                .or_else(|| ready().find(allowed))
+                .or_else(|| ready().next());
             // Units that need one another in a circle are a bug of `Units::can_join`.
             let Some(ready) = ready else {
                 return Err(self.roles.error(order[0], "the groups need one another in a circle".into()));

@@ -17,7 +17,7 @@ pub use roles::{Roles, is_view};
 pub use scans::{constant, in_place};
 
 use crate::layout::Leading;
-use diptych_ir::{Axis, NodeId, Program, Region, RegionId};
+use diptych_ir::{Axis, Entry, NodeId, Op, Program, Region, RegionId, Symbol};
 use std::collections::{HashMap, HashSet};
 
 /// Why a program cannot be fused.
@@ -59,6 +59,9 @@ pub enum GroupKind {
     Stream(StreamAxes),
     /// The adjoint of a gather: rows added to a table.
     Scatter,
+    /// Such rows, added to a sum over rows of tokens that is stored already, where it lies: the nodes are the `put_add` and
+    /// its sum with the other.
+    AddedRows,
     /// Contractions with weights that ids choose: blocks of the pairs of a row
     /// and one of its ids, sorted by id, with what follows pair by pair.
     Grouped(Grouping),
@@ -203,18 +206,68 @@ pub fn fuse(
     streamed: &StreamedAxes,
     options: FuseOptions,
 ) -> Result<HashMap<RegionId, RegionSteps>, FuseError> {
+    fuse_overwriting(program, roots, Vec::new(), streamed, options)
+}
+
+/// The same for an entry: what its updates overwrite is read before, where that can be, and updates come as soon as they
+/// can, so that nothing lives for longer that only they read.
+///
+/// # Errors
+/// As said there.
+pub fn fuse_entry(
+    program: &Program,
+    entry: &Entry,
+    streamed: &StreamedAxes,
+    options: FuseOptions,
+) -> Result<HashMap<RegionId, RegionSteps>, FuseError> {
+    let roots: Vec<NodeId> = entry.roots.iter().chain(&entry.updates).map(|root| root.1).collect();
+    let graph = &program.main().graph;
+    let reading = |name: Symbol| {
+        let reads = move |&id: &NodeId| matches!(graph.op(id), Op::Param(param) if param.name == name);
+        graph.ids().into_iter().filter(reads)
+    };
+    let overwritten =
+        entry.updates.iter().flat_map(|&(name, new)| reading(name).map(move |old| Overwritten { old, new }));
+    fuse_overwriting(program, &roots, overwritten.collect(), streamed, options)
+}
+
+/// A value of a region that another one is to be written over.
+#[derive(Clone, Copy, Debug)]
+struct Overwritten {
+    /// A parameter, or an argument that is a slice of one.
+    old: NodeId,
+    /// Its new value.
+    new: NodeId,
+}
+
+fn fuse_overwriting(
+    program: &Program,
+    roots: &[NodeId],
+    overwritten: Vec<Overwritten>,
+    streamed: &StreamedAxes,
+    options: FuseOptions,
+) -> Result<HashMap<RegionId, RegionSteps>, FuseError> {
     let mut regions = HashMap::new();
-    let mut waiting = vec![(Program::MAIN, roots.to_vec())];
-    while let Some((id, roots)) = waiting.pop() {
+    let mut waiting = vec![(Program::MAIN, roots.to_vec(), overwritten)];
+    while let Some((id, roots, overwritten)) = waiting.pop() {
         if regions.contains_key(&id) {
             continue;
         }
-        let steps = assign::region(program, id, &roots, streamed, options)?;
+        let steps = assign::region(program, id, &roots, &overwritten, streamed, options)?;
+        let graph = &program.region(id).graph;
         for step in &steps.steps {
             if let Step::Repeat(node) = step
-                && let diptych_ir::Op::Repeat(repeat) = program.region(id).graph.op(*node)
+                && let Op::Repeat(repeat) = graph.op(*node)
             {
-                waiting.push((repeat.body, program.region(repeat.body).results.clone()));
+                let body = program.region(repeat.body);
+                let within = overwritten.iter().filter_map(|&Overwritten { old, new }| {
+                    let Op::Output(output) = graph.op(new) else { return None };
+                    let at = graph.operands(*node).iter().position(|&operand| operand == old)?;
+                    let of_layers = output.index >= repeat.carried && at >= repeat.carried;
+                    (graph.operands(new)[0] == *node && of_layers)
+                        .then(|| Overwritten { old: body.arguments[at], new: body.results[output.index] })
+                });
+                waiting.push((repeat.body, body.results.clone(), within.collect()));
             }
         }
         regions.insert(id, steps);

@@ -22,7 +22,7 @@ pub struct Stored {
     pub layers: Option<Axis>,
     /// How one layer's value is stored.
     pub layout: Layout,
-    /// The type of its elements: f32, f16 or bf16. In blocks, f32.
+    /// The type of its elements: of parameters f32, f16 or bf16 (in blocks, f32), of states what the program says.
     pub dtype: DType,
     /// The bytes: one layer after the other.
     pub bytes: AlignedBytes,
@@ -393,7 +393,7 @@ fn kept<'a>(
     let of_state = move |name: Symbol, ty: &TensorType| {
         let owner = program.owner(name).map(|owner| &program.params[&owner]);
         if let Some(info) = owner.filter(|info| info.ty.axes == ty.axes) {
-            return of_param(name, info);
+            return Room { dtype: ty.dtype, ..of_param(name, info) };
         }
         let layout = layout_of(name, ty);
         let within = layout.axes();

@@ -10,6 +10,6 @@ mod trainer;
 
 pub use error::TrainError;
 pub use identity::ModelIdentity;
-pub use options::{OptimizerOptions, OptionsError, TrainOptions};
+pub use options::{Moments, OptimizerOptions, OptionsError, TrainOptions};
 pub use saved::{SavedModel, load_parameters};
 pub use trainer::{Plan, StepReport, TrainMemory, Trainer, WindowScore};

@@ -2,6 +2,7 @@
 //! allocated. It must not know of programs.
 
 use crate::schedule::ScheduleConfig;
+use diptych_ir::DType;
 use diptych_passes::AdamWOptions;
 use serde::{Deserialize, Serialize};
 
@@ -54,18 +55,42 @@ pub struct OptimizerOptions {
     pub weight_decay: f64,
     /// The largest global norm of all gradients; longer ones are scaled to it. None: never.
     pub clip_norm: Option<f64>,
+    /// The type of moments between steps.
+    pub moments: Moments,
+}
+
+/// The type of an optimiser's moments between steps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Moments {
+    /// As they are computed.
+    #[default]
+    F32,
+    /// In half the memory, rounded at random: right in the mean.
+    Bf16,
 }
 
 impl Default for OptimizerOptions {
     fn default() -> Self {
-        OptimizerOptions { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.1, clip_norm: Some(1.0) }
+        OptimizerOptions {
+            beta1: 0.9,
+            beta2: 0.95,
+            epsilon: 1e-8,
+            weight_decay: 0.1,
+            clip_norm: Some(1.0),
+            moments: Moments::F32,
+        }
     }
 }
 
 impl From<OptimizerOptions> for AdamWOptions {
     fn from(options: OptimizerOptions) -> Self {
-        let OptimizerOptions { beta1, beta2, epsilon, weight_decay, clip_norm } = options;
-        AdamWOptions { beta1, beta2, epsilon, weight_decay, clip_norm }
+        let OptimizerOptions { beta1, beta2, epsilon, weight_decay, clip_norm, moments } = options;
+        let moments = match moments {
+            Moments::F32 => DType::F32,
+            Moments::Bf16 => DType::BF16,
+        };
+        AdamWOptions { beta1, beta2, epsilon, weight_decay, clip_norm, moments }
     }
 }
 

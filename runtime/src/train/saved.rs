@@ -8,7 +8,8 @@ use super::options::TrainOptions;
 use super::trainer::Trainer;
 use crate::checkpoint::{Checkpoint, CheckpointError, CheckpointWriter, Dtype, RunState, TensorSpec, keys};
 use crate::executor::{ParameterStore, parts};
-use diptych_ir::{Program, Symbol};
+use diptych_ir::{DType, Program, Symbol};
+use half::bf16;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -68,6 +69,14 @@ fn shape_of(program: &Program, name: Symbol) -> Vec<usize> {
     program.params.get(&owner(program, name)).map_or_else(Vec::new, shape)
 }
 
+/// The type that a tensor has in files: parameters and moments as they are kept.
+fn dtype_of(program: &Program, name: Symbol) -> Dtype {
+    match program.states.get(&name).map(|ty| ty.dtype) {
+        Some(DType::BF16) => Dtype::BF16,
+        _ => Dtype::F32,
+    }
+}
+
 /// Sets all parameters of a program from a checkpoint or an export of the same model.
 ///
 /// # Errors
@@ -111,7 +120,7 @@ fn check_model(file: &Checkpoint, program: &Program, identity: &ModelIdentity) -
 /// Checks that all tensors are there with their shapes, before any is used.
 fn check_tensors(file: &Checkpoint, program: &Program, names: &[Symbol]) -> Result<(), CheckpointError> {
     for &name in names {
-        file.expect(name.as_str(), Dtype::F32, &shape_of(program, name))?;
+        file.expect(name.as_str(), dtype_of(program, name), &shape_of(program, name))?;
     }
     Ok(())
 }
@@ -123,7 +132,7 @@ fn load(
     names: &[Symbol],
 ) -> Result<(), TrainError> {
     for &name in names {
-        let tensor = file.expect(name.as_str(), Dtype::F32, &shape_of(program, name))?;
+        let tensor = file.expect(name.as_str(), dtype_of(program, name), &shape_of(program, name))?;
         let mut numbers = Vec::new();
         if store.columns(name).is_some() {
             numbers.resize(tensor.elements(), 0.0);
@@ -191,7 +200,7 @@ impl Trainer<'_> {
         let program = &self.session.compiled.program;
         let spec = |&name: &Symbol| TensorSpec {
             name: name.to_string(),
-            dtype: Dtype::F32,
+            dtype: dtype_of(program, name),
             shape: shape_of(program, name),
         };
         let specs: Vec<TensorSpec> = names.iter().map(spec).collect();
@@ -202,6 +211,11 @@ impl Trainer<'_> {
             for part in parts(store.elements(name)?) {
                 numbers.resize(part.len(), 0.0);
                 store.get_part(name, part.start, &mut numbers)?;
+                if dtype_of(program, name) == Dtype::BF16 {
+                    let halves = numbers.iter().flat_map(|&number| bf16::from_f32(number).to_le_bytes());
+                    writer.append(name.as_str(), &halves.collect::<Vec<u8>>())?;
+                    continue;
+                }
                 // Files are little-endian; this changes nothing where the machine is.
                 numbers.iter_mut().for_each(|number| *number = f32::from_bits(number.to_bits().to_le()));
                 writer.append(name.as_str(), bytemuck::cast_slice(&numbers))?;

@@ -1,5 +1,5 @@
 //! The training loop's step: micro-batches through `train` and `accumulate`,
-//! then `update`. A step allocates nothing and gives the same bits for any
+//! then `update`; or all of it through `step`, where no gradient waits for another. A step allocates nothing and gives the same bits for any
 //! number of threads. It must not know of files.
 
 use super::TrainError;
@@ -7,7 +7,9 @@ use super::identity::ModelIdentity;
 use super::options::TrainOptions;
 use crate::executor::{
     Binding, CacheSize, Executable, MemoryBound, ParameterStore, Sequence, SharedMemory, Workspace,
+    give_back_freed,
 };
+use crate::sampling::random_bits;
 use crate::schedule::Schedule;
 use crate::session::{Device, Session, SessionError};
 use diptych_codegen::driver::{CompiledProgram, Rewritten, compile_rewritten, rewrite_by_default};
@@ -16,6 +18,9 @@ use diptych_codegen::within::{Choice, Limit, compile_within, parts_of};
 use diptych_ir::{Axis, EntryKind, Op, Program, Symbol};
 use serde::Serialize;
 use std::time::Instant;
+
+/// Makes of a run's seed that of rounding.
+const ROUNDING: u64 = 0x726f_756e_6469_6e67;
 
 /// A run that is compiled but for its kernels: nothing that grows with the
 /// model is allocated yet.
@@ -179,10 +184,29 @@ fn kinds(
     Ok(kinds)
 }
 
-/// The entries that the options ask for, with so many sequences at a time.
+/// The entries that the options ask for, with so many sequences at a time. Gradients that are clipped by their common norm
+/// wait for one another, and so do those of several micro-batches.
 fn entries(options: &TrainOptions, at_a_time: usize) -> Vec<EntryKind> {
-    let mut kinds = vec![EntryKind::Train, EntryKind::Update, EntryKind::Score];
-    if options.accumulation > 1 || at_a_time < options.batch {
+    match (in_parts(options, at_a_time), options.optimizer.clip_norm) {
+        (true, _) => vec![EntryKind::Train, EntryKind::Update, EntryKind::Score, EntryKind::Accumulate],
+        (false, Some(_)) => vec![EntryKind::Train, EntryKind::Update, EntryKind::Score],
+        (false, None) => vec![EntryKind::Step, EntryKind::Score],
+    }
+}
+
+/// Whether a step has several micro-batches, or parts of one.
+fn in_parts(options: &TrainOptions, at_a_time: usize) -> bool {
+    options.accumulation > 1 || at_a_time < options.batch
+}
+
+/// The entries of a compiled program that a run uses, with so many sequences at a time.
+fn used(compiled: &CompiledProgram, options: &TrainOptions, at_a_time: usize) -> Vec<EntryKind> {
+    let mut kinds = vec![EntryKind::Score];
+    match compiled.entries.contains_key(&EntryKind::Step) {
+        true => kinds.push(EntryKind::Step),
+        false => kinds.extend([EntryKind::Train, EntryKind::Update]),
+    }
+    if in_parts(options, at_a_time) {
         kinds.push(EntryKind::Accumulate);
     }
     kinds
@@ -250,7 +274,7 @@ fn entry_bounds(
             device.width,
         ))
     };
-    entries(options, at_a_time).into_iter().filter_map(bound).collect()
+    used(compiled, options, at_a_time).into_iter().filter_map(bound).collect()
 }
 
 /// Bytes of the largest parameter, all layers of a stack together.
@@ -271,9 +295,11 @@ pub struct Trainer<'d> {
     vocabulary: usize,
     memory: TrainMemory,
     at_a_time: usize,
+    /// `train`, or `step`.
     train: Executable,
     accumulate: Option<Executable>,
-    update: Executable,
+    /// `update`, if `train` is not all of a step.
+    update: Option<Executable>,
     score: Executable,
     binding: Binding,
     held_out: Binding,
@@ -297,12 +323,14 @@ impl<'d> Trainer<'d> {
         let workspace = Workspace::new(bounds).map_err(SessionError::from)?;
         let shared = SharedMemory { caches: None, workspace: Some(&workspace) };
         let load = |kind| session.executable_in(device, kind, shared, limits);
-        let (train, update, score) =
-            (load(EntryKind::Train)?, load(EntryKind::Update)?, load(EntryKind::Score)?);
-        let accumulate = match entries(&options, at_a_time).contains(&EntryKind::Accumulate) {
-            true => Some(load(EntryKind::Accumulate)?),
-            false => None,
+        let used = used(&session.compiled, &options, at_a_time);
+        let load_used = |kind: EntryKind| used.contains(&kind).then(|| load(kind)).transpose();
+        let train = match load_used(EntryKind::Step)? {
+            Some(step) => step,
+            None => load(EntryKind::Train)?,
         };
+        let (update, accumulate) = (load_used(EntryKind::Update)?, load_used(EntryKind::Accumulate)?);
+        let score = load(EntryKind::Score)?;
         let sequence = Sequence { origin: 0, length: options.time, chunks: &[], state: 0 };
         let sequences = vec![sequence; at_a_time];
         let binding = Binding::new(limits, identity.context);
@@ -357,6 +385,8 @@ impl<'d> Trainer<'d> {
         }
         self.session.store.clear_states(&self.session.compiled.program);
         (self.step, self.tokens_seen) = (0, 0);
+        // What compiling and reading have left would stay resident beside the run.
+        give_back_freed();
         Ok(())
     }
 
@@ -385,6 +415,14 @@ impl<'d> Trainer<'d> {
             return Err(TrainError::NoTargets { step, micro_batches: accumulation });
         }
         let inverse_tokens = 1.0 / tokens as f64;
+        let learning_rate = self.schedule.rate(step);
+        let power = (step + 1).min(i32::MAX as u64) as i32;
+        let optimizer = &self.options.optimizer;
+        let updating = self.update.as_mut().unwrap_or(&mut self.train);
+        fill(updating, "learning_rate", &[learning_rate as f32]);
+        fill(updating, "bias_correction_mean", &[(1.0 - optimizer.beta1.powi(power)) as f32]);
+        fill(updating, "bias_correction_variance", &[(1.0 - optimizer.beta2.powi(power)) as f32]);
+        fill(updating, "rounding", &[(random_bits(self.options.seed ^ ROUNDING, step) >> 34) as i32]);
         let mut log_probability = 0.0;
         let mut auxiliary_loss = None;
         let mut first = 0;
@@ -408,19 +446,26 @@ impl<'d> Trainer<'d> {
             first += rows;
         }
         let loss = -log_probability * inverse_tokens;
+        // What `step` found to be finite is the loss as it has added it up.
+        let added_up = match &self.update {
+            Some(_) => 0.0,
+            None => self
+                .train
+                .root("loss")
+                .and_then(|loss| loss.first())
+                .map_or(f64::NAN, |&loss| f64::from(loss)),
+        };
+        let loss = if added_up.is_finite() { loss } else { added_up };
         let parts = [("the loss", loss), ("what layers add to the loss", auxiliary_loss.unwrap_or(0.0))];
         if let Some((what, found)) = parts.into_iter().find(|part| !part.1.is_finite()) {
             let state = "the parameters are as they were before the step";
             return Err(TrainError::Diverged { step, what, found, state });
         }
-        let learning_rate = self.schedule.rate(step);
-        let power = (step + 1).min(i32::MAX as u64) as i32;
-        let optimizer = &self.options.optimizer;
-        fill(&mut self.update, "learning_rate", &[learning_rate as f32]);
-        fill(&mut self.update, "bias_correction_mean", &[(1.0 - optimizer.beta1.powi(power)) as f32]);
-        fill(&mut self.update, "bias_correction_variance", &[(1.0 - optimizer.beta2.powi(power)) as f32]);
-        self.update.run(&self.device.pool, &self.binding);
-        let norm = self.update.root("gradient_norm").and_then(|norm| norm.first()).copied();
+        if let Some(update) = &mut self.update {
+            update.run(&self.device.pool, &self.binding);
+        }
+        let updated = self.update.as_ref().unwrap_or(&self.train);
+        let norm = updated.root("gradient_norm").and_then(|norm| norm.first()).copied();
         let gradient_norm = f64::from(norm.unwrap_or(f32::NAN));
         if !gradient_norm.is_finite() {
             let state = "the parameters are spoilt";
@@ -515,9 +560,12 @@ impl<'d> Trainer<'d> {
         &self.session
     }
 
-    /// The `train` and `update` entries, to time their launches.
-    pub fn executables(&mut self) -> [&mut Executable; 2] {
-        [&mut self.train, &mut self.update]
+    /// The entries of a step, to time their launches: `train` and `update`, or `step`.
+    pub fn executables(&mut self) -> Vec<(EntryKind, &mut Executable)> {
+        match &mut self.update {
+            Some(update) => vec![(EntryKind::Train, &mut self.train), (EntryKind::Update, update)],
+            None => vec![(EntryKind::Step, &mut self.train)],
+        }
     }
 }
 

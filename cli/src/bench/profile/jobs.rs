@@ -21,7 +21,7 @@ use diptych_runtime::executor::Recording;
 use diptych_runtime::sampling::random_bits;
 use diptych_runtime::session::{Device, Session};
 use diptych_runtime::train::{Plan, Trainer};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 /// Recorded training steps and prompts, by default.
@@ -78,9 +78,9 @@ fn train(
     let mut trainer = Trainer::load(device, plan)?;
     initialize_trainer(&mut trainer, &contender.program, SEED)?;
     let vocabulary = contender.architecture.vocab() as u64;
-    let mut recordings: [Vec<Recording>; 2] = Default::default();
+    let mut recordings: BTreeMap<EntryKind, Vec<Recording>> = BTreeMap::new();
     let (steps, plain) = in_turns(count, |_, record| {
-        trainer.executables().into_iter().for_each(|entry| entry.record(usize::from(record)));
+        trainer.executables().into_iter().for_each(|(_, entry)| entry.record(usize::from(record)));
         let start = Instant::now();
         trainer.step(|number, inputs, targets| {
             for (ids, shift) in [(inputs, 0), (targets, 1)] {
@@ -89,17 +89,20 @@ fn train(
         })?;
         let end = Instant::now();
         if record {
-            for (kept, entry) in recordings.iter_mut().zip(trainer.executables()) {
-                kept.push(entry.take_recording());
+            for (kind, entry) in trainer.executables() {
+                recordings.entry(kind).or_default().push(entry.take_recording());
             }
         }
         Ok([start, end])
     })?;
     let compiled = &trainer.session().compiled;
-    let runs = [RunSizes::equal(batch, 0, time), RunSizes::equal(1, 0, 1)];
-    let entries = [EntryKind::Train, EntryKind::Update].into_iter().zip(recordings).zip(runs);
-    let entries = entries
-        .map(|((kind, recordings), run)| {
+    let entries = recordings
+        .into_iter()
+        .map(|(kind, recordings)| {
+            let run = match kind {
+                EntryKind::Update => RunSizes::equal(1, 0, 1),
+                _ => RunSizes::equal(batch, 0, time),
+            };
             let launches = described(compiled, kind, machine, device.pool.threads(), &run)?;
             Ok(EntryProfile { kind, recordings, launches })
         })

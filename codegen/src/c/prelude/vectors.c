@@ -193,6 +193,19 @@ INLINE vf int_to_float(vi x) { return __builtin_convertvector(x, vf); }
 /* Rounds toward zero; the value must fit. */
 INLINE vi float_to_int(vf x) { return __builtin_convertvector(x, vi); }
 
+/* Up or down, as likely as it is near: the lower half, plus a hash of the number, of one beside it and of a seed. */
+INLINE vu hash_mix(vu hash, uint32_t factor, int shift) {
+    hash *= factor;
+    return hash ^ (hash >> shift);
+}
+INLINE vf v_round_randomly(vf x, vf salt, vi seed) {
+    vu bits = (vu)x, finite = (vu)((bits & 0x7f800000u) != 0x7f800000u), nan = (vu)(x != x);
+    vu hash = hash_mix(bits, 0x9e3779b1u, 15) ^ (vu)salt;
+    hash = hash_mix(hash, 0x85ebca6bu, 13) ^ (vu)seed;
+    vu noise = hash_mix(hash_mix(hash, 0xc2b2ae35u, 16), 0x27d4eb2fu, 15) >> 16;
+    return (vf)(((bits + (noise & finite)) | (nan & 0x400000u)) & 0xffff0000u);
+}
+
 /* A two-operand shuffle whose index in each lane is INDEX(lane, step). */
 #if LANES == 16
 #define SHUFFLE(a, b, INDEX, s)                                                                    \
