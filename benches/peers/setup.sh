@@ -43,8 +43,31 @@ if [ ! -d "$sources" ]; then
   mkdir -p "$home/src"
   tar xzf "$packages/llama_cpp_python-$binding.tar.gz" -C "$home/src"
 fi
+# Some virtual machines name AMX among what the processor has, and fault where it is used.
+without_amx=
+if grep -qsw amx_tile /proc/cpuinfo; then
+  cat >"$home/amx.c" <<'C'
+#include <immintrin.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+int main(void) {
+    unsigned char config[64] = {1}, rows[1024] = {0};
+    if (syscall(SYS_arch_prctl, 0x1023, 18)) return 1;
+    config[16] = 64, config[48] = 16;
+    _tile_loadconfig(config);
+    _tile_loadd(0, rows, 64);
+    _tile_release();
+    return 0;
+}
+C
+  if ! { cc -O1 -mamx-tile "$home/amx.c" -o "$home/amx" && "$home/amx"; } 2>/dev/null; then
+    echo "setup.sh: AMX cannot be used on this machine: llama.cpp is built without"
+    without_amx="-mno-amx-tile -mno-amx-int8 -mno-amx-bf16"
+  fi
+fi
 if [ ! -x "$build/bin/llama-quantize" ] || [ ! -x "$build/bin/llama-perplexity" ]; then
   cmake -G Ninja -S "$sources/vendor/llama.cpp" -B "$build" -DCMAKE_BUILD_TYPE=Release -DGGML_NATIVE=ON \
+    -DCMAKE_C_FLAGS="$without_amx" -DCMAKE_CXX_FLAGS="$without_amx" \
     -DBUILD_SHARED_LIBS=ON -DLLAMA_CURL=OFF -DLLAMA_OPENSSL=OFF -DLLAMA_BUILD_SERVER=OFF -DLLAMA_BUILD_TESTS=OFF \
     -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_APP=OFF -DLLAMA_BUILD_UI=OFF -DLLAMA_BUILD_NUMBER=0 >"$home/llama.cpp.log"
   for target in llama llama-quantize llama-bench llama-batched-bench llama-tokenize llama-perplexity; do
