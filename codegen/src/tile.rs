@@ -47,7 +47,7 @@ pub enum Extent {
     Rows {
         /// Which rows.
         leading: Leading,
-        /// Rows of a block.
+        /// Rows of a block: in a grid, at most so many.
         block: usize,
     },
     /// A chunk of one sequence's tokens.
@@ -142,7 +142,7 @@ pub enum RowMap {
     State,
     /// The row of the states that are kept at the position at hand, or the last before it.
     Checkpoint,
-    /// The row of the chunk of positions so far at hand, counted over all sequences.
+    /// The row of the chunk of positions so far at hand: where it stands among those of the cache.
     Chunk,
 }
 

@@ -475,3 +475,34 @@ fn widths_have_names_and_others_are_told() {
     let error = VectorWidth::named("avx1024").unwrap_err().to_string();
     assert!(error.contains("`avx1024`") && error.contains("avx512, avx2, portable"), "{error}");
 }
+
+/// Rows are divided alike by whoever counts instances and by the kernels that find their own; all of them, and never
+/// more than there is room for.
+#[test]
+fn rows_are_divided_evenly_and_alike() {
+    let source = format!(
+        "{}\nint64_t test_even_block(int64_t rows, int64_t most, int64_t threads) {{ return even_block(rows, most, threads); }}",
+        diptych_codegen::c::step::STEP_TEXT
+    );
+    let library = support::load(VectorWidth::Portable, &source);
+    type Block = unsafe extern "C" fn(i64, i64, i64) -> i64;
+    let of_kernels = function!(library, "test_even_block", Block);
+    for most in [1, 7, 32, 144] {
+        for threads in [1, 2, 3, 16] {
+            for rows in 0..6 * most + 3 {
+                let block = diptych_codegen::entry::even_block(rows, most, threads);
+                // SAFETY: it takes three numbers.
+                let found = unsafe { of_kernels(rows as i64, most as i64, threads as i64) };
+                assert_eq!(found, block as i64, "{rows} rows, at most {most}, {threads} threads");
+                assert!(
+                    (1..=most).contains(&block),
+                    "{rows} rows, at most {most}, {threads} threads: {block}"
+                );
+                let instances = rows.div_ceil(block);
+                assert!(rows > most || instances <= 1, "one instance has room for {rows}");
+                let fewest = rows.div_ceil(most);
+                assert!(instances >= fewest && instances <= fewest + 4 * threads);
+            }
+        }
+    }
+}

@@ -35,8 +35,6 @@ pub struct StepTables {
     pub past_block_sequence: *const i32,
     /// Chunk of each of these pairs, counted from position 0.
     pub past_block_index: *const i32,
-    /// The first of these pairs of each sequence.
-    pub sequence_past_block: *const i32,
     /// First row of each chunk of each sequence's positions so far.
     pub chunk_row: *const i32,
     /// Place of each sequence's state of recurrences.
@@ -71,7 +69,7 @@ struct step {
     const int32_t *sequence_row, *sequence_origin;
     const int32_t *block_sequence, *block_index;
     int64_t past_blocks;
-    const int32_t *past_block_sequence, *past_block_index, *sequence_past_block;
+    const int32_t *past_block_sequence, *past_block_index;
     const int32_t *chunk_row, *sequence_state;
     int64_t threads, turn;
     dot_of_floats *dot;
@@ -95,7 +93,8 @@ INLINE int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 INLINE int64_t even_block(int64_t rows, int64_t most, int64_t threads) {
     if (rows <= most) return most;
     int64_t shares = (rows + most * threads - 1) / (most * threads) * threads;
-    return (rows + shares - 1) / shares;
+    int64_t block = (rows + shares - 1) / shares;
+    return block > most / 4 ? block : most / 4;
 }
 /* Where element (k, n) of a weight in panels stands. */
 INLINE int64_t packed_offset(int64_t n, int64_t k, int64_t depth) {

@@ -143,7 +143,7 @@ impl Writer<'_> {
         let dim = &self.program.dims[dim];
         match dim.extent {
             Extent::Blocks { size, block } => format!("{} ({size} in blocks of {block})", dim.name),
-            Extent::Rows { block, .. } => format!("{}s in blocks of {block}", dim.name),
+            Extent::Rows { block, .. } => format!("{}s in blocks of at most {block}", dim.name),
             Extent::Flat { block } => format!("{}s in blocks of {block}", dim.name),
             Extent::Pairs { block, .. } => format!("{}s sorted by id, in blocks of {block}", dim.name),
             Extent::Choice { size, .. } => format!("{} ({size})", dim.name),
@@ -420,7 +420,7 @@ impl Writer<'_> {
                         "(first_row / {CHECKPOINT} + sequence_start + ({position} - first_row) / {CHECKPOINT})"
                     ),
                     RowMap::InOrder => position,
-                    RowMap::Chunk => "(step->sequence_past_block[sequence] + past_chunk)".to_owned(),
+                    RowMap::Chunk => "(past_start / CHUNK)".to_owned(),
                     RowMap::Cache => format!("(int64_t)step->row_cache[{position}]"),
                     RowMap::Chosen(arg) => {
                         format!(

@@ -1,6 +1,6 @@
 //! What statements read and write: arguments and tiles, by their base.
 
-use crate::tile::{Base, Id, Instr, Place, RowMap, Stmt, View};
+use crate::tile::{AddedRows, Base, Id, Instr, Place, RowMap, Stmt, View};
 
 /// How something is looked at.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -103,7 +103,9 @@ pub(super) fn arguments(stmt: &mut Stmt, see: &mut impl FnMut(&mut usize)) {
         }
         Stmt::When { yes, no, .. } => return yes.iter_mut().chain(no).for_each(|stmt| arguments(stmt, see)),
         Stmt::Nest(nest) => nest.body.iter_mut().for_each(|instr| of_instr(instr, see)),
-        Stmt::Group { order, starts, .. } => [order, starts].into_iter().for_each(&mut *see),
+        Stmt::Group { order, starts, .. } | Stmt::AddRows(AddedRows { order, starts, .. }) => {
+            [order, starts].into_iter().for_each(&mut *see)
+        }
         _ => {}
     }
     views(stmt, &mut |view, _| {

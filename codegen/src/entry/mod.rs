@@ -188,13 +188,13 @@ pub enum GridCount {
 }
 
 /// Rows of an instance where it has at most `most`: so many that threads get as much each. What fits one instance is
-/// one, since each reads all that rows are multiplied with.
+/// one, and none has less than a quarter of the most, since each reads all that rows are multiplied with.
 pub fn even_block(rows: usize, most: usize, threads: usize) -> usize {
     if rows <= most {
         return most;
     }
     let shares = rows.div_ceil(most * threads) * threads;
-    rows.div_ceil(shares)
+    rows.div_ceil(shares).max(most / 4)
 }
 
 impl GridCount {

@@ -3,7 +3,7 @@
 //! does. It computes the same values with the same statements: the same bits.
 
 use super::emit::NestBuilder;
-use super::stages::{Fold, Lowering};
+use super::stages::{Fold, Lowering, Phase};
 use super::{Context, LowerError, Lowered};
 use crate::condense::{remove_arguments, touches};
 use crate::tile::{Base, Extent, Instr, Nest, Place, Stmt};
@@ -51,7 +51,10 @@ impl Lowering<'_> {
         let Some(fold) = &self.fold else { return false };
         let folded = |id: &NodeId| *id == fold.maximum || fold.sums.contains(id);
         let mut left = self.group.nodes.iter().filter(|id| self.computed[id].over_stream);
-        are_shared(self.group, self.context) && left.all(folded)
+        // What is computed before the walk is computed by each of its instances: it must be stored nowhere.
+        let stored = |id: &NodeId| self.group.outputs.contains(id) || !self.caches_of(*id).is_empty();
+        let mut before = self.group.nodes.iter().filter(|id| self.computed[id].phase == Phase::Before);
+        are_shared(self.group, self.context) && left.all(folded) && !before.any(stored)
     }
 
     /// The two programs.
@@ -71,7 +74,8 @@ impl Lowering<'_> {
         let mut folded = Vec::new();
         for id in [fold.maximum].into_iter().chain(fold.sums.iter().copied()) {
             let computed = self.computed[&id].clone();
-            let Some(chunk) = computed.chunk else { continue };
+            let chunk =
+                computed.chunk.ok_or_else(|| self.error(id, "is folded, but has no tile".to_owned()))?;
             let left = self.left_of_chunks(id, true)?;
             streamed.push(copy(&computed.dims, Place::Strided(chunk.clone()), left.clone()));
             folded.push(copy(&computed.dims, left, Place::Strided(chunk)));

@@ -1,6 +1,6 @@
 //! The dimensions of a group's tiles: which axes are divided among instances,
 //! which is streamed, and in what blocks. Block sizes depend on fixed sizes
-//! and the kind of group alone, never on what a run binds.
+//! and the kind of group alone; of rows it is the most, and a run divides them evenly.
 
 use super::{Context, LowerError, chunks, padding, past};
 use crate::tile::{Dim, DimId, Extent, PAIRS, TURNED_ROWS};

@@ -87,16 +87,6 @@ pub enum BindingError {
         /// States of the cache.
         sequences: usize,
     },
-    /// More chunks than the cache has, because sequences share some.
-    #[error(
-        "the sequences have {needed} chunks of positions, but the cache has {chunks}: each needs its own"
-    )]
-    Shared {
-        /// Chunks of all sequences.
-        needed: usize,
-        /// Chunks of the cache.
-        chunks: usize,
-    },
     /// A cache without room.
     #[error("sequence {sequence} needs {needed} chunks of cache, but has {given}")]
     Chunks {
@@ -126,7 +116,6 @@ pub struct Binding {
     block_index: Vec<i32>,
     past_block_sequence: Vec<i32>,
     past_block_index: Vec<i32>,
-    sequence_past_block: Vec<i32>,
     chunk_row: Vec<i32>,
     sequence_state: Vec<i32>,
 }
@@ -156,7 +145,6 @@ impl Binding {
             block_index: Vec::with_capacity(blocks),
             past_block_sequence: Vec::with_capacity(limits.batch * chunk_stride),
             past_block_index: Vec::with_capacity(limits.batch * chunk_stride),
-            sequence_past_block: vec![0; limits.batch],
             chunk_row: vec![0; limits.batch * chunk_stride],
             sequence_state: vec![0; limits.batch],
         }
@@ -166,10 +154,10 @@ impl Binding {
     pub fn bytes_for(limits: Limits, context: usize) -> usize {
         let blocks = limits.rows.div_ceil(CHUNK) + limits.batch;
         let chunks = limits.batch * context.div_ceil(CHUNK);
-        (2 * limits.rows + 4 * limits.batch + 1 + 2 * blocks + 3 * chunks) * size_of::<i32>()
+        (2 * limits.rows + 3 * limits.batch + 1 + 2 * blocks + 3 * chunks) * size_of::<i32>()
     }
 
-    /// Binds a run to these sequences. Allocates nothing.
+    /// Binds a run to these sequences, no two of which have a chunk in common. Allocates nothing.
     ///
     /// # Errors
     /// When they do not fit what was planned for; the binding is then as it was.
@@ -196,7 +184,6 @@ impl Binding {
             self.sequence_row[number] = row as i32;
             self.sequence_origin[number] = sequence.origin as i32;
             self.sequence_state[number] = sequence.state as i32;
-            self.sequence_past_block[number] = self.past_block_index.len() as i32;
             for chunk in 0..(sequence.origin + sequence.length).div_ceil(CHUNK) {
                 // Without a cache, a run's own rows stand for one.
                 let first = match sequence.chunks.get(chunk) {
@@ -228,7 +215,7 @@ impl Binding {
         &self,
         sequences: impl Iterator<Item = Sequence<'s>>,
     ) -> Result<(usize, usize), BindingError> {
-        let (mut rows, mut batch, mut all_chunks) = (0usize, 0, 0usize);
+        let (mut rows, mut batch) = (0usize, 0);
         for (sequence, Sequence { origin, length, chunks, state }) in sequences.enumerate() {
             if length == 0 {
                 return Err(BindingError::Empty(sequence));
@@ -255,10 +242,6 @@ impl Binding {
                 return Err(BindingError::NoState { sequence, found: state, sequences });
             }
             (rows, batch) = (rows.saturating_add(length), batch + 1);
-            all_chunks = all_chunks.saturating_add(needed);
-        }
-        if self.cache.chunks > 0 && all_chunks > self.cache.chunks {
-            return Err(BindingError::Shared { needed: all_chunks, chunks: self.cache.chunks });
         }
         if rows > self.limits.rows || batch > self.limits.batch {
             let (most_rows, most_batch) = (self.limits.rows, self.limits.batch);
@@ -303,7 +286,6 @@ impl Binding {
             past_blocks: self.past_block_index.len() as i64,
             past_block_sequence: self.past_block_sequence.as_ptr(),
             past_block_index: self.past_block_index.as_ptr(),
-            sequence_past_block: self.sequence_past_block.as_ptr(),
             chunk_row: self.chunk_row.as_ptr(),
             sequence_state: self.sequence_state.as_ptr(),
             threads: 1,

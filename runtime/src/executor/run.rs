@@ -17,7 +17,7 @@ use diptych_codegen::entry::{
     ArgRef, Buffer, CompiledEntry, GridCount, Launch, Limits, MOST_ARGS, PlanStep, Role, Slot,
 };
 use diptych_codegen::tile::CHUNK;
-use diptych_ir::{DType, EntryKind, Symbol};
+use diptych_ir::{DType, Symbol};
 use diptych_passes::layout::{CHECKPOINT, Leading};
 use diptych_passes::plan::place;
 use std::collections::{BTreeMap, HashMap};
@@ -74,7 +74,8 @@ enum LoadedStep {
 
 /// An entry with its memory.
 pub struct Executable {
-    kind: EntryKind,
+    /// Whether a run has one token of each sequence, since chunks of positions are shared.
+    one_each: bool,
     steps: Vec<LoadedStep>,
     load_steps: Vec<LoadedStep>,
     named: BTreeMap<Symbol, (usize, bool)>,
@@ -226,7 +227,7 @@ impl Executable {
         let scratch_floats = bound.scratch / size_of::<f32>() / threads;
         let cached = CacheRooms::each(entry, CacheSize::default()).next().is_some();
         Ok(Executable {
-            kind: entry.kind,
+            one_each: entry.buffers.iter().any(|buffer| buffer.layout.leading() == Leading::Chunks),
             steps,
             load_steps,
             named,
@@ -307,7 +308,7 @@ impl Executable {
         self.load_steps = steps;
     }
 
-    /// Runs the entry once.
+    /// Runs the entry once. A run of `decode` has one token of each sequence.
     pub fn run(&mut self, pool: &Pool, binding: &Binding) {
         let steps = std::mem::take(&mut self.steps);
         self.execute(&steps, pool, binding);
@@ -317,8 +318,8 @@ impl Executable {
     fn execute(&mut self, steps: &[LoadedStep], pool: &Pool, binding: &Binding) {
         let room = binding.rows() <= self.limits.rows && binding.batch() <= self.limits.batch;
         assert!(room, "the run is larger than the executable was loaded for");
-        let one_each = self.kind != EntryKind::Decode || binding.rows() == binding.batch();
-        assert!(one_each, "decoding takes one token of each sequence");
+        let one_each = !self.one_each || binding.rows() == binding.batch();
+        assert!(one_each, "where threads share chunks of positions, a run has one token of each sequence");
         let named = binding.cache();
         let reached = self.cache.is_none_or(|cache| {
             (1..=cache.chunks).contains(&named.chunks) && (1..=cache.sequences).contains(&named.sequences)
@@ -537,12 +538,13 @@ impl Walk<'_> {
         // since neighbours often read what lies side by side.
         let all: usize = launches.iter().map(|launch| self.instances(&launch.grid)).sum();
         let parts = PARTS * self.barrier.threads();
-        let take = |from: usize| {
-            let count = (all.saturating_sub(from) / parts).max(1);
+        let take = || {
+            let left = all.saturating_sub(next.load(Ordering::Relaxed));
+            let count = (left / parts).max(1);
             let first = next.fetch_add(count, Ordering::Relaxed);
             (first, first + count)
         };
-        let (mut instance, mut end) = take(0);
+        let (mut instance, mut end) = take();
         let mut before = 0;
         for launch in launches {
             let total = self.instances(&launch.grid);
@@ -563,7 +565,7 @@ impl Walk<'_> {
                     instances += 1;
                     instance += 1;
                     if instance == end {
-                        (instance, end) = take(instance);
+                        (instance, end) = take();
                     }
                 }
                 self.pen.mark(Part::Kernel, Some(launch.position), layer, instances);
