@@ -2,6 +2,7 @@
 
 use diptych_codegen::driver::compile_program;
 use diptych_codegen::entry::{CompiledEntry, EntryOptions, Limits, PlanStep};
+use diptych_codegen::tile::CHUNK;
 use diptych_ir::{EntryKind, Program};
 use diptych_models::{Registry, build, initialize};
 use diptych_passes::AdamWOptions;
@@ -80,19 +81,21 @@ fn rows_of_a_turn_change_no_bit_of_loss_and_gradients() {
 
 #[test]
 fn the_threads_that_decoding_is_divided_among_change_no_bit() {
-    let device = Device::cpu(Some(2)).unwrap();
     let program = program(true);
-    let decoded = |threads: usize| -> Vec<u32> {
+    // As many threads as columns and chunks are divided among, and fewer.
+    let decoded = |threads: usize, pool: usize| -> Vec<u32> {
+        let device = Device::cpu(Some(pool)).unwrap();
         let kinds = [EntryKind::Prefill, EntryKind::Decode];
         let session = session(&device, &program, &kinds, EntryOptions { threads, ..device.options() });
         let limits = Limits { rows: 3, batch: 3 };
-        let size = CacheSize { chunks: 3, sequences: 3 };
+        let size = CacheSize { chunks: 9, sequences: 3 };
         let caches = CacheRooms::new(&session.compiled.entries[&EntryKind::Decode], size).unwrap();
         let mut run = session.executable(&device, EntryKind::Decode, Some(&caches), limits).unwrap();
         let mut binding = Binding::cached(limits, CONTEXT, size);
         let mut bits = Vec::new();
-        for step in 0..5 {
-            let chunks: Vec<[i32; 1]> = (0..3).map(|at| [at]).collect();
+        // Three chunks of each sequence at last, which lie anywhere.
+        let chunks = [[7, 0, 4], [2, 8, 1], [3, 6, 5]];
+        for step in 0..2 * CHUNK + 3 {
             let sequence = |at: usize| Sequence { origin: step, length: 1, chunks: &chunks[at], state: at };
             binding.bind(&[0, 1, 2].map(sequence)).unwrap();
             let ids = run.input::<i32>("tokens").unwrap().iter_mut().enumerate();
@@ -102,13 +105,18 @@ fn the_threads_that_decoding_is_divided_among_change_no_bit() {
                 run.refresh(&device.pool, &binding);
             }
             run.run(&device.pool, &binding);
-            bits.extend(run.root("logits").unwrap().iter().map(|logit| logit.to_bits()));
+            if !(5..CHUNK - 1).contains(&(step % CHUNK)) {
+                bits.extend(run.root("logits").unwrap().iter().map(|logit| logit.to_bits()));
+            }
         }
         bits
     };
-    let one = decoded(1);
+    let one = decoded(1, 1);
     assert!(one.iter().any(|&bits| bits != 0));
-    for threads in [2, 3, 5, 16] {
-        assert!(decoded(threads) == one, "divided among {threads} threads, decoding has other bits");
+    for (threads, pool) in [(2, 2), (3, 3), (5, 2), (16, 1)] {
+        assert!(
+            decoded(threads, pool) == one,
+            "divided among {threads} threads, run by {pool}, decoding has other bits"
+        );
     }
 }

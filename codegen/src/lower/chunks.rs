@@ -54,7 +54,9 @@ impl Lowering<'_> {
         // What is computed before the walk is computed by each of its instances: it must be stored nowhere.
         let stored = |id: &NodeId| self.group.outputs.contains(id) || !self.caches_of(*id).is_empty();
         let mut before = self.group.nodes.iter().filter(|id| self.computed[id].phase == Phase::Before);
-        are_shared(self.group, self.context) && left.all(folded) && !before.any(stored)
+        // Where positions see later ones, a run has to have all of a text.
+        let causal = self.bounds().causal;
+        are_shared(self.group, self.context) && causal && left.all(folded) && !before.any(stored)
     }
 
     /// The two programs.

@@ -193,12 +193,13 @@ impl Lowering<'_> {
             Op::Cast(cast) => {
                 let value = self.value(nest, operands[0], phase)?;
                 Ok(match (self.graph.ty(operands[0]).dtype, cast.0) {
+                    (from, to) if from == to => value,
                     (DType::I32 | DType::Bool, DType::F32) => nest.push(Instr::ToFloat(value)),
                     (DType::I32 | DType::Bool, to) => {
                         let float = nest.push(Instr::ToFloat(value));
                         nest.push(Instr::Round(to, float))
                     }
-                    (from, to) if to.is_narrow() && from != to => nest.push(Instr::Round(to, value)),
+                    (_, to) if to.is_narrow() => nest.push(Instr::Round(to, value)),
                     _ => value,
                 })
             }

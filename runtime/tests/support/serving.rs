@@ -7,6 +7,7 @@ use super::programs::CONTEXT;
 use super::reference::{Text, values};
 use super::run::{CACHE, Piece, Rows, Run, chunks, same_bits};
 use diptych_ir::{EntryKind, Program, Symbol};
+use diptych_passes::layout::Leading;
 use diptych_runtime::cpu::pool::Pool;
 use diptych_runtime::executor::{CacheRooms, Kernels, ParameterStore};
 use std::collections::BTreeMap;
@@ -85,7 +86,26 @@ impl Case {
         }
 
         let logits = Symbol::new("logits");
-        let at_once = decode.rows(&whole, pool)?;
+        let shares_chunks = (self.compiled.entries[&EntryKind::Decode].buffers.iter())
+            .any(|buffer| buffer.layout.leading() == Leading::Chunks);
+        let at_once = match shares_chunks {
+            false => decode.rows(&whole, pool)?,
+            // A run has one token of each text.
+            true => {
+                let mut last = vec![Vec::new(); texts.len()];
+                for start in 0..CONTEXT {
+                    let rest: Vec<usize> =
+                        (0..texts.len()).filter(|&at| texts[at].0.length > start).collect();
+                    if rest.is_empty() {
+                        break;
+                    }
+                    let token = |&at: &usize| piece(texts[at].0, texts[at].1, start, 1);
+                    let found = decode.rows(&rest.iter().map(token).collect::<Vec<_>>(), pool)?;
+                    rest.iter().zip(&found[&logits]).for_each(|(&at, row)| last[at] = row.clone());
+                }
+                Rows::from([(logits, last)])
+            }
+        };
         if let Some(at) = (0..texts.len()).min_by_key(|&at| texts[at].0.length) {
             let wanted = values(&self.program, EntryKind::Decode, numbers, texts[at].0);
             let wanted = decode.in_rows(logits, &wanted[&logits]);

@@ -2,13 +2,13 @@ use super::*;
 use diptych_codegen::driver::{Rewriting, rewrite};
 use diptych_codegen::entry::EntryOptions;
 use diptych_models::{Registry, build};
-use diptych_passes::algebra::Numerics;
+use diptych_passes::algebra::{Numerics, forms};
 
 fn drawn(preset: &str, numerics: Numerics, kinds: &[EntryKind]) -> Vec<Pair> {
     let program = build(&*Registry::zoo().preset(preset).unwrap()).unwrap();
-    let rewriting = Rewriting { numerics, ..Rewriting::default() };
-    let rewritten = rewrite(&program, &rewriting, EntryOptions::new(16, 6, 2)).unwrap();
-    pairs(&program, rewritten.parts(), kinds)
+    // What the algebra prefers, whether or not it saves enough to be taken.
+    let found = forms(&program, &Rewriting::default().objective, numerics).unwrap();
+    pairs(&program, &found.forms[0].parts, kinds)
 }
 
 /// Whether every tag is closed by one of its name, in order, and attributes and text have nothing that needs escaping.
