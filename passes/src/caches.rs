@@ -85,7 +85,7 @@ type Replaced = Vec<(NodeId, NodeId)>;
 /// A history of rounded numbers. Products read them as they are; what else reads them gets the type that was there.
 fn rounded(graph: &mut Graph, id: NodeId, history: History, dtype: DType) -> Result<Replaced> {
     let (x, was) = (graph.operands(id)[0], graph.ty(id).dtype);
-    if was == dtype {
+    if was == dtype && *graph.op(id) == Op::History(history) {
         return Ok(Vec::new());
     }
     let narrow = graph.add(Cast(dtype), &[x])?;
