@@ -48,7 +48,7 @@ fn layers_of_a_kind_share_their_kernels() {
     let kernels = |local_layers| {
         let model = registry.architecture("local-global", &local_global(local_layers)).unwrap();
         let kinds = [EntryKind::Score, EntryKind::Prefill, EntryKind::Decode];
-        let (optimizer, options) = (Default::default(), EntryOptions::new(32, 12, 2));
+        let (optimizer, options) = (Default::default(), EntryOptions::new(32, 144, 2));
         let compiled = compile_program(&build(&*model).unwrap(), &kinds, &optimizer, options).unwrap();
         kinds.map(|kind| compiled.entries[&kind].kernels.len())
     };

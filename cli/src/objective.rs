@@ -292,7 +292,7 @@ mod tests {
     use diptych_codegen::driver::compile_rewritten;
     use diptych_models::{Registry, build};
 
-    const OPTIONS: EntryOptions = EntryOptions::new(16, 12, 2);
+    const OPTIONS: EntryOptions = EntryOptions::new(16, 144, 2);
 
     #[test]
     fn a_limit_on_memory_takes_the_best_form_that_keeps_it() {

@@ -163,7 +163,7 @@ mod tests {
     fn the_page_stands_alone_and_shows_every_line() {
         let program = build(&*Registry::zoo().preset("mla-tiny").unwrap()).unwrap();
         let machine = Target::load("reference-cpu").unwrap().into_machine(None).unwrap();
-        let options = EntryOptions::new(16, 12, 2);
+        let options = EntryOptions::new(16, 144, 2);
         let seconds = |compiled: &CompiledProgram, binding: &Binding| {
             Ok(predict_binding(compiled, binding, &machine, 2))
         };

@@ -180,7 +180,7 @@ mod tests {
         let model = ModelArguments { model: Some("mla-tiny".to_owned()), config: None, set: Vec::new() };
         let config = RunConfig::read(&Registry::zoo(), &model, &Table::new()).unwrap();
         time.lap("configuration");
-        let options = EntryOptions::new(16, 6, 2);
+        let options = EntryOptions::new(16, 72, 2);
         let kinds: Vec<EntryKind> =
             EntryKind::ALL.into_iter().filter(|kind| *kind != EntryKind::Step).collect();
         compile_model(&config, &kinds, options, ObjectiveConfig::compare, &mut time).unwrap();

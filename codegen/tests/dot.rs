@@ -6,6 +6,7 @@ mod support;
 use diptych_codegen::c::prelude::VectorWidth;
 use half::{bf16, f16};
 use libloading::Library;
+use std::collections::BTreeSet;
 use support::{Guarded, Random};
 
 const EXPORTS: &str = include_str!("support/exports.c");
@@ -164,20 +165,31 @@ impl Element for i8 {
 fn every_element_is_one_chain() {
     for width in support::widths() {
         let library = support::load(width, EXPORTS);
-        chains::<f32>(&library, width);
-        chains::<bf16>(&library, width);
-        chains::<f16>(&library, width);
-        chains::<i8>(&library, width);
+        let rounds = if width == VectorWidth::Portable { 75 } else { 250 };
+        chains::<f32>(&library, width, rounds);
+        chains::<bf16>(&library, width, rounds);
+        chains::<f16>(&library, width, rounds);
+        chains::<i8>(&library, width, rounds);
     }
 }
 
-fn chains<T: Element>(library: &Library, width: VectorWidth) {
+#[test]
+fn no_block_changes_a_chain() {
+    for width in support::widths() {
+        let depths: BTreeSet<usize> = width.blockings().iter().map(|blocking| blocking.depth).collect();
+        for depth in depths.into_iter().filter(|&depth| depth != width.blocking().depth) {
+            let library = support::load_with(width, &[format!("-DDOT_BLOCK_K={depth}")], EXPORTS);
+            chains::<f32>(&library, width, 75);
+        }
+    }
+}
+
+fn chains<T: Element>(library: &Library, width: VectorWidth, rounds: usize) {
     // SAFETY: exports.c declares it with this signature.
     let dot = unsafe { *library.get::<Dot<T>>(format!("test_dot{}", T::SUFFIX).as_bytes()).unwrap() };
     let mut random = Random(5);
     let mut memory = [(); 3].map(|_| Guarded::new(library));
     let panel = width.panel();
-    let rounds = if width == VectorWidth::Portable { 75 } else { 250 };
     for round in 0..rounds {
         // Rarely large: what splits into blocks of rows and of k.
         let (largest_m, largest_k) = if round % 25 == 0 { (330, 900) } else { (60, 130) };

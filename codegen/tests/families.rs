@@ -14,7 +14,7 @@ fn families(family: &str, preset: &str, vocab: usize, kind: EntryKind) -> BTreeS
     let mut config = registry.preset(preset).unwrap().describe();
     config["vocab"] = vocab.into();
     let program = build(&*registry.architecture(family, &config).unwrap()).unwrap();
-    let options = EntryOptions::new(32, 12, 2);
+    let options = EntryOptions::new(32, 144, 2);
     let compiled = compile_program(&program, &[kind], &AdamWOptions::default(), options).unwrap();
     let entry = &compiled.entries[&kind];
     entry.launches().into_iter().map(|launch| Family::of(compiled.program_of(kind), entry, launch)).collect()

@@ -11,7 +11,7 @@ use diptych_models::{ModelBuilder, Tensor};
 use diptych_passes::AdamWOptions;
 use diptych_passes::algebra::{Form, Numerics, Objective, forms};
 
-const OPTIONS: EntryOptions = EntryOptions::new(16, 4, 2);
+const OPTIONS: EntryOptions = EntryOptions::new(16, 48, 2);
 const SERVING: [EntryKind; 2] = [EntryKind::Prefill, EntryKind::Decode];
 const TRAINING: [EntryKind; 2] = [EntryKind::Train, EntryKind::Update];
 

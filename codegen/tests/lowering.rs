@@ -49,7 +49,7 @@ fn lowered(program: &Program, kind: GroupKind, nodes: &[NodeId], outputs: &[Node
         history_is_rename: true,
         in_place: &HashSet::new(),
         panel: 16,
-        tile_rows: 4,
+        block_rows: 48,
     };
     let group = Group { kind, nodes: nodes.to_vec(), outputs: outputs.to_vec() };
     let mut programs = lower(&group, &context).unwrap_or_else(|error| panic!("{error}"));
@@ -112,7 +112,7 @@ fn updating(axes: &[Axis], build: impl FnOnce(&mut Graph, [NodeId; 2]) -> [NodeI
     let updates = vec![("w".into(), w), ("v".into(), v)];
     program.entries.push(Entry { kind: EntryKind::Update, roots: Vec::new(), updates });
     let layouts = Layouts::choose(&program);
-    let options = EntryOptions::new(16, 4, 2);
+    let options = EntryOptions::new(16, 48, 2);
     let streamed = StreamedAxes::of(&program).unwrap_or_else(|error| panic!("{error}"));
     compile_entry(&program, EntryKind::Update, &layouts, &streamed, options)
         .unwrap_or_else(|error| panic!("{error}"))

@@ -17,7 +17,7 @@ use std::fmt::Write;
 fn compiled(preset: &str, kinds: &[EntryKind]) -> CompiledProgram {
     let architecture = Registry::zoo().preset(preset).expect("a preset");
     let program = build(&*architecture).expect("a program");
-    let options = EntryOptions::new(32, 14, 2);
+    let options = EntryOptions::new(32, 168, 2);
     compile_program(&program, kinds, &AdamWOptions::default(), options).expect("a compiled program")
 }
 

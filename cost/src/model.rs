@@ -18,7 +18,7 @@ use diptych_passes::plan::place;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The blocks that tile programs are lowered with; what is counted for a GPU does not depend on them.
-const OPTIONS: EntryOptions = EntryOptions::new(32, 12, 2);
+const OPTIONS: EntryOptions = EntryOptions::new(32, 144, 2);
 
 /// What is done with a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]

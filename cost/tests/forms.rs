@@ -10,7 +10,7 @@ use diptych_models::{Registry, build};
 use diptych_passes::AdamWOptions;
 use diptych_passes::algebra::{Binding, Class, Numerics, Objective};
 
-const OPTIONS: EntryOptions = EntryOptions::new(16, 12, 2);
+const OPTIONS: EntryOptions = EntryOptions::new(16, 144, 2);
 
 /// The sizes of the axes that products of pairs of positions sum over.
 fn summed_by_scores(program: &Program) -> Vec<usize> {

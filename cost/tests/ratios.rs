@@ -10,7 +10,7 @@ use diptych_ir::EntryKind;
 use diptych_models::{Registry, build};
 use diptych_passes::algebra::{Binding, Numerics, Objective};
 
-const OPTIONS: EntryOptions = EntryOptions::new(16, 12, 2);
+const OPTIONS: EntryOptions = EntryOptions::new(16, 144, 2);
 
 fn machine() -> Machine {
     Target::load("reference-cpu").unwrap().into_machine(None).unwrap()

@@ -2,6 +2,7 @@
 //!
 //! This crate runs what the compiler made; it never rewrites a graph.
 
+pub mod blocking;
 pub mod checkpoint;
 pub mod cpu;
 pub mod decode;

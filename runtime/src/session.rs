@@ -1,13 +1,14 @@
 //! What training, serving and scoring share: a device, and a program compiled
 //! and loaded on it with its parameters.
 
+use crate::blocking;
 use crate::cpu::compile::{CompileError as CompilerError, Compiler, KernelCache};
 use crate::cpu::pool::{Pool, PoolError};
 use crate::executor::{
     BindingError, CacheRooms, Executable, Kernels, LoadError, OutOfMemory, ParameterError, ParameterStore,
     SharedMemory, load_kernels,
 };
-use diptych_codegen::c::prelude::{VectorWidth, WIDTH_VARIABLE, WidthError};
+use diptych_codegen::c::prelude::{Blocking, VectorWidth, WIDTH_VARIABLE, WidthError};
 use diptych_codegen::driver::{CompiledProgram, Rewritten, compile_program, compile_rewritten};
 use diptych_codegen::entry::{CompileError, EntryOptions, Limits};
 use diptych_ir::{EntryKind, Program};
@@ -55,26 +56,27 @@ pub struct Device {
     pub cache: KernelCache,
     /// The vector width that code is generated for.
     pub width: VectorWidth,
+    /// The blocks in which contractions are computed.
+    pub blocking: Blocking,
 }
 
 impl Device {
-    /// This machine's CPU with so many threads (all cores that the process may use, if `None`).
+    /// This machine's CPU with so many threads (all cores that the process may use, if `None`). The first time it takes
+    /// some seconds to find out which blocks are the fastest here, see [`crate::blocking`].
     ///
     /// # Errors
     /// When there is no C compiler, threads cannot be started, or [`WIDTH_VARIABLE`] names no width that can be run.
     pub fn cpu(threads: Option<usize>) -> Result<Device, SessionError> {
         let threads = threads.unwrap_or_else(crate::cpu::default_threads).max(1);
-        Ok(Device {
-            pool: Pool::new(threads)?,
-            compiler: Compiler::find()?,
-            cache: KernelCache::standard(),
-            width: VectorWidth::chosen()?,
-        })
+        let (pool, compiler) = (Pool::new(threads)?, Compiler::find()?);
+        let (cache, width) = (KernelCache::standard(), VectorWidth::chosen()?);
+        let blocking = blocking::fastest(&pool, &compiler, &cache, width);
+        Ok(Device { pool, compiler, cache, width, blocking })
     }
 
     /// What code is generated for.
     pub fn options(&self) -> EntryOptions {
-        EntryOptions::new(self.width.panel(), self.width.tile_rows(), self.pool.threads())
+        EntryOptions::new(self.width.panel(), self.blocking.rows, self.pool.threads())
     }
 }
 
@@ -133,8 +135,8 @@ impl Session {
     ) -> Result<Session, SessionError> {
         let texts = compiled.entries.values().flat_map(|entry| &entry.kernels);
         let start = std::time::Instant::now();
-        let kernels =
-            load_kernels(texts, device.width, &device.compiler, &device.cache, device.pool.threads())?;
+        let Device { pool, compiler, cache, width, blocking } = device;
+        let kernels = load_kernels(texts, *width, *blocking, compiler, cache, pool.threads())?;
         compiled.stages.push((NATIVE_CODE.to_owned(), start.elapsed().as_secs_f64()));
         let trains = compiled.entries.keys().copied().any(EntryKind::trains);
         let store = ParameterStore::new(&compiled.program, &compiled.layouts, device.width.panel(), trains)?;

@@ -27,7 +27,7 @@ struct Loaded {
 fn load(name: &str, kinds: &[EntryKind]) -> Loaded {
     let checkpoint = Checkpoint::open(&folder(name), &Registry::zoo()).unwrap();
     let width = VectorWidth::chosen().unwrap();
-    let options = EntryOptions::new(width.panel(), width.tile_rows(), 2);
+    let options = EntryOptions::new(width.panel(), width.blocking().rows, 2);
     let compiled = compile_program(checkpoint.program(), kinds, &AdamWOptions::default(), options).unwrap();
     let mut store = ParameterStore::new(&compiled.program, &compiled.layouts, width.panel(), true).unwrap();
     for &param in compiled.program.params.keys() {
@@ -72,7 +72,15 @@ fn score_and_gradients_are_those_of_transformers() {
     for name in FIXTURES {
         let loaded = load(name, &[EntryKind::Score, EntryKind::Train]);
         let texts = loaded.compiled.entries.values().flat_map(|entry| &entry.kernels);
-        let kernels = load_kernels(texts, loaded.width, &compiler, &KernelCache::standard(), 2).unwrap();
+        let kernels = load_kernels(
+            texts,
+            loaded.width,
+            loaded.width.blocking(),
+            &compiler,
+            &KernelCache::standard(),
+            2,
+        )
+        .unwrap();
         let bytes = std::fs::read(folder(name).join("expected.safetensors")).unwrap();
         let expected = SafeTensors::deserialize(&bytes).unwrap();
         let ids: Vec<i32> = numbers(&expected, "input_ids").iter().map(|&id| id as i32).collect();

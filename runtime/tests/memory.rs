@@ -23,7 +23,7 @@ fn no_logits_are_stored_for_longer_than_a_turn() {
     for preset in ["llama-15m", "bench-multi-head", "bench-grouped-query", "bench-latent"] {
         let architecture = Registry::zoo().preset(preset).unwrap();
         let program = build(architecture.as_ref()).unwrap();
-        let options = EntryOptions::new(32, 12, 2);
+        let options = EntryOptions::new(32, 144, 2);
         let kinds = [EntryKind::Train, EntryKind::Score];
         let compiled = compile_program(&program, &kinds, &AdamWOptions::default(), options).unwrap();
         for (kind, entry) in &compiled.entries {

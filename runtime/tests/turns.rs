@@ -37,9 +37,8 @@ fn turns(entry: &CompiledEntry) -> usize {
 }
 
 /// The bits of the loss and of all gradients after one run of an entry.
-fn trained(device: &Device, program: &Program, kind: EntryKind, turn_rows: usize) -> Vec<u32> {
-    let session =
-        session(device, program, &[EntryKind::Train, kind], EntryOptions { turn_rows, ..device.options() });
+fn trained(device: &Device, program: &Program, kind: EntryKind, options: EntryOptions) -> Vec<u32> {
+    let session = session(device, program, &[EntryKind::Train, kind], options);
     assert!(turns(&session.compiled.entries[&kind]) > 0, "{}: the loss takes no turns", kind.name());
     let limits = Limits { rows: LENGTHS.iter().sum(), batch: LENGTHS.len() };
     let mut binding = Binding::new(limits, CONTEXT);
@@ -61,17 +60,20 @@ fn trained(device: &Device, program: &Program, kind: EntryKind, turn_rows: usize
 }
 
 #[test]
-fn rows_of_a_turn_change_no_bit_of_loss_and_gradients() {
+fn rows_of_a_turn_and_of_a_block_change_no_bit_of_loss_and_gradients() {
     let device = Device::cpu(Some(2)).unwrap();
     for tied in [true, false] {
         let program = program(tied);
         for kind in [EntryKind::Train, EntryKind::Accumulate] {
-            let at_once = trained(&device, &program, kind, 1000);
-            for rows in [7, 144, 288] {
-                let found = trained(&device, &program, kind, rows);
+            let of = |block_rows, turn_rows| {
+                let options = EntryOptions { block_rows, turn_rows, ..device.options() };
+                trained(&device, &program, kind, options)
+            };
+            let at_once = of(144, 1000);
+            for (block, turn) in [(144, 7), (144, 144), (144, 288), (24, 144), (288, 576), (288, 1000)] {
                 assert!(
-                    found == at_once,
-                    "tied {tied}, {}: turns of {rows} rows give other bits",
+                    of(block, turn) == at_once,
+                    "tied {tied}, {}: turns of {turn} rows in blocks of {block} give other bits",
                     kind.name()
                 );
             }

@@ -139,8 +139,9 @@ pub fn blocks_source(formats: &BTreeSet<BlockFormat>) -> String {
     text
 }
 
-/// A file that defines the functions of [`DOT_FUNCTIONS`] whose right operand has elements of this type.
-pub fn dot_source(dtype: DType) -> String {
+/// A file that defines the functions of [`DOT_FUNCTIONS`] whose right operand has elements of this type. They work in
+/// blocks of this depth.
+pub fn dot_source(dtype: DType, blocking: Blocking) -> String {
     let (suffix, element) = (suffix(dtype), c_type(dtype));
     let across = match dtype {
         DType::F32 => {
@@ -153,7 +154,7 @@ pub fn dot_source(dtype: DType) -> String {
         _ => "",
     };
     format!(
-        "{}{}{across}void diptych_dot{suffix}(int64_t m, int64_t n, int64_t k, const float *a, int64_t a_m, int64_t a_k, const {element} *b,
+        "#define DOT_BLOCK_K {}\n{}{}{across}void diptych_dot{suffix}(int64_t m, int64_t n, int64_t k, const float *a, int64_t a_m, int64_t a_k, const {element} *b,
     int64_t b_panel, int64_t b_k, int b_padded, float *c, int64_t c_m, int64_t c_panel, int c_padded,
     int accumulate, float *scratch) {{
     dot{suffix}(m, n, k, a, a_m, a_k, b, b_panel, b_k, b_padded, c, c_m, c_panel, c_padded, accumulate, scratch);
@@ -164,6 +165,7 @@ void diptych_dot_turned{suffix}(int64_t m, int64_t n, int64_t k, const float *a,
     dot_turned{suffix}(m, n, k, a, a_m, a_k, b, b_n, tile, tile_k, c, c_m, accumulate, scratch, floats);
 }}
 ",
+        blocking.depth,
         dot_prelude(),
         dot_of(dtype),
     )
@@ -173,10 +175,19 @@ void diptych_dot_turned{suffix}(int64_t m, int64_t n, int64_t k, const float *a,
 /// a fused multiply-add instruction gets it from `fmaf`.
 pub const LINK_FLAGS: &[&str] = &["-lm"];
 
-/// `dot` blocks its rows and its sum by these; the size of its scratch follows. The C text states the same
-/// (a test compares the sizes).
+/// In what blocks contractions are computed. They say what stays in which cache: no bit depends on them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Blocking {
+    /// Rows that an instance of a kernel has at most. It reads its right operand once for all of them.
+    pub rows: usize,
+    /// Terms of a sum that `dot` adds before it goes on to other rows and columns: `DOT_BLOCK_K` in C.
+    pub depth: usize,
+}
+
+/// `dot` copies at most so many rows of its left operand: `DOT_BLOCK_M` in C.
 const DOT_BLOCK_M: usize = 288;
-const DOT_BLOCK_K: usize = 192;
+/// Depths of blocks, of which the size of `dot`'s scratch allows the last.
+const DOT_DEPTHS: [usize; 4] = [128, 192, 256, 384];
 
 /// The environment variable that names a vector width, in place of the widest: for tests, which shall pass with each.
 pub const WIDTH_VARIABLE: &str = "DIPTYCH_VECTOR_WIDTH";
@@ -290,9 +301,25 @@ impl VectorWidth {
         }
     }
 
-    /// Floats of the scratch that `dot` wants per thread: `DOT_SCRATCH_FLOATS` in C.
+    /// Blocks that suit most machines: 192 rows of a panel and of a tile stay in a first-level cache of 48 KiB, a
+    /// block's rows of both operands in a second-level cache of 1 MiB.
+    pub fn blocking(self) -> Blocking {
+        Blocking { rows: 12 * self.tile_rows(), depth: 192 }
+    }
+
+    /// All blocks worth trying on a machine, the default among them. Where a product is no matter of caches, that one.
+    pub fn blockings(self) -> Vec<Blocking> {
+        if self == VectorWidth::Portable {
+            return vec![self.blocking()];
+        }
+        let rows = [12, 24].map(|tiles| tiles * self.tile_rows());
+        rows.iter().flat_map(|&rows| DOT_DEPTHS.map(|depth| Blocking { rows, depth })).collect()
+    }
+
+    /// Floats of the scratch that `dot` wants per thread, whatever its blocks: `DOT_SCRATCH_FLOATS` in C.
     pub fn dot_scratch_floats(self) -> usize {
-        DOT_BLOCK_M * DOT_BLOCK_K + self.lanes() + self.panel() * DOT_BLOCK_K
+        let depth = DOT_DEPTHS[DOT_DEPTHS.len() - 1];
+        DOT_BLOCK_M * depth + self.lanes() + self.panel() * depth
     }
 
     /// Flags for the C compiler, the same for gcc and clang apart from what [`clang_flags`] adds. Without

@@ -7,7 +7,7 @@ use super::overwriting::is_overwritten_too_soon;
 use super::together::join;
 use super::{ArgRef, Buffer, BufferId, CompiledEntry, GridCount, Launch, PlanStep, Role, Slot};
 use crate::c;
-use crate::lower::{Context, Lowered, Source, added_rows, lower, lower_grouping, row_block};
+use crate::lower::{Context, Lowered, Source, added_rows, lower, lower_grouping};
 use crate::tile::{Dim, Extent, TileProgram};
 use diptych_ir::{DType, Entry, EntryKind, NodeId, Op, Program, ReduceKind, RegionId, ScalarFn};
 use diptych_passes::fuse::{
@@ -24,8 +24,8 @@ use std::time::Instant;
 pub struct EntryOptions {
     /// Columns of a packed panel.
     pub panel: usize,
-    /// Rows of the dot's register tile.
-    pub tile_rows: usize,
+    /// Rows that an instance of a contraction has at most. No bit depends on it.
+    pub block_rows: usize,
     /// Threads that share the work of a run. Where there are few rows, columns are divided among so many, by kernels of
     /// their own for each number of threads; no bit depends on it.
     pub threads: usize,
@@ -35,8 +35,8 @@ pub struct EntryOptions {
 
 impl EntryOptions {
     /// With turns that give a block of rows to each thread.
-    pub const fn new(panel: usize, tile_rows: usize, threads: usize) -> EntryOptions {
-        EntryOptions { panel, tile_rows, threads, turn_rows: threads * row_block(tile_rows) }
+    pub const fn new(panel: usize, block_rows: usize, threads: usize) -> EntryOptions {
+        EntryOptions { panel, block_rows, threads, turn_rows: threads * block_rows }
     }
 }
 
@@ -409,7 +409,7 @@ impl Builder<'_> {
             history_is_rename: !self.entry.kind.cached(),
             few_rows: (self.entry.kind == EntryKind::Decode).then_some(self.options.threads),
             panel: self.options.panel,
-            tile_rows: self.options.tile_rows,
+            block_rows: self.options.block_rows,
         };
         if let Some([sum, _, both]) = self.added(region, group) {
             let place = scope.places.get(&sum).copied();

@@ -116,11 +116,6 @@ impl Dims {
     }
 }
 
-/// Rows that an instance of a contraction has at most, given the rows of the dot's register tile.
-pub const fn row_block(tile_rows: usize) -> usize {
-    tile_rows * 12
-}
-
 /// A C identifier for a name.
 pub fn identifier(name: &str) -> String {
     let mut text: String = name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
@@ -162,7 +157,7 @@ pub fn choose(group: &Group, context: &Context) -> Result<Dims, LowerError> {
             }
         }
         GroupKind::Rows(leading) => {
-            let block = if contractions.is_empty() { POINTWISE_ROWS } else { row_block(context.tile_rows) };
+            let block = if contractions.is_empty() { POINTWISE_ROWS } else { context.block_rows };
             let row = dims.add("row", Extent::Rows { leading: *leading, block });
             dims.row = Some(row);
             dims.grid.push(row);
@@ -214,7 +209,7 @@ pub fn choose(group: &Group, context: &Context) -> Result<Dims, LowerError> {
                     StreamAxis::Time => dims.sequence.map(|pair| pair.0),
                     StreamAxis::Past => dims.sequence.map(|pair| pair.1),
                     StreamAxis::Rows(leading) => {
-                        let block = if streamed_rows { STREAMED_ROWS } else { row_block(context.tile_rows) };
+                        let block = if streamed_rows { STREAMED_ROWS } else { context.block_rows };
                         let row = dims.add("row", Extent::Rows { leading, block });
                         dims.row = Some(row);
                         Some(row)
@@ -516,7 +511,7 @@ fn gradient_blocks(
                 order.iter().partition(|axis| !of_right(axis))
             }
         };
-        let row_blocks = (rows, row_block(context.tile_rows), 1);
+        let row_blocks = (rows, context.block_rows, 1);
         for (mut axes, least, align) in [row_blocks, (columns, GRADIENT_COLUMNS, context.panel)] {
             // Of chosen weights an instance has one already.
             axes.retain(|&axis| dims.of(axis).is_none_or(|dim| !dims.single.contains(&dim)));

@@ -56,8 +56,8 @@ pub struct Context<'a> {
     pub few_rows: Option<usize>,
     /// Columns of a packed panel.
     pub panel: usize,
-    /// Rows of the dot's register tile.
-    pub tile_rows: usize,
+    /// Rows that an instance of a contraction has at most.
+    pub block_rows: usize,
 }
 
 /// What an argument of a kernel is.
@@ -92,7 +92,6 @@ pub struct Lowered {
 }
 
 pub use added_rows::added_rows;
-pub use dims::row_block;
 pub use grouped::lower_grouping;
 
 /// Lowers a group to programs that run one after the other: mostly one.

@@ -16,6 +16,11 @@ pub fn widths() -> Vec<VectorWidth> {
 
 /// Compiles the prelude followed by `source` with `$CC` (default `cc`), and loads the result.
 pub fn load(width: VectorWidth, source: &str) -> Library {
+    load_with(width, &[], source)
+}
+
+/// The same with more flags.
+pub fn load_with(width: VectorWidth, flags: &[String], source: &str) -> Library {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let file = folder.path().join("kernels.c");
     let object = folder.path().join("kernels.so");
@@ -23,7 +28,7 @@ pub fn load(width: VectorWidth, source: &str) -> Library {
         .expect("a writable temporary folder");
     let compiler = std::env::var("CC").unwrap_or_else(|_| "cc".into());
     let mut command = Command::new(&compiler);
-    command.args(width.cc_flags()).args(["-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]);
+    command.args(width.cc_flags()).args(flags).args(["-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]);
     if compiler.contains("clang") && width == VectorWidth::Avx512 {
         command.args(clang_flags());
     }

@@ -9,7 +9,7 @@ use diptych_models::{ModelBuilder, Registry};
 use diptych_passes::AdamWOptions;
 use serde_json::json;
 
-const OPTIONS: EntryOptions = EntryOptions::new(32, 12, 2);
+const OPTIONS: EntryOptions = EntryOptions::new(32, 144, 2);
 
 fn compiled(layers: usize, kinds: &[EntryKind]) -> CompiledProgram {
     let config = json!({

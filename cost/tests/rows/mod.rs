@@ -127,7 +127,7 @@ fn compile(kind: EntryKind, define: impl FnOnce(&ModelBuilder) -> Tensor<'_>) ->
     let y = value_of_logits(&program);
     program.entries = vec![Entry { kind, roots: vec![("y".into(), y)], updates: Vec::new() }];
     // Not divided for threads: these machines cut kernels their own way.
-    let options = EntryOptions::new(32, 12, 1);
+    let options = EntryOptions::new(32, 144, 1);
     let compiled = compile_program(&program, &[kind], &AdamWOptions::default(), options).unwrap();
     compiled.entries[&kind].clone()
 }

@@ -1,10 +1,12 @@
 //! From kernel texts to functions: files of several kernels, compiled in
 //! parallel through the cache, and looked up by name.
 
-use crate::cpu::compile::{CSource, CompileError, CompileStats, Compiler, KernelCache, Library, compile_all};
+use crate::cpu::compile::{
+    CSource, CompileError, CompileStats, Compiler, CompilerKind, KernelCache, Library, compile_all,
+};
 use diptych_codegen::c::prelude::{
-    BLOCK_FUNCTIONS, DOT_ELEMENTS, DOT_FUNCTIONS, LINK_FLAGS, VectorWidth, blocks_source, clang_flags,
-    dot_source,
+    BLOCK_FUNCTIONS, Blocking, DOT_ELEMENTS, DOT_FUNCTIONS, LINK_FLAGS, VectorWidth, blocks_source,
+    clang_flags, dot_source,
 };
 use diptych_codegen::c::step::StepTables;
 use diptych_codegen::c::{KernelText, file_text};
@@ -53,13 +55,21 @@ impl Kernels {
     }
 }
 
-/// Compiles kernels (each name once) for a vector width and loads them.
+/// The flags that kernels of a width are compiled with.
+pub(crate) fn kernel_flags(width: VectorWidth, compiler: &Compiler) -> Vec<String> {
+    let clang: &[&str] = if compiler.kind == CompilerKind::Clang { clang_flags() } else { &[] };
+    let flags = width.cc_flags().into_iter();
+    flags.chain(LINK_FLAGS.iter().chain(clang).copied()).map(str::to_owned).collect()
+}
+
+/// Compiles kernels (each name once) for a vector width and loads them. Their dots work in blocks of such a size.
 ///
 /// # Errors
 /// When there is no compiler, or it refuses a file.
 pub fn load_kernels<'a>(
     kernels: impl IntoIterator<Item = &'a KernelText>,
     width: VectorWidth,
+    blocking: Blocking,
     compiler: &Compiler,
     cache: &KernelCache,
     jobs: usize,
@@ -74,7 +84,7 @@ pub fn load_kernels<'a>(
         kernels.iter().flat_map(|kernel| kernel.elements()).chain([DType::F32]).collect();
     let mut sources: Vec<CSource> = elements
         .iter()
-        .map(|&dtype| CSource { name: format!("dot_{dtype}"), text: dot_source(dtype) })
+        .map(|&dtype| CSource { name: format!("dot_{dtype}"), text: dot_source(dtype, blocking) })
         .collect();
     let formats: BTreeSet<_> = kernels.iter().flat_map(|kernel| kernel.formats()).collect();
     let has_blocks = kernels.iter().any(|kernel| kernel.rounds()) || !formats.is_empty();
@@ -87,12 +97,7 @@ pub fn load_kernels<'a>(
             .iter()
             .map(|file| CSource { name: file[0].name.clone(), text: file_text(file.iter().copied()) }),
     );
-    let mut flags: Vec<String> =
-        width.cc_flags().iter().chain(LINK_FLAGS).map(|flag| (*flag).to_owned()).collect();
-    if compiler.kind == crate::cpu::compile::CompilerKind::Clang {
-        flags.extend(clang_flags().iter().map(|flag| (*flag).to_owned()));
-    }
-    let compiled = compile_all(compiler, &sources, &flags, cache, jobs)?;
+    let compiled = compile_all(compiler, &sources, &kernel_flags(width, compiler), cache, jobs)?;
     let mut functions = HashMap::new();
     for (file, library) in files.iter().zip(&compiled.libraries[first_file..]) {
         for kernel in file {

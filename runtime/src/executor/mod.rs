@@ -14,6 +14,7 @@ mod workspace;
 pub use binding::{Binding, BindingError, CacheSize, Sequence};
 pub use blocks::{Panels, round_to_blocks};
 pub use caches::CacheRooms;
+pub(crate) use library::kernel_flags;
 pub use library::{KernelFn, Kernels, load_kernels};
 pub use memory::{AlignedBytes, OutOfMemory, give_back_freed};
 pub use parameters::{Columns, PART_ELEMENTS, ParameterError, ParameterStore, Stored, parts};

@@ -256,7 +256,7 @@ fn matrices(entry: &CompiledEntry) -> Vec<bool> {
 #[test]
 fn serving_reads_derived_weights_in_panels_and_computes_none() {
     let width = VectorWidth::chosen().unwrap();
-    let options = EntryOptions::new(width.panel(), width.tile_rows(), 2);
+    let options = EntryOptions::new(width.panel(), width.blocking().rows, 2);
     let kinds = [EntryKind::Prefill, EntryKind::Decode];
     for (_, program, _) in programs() {
         let name = &program.name;
@@ -285,7 +285,7 @@ fn gradients_are_differences_of_the_loss() {
     ];
     for (name, body) in forms {
         let program = program(name, 7, &|base| in_layers(base, &*body));
-        let options = EntryOptions::new(16, 6, 2);
+        let options = EntryOptions::new(16, 72, 2);
         let (kinds, optimizer) = ([EntryKind::Train], AdamWOptions::default());
         let compiled = compile_program_for(&program, &kinds, &optimizer, options, &as_written()).unwrap();
         let numbers = parameters(&program, 5);

@@ -137,7 +137,7 @@ pub fn check_candidates<'a>(
         // So few rows that the texts take several turns.
         let entry_options = EntryOptions {
             turn_rows: 7,
-            ..EntryOptions::new(options.width.panel(), options.width.tile_rows(), 2)
+            ..EntryOptions::new(options.width.panel(), options.width.blocking().rows, 2)
         };
         // If the gradients are refused, the forward pass is looked at all the same.
         let compiled = compile(&kinds, entry_options).or_else(|error| {
@@ -162,7 +162,8 @@ pub fn check_candidates<'a>(
     }
     let texts = cases.iter().flat_map(|case| case.compiled.entries.values()).flat_map(|entry| &entry.kernels);
     findings.kernels = texts.clone().count();
-    let kernels = load_kernels(texts, options.width, compiler, cache, 2).expect("kernels that compile");
+    let kernels = load_kernels(texts, options.width, options.width.blocking(), compiler, cache, 2)
+        .expect("kernels that compile");
     let next = AtomicUsize::new(0);
     let shared = Mutex::new(&mut findings);
     std::thread::scope(|scope| {

@@ -73,7 +73,7 @@ fn every_architecture_can_be_drawn() {
 fn what_no_rule_changes_is_not_drawn() {
     let program = build(&*Registry::zoo().preset("llama-tiny").unwrap()).unwrap();
     let rewriting = Rewriting { algebra: false, ..Rewriting::default() };
-    let rewritten = rewrite(&program, &rewriting, EntryOptions::new(16, 6, 2)).unwrap();
+    let rewritten = rewrite(&program, &rewriting, EntryOptions::new(16, 72, 2)).unwrap();
     let place = tempfile::tempdir().unwrap();
     assert_eq!(write(place.path(), &program, &rewritten, &EntryKind::ALL).unwrap(), 0);
     let page = std::fs::read_to_string(place.path().join("index.html")).unwrap();
@@ -84,7 +84,7 @@ fn what_no_rule_changes_is_not_drawn() {
 fn the_page_shows_what_was_written() {
     let program = build(&*Registry::zoo().preset("mla-tiny").unwrap()).unwrap();
     let rewriting = Rewriting { numerics: Numerics::Fast, ..Rewriting::default() };
-    let rewritten = rewrite(&program, &rewriting, EntryOptions::new(16, 6, 2)).unwrap();
+    let rewritten = rewrite(&program, &rewriting, EntryOptions::new(16, 72, 2)).unwrap();
     let place = tempfile::tempdir().unwrap();
     let count = write(place.path(), &program, &rewritten, &EntryKind::ALL).unwrap();
     let page = std::fs::read_to_string(place.path().join("index.html")).unwrap();

@@ -9,11 +9,15 @@
 #define TILE_ROWS 4
 #endif
 
-/* Blocks: DOT_BLOCK_K rows of a panel stay in a first-level cache of 48 KiB beside a tile's rows of a, DOT_BLOCK_M rows
- * of a in the second. */
+/* Blocks: DOT_BLOCK_K rows of a panel are to stay in the first-level cache beside a tile's rows of a, DOT_BLOCK_M rows
+ * of a in the second. What they are best is found by a search on the machine. */
+#ifndef DOT_BLOCK_K
 #define DOT_BLOCK_K 192
+#endif
+#define DOT_MOST_K 384
 #define DOT_BLOCK_M 288
-#define DOT_SCRATCH_FLOATS (DOT_BLOCK_M * DOT_BLOCK_K + LANES + PANEL * DOT_BLOCK_K)
+#define DOT_SCRATCH_FLOATS (DOT_BLOCK_M * DOT_MOST_K + LANES + PANEL * DOT_MOST_K)
+_Static_assert(DOT_BLOCK_K <= DOT_MOST_K, "the scratch is too small");
 /* So few rows are bound by reading b: it is not cut into blocks. Later tiles of rows find a panel in the second-level
  * cache, up to a k of some 4000. */
 #define DOT_FEW_ROWS 36

@@ -41,6 +41,23 @@ impl KernelCache {
         self.folder.as_deref()
     }
 
+    /// A short text about this processor that is kept beside the kernels, by the sources, flags and compiler that it
+    /// depends on. `None` where nothing is kept.
+    pub fn note<'a>(
+        &self,
+        name: &str,
+        sources: impl IntoIterator<Item = &'a CSource>,
+        flags: &[String],
+        compiler: &Compiler,
+    ) -> Option<Note> {
+        let folder = self.folder.clone()?;
+        let mut hash = Sha256::new();
+        hash.update(processor());
+        sources.into_iter().for_each(|source| hash.update(Key::of(source, flags, compiler).0));
+        let path = folder.join(format!("{name}-{}.txt", &hex(&hash.finalize())[..32]));
+        Some(Note { folder, path })
+    }
+
     pub(super) fn open(&self) -> Result<Place, CompileError> {
         let Some(folder) = &self.folder else {
             return Err(CompileError::File {
@@ -54,6 +71,32 @@ impl KernelCache {
         // The loader takes a path without a slash for a name to search for.
         let folder = folder.canonicalize().map_err(|source| failed("find", source))?;
         Place::in_folder(folder)
+    }
+}
+
+/// A short text in the folder of kernels: see [`KernelCache::note`].
+#[derive(Debug)]
+pub struct Note {
+    folder: PathBuf,
+    path: PathBuf,
+}
+
+impl Note {
+    /// The text, if there is one.
+    pub fn read(&self) -> Option<String> {
+        std::fs::read_to_string(&self.path).ok()
+    }
+
+    /// Keeps a text in place of what is there.
+    ///
+    /// # Errors
+    /// When the folder cannot be written to.
+    pub fn write(&self, text: &str) -> io::Result<()> {
+        create_private(&self.folder)?;
+        let file = tempfile::NamedTempFile::new_in(&self.folder)?;
+        std::fs::write(file.path(), text)?;
+        file.persist(&self.path)?;
+        Ok(())
     }
 }
 

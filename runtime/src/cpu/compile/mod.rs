@@ -4,7 +4,7 @@
 mod cache;
 mod compiler;
 
-pub use cache::{KernelCache, default_folder};
+pub use cache::{KernelCache, Note, default_folder};
 pub use compiler::{Compiler, CompilerKind};
 
 use std::ffi::{OsString, c_void};

@@ -1,0 +1,79 @@
+"""The perplexity of texts in each format of weights, with Diptych and with llama.cpp's tool: in windows of 512 tokens, of
+which the second half counts. Needs what setup.sh installs; exits with 1 where they differ by more than 0.5%.
+
+  perplexity.py [TEXT ...]     without any, the documentation of this repository, and the GPL where Debian keeps it
+"""
+
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from works import HOME, MODEL
+
+FOLDER = HOME / "models"
+
+ROOT = Path(__file__).resolve().parents[2]
+WINDOW = 512
+WITHIN = 0.005
+# 576 columns are no whole number of blocks of 256: of this model, only `ffn_down` can be in them.
+IN_LARGE_BLOCKS = {"Q4_K": "ffn_down=q4_K", "Q6_K": "ffn_down=q6_K"}
+FORMATS = ["F32", "F16", "BF16", "Q8_0", "Q4_1", "Q4_0", *IN_LARGE_BLOCKS]
+
+
+def run(*command):
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, cwd=ROOT)
+    if done.returncode:
+        sys.exit(f"perplexity.py: {command[0]} failed:\n{done.stdout}{done.stderr}")
+    return done.stdout + done.stderr
+
+
+def find(pattern, text):
+    found = re.search(pattern, text)
+    if not found:
+        sys.exit(f"perplexity.py: no perplexity in:\n{text}")
+    return float(found.group(1))
+
+
+def model(form):
+    path = FOLDER / f"{MODEL}.{form}.gguf"
+    if not path.exists() and form in IN_LARGE_BLOCKS:
+        unfinished = path.with_suffix(".unfinished")
+        source, tensors = FOLDER / f"{MODEL}.F32.gguf", IN_LARGE_BLOCKS[form]
+        run(HOME / "llama.cpp/bin/llama-quantize", "--tensor-type", tensors, source, unfinished, "Q8_0")
+        unfinished.rename(path)
+    return path
+
+
+def texts():
+    named = [Path(name) for name in sys.argv[1:]]
+    if named:
+        return [(path.name, path.read_text()) for path in named]
+    pages = sorted((ROOT / "docs").glob("*.md"))
+    found = [("docs/*.md", "\n".join(page.read_text() for page in pages))]
+    license = Path("/usr/share/common-licenses/GPL-3")
+    return found + [("GPL-3", license.read_text())] if license.exists() else found
+
+
+def main():
+    run("cargo", "build", "--release", "--quiet", "--bin", "diptych")
+    apart = 0
+    print("| text | format | Diptych | llama.cpp | ratio |\n|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as folder:
+        for name, text in texts():
+            path = Path(folder) / "text.txt"
+            path.write_text(text)
+            for form in FORMATS:
+                arguments = ["--gguf", model(form), "--weights", "stored", "--data", path, "--window", WINDOW]
+                ours = find(r"perplexity\s+([\d.]+)", run(ROOT / "target/release/diptych", "score", "--second-half", *arguments))
+                tool = HOME / "llama.cpp/bin/llama-perplexity"
+                theirs = find(r"PPL = ([\d.]+)", run(tool, "-m", model(form), "-f", path, "-c", WINDOW, "-t", 2))
+                apart = max(apart, abs(ours / theirs - 1))
+                print(f"| {name} | {form} | {ours:.4f} | {theirs:.4f} | {ours / theirs:.4f} |", flush=True)
+    print(f"\nat most {apart:.2%} apart")
+    sys.exit(apart > WITHIN)
+
+
+if __name__ == "__main__":
+    main()
