@@ -69,10 +69,8 @@ impl KernelCache {
             }
             Ok(None) => {}
             Err(cause) => {
-                warnings.push(format!(
-                    "a file of the GPU kernel cache was replaced: {}: {cause}",
-                    path.display()
-                ));
+                warnings
+                    .push(format!("a file of the GPU kernel cache is replaced: {}: {cause}", path.display()));
             }
         }
         let compiled = nvrtc.compile(source, name, target, form)?;
@@ -105,14 +103,11 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Log and code of a file, `None` if there is no file.
-fn read(path: &Path) -> Result<Option<(String, Vec<u8>)>, String> {
-    let file = match fs::read(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error.to_string()),
-    };
-    let damaged = || "it is damaged".to_owned();
+/// Log and code of a file, `None` if there is none, or an error that says what is wrong with it.
+fn read(path: &Path) -> Result<Option<(String, Vec<u8>)>, &'static str> {
+    // If it is there and cannot be read, neither can it be written, which is told then.
+    let Ok(file) = fs::read(path) else { return Ok(None) };
+    let damaged = || "it was damaged";
     let end = file.iter().position(|byte| *byte == b'\n').ok_or_else(damaged)?;
     let (header, contents) = (&file[..end], &file[end + 1..]);
     let header = std::str::from_utf8(header).ok().and_then(|header| header.strip_prefix(MAGIC));

@@ -214,3 +214,129 @@ fn goes_on(instruction: &Instruction, leads: &Option<Leads>) -> bool {
         Some(Leads::Somewhere | Leads::Away) => instruction.predicate.is_some(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A listing, one instruction a line, with the number of a line for a target.
+    fn code(listing: &str) -> Vec<Instruction> {
+        let instruction = |line: &str| {
+            let mut words = line.split_whitespace().peekable();
+            let predicate = words.next_if(|word| word.starts_with('@')).map(str::to_owned);
+            let opcode = words.next().unwrap().to_owned();
+            let operand = |word: &str| match word.strip_prefix("->") {
+                Some(number) => format!("{:#x}", number.parse::<usize>().unwrap() * BYTES),
+                None => word.to_owned(),
+            };
+            Instruction { predicate, opcode, operands: words.map(operand).collect::<Vec<_>>().join(",") }
+        };
+        listing.trim().lines().map(instruction).collect()
+    }
+
+    /// Start, instructions and tensor-core instructions of the main loop, counted in instructions.
+    fn found(listing: &str) -> Option<(u64, u64, u64)> {
+        main_loop(&code(listing)).map(|main| (main.start / BYTES as u64, main.instructions, main.tensor_core))
+    }
+
+    #[test]
+    fn the_innermost_loop_is_taken_and_not_what_stands_before_it() {
+        let nested = "
+            MOV
+            HMMA.16816.F32
+            LDS
+            HMMA.16816.F32
+            FADD
+            @P0 BRA ->2
+            HMMA.16816.F32
+            @!P1 BRA ->1
+            EXIT
+            BRA ->9";
+        assert_eq!(found(nested), Some((2, 4, 1)));
+        assert_eq!(found(&nested.replace("HMMA", "FFMA")), None);
+        assert_eq!(
+            found(&nested.replace("BRA ->2", "BRA ->7")),
+            Some((1, 7, 3)),
+            "the outer, if it is the only one"
+        );
+        assert_eq!(found("HMMA\nEXIT\nBRA ->2"), None, "no loop");
+        assert_eq!(found(""), None);
+    }
+
+    #[test]
+    fn waits_moved_out_of_line_belong_to_the_loop_and_what_returns_does_not_make_one() {
+        let waits = "
+            MOV
+            SYNCS.TRYWAIT
+            @!P0 BRA ->7
+            HGMMA.64x64x16
+            @P1 BRA ->1
+            STG
+            EXIT
+            SYNCS.TRYWAIT
+            @!P0 BRA ->7
+            BRA ->3
+            BRA ->10";
+        assert_eq!(found(waits), Some((1, 7, 1)));
+    }
+
+    #[test]
+    fn of_several_loops_the_one_with_the_most_is_taken() {
+        let several = "
+            HMMA
+            @P0 BRA ->0
+            HMMA
+            HMMA
+            @P0 BRA ->2
+            IMMA
+            DMMA
+            @P0 BRA ->5
+            EXIT";
+        assert_eq!(found(several), Some((2, 3, 2)));
+    }
+
+    #[test]
+    fn threads_taking_turns_are_no_loop() {
+        let turns = "
+            MOV
+            ELECT
+            UTCHMMA
+            @P0 BRA.U.ANY ->1
+            @P1 BRA ->0
+            EXIT";
+        assert_eq!(found(turns), Some((0, 5, 1)));
+    }
+
+    #[test]
+    fn branches_with_a_condition_among_their_operands_go_on() {
+        for branch in ["BRA.U UP0 ->3", "BRA.U !UP0 ->3", "@P0 BRA P1 ->3", "@P0 CALL.REL.NOINC ->3"] {
+            assert_eq!(found(&format!("HMMA\n{branch}\nBRA ->0\nEXIT")), Some((0, 3, 1)), "{branch}");
+        }
+        assert_eq!(found("HMMA\nBRA ->3\nBRA ->0\nEXIT"), None);
+        assert_eq!(found("HMMA\nEXIT\nBRA ->0"), None);
+        assert_eq!(found("HMMA\n@P0 EXIT\nBRA ->0"), Some((0, 3, 1)));
+        assert_eq!(found("HMMA\nBSSY B0 ->0\nEXIT"), None, "names where threads meet, and does not go there");
+    }
+
+    #[test]
+    fn a_table_of_branches_leads_to_what_nothing_else_leads_to() {
+        let table = "
+            HMMA
+            BRX R2 -0x10
+            FADD
+            BRA ->6
+            FMUL
+            BRA ->6
+            @P0 BRA ->0
+            EXIT";
+        assert_eq!(found(table), Some((0, 7, 1)));
+    }
+
+    #[test]
+    fn nonsense_is_no_loop_and_no_panic() {
+        for listing in ["HMMA\nBRA ->900", "HMMA\nBRA 0xzz", "HMMA\nBRA", "BRX R2", "@P0 BRA ->1\nHMMA"] {
+            assert_eq!(found(listing), None, "{listing}");
+        }
+        assert_eq!(found("HMMA\nBRA ->0"), Some((0, 2, 1)));
+    }
+}
