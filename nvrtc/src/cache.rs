@@ -12,8 +12,8 @@ use crate::error::NvrtcError;
 use crate::library::Nvrtc;
 use crate::target::Target;
 
-/// A folder of compiled kernels, shared by threads and processes. A file is named by all that decides what is in it: the
-/// text, its name, the target, the options and NVRTC. It may be removed at any time.
+/// A folder of compiled kernels, shared by threads and processes. A file is named by all that decides what is in it:
+/// the text, its name, the target, the options and NVRTC. It may be removed at any time.
 #[derive(Clone, Debug)]
 pub struct KernelCache {
     folder: Option<PathBuf>,
@@ -42,8 +42,8 @@ impl KernelCache {
         self.folder.as_deref()
     }
 
-    /// As [`Nvrtc::compile`], or what that gave before. A damaged file is compiled again and replaced; a folder that cannot be
-    /// used costs a warning.
+    /// As [`Nvrtc::compile`], or what that gave before. A damaged file is compiled again and replaced; a folder that
+    /// cannot be used costs a warning.
     ///
     /// # Errors
     /// As those of [`Nvrtc::compile`].

@@ -64,15 +64,15 @@ pub(crate) fn options(target: Target, form: Form) -> Vec<String> {
 }
 
 impl Nvrtc {
-    /// Compiles CUDA C++ that includes no header. `name` is how messages and line numbers call the text. Kernels that are
-    /// `extern "C"` keep their names. Multiplications and additions are not fused (write `fmaf`), divisions and square
-    /// roots are rounded correctly, and subnormal numbers are kept.
+    /// Compiles CUDA C++ that includes no header. `name` is how messages and line numbers call the text. Kernels that
+    /// are `extern "C"` keep their names. Multiplications and additions are not fused (write `fmaf`), divisions and
+    /// square roots are rounded correctly, and subnormal numbers are kept.
     ///
     /// [`KernelCache::compile`](crate::KernelCache::compile) does the same once only.
     ///
     /// # Errors
-    /// When NVRTC refuses the text, with its log and the lines that it speaks of; when it does not know the target; when the
-    /// text or its name holds a NUL.
+    /// When NVRTC refuses the text, with its log and the lines that it speaks of; when it does not know the target;
+    /// when the text or its name holds a NUL.
     pub fn compile(
         &self,
         source: &str,

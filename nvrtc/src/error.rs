@@ -137,8 +137,8 @@ impl fmt::Display for NotFound {
         match &self.named {
             Some(folder) => write!(
                 f,
-                "{what}, is not in {}, which DIPTYCH_CUDA names. Name a folder that setup/cuda.sh filled or one of CUDA's \
-                 own, or unset DIPTYCH_CUDA.",
+                "{what}, is not in {}, which DIPTYCH_CUDA names. Name a folder that setup/cuda.sh filled or one of \
+                 CUDA's own, or unset DIPTYCH_CUDA.",
                 folder.display()
             )?,
             None => write!(
@@ -150,9 +150,14 @@ impl fmt::Display for NotFound {
         match self.looked_in.as_slice() {
             [] => write!(f, " No folder where it might be is there."),
             folders => {
-                let folders: Vec<String> =
-                    folders.iter().map(|folder| folder.display().to_string()).collect();
-                write!(f, " Looked in {}.", folders.join(", "))
+                // The path may have dozens.
+                let shown: Vec<String> =
+                    folders.iter().take(8).map(|path| path.display().to_string()).collect();
+                write!(f, " Looked in {}", shown.join(", "))?;
+                match folders.len() - shown.len() {
+                    0 => write!(f, "."),
+                    more => write!(f, " and {more} other folders."),
+                }
             }
         }
     }

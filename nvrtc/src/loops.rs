@@ -29,8 +29,8 @@ const TENSOR_CORE: [&str; 15] = [
 
 /// The innermost loop of a kernel that holds tensor-core instructions; if there are several, the one with the most.
 ///
-/// All instructions that lie on a way around the loop count, whether or not they are executed each time: those of inner loops
-/// without tensor-core instructions too, such as waits for a barrier, wherever the compiler put them.
+/// All instructions that lie on a way around the loop count, whether or not they are executed each time: those of
+/// inner loops without tensor-core instructions too, such as waits for a barrier, wherever the compiler put them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MainLoop {
     /// The address of its first instruction, in bytes from the start of the kernel.
@@ -146,8 +146,8 @@ impl Graph {
         Graph { blocks, after, before }
     }
 
-    /// The blocks of the innermost loop around a block. Loops are what is left of a cycle when the head of the loop around it
-    /// is taken away.
+    /// The blocks of the innermost loop around a block. Loops are what is left of a cycle when the head of the loop
+    /// around it is taken away.
     fn innermost_loop(&self, block: usize) -> Option<Vec<bool>> {
         let mut within = vec![true; self.blocks.len()];
         let mut innermost = None;

@@ -1,5 +1,5 @@
-//! The log of a refused text with the lines that it speaks of. The compiler quotes its own; the assembler only counts lines
-//! of the PTX in between, so here they are shown, with the lines of the source that they came from.
+//! The log of a refused text with the lines that it speaks of. The compiler quotes its own; the assembler only counts
+//! lines of the PTX in between, so here they are shown, with the lines of the source that they came from.
 
 /// How many of the assembler's messages are shown.
 const MOST: usize = 20;
@@ -72,8 +72,8 @@ mod tests {
         let log = "ptxas application ptx input, line 3; error   : Unknown modifier '.op'\n\
                    ptxas application ptx input, line 3; error   : Not a name of any known instruction\n\
                    ptxas fatal   : Ptx assembly aborted due to errors\n";
-        let expected = "ptxas application ptx input, line 3; error   : Unknown modifier '.op'\n    bogus.op;\n  k.cu(2):\n    \
-                        asm(\"bogus.op;\");\n\
+        let expected = "ptxas application ptx input, line 3; error   : Unknown modifier '.op'\n    bogus.op;\n  \
+                        k.cu(2):\n    asm(\"bogus.op;\");\n\
                         ptxas application ptx input, line 3; error   : Not a name of any known instruction\n\
                         ptxas fatal   : Ptx assembly aborted due to errors";
         assert_eq!(quoted(log, PTX, SOURCE, "k.cu"), expected);

@@ -35,8 +35,8 @@ impl KernelCode {
 /// The kernels of a CUBIN, in its order.
 ///
 /// # Errors
-/// When nvdisasm is not found (see [`find_nvdisasm`]), cannot be run, or refuses the CUBIN: it must be as new as the NVRTC that
-/// made it.
+/// When nvdisasm is not found (see [`find_nvdisasm`]), cannot be run, or refuses the CUBIN: it must be as new as the
+/// NVRTC that made it.
 pub fn disassemble(cubin: &[u8]) -> Result<Vec<KernelCode>, NvrtcError> {
     let nvdisasm = find_nvdisasm()?;
     let failed =

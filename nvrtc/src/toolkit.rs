@@ -9,9 +9,11 @@ use crate::error::{NotFound, Tool};
 
 /// Finds NVRTC's library.
 ///
-/// If the environment variable `DIPTYCH_CUDA` names a folder, it is looked for there alone: a folder that `setup/cuda.sh`
-/// filled, one of a CUDA toolkit, Python's `site-packages`, or the library's own. Otherwise, in this order:
-/// - the folder that `setup/cuda.sh` fills: `$DIPTYCH_CACHE/cuda`, `$XDG_CACHE_HOME/diptych/cuda`, `~/.cache/diptych/cuda`;
+/// If the environment variable `DIPTYCH_CUDA` names a folder, it is looked for there alone: a folder that
+/// `setup/cuda.sh` filled, one of a CUDA toolkit, Python's `site-packages`, or the library's own. Otherwise, in this
+/// order:
+/// - the folder that `setup/cuda.sh` fills: `$DIPTYCH_CACHE/cuda`, `$XDG_CACHE_HOME/diptych/cuda`,
+///   `~/.cache/diptych/cuda`;
 /// - CUDA's: `$CUDA_HOME`, `$CUDA_PATH`, `$LD_LIBRARY_PATH`, `/usr/local/cuda`, `/usr/local/cuda-*` from the newest,
 ///   `/opt/cuda`, the system's libraries;
 /// - where PyTorch's packages bring it: the active Python environment (`$VIRTUAL_ENV`, `$CONDA_PREFIX`), that of the
@@ -210,6 +212,19 @@ mod tests {
             );
             find_with(tool, folder.path(), &variables[..1]).unwrap();
         }
+    }
+
+    #[test]
+    fn a_long_path_is_not_told_in_full() {
+        let folders: Vec<PathBuf> = (0..11).map(|number| format!("/folder-{number}").into()).collect();
+        let not_found = |looked_in: &[PathBuf]| NotFound {
+            tool: Tool::Nvdisasm,
+            named: None,
+            looked_in: looked_in.to_vec(),
+        };
+        assert!(not_found(&folders).to_string().ends_with("/folder-6, /folder-7 and 3 other folders."));
+        assert!(not_found(&folders[..2]).to_string().ends_with(" Looked in /folder-0, /folder-1."));
+        assert!(not_found(&[]).to_string().ends_with("is there."));
     }
 
     #[test]

@@ -70,7 +70,8 @@ extern "C" __global__ void __launch_bounds__(threads)
                 load_matrices(x[i], tile_a + place(warp_row + i * 16 + lane % 16, k * 2 + lane / 16));
 #pragma unroll
             for (int j = 0; j < 2; j++)
-                load_matrices(y[j], tile_b + place(warp_column + j * 16 + lane % 8 + lane / 16 * 8, k * 2 + lane / 8 % 2));
+                load_matrices(y[j],
+                              tile_b + place(warp_column + j * 16 + lane % 8 + lane / 16 * 8, k * 2 + lane / 8 % 2));
 #pragma unroll
             for (int i = 0; i < 4; i++)
 #pragma unroll

@@ -52,12 +52,16 @@ __device__ __forceinline__ void load(u32 shared, const TensorMap &map, int x, in
         "+f"(d[i + 7])
 
 __device__ __forceinline__ void multiply(float (&d)[64], u64 a, u64 b) {
-    asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 "
+    asm volatile("{\n"
+                 ".reg .pred add;\n"
+                 "setp.ne.b32 add, 1, 0;\n"
+                 "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 "
                  "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
                  "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
                  "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
                  "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "
-                 "%64, %65, 1, 1, 1, 0, 0;"
+                 "%64, %65, add, 1, 1, 0, 0;\n"
+                 "}"
                  : EIGHT(0), EIGHT(8), EIGHT(16), EIGHT(24), EIGHT(32), EIGHT(40), EIGHT(48), EIGHT(56)
                  : "l"(a), "l"(b));
 }
@@ -65,15 +69,15 @@ __device__ __forceinline__ void multiply(float (&d)[64], u64 a, u64 b) {
 extern "C" __global__ void __launch_bounds__(threads)
     gemm_sm90a(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, float *__restrict__ c,
                int columns, int depth) {
-    extern __shared__ __align__(1024) unsigned char tiles[];
-    __shared__ __align__(8) u64 barriers[2 * stages];
-    const u32 shared = (u32)__cvta_generic_to_shared(tiles), full = (u32)__cvta_generic_to_shared(barriers);
+    // The tiles, which must lie at a multiple of 1024, and behind them the barriers.
+    extern __shared__ __align__(1024) unsigned char shared_memory[];
+    const u32 shared = (u32)__cvta_generic_to_shared(shared_memory), full = shared + stages * bytes_stage;
     const u32 empty = full + stages * 8;
-    const int thread = threadIdx.x, group = thread / 128, steps = depth / tile_depth;
+    const int thread = threadIdx.x, lane = thread % 32, group = thread / 128, steps = depth / tile_depth;
     if (thread == 0) {
         for (int stage = 0; stage < stages; stage++) {
             initialise(full + stage * 8, 1);
-            initialise(empty + stage * 8, 2);
+            initialise(empty + stage * 8, 8);
         }
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     }
@@ -106,10 +110,10 @@ extern "C" __global__ void __launch_bounds__(threads)
         for (int k = 0; k < tile_depth / 16; k++) multiply(sums, x + k * 2, y + k * 2);
         asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
         asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
-        if (thread % 128 == 0) arrive(empty + stage * 8);
+        if (lane == 0) arrive(empty + stage * 8);
     }
 
-    const int lane = thread % 32, warp = thread / 32 % 4;
+    const int warp = thread / 32 % 4;
     const size_t row = (size_t)blockIdx.y * tile_rows + group * 64 + warp * 16 + lane / 4;
 #pragma unroll
     for (int j = 0; j < 16; j++) {
