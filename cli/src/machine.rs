@@ -59,14 +59,20 @@ pub fn open_machine(arguments: &DeviceArguments, device: &Device) -> Result<(Mac
             target.name
         )));
     }
-    let mut flags = device.width.cc_flags();
-    if device.compiler.kind == CompilerKind::Clang {
+    let Some(cpu) = device.as_cpu() else {
+        return Err(Failure(format!(
+            "the speeds of {} cannot be measured and no time be predicted on it yet; choose `--device cpu`",
+            device.name()
+        )));
+    };
+    let mut flags = cpu.width.cc_flags();
+    if cpu.compiler.kind == CompilerKind::Clang {
         flags.extend(clang_flags());
     }
     let source = ProbeSource { prelude: prelude(), flags: &flags, link_flags: LINK_FLAGS };
     let folder = default_folder().unwrap_or_else(|| std::env::temp_dir().join("diptych"));
     tell("measuring this machine's speeds, if that was not done before (a few seconds)");
-    let measurement = measured(&source, device.pool.threads(), &folder)?;
+    let measurement = measured(&source, device.threads(), &folder)?;
     let processor = measurement.processor.clone();
     // What is run here is run at this machine's speeds, whatever the file says of its own.
     let target = Target { rates: None, ..target };
@@ -75,8 +81,8 @@ pub fn open_machine(arguments: &DeviceArguments, device: &Device) -> Result<(Mac
     let summary = MachineSummary {
         target: machine.name.clone(),
         processor,
-        threads: device.pool.threads(),
-        vector_bytes: device.width.bytes(),
+        threads: device.threads(),
+        vector_bytes: cpu.width.bytes(),
         peak_flops_per_second: machine.peak_flops_per_second(diptych_cost::Precision::F32),
         memory_bytes_per_second: memory,
         currency: machine.price.as_ref().map_or_else(|| "USD".to_owned(), |price| price.currency.clone()),

@@ -245,7 +245,7 @@ fn within(
     let beside = MemoryBound::now(0).total();
     let sizes = StepSizes { batch: options.batch, time: options.time, accumulation: options.accumulation };
     let seconds_of = |compiled: &CompiledProgram, at_a_time: usize| {
-        predict_step(compiled, &machine, device.pool.threads(), sizes, at_a_time)
+        predict_step(compiled, &machine, device.threads(), sizes, at_a_time)
     };
     let own = usize::try_from(allowed.saturating_sub(beside)).unwrap_or(usize::MAX);
     let planned = Plan::within(device, rewritten, identity, options.clone(), &[], own, &seconds_of);

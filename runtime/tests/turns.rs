@@ -49,7 +49,7 @@ fn trained(device: &Device, program: &Program, kind: EntryKind, options: EntryOp
         ids.for_each(|(at, id)| *id = (at * stride % 613) as i32);
     }
     run.input::<f32>("inverse_tokens").unwrap()[0] = 1.0 / limits.rows as f32;
-    run.run(&device.pool, &binding);
+    run.run(&device, &binding).unwrap();
     let mut bits: Vec<u32> = run.root("loss").unwrap().iter().map(|loss| loss.to_bits()).collect();
     let states = session.compiled.program.states.keys().filter(|name| name.as_str().starts_with("gradient"));
     for &state in states {
@@ -104,9 +104,9 @@ fn the_threads_that_decoding_is_divided_among_change_no_bit() {
             ids.for_each(|(at, id)| *id = ((at * 37 + step * 101) % 613) as i32);
             run.input::<i32>("last").into_iter().for_each(|last| last.fill(0));
             if step == 0 {
-                run.refresh(&device.pool, &binding);
+                run.refresh(&device, &binding).unwrap();
             }
-            run.run(&device.pool, &binding);
+            run.run(&device, &binding).unwrap();
             if !(5..CHUNK - 1).contains(&(step % CHUNK)) {
                 bits.extend(run.root("logits").unwrap().iter().map(|logit| logit.to_bits()));
             }

@@ -144,7 +144,7 @@ fn kernels(bench: &Bench<'_>, trainer: &mut Trainer<'_>, steps: f64) -> Vec<Kern
             EntryKind::Train | EntryKind::Step => RunSizes::equal(bench.batch, 0, bench.time),
             _ => RunSizes::equal(1, 0, 1),
         };
-        let prediction = predict_entry(entry, bench.machine, bench.device.pool.threads(), &sizes);
+        let prediction = predict_entry(entry, bench.machine, bench.device.threads(), &sizes);
         for launch in &prediction.launches {
             kernels.entry((*kind, &entry.kernels[launch.kernel].name)).or_default().2 += launch.seconds;
         }

@@ -84,7 +84,7 @@ pub fn run(registry: &Registry, arguments: &Arguments) -> Result<()> {
     let Compiled { program, objective, compared, rewritten, compiled } =
         compile_model(&config, &kinds, device.options(), ObjectiveConfig::compare, &mut time)?;
     let prediction = |entry: &CompiledEntry| {
-        predict_entry(entry, &machine, device.pool.threads(), &sizes(entry.kind, &train, context))
+        predict_entry(entry, &machine, device.threads(), &sizes(entry.kind, &train, context))
     };
     let predictions: Vec<EntryPrediction> = compiled.entries.values().map(prediction).collect();
     time.lap("costs of launches");
