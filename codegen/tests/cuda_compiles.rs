@@ -43,6 +43,7 @@ fn kernels_of_the_zoo_compile_without_spills() {
         Err(error) => return eprintln!("skipped: {error}"),
     };
     let cache = KernelCache::standard();
+    let mut wrong = Vec::new();
     for architecture in Architecture::ALL {
         let target = architecture.name().parse().expect("a target");
         for preset in ["gpt2-tiny", "llama-tiny", "mla-tiny"] {
@@ -56,9 +57,26 @@ fn kernels_of_the_zoo_compile_without_spills() {
                         .compile(&nvrtc, &text, &format!("{name}.cu"), target, Form::Cubin)
                         .unwrap_or_else(|error| panic!("{preset} {dtype} {architecture}: {error}"));
                     let used = compiled.kernel(name).expect("what it uses");
-                    assert_eq!((used.spill_stores, used.spill_loads), (0, 0), "{preset} {name}: {used:?}");
-                    assert!(used.registers <= 255 && used.stack_bytes == 0, "{preset} {name}: {used:?}");
-                    assert!(kernel.scratch_tiles.is_empty(), "{preset} {name}: {:?}", kernel.scratch_tiles);
+                    let spills = used.spill_stores + used.spill_loads + used.stack_bytes;
+                    if spills > 0 || used.registers > 128 || !kernel.scratch_tiles.is_empty() {
+                        wrong.push(format!("{preset} {dtype}: {used:?}, in scratch {:?}", kernel.scratch_tiles));
+                    }
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn dump() {
+    let Ok(folder) = std::env::var("DUMP_CUDA") else { return };
+    for architecture in Architecture::ALL {
+        for preset in ["gpt2-tiny", "llama-tiny", "mla-tiny"] {
+            for dtype in ["f32", "bf16"] {
+                let program = compiled(preset, dtype, architecture);
+                for (name, kernel) in kernels(&program) {
+                    std::fs::write(format!("{folder}/{architecture}_{preset}_{dtype}_{name}.cu"), file_text([kernel])).unwrap();
                 }
             }
         }

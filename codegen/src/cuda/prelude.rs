@@ -16,7 +16,8 @@ const PARTS: [(&[&str], &str); 5] = [
 
 /// The prelude of kernels with these texts.
 pub(super) fn prelude<'a>(texts: impl IntoIterator<Item = &'a str> + Clone) -> String {
-    let mut text = format!("#define PANEL {PANEL}\n#define CHUNK {CHUNK}\n");
+    // A kernel uses some of the functions.
+    let mut text = format!("#pragma nv_diag_suppress 177\n#define PANEL {PANEL}\n#define CHUNK {CHUNK}\n");
     text.push_str("#define INFINITE of_bits(0x7f800000u)\n#define NO_NUMBER of_bits(0x7fc00000u)\n");
     text.push_str(include_str!("prelude/numbers.cu"));
     for (used, part) in PARTS {

@@ -37,7 +37,7 @@ template <class ELEMENT> struct panels_across {
 // along memory, neighbouring threads take neighbouring k, 8 at a time: they read whole sectors, and write different banks.
 template <int EXTENT, bool ALONG_K, class AT>
 static __device__ __forceinline__ void stage_operand(float *stage, int extent, int depth, AT at) {
-#pragma unroll
+#pragma unroll 2
     for (int first = 0; first < K_STEP * EXTENT; first += 256) {
         const int e = first + threadIdx.x;
         const int kk = ALONG_K ? e % 8 + e / (8 * EXTENT) * 8 : e / EXTENT;
@@ -65,7 +65,8 @@ static __device__ __forceinline__ void dot(int m, int n, int k, A a, B b, C c, f
                 stage_operand<ROWS, A_ALONG_K>(stage_a, m - i0, k - k0, [&](int kk, int x) { return a.at(i0 + x, k0 + kk); });
                 stage_operand<COLUMNS, B_ALONG_K>(stage_b, n - j0, k - k0, [&](int kk, int x) { return b.at(k0 + kk, j0 + x); });
                 __syncthreads();
-#pragma unroll
+// All 16 at once would hold more registers than a thread has.
+#pragma unroll 4
                 for (int kk = 0; kk < K_STEP; kk++) {
                     float left[TILE_M], right[TILE_N];
 #pragma unroll

@@ -107,7 +107,7 @@ static __device__ __forceinline__ unsigned two_over_pi(int word) {
 }
 // Sine and cosine share the reduction x = n pi/2 + r (Cody and Waite, three parts, the first product exact by fma): good
 // for |x| <= 2^20, so for every rotary position in use; beyond that the angle is folded exactly by reduce_huge.
-static __device__ __noinline__ float reduce_huge(float x, int *quadrant) {
+static __device__ __forceinline__ float reduce_huge(float x, int *quadrant) {
     const unsigned bits = bits_of(x), mantissa = (bits & 0x7fffff) | 0x800000;
     const int exponent = (int)((bits >> 23) & 0xff) - 150; // |x| = mantissa * 2^exponent
     const int start = exponent + 62;                       // drops whole multiples of 4 quadrants

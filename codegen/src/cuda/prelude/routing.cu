@@ -21,7 +21,7 @@ template <class NUMBER> static __device__ __forceinline__ ranked<NUMBER> first_o
 }
 
 // Each number becomes the sum of all up to it. `seen` is room for one of each of 256 threads, all of which call this.
-static __device__ __noinline__ void running_sums(int *numbers, int count, int *seen) {
+static __device__ __forceinline__ void running_sums(int *numbers, int count, int *seen) {
     int before = 0;
     for (int from = 0; from < count; from += 256) {
         const int at = from + threadIdx.x;
