@@ -87,12 +87,13 @@ pub(super) fn accumulate(family: MatrixFamily, a: &[f32], b: &[f32], columns: us
                 }
             }
             MatrixFamily::WgmmaTf32 => {
-                let mut sum = product(7);
-                for k in (0..7).rev() {
+                let mut sum = *accumulator;
+                for k in (1..8).rev() {
                     sum = add(sum, product(k));
                 }
+                let last = product(0);
                 for n in 0..WIDTH {
-                    accumulator[n] = add_toward_zero(accumulator[n], sum[n]);
+                    accumulator[n] = add_toward_zero(sum[n], last[n]);
                 }
             }
         }
