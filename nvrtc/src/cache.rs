@@ -1,0 +1,142 @@
+//! Compiled kernels on disk: which file holds what, how it gets there whole, how damage is noticed.
+
+use std::env;
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+use crate::compile::{Compiled, Form, options};
+use crate::error::NvrtcError;
+use crate::library::Nvrtc;
+use crate::target::Target;
+
+/// A folder of compiled kernels, shared by threads and processes. A file is named by all that decides what is in it:
+/// the text, its name, the target, the options and NVRTC. It may be removed at any time.
+#[derive(Clone, Debug)]
+pub struct KernelCache {
+    folder: Option<PathBuf>,
+}
+
+/// What each file begins with; the number is that of the layout.
+const MAGIC: &str = "diptych-nvrtc 1";
+
+impl KernelCache {
+    /// The folder `gpu-kernels` in `$DIPTYCH_CACHE`, else `$XDG_CACHE_HOME/diptych`, else `$HOME/.cache/diptych`.
+    pub fn standard() -> KernelCache {
+        let variable = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let folder = variable("DIPTYCH_CACHE")
+            .or_else(|| variable("XDG_CACHE_HOME").map(|folder| folder.join("diptych")))
+            .or_else(|| variable("HOME").map(|folder| folder.join(".cache/diptych")));
+        KernelCache { folder: folder.map(|folder| folder.join("gpu-kernels")) }
+    }
+
+    /// A folder of the caller's, made when first used.
+    pub fn at(folder: impl Into<PathBuf>) -> KernelCache {
+        KernelCache { folder: Some(folder.into()) }
+    }
+
+    /// Where the kernels are kept, if anywhere.
+    pub fn folder(&self) -> Option<&Path> {
+        self.folder.as_deref()
+    }
+
+    /// As [`Nvrtc::compile`], or what that gave before. A damaged file is compiled again and replaced; a folder that
+    /// cannot be used costs a warning.
+    ///
+    /// # Errors
+    /// As those of [`Nvrtc::compile`].
+    pub fn compile(
+        &self,
+        nvrtc: &Nvrtc,
+        source: &str,
+        name: &str,
+        target: Target,
+        form: Form,
+    ) -> Result<Compiled, NvrtcError> {
+        let Some(folder) = &self.folder else {
+            let mut compiled = nvrtc.compile(source, name, target, form)?;
+            let cause = "none of DIPTYCH_CACHE, XDG_CACHE_HOME and HOME is set";
+            compiled.warnings.push(format!("GPU kernels are not kept for the next run: {cause}"));
+            return Ok(compiled);
+        };
+        let path = folder.join(file_name(nvrtc, source, name, target, form));
+        let mut warnings = Vec::new();
+        match read(&path) {
+            Ok(Some((log, bytes))) => {
+                return Ok(Compiled { cached: true, ..Compiled::new(name, form, bytes, log)? });
+            }
+            Ok(None) => {}
+            Err(cause) => {
+                warnings
+                    .push(format!("a file of the GPU kernel cache is replaced: {}: {cause}", path.display()));
+            }
+        }
+        let compiled = nvrtc.compile(source, name, target, form)?;
+        if let Err(error) = write(folder, &path, &compiled) {
+            warnings
+                .push(format!("GPU kernels are not kept for the next run: {}: {error}", folder.display()));
+        }
+        Ok(Compiled { warnings, ..compiled })
+    }
+}
+
+fn file_name(nvrtc: &Nvrtc, source: &str, name: &str, target: Target, form: Form) -> String {
+    let mut hash = Sha256::new();
+    let identity = nvrtc.identity();
+    let options = options(target, form);
+    let parts = [MAGIC, &identity, source, name].into_iter().chain(options.iter().map(String::as_str));
+    for part in parts {
+        // Lengths keep the parts apart.
+        hash.update((part.len() as u64).to_le_bytes());
+        hash.update(part);
+    }
+    let form = match form {
+        Form::Ptx => "ptx",
+        Form::Cubin => "cubin",
+    };
+    format!("{}.{form}-and-log", hex(&hash.finalize()))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Log and code of a file, `None` if there is none, or an error that says what is wrong with it.
+fn read(path: &Path) -> Result<Option<(String, Vec<u8>)>, &'static str> {
+    // If it is there and cannot be read, neither can it be written, which is told then.
+    let Ok(file) = fs::read(path) else { return Ok(None) };
+    let damaged = || "it was damaged";
+    let end = file.iter().position(|byte| *byte == b'\n').ok_or_else(damaged)?;
+    let (header, contents) = (&file[..end], &file[end + 1..]);
+    let header = std::str::from_utf8(header).ok().and_then(|header| header.strip_prefix(MAGIC));
+    let (hash, log_bytes) = header.and_then(|rest| rest.trim().split_once(' ')).ok_or_else(damaged)?;
+    if hash != hex(&Sha256::digest(contents)) {
+        return Err(damaged());
+    }
+    let log_bytes: usize = log_bytes.parse().map_err(|_| damaged())?;
+    let (log, bytes) = contents.split_at_checked(log_bytes).ok_or_else(damaged)?;
+    Ok(Some((String::from_utf8(log.to_vec()).map_err(|_| damaged())?, bytes.to_vec())))
+}
+
+/// Writes beside and renames, so that a file is whole or not there.
+fn write(folder: &Path, path: &Path, compiled: &Compiled) -> io::Result<()> {
+    create_private(folder)?;
+    let contents = [compiled.log.as_bytes(), &compiled.bytes].concat();
+    let hash = hex(&Sha256::digest(&contents));
+    let mut file = tempfile::Builder::new().prefix("scratch-").tempfile_in(folder)?;
+    writeln!(file, "{MAGIC} {hash} {}", compiled.log.len())?;
+    file.write_all(&contents)?;
+    file.persist(path).map_err(|error| error.error)?;
+    Ok(())
+}
+
+/// What is loaded from here runs with the user's rights on the user's GPU, so others must not write here.
+fn create_private(folder: &Path) -> io::Result<()> {
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(folder)
+}
