@@ -21,7 +21,8 @@ fn softmax(definitions: &[&str], seed: u64) -> Option<(Result<LaunchReport, Laun
         let sum: f64 = row.iter().map(|x| f64::from(*x).exp()).sum();
         want.extend(row.iter().map(|x| f64::from(*x).exp() / sum));
     }
-    let error = if result.is_ok() { relative_error(&bench.read_floats(output, rows * n), &want) } else { 0.0 };
+    let error =
+        if result.is_ok() { relative_error(&bench.read_floats(output, rows * n), &want) } else { 0.0 };
     Some((result, error))
 }
 
@@ -99,7 +100,8 @@ fn sum_by_last(definitions: &[&str]) -> Option<Result<LaunchReport, LaunchError>
     let (input, partials) = (bench.floats(&x), bench.empty(blocks * 4));
     let (finished, output) = (bench.upload(&[0; 4]), bench.empty(4));
     let arguments = Arguments::new().pointer(input).pointer(partials).pointer(finished).pointer(output);
-    let result = bench.launch("sum_by_last", [blocks as u32, 1, 1], [128, 1, 1], 0, arguments.integer(n as i32));
+    let result =
+        bench.launch("sum_by_last", [blocks as u32, 1, 1], [128, 1, 1], 0, arguments.integer(n as i32));
     if result.is_ok() {
         let want: f64 = x.iter().map(|x| f64::from(*x)).sum();
         assert!((f64::from(bench.read_floats(output, 1)[0]) - want).abs() < 1e-2);
