@@ -241,30 +241,35 @@ impl<'a> Block<'a> {
     }
 
     fn deadlock(&self, warps: &[Warp]) -> Box<Diagnostic> {
-        let waits: Vec<String> = warps
-            .iter()
-            .filter_map(|warp| {
-                let place = self.line_of(warp.pc);
-                let index = warp.index;
-                match warp.state {
-                    State::Barrier { id, .. } => {
-                        let barrier = &self.barriers[id];
-                        let needed = if barrier.needed == 0 { self.live_warps * 32 } else { barrier.needed };
-                        let arrived = barrier.arrived;
-                        Some(format!(
-                            "warp {index} waits at {place} for barrier {id}, where {arrived} of {needed} threads are"
-                        ))
-                    }
-                    State::Mbarrier { address, phase } => Some(format!(
-                        "warp {index} waits at {place} for {}",
-                        self.describe_mbarrier(address, phase)
-                    )),
-                    State::Ready | State::Done => None,
+        // Warps that wait at the same place for the same thing are told of together.
+        let mut waits: Vec<(String, Vec<usize>)> = Vec::new();
+        for warp in warps {
+            let place = self.line_of(warp.pc);
+            let wait = match warp.state {
+                State::Barrier { id, .. } => {
+                    let barrier = &self.barriers[id];
+                    let needed = if barrier.needed == 0 { self.live_warps * 32 } else { barrier.needed };
+                    format!("at {place} for barrier {id}, where {} of {needed} threads are", barrier.arrived)
                 }
+                State::Mbarrier { address, phase } => {
+                    format!("at {place} for {}", self.describe_mbarrier(address, phase))
+                }
+                State::Ready | State::Done => continue,
+            };
+            match waits.iter_mut().find(|(known, _)| *known == wait) {
+                Some((_, warps)) => warps.push(warp.index),
+                None => waits.push((wait, vec![warp.index])),
+            }
+        }
+        let done = warps.iter().filter(|warp| warp.state == State::Done).count();
+        let waits: Vec<String> = waits
+            .iter()
+            .map(|(wait, warps)| match warps.as_slice() {
+                [warp] => format!("warp {warp} waits {wait}"),
+                warps => format!("warps {warps:?} wait {wait}"),
             })
             .collect();
         let first = warps.iter().find(|warp| warp.state != State::Done).unwrap_or(&warps[0]);
-        let done = warps.len() - waits.len();
         let message = format!("no warp can go on: {}; {done} warps have ended", waits.join("; "));
         self.diagnose(first, Problem::new(Fault::Deadlock, message))
     }
