@@ -31,6 +31,11 @@ impl Architecture {
         }
     }
 
+    /// Blocks that fit on a multiprocessor at once, as far as their shared memory goes. Each takes 1 KiB besides.
+    pub const fn blocks_of(self, shared_bytes: usize) -> usize {
+        (self.shared_bytes() + (1 << 10)) / (shared_bytes + (1 << 10))
+    }
+
     /// Multiprocessors of its largest part: work is divided among so many where there is little.
     pub const fn multiprocessors(self) -> usize {
         match self {

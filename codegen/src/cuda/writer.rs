@@ -110,7 +110,9 @@ impl Writer<'_> {
             let (name, length) = (self.table(position), table.len());
             self.line(format!("__device__ const float {name}[{length}] = {{{}}};", numbers.join(", ")));
         }
-        self.line(format!("extern \"C\" __global__ void __launch_bounds__({THREADS}, 2)"));
+        // Where shared memory lets two blocks stay on a multiprocessor, registers have to as well: 128 a thread.
+        let together = architecture.blocks_of(self.placement.shared_bytes).clamp(1, 2);
+        self.line(format!("extern \"C\" __global__ void __launch_bounds__({THREADS}, {together})"));
         let name = self.name.clone();
         let mut parameters =
             vec!["const step_tables *tables".to_owned(), "unsigned char *scratch".into(), "long long flat".into()];
