@@ -72,7 +72,7 @@ fn two_steps(device: &Device, preset: &str, kinds: &[EntryKind], spoilt: bool) -
                 run.input::<f32>(name).into_iter().for_each(|input| input[0] = value);
             }
             if spoilt {
-                workspace.fill(0xff);
+                workspace.fill(0xff).unwrap();
             }
             run.refresh(&device, &binding).unwrap();
             run.run(&device, &binding).unwrap();

@@ -2,6 +2,7 @@
 
 use diptych_codegen::driver::compile_program;
 use diptych_codegen::entry::{CompiledEntry, EntryOptions, Limits, PlanStep};
+use diptych_codegen::lower::BlockSizes;
 use diptych_codegen::tile::CHUNK;
 use diptych_ir::{EntryKind, Program};
 use diptych_models::{Registry, build, initialize};
@@ -66,7 +67,8 @@ fn rows_of_a_turn_and_of_a_block_change_no_bit_of_loss_and_gradients() {
         let program = program(tied);
         for kind in [EntryKind::Train, EntryKind::Accumulate] {
             let of = |block_rows, turn_rows| {
-                let options = EntryOptions { block_rows, turn_rows, ..device.options() };
+                let blocks = BlockSizes::of_processor(block_rows);
+                let options = EntryOptions { blocks, turn_rows, ..device.options() };
                 trained(&device, &program, kind, options)
             };
             let at_once = of(144, 1000);

@@ -68,7 +68,7 @@ pub enum CudaError {
     /// The library of the virtual GPU is not there.
     #[error(
         "the virtual GPU's driver is not found; looked for {}. Build it with `cargo build --release -p \
-         diptych-virtual-gpu-driver`, or put it beside the program",
+         diptych-virtual-driver`, or put it beside the program",
         list(.looked_for)
     )]
     NoVirtualGpu {

@@ -4,7 +4,6 @@
 use super::buckets::{Buckets, Choice, bucket};
 use super::error::CudaError;
 use super::gpu::Gpu;
-use super::joint::kernels_of;
 use super::kernels::{GpuKernel, GpuKernels, told};
 use super::memory::DeviceBytes;
 use super::parameters::GpuParameters;
@@ -71,7 +70,7 @@ unsafe impl Sync for GpuExecutable {}
 impl GpuExecutable {
     /// What an entry will take on a GPU, before anything is taken.
     pub fn memory_bound(gpu: &Gpu, entry: &CompiledEntry, limits: Limits, cache: CacheSize) -> MemoryBound {
-        let bytes = kernels_of(entry).iter().map(|kernel| kernel.scratch_bytes);
+        let bytes = entry.device_kernels.iter().map(|kernel| kernel.scratch_bytes);
         let scratch = bytes.max().unwrap_or(0) * BLOCKS_WITH_SCRATCH * gpu.multiprocessors();
         let arena = place(&lifetimes(entry, limits, cache)).bytes;
         MemoryBound::of(entry, limits, arena, scratch)
@@ -145,7 +144,7 @@ impl GpuExecutable {
                 _ => buffer.slot_elements(limits, entry.panel) * buffer.dtype.bytes(),
             }
         };
-        let kernel = |kernel: usize| kernels.kernel(&entry.kernels[kernel].name);
+        let kernel = |kernel: usize| kernels.kernel(&entry.device_kernels.get(kernel)?.name);
         let resolved = resolve::resolve(entry, &bases, &slot_bytes, &kernel).map_err(missing)?;
         let Resolved { steps, load_steps, launches } = resolved;
         let root = |(id, buffer): (usize, &diptych_codegen::entry::Buffer)| {
@@ -159,7 +158,7 @@ impl GpuExecutable {
             steps,
             load_steps,
             launches,
-            kernel_names: entry.kernels.iter().map(|kernel| kernel.name.clone()).collect(),
+            kernel_names: entry.device_kernels.iter().map(|kernel| kernel.name.clone()).collect(),
             ports: Ports::of(entry, limits),
             given,
             roots: entry.buffers.iter().enumerate().filter_map(root).collect(),

@@ -2,9 +2,9 @@
 
 use super::driver::{self, Kind};
 use super::error::{CudaError, could_not};
-use super::joint;
 use crate::device::DeviceName;
 use cudarc::driver::{CudaContext, CudaStream, sys};
+use diptych_codegen::cuda::Architecture;
 use diptych_codegen::entry::EntryOptions;
 use diptych_nvrtc::{Features, Form, KernelCache, Nvrtc, Target};
 use std::sync::Arc;
@@ -111,7 +111,11 @@ impl Gpu {
 
     /// What code is generated for.
     pub(crate) fn options(&self) -> EntryOptions {
-        joint::options(self)
+        EntryOptions::cuda(match self.target {
+            Target { capability: 90, features: Features::Architecture } => Architecture::Sm90a,
+            // What came after has no instruction of sm_90a alone, and all of sm_80.
+            _ => Architecture::Sm80,
+        })
     }
 
     /// Its multiprocessors.

@@ -3,9 +3,9 @@
 
 use super::error::{CudaError, cause, could_not};
 use super::gpu::Gpu;
-use super::joint::{KernelText, file_text, kernels_of};
 use crate::cpu::compile::CompileStats;
 use cudarc::driver::{CudaContext, DriverError, result, sys};
+use diptych_codegen::cuda::{KernelText, file_text};
 use diptych_codegen::entry::CompiledEntry;
 use diptych_nvrtc::Form;
 use std::collections::{BTreeMap, HashMap};
@@ -105,7 +105,7 @@ impl GpuKernels {
         gpu: &Gpu,
         entries: impl Iterator<Item = &'e CompiledEntry>,
     ) -> Result<GpuKernels, CudaError> {
-        Self::load(gpu, entries.flat_map(kernels_of))
+        Self::load(gpu, entries.flat_map(|entry| &entry.device_kernels))
     }
 
     /// The kernel of a name.
@@ -165,7 +165,7 @@ impl Drop for Module {
 
 /// The driver's word for an error, with what the virtual GPU found, if it is one.
 pub(super) fn told(error: DriverError) -> String {
-    match super::virtual_gpu::diagnostic() {
+    match super::virtual_gpu::take_diagnostic() {
         Some(found) => format!("{found} [{}]", cause(error)),
         None => cause(error),
     }

@@ -6,7 +6,6 @@ mod driver;
 mod error;
 mod executable;
 mod gpu;
-mod joint;
 mod kernels;
 mod memory;
 mod parameters;

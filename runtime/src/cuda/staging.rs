@@ -3,11 +3,11 @@
 
 use super::error::{CudaError, could_not};
 use super::gpu::Gpu;
-use super::joint::StepTables;
 use super::memory::{DeviceBytes, PinnedBytes};
 use crate::executor::Binding;
 use crate::executor::resolve::{RunSize, even_turns};
 use cudarc::driver::{CudaStream, result};
+use diptych_codegen::cuda::step::StepTables;
 use diptych_codegen::entry::{CompiledEntry, Limits, PlanStep, Role};
 use diptych_codegen::tile::CHUNK;
 use std::collections::{BTreeMap, BTreeSet};

@@ -3,15 +3,17 @@
 use super::error::CudaError;
 use diptych_nvrtc::Target;
 use libloading::Library;
-use std::ffi::{CStr, c_char};
+use std::ffi::{CStr, CString, c_char};
 use std::mem::ManuallyDrop;
 use std::path::{Path, PathBuf};
 
-/// The function by which the library is known. It gives the diagnostic of the last launch that failed, or null.
-const DIAGNOSTIC: &CStr = c"diptych_virtual_gpu_diagnostic";
+/// The function by which the library is told what it is to be, and by which it is known.
+const CONFIGURE: &CStr = c"diptych_virtual_gpu_configure";
+type Configure = unsafe extern "C" fn(*const c_char, usize) -> u32;
 
-/// The variable by which the library is told what it is to be.
-const ARCHITECTURE: &str = "DIPTYCH_VIRTUAL_GPU";
+/// The function that gives what the last check found, and lets launches be possible again.
+const DIAGNOSTIC: &CStr = c"diptych_virtual_gpu_take_diagnostic";
+type TakeDiagnostic = unsafe extern "C" fn(*mut c_char, usize) -> usize;
 
 /// Opens the library for a virtual GPU of an architecture, so that cudarc, which opens it by name, is given this one.
 ///
@@ -30,10 +32,16 @@ pub(super) fn open(target: Target) -> Result<(), CudaError> {
     if !is_ours(&library) {
         return Err(refused("it is another library of that name".to_owned()));
     }
-    // SAFETY: done once, while the process has no other use of the driver; threads of the program's own that read the
-    // environment meanwhile are none of this library's.
-    unsafe { std::env::set_var(ARCHITECTURE, target.to_string()) };
-    Ok(())
+    let name = CString::new(target.to_string()).map_err(|error| refused(error.to_string()))?;
+    // SAFETY: the function of this name has this type, and the text lives through the call.
+    let status = unsafe {
+        let configure = library.get::<Configure>(CONFIGURE).map_err(|error| refused(error.to_string()))?;
+        configure(name.as_ptr(), 0)
+    };
+    match status {
+        0 => Ok(()),
+        status => Err(refused(format!("it has no {target} (status {status})"))),
+    }
 }
 
 /// Where the library is looked for: beside the program, and beside the folder in which cargo puts tests and examples.
@@ -47,16 +55,22 @@ fn places(program: &Path) -> Vec<PathBuf> {
 /// Whether a driver's library is that of the virtual GPU.
 pub(super) fn is_ours(library: &Library) -> bool {
     // SAFETY: looked up, not called.
-    unsafe { library.get::<*const ()>(DIAGNOSTIC) }.is_ok()
+    unsafe { library.get::<*const ()>(CONFIGURE) }.is_ok()
 }
 
-/// What the virtual GPU found wrong with the last launch; `None` if nothing, or on another GPU.
-pub(super) fn diagnostic() -> Option<String> {
-    // SAFETY: the driver was loaded; the function takes nothing and gives a text that stays until the next launch.
+/// What the virtual GPU found wrong with the last launch; `None` if nothing, or on another GPU. A second call finds
+/// nothing.
+pub(super) fn take_diagnostic() -> Option<String> {
+    // SAFETY: the driver was loaded; the function of this name has this type, and writes no more than it is told that
+    // there is room for.
     unsafe {
         let library = cudarc::driver::sys::culib();
-        let text = library.get::<unsafe extern "C" fn() -> *const c_char>(DIAGNOSTIC).ok()?();
-        (!text.is_null()).then(|| CStr::from_ptr(text).to_string_lossy().into_owned())
+        let take = library.get::<TakeDiagnostic>(DIAGNOSTIC).ok()?;
+        let length = take(std::ptr::null_mut(), 0);
+        let mut text = vec![0_u8; length + 1];
+        take(text.as_mut_ptr().cast(), text.len());
+        text.truncate(length);
+        (length > 0).then(|| String::from_utf8_lossy(&text).into_owned())
     }
 }
 

@@ -148,7 +148,7 @@ impl<F> Loader<'_, F> {
 
     /// Loads a launch that runs together with others from the position `first` on.
     fn launch(&mut self, launch: &Launch, first: usize) -> Result<LoadedLaunch<F>, String> {
-        let name = &self.entry.kernels[launch.kernel].name;
+        let name = &self.entry.programs[launch.kernel].name;
         let function = (self.kernel)(launch.kernel).ok_or_else(|| format!("no kernel `{name}`"))?;
         self.launches.push(RecordedLaunch { kernel: launch.kernel, region: launch.region, first });
         Ok(LoadedLaunch {

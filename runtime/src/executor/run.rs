@@ -137,7 +137,7 @@ impl CpuExecutable {
                 _ => buffer.slot_elements(limits, entry.panel) * buffer.dtype.bytes(),
             }
         };
-        let function = |kernel: usize| kernels.function(&entry.kernels[kernel].name);
+        let function = |kernel: usize| kernels.function(&entry.kernels.get(kernel)?.name);
         let resolved = resolve::resolve(entry, &bases, &slot_bytes, &function).map_err(missing)?;
         let Resolved { steps, load_steps, launches } = resolved;
         let scratch_floats = bound.scratch / size_of::<f32>() / threads;

@@ -1,39 +1,28 @@
-//! What the CUDA writer will give.
+//! What a launch gives a kernel, in Rust and in CUDA: the one place that says it.
+//!
+//! ```text
+//! extern "C" __global__ void NAME(const step_tables *tables, unsigned char *scratch, long long flat, T0 *arg0, …)
+//! ```
+//!
+//! - `tables` points to a [`StepTables`] in device memory. A captured graph keeps the pointer; what changes from run to
+//!   run is copied there before the graph is launched again. Where steps run in turns over the rows, each turn has
+//!   tables of its own, with `turn`, `rows` and `row_position` of that turn, and pointers to row-wise arguments that
+//!   begin at its first row.
+//! - `scratch` is memory for the tiles that do not fit in shared memory: [`KernelText::scratch_bytes`] for each block of
+//!   the launch, aligned to 256 bytes; null where a kernel needs none.
+//! - `flat` is [`Launch::flat`](crate::entry::Launch::flat), the elements of a flat value; 0 for other kernels.
+//! - then the arguments of the tile program, in its order: one pointer each, aligned to 256 bytes at the first slot of
+//!   its buffer. Arguments may be the same buffer where the plan says so.
+//!
+//! A launch has [`KernelText::threads`] threads a block and [`KernelText::shared_bytes`] of dynamic shared memory (more
+//! than 48 KiB must be asked for by a function attribute). Any number of blocks computes the same: block b of g takes
+//! instances b, b + g, b + 2g, … of all that there are, which the kernel counts itself from `tables`. As many blocks as
+//! [`GridCount::instances`](crate::entry::GridCount::instances) says, with one thread, is the most that have work.
+//!
+//! [`KernelText::scratch_bytes`]: super::KernelText::scratch_bytes
+//! [`KernelText::threads`]: super::KernelText::threads
+//! [`KernelText::shared_bytes`]: super::KernelText::shared_bytes
 
-/// A kernel as CUDA text, and what its launch takes.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub struct KernelText {
-    /// The kernel's name.
-    pub name: String,
-    /// The kernel, without the prelude.
-    pub text: String,
-    /// Threads of a block.
-    pub threads: usize,
-    /// Dynamic shared memory of a block.
-    pub shared_bytes: usize,
-    /// Other memory of a block, for tiles that do not fit there.
-    pub scratch_bytes: usize,
-}
-
-/// A whole file of kernels.
-pub fn file_text<'a>(kernels: impl IntoIterator<Item = &'a KernelText>) -> String {
-    let mut text = STEP_TEXT.to_owned();
-    for kernel in kernels {
-        text.push('\n');
-        text.push_str(&kernel.text);
-    }
-    text
-}
-
-/// What code is generated for.
-pub fn options(gpu: &super::Gpu) -> diptych_codegen::entry::EntryOptions {
-    diptych_codegen::entry::EntryOptions::new(64, 128, gpu.multiprocessors())
-}
-
-/// The kernels of an entry.
-pub fn kernels_of(_entry: &diptych_codegen::entry::CompiledEntry) -> &[KernelText] {
-    &[]
-}
 /// The run-time binding of an entry, as kernels see it in device memory; pointers are device addresses of tables of
 /// `i32`.
 #[repr(C)]
