@@ -8,6 +8,7 @@ use crate::output::tell;
 use diptych_codegen::c::prelude::{LINK_FLAGS, clang_flags, prelude};
 use diptych_cost::{Machine, ProbeSource, Target, measured};
 use diptych_runtime::cpu::compile::{CompilerKind, default_folder};
+use diptych_runtime::device::DeviceName;
 use diptych_runtime::executor::give_back_freed;
 use diptych_runtime::session::Device;
 use serde::{Deserialize, Serialize};
@@ -43,7 +44,21 @@ pub fn open_device(arguments: &DeviceArguments) -> Result<Device> {
     if arguments.threads == Some(0) {
         return Err(Failure::new("--threads is 0; it must be at least 1"));
     }
-    Ok(Device::cpu(arguments.threads)?)
+    Ok(Device::open(arguments.device, arguments.threads)?)
+}
+
+/// As [`open_device`], of commands that predict times or measure what the machine can do.
+///
+/// # Errors
+/// As said there, and when it is no CPU.
+pub fn open_measured_device(arguments: &DeviceArguments) -> Result<Device> {
+    match arguments.device {
+        DeviceName::Cpu => open_device(arguments),
+        other => Err(Failure(format!(
+            "--device {other}: the speeds of a GPU are not measured yet, and this command needs them; leave --device \
+             out, or see `diptych compare` for times on GPUs that need not be there"
+        ))),
+    }
 }
 
 /// The target with the speeds of this machine.
@@ -61,7 +76,7 @@ pub fn open_machine(arguments: &DeviceArguments, device: &Device) -> Result<(Mac
     }
     let Some(cpu) = device.as_cpu() else {
         return Err(Failure(format!(
-            "the speeds of {} cannot be measured and no time be predicted on it yet; choose `--device cpu`",
+            "--device {}: the speeds of a GPU are not measured yet, and --memory needs them; leave one of the two out",
             device.name()
         )));
     };
@@ -109,6 +124,14 @@ pub fn reset_peak_memory() -> bool {
 /// What a process takes beside the figures that are exact: the code of the
 /// kernels, threads' stacks, buffers of files, and what the allocator cannot use.
 const CODE_AND_STACKS: u64 = 6 << 20;
+
+/// What a run takes of a device's memory, in bytes, for people. To be asked for when all is there but that.
+pub fn memory_text(device: &Device, run: usize) -> String {
+    match device.name() {
+        DeviceName::Cpu => MemoryBound::now(run).text(),
+        gpu => format!("memory: {} on {gpu}", bytes(run as f64)),
+    }
+}
 
 /// The most that this process will have resident, from before a run until its end.
 #[derive(Clone, Copy)]

@@ -125,7 +125,8 @@ fn a_tiny_llama_is_trained_scored_and_served_as_on_the_cpu() {
     let cpu = Device::cpu(Some(2)).unwrap();
 
     // The process has one driver.
-    let Err(SessionError::Cuda(CudaError::Fixed { .. })) = Device::open(DeviceName::Virtual(Target::SM_90A), None)
+    let Err(SessionError::Cuda(CudaError::Fixed { .. })) =
+        Device::open(DeviceName::Virtual(Target::SM_90A), None)
     else {
         panic!("a second virtual GPU");
     };
@@ -140,7 +141,9 @@ fn a_tiny_llama_is_trained_scored_and_served_as_on_the_cpu() {
         let sessions = [&cpu, &gpu].map(|device| session(device, &program, 192, &kinds));
         let expected = served(&cpu, &sessions[0]);
         let found = served(&gpu, &sessions[1]);
-        for (what, (found, expected)) in ["score", "prefill", "decode"].iter().zip(found.iter().zip(&expected)) {
+        for (what, (found, expected)) in
+            ["score", "prefill", "decode"].iter().zip(found.iter().zip(&expected))
+        {
             let apart = apart(found, expected);
             println!("{dtype} {what}: apart {apart:e}");
             assert!(apart < tolerance, "{dtype} {what}: {apart}");

@@ -361,6 +361,12 @@ impl CompiledEntry {
         launches
     }
 
+    /// The name of a kernel, in whatever it is written.
+    pub fn kernel_name(&self, kernel: usize) -> &str {
+        let of_device = self.device_kernels.get(kernel).map(|kernel| kernel.name.as_str());
+        of_device.unwrap_or_else(|| &self.kernels[kernel].name)
+    }
+
     /// Whether a buffer has a row for each row of a cache, or for each chunk of it.
     pub fn lies_along_cache(&self, buffer: &Buffer) -> bool {
         self.kind.cached() && matches!(buffer.layout.leading(), Leading::Past | Leading::Chunks)

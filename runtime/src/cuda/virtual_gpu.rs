@@ -3,6 +3,7 @@
 use super::error::CudaError;
 use diptych_nvrtc::Target;
 use libloading::Library;
+use std::env::consts::{DLL_PREFIX, DLL_SUFFIX};
 use std::ffi::{CStr, CString, c_char};
 use std::mem::ManuallyDrop;
 use std::path::{Path, PathBuf};
@@ -48,8 +49,8 @@ pub(super) fn open(target: Target) -> Result<(), CudaError> {
 fn places(program: &Path) -> Vec<PathBuf> {
     let folder = program.parent().unwrap_or(Path::new("."));
     let above = folder.parent().filter(|_| folder.ends_with("deps") || folder.ends_with("examples"));
-    let folders = [Some(folder), above].into_iter().flatten();
-    folders.flat_map(|folder| ["libcuda.so.1", "libcuda.so"].map(|name| folder.join(name))).collect()
+    let name = format!("{DLL_PREFIX}diptych_virtual_driver{DLL_SUFFIX}");
+    [Some(folder), above].into_iter().flatten().map(|folder| folder.join(&name)).collect()
 }
 
 /// Whether a driver's library is that of the virtual GPU.
@@ -80,15 +81,13 @@ mod tests {
 
     #[test]
     fn the_library_is_looked_for_beside_programs_and_above_tests() {
-        let of = |program: &str| places(Path::new(program));
-        assert_eq!(
-            of("/opt/bin/diptych"),
-            ["/opt/bin/libcuda.so.1", "/opt/bin/libcuda.so"].map(PathBuf::from)
-        );
+        let of = |program: &str| -> Vec<PathBuf> {
+            let found = places(Path::new(program));
+            assert!(found.iter().all(|path| path.to_string_lossy().contains("diptych_virtual_driver")));
+            found.iter().map(|path| path.parent().unwrap().to_owned()).collect()
+        };
+        assert_eq!(of("/opt/bin/diptych"), [PathBuf::from("/opt/bin")]);
         let of_test = of("/work/target/release/deps/some_test-1234");
-        assert_eq!(
-            of_test[2..],
-            ["/work/target/release/libcuda.so.1", "/work/target/release/libcuda.so"].map(PathBuf::from)
-        );
+        assert_eq!(of_test, ["/work/target/release/deps", "/work/target/release"].map(PathBuf::from));
     }
 }

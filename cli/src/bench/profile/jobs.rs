@@ -233,9 +233,9 @@ fn described(
 /// What a kernel is called after, and the names that the model has for what it computes or, if it has none, for
 /// what the kernel is given or what that was computed as.
 fn name(program: &Program, entry: &CompiledEntry, launch: &Launch) -> String {
-    let kernel = &entry.kernels[launch.kernel].name;
+    let kernel = entry.kernel_name(launch.kernel);
     // The kernel's name ends in a digest of its text.
-    let stem = kernel.rsplit_once('_').map_or(kernel.as_str(), |(stem, _)| stem);
+    let stem = kernel.rsplit_once('_').map_or(kernel, |(stem, _)| stem);
     let graph = &program.region(launch.region).graph;
     let labels = launch.nodes.iter().filter(|&&id| graph.contains(id));
     let labels = labels.filter_map(|&id| graph.node(id).label.map(|label| label.to_string()));

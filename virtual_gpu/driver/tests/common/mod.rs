@@ -12,7 +12,8 @@ use std::sync::Arc;
 pub fn library() -> PathBuf {
     let executable = std::env::current_exe().unwrap();
     let folder = executable.parent().unwrap();
-    let places = [folder.join("libcuda.so"), folder.parent().unwrap().join("libcuda.so")];
+    let name = "libdiptych_virtual_driver.so";
+    let places = [folder.join(name), folder.parent().unwrap().join(name)];
     places.into_iter().find(|place| place.exists()).expect("cargo builds the library of this package")
 }
 
