@@ -64,7 +64,7 @@ impl Format {
         };
         let kept = kept as u32 + u32::from(up);
         // A carry out of the fraction raises the exponent by itself, from subnormal to normal as well.
-        let biased = if subnormal > 0 { 0 } else { (exponent - self.minimum) as u32 };
+        let biased = if subnormal > 0 { 0 } else { (exponent.min(self.maximum + 1) - self.minimum) as u32 };
         let result = (biased << self.fraction) + kept;
         if result >= infinity {
             let finite = match rounding {
