@@ -49,7 +49,7 @@ pub(super) fn runs(addresses: &Wide, mask: u32, bytes: usize) -> impl Iterator<I
 pub(super) fn check_alignment(addresses: &Wide, mask: u32, bytes: usize, what: &str) -> Result<()> {
     let mut any = 0;
     for lane in 0..32 {
-        any |= u32::from(addresses[lane] % bytes as u64 != 0) << lane;
+        any |= u32::from(!addresses[lane].is_multiple_of(bytes as u64)) << lane;
     }
     if any & mask == 0 {
         return Ok(());

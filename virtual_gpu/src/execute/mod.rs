@@ -1,5 +1,8 @@
 //! Executes launches: blocks in a seeded random order, one after the other, the warps of a block in random turns.
 
+// Loops over lanes name the lane in every array that they touch.
+#![allow(clippy::needless_range_loop)]
+
 mod access;
 mod accumulate;
 mod block;
