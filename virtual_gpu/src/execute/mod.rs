@@ -5,14 +5,18 @@
 
 mod access;
 mod accumulate;
+mod atomics;
 mod block;
 mod bulk;
 mod convert;
 mod copies;
+mod float;
+mod half;
 mod lanes;
 mod matrix;
 mod mbarrier;
 mod numbers;
+mod problems;
 mod random;
 mod run;
 mod scalar;
