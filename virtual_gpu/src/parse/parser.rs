@@ -11,7 +11,6 @@ use std::sync::Arc;
 /// pointer is never a valid shared address.
 pub(crate) const SHARED_START: u32 = 1024;
 
-
 pub(super) struct Parser {
     pub tokens: Vec<Token>,
     pub at: usize,
