@@ -145,12 +145,30 @@ impl LaunchReport {
     }
 }
 
+/// Whether each lane's address is that of the lane before, `step` on.
+#[inline(always)]
+fn follows(addresses: &[u64; 32], step: u64) -> bool {
+    let mut other = false;
+    for lane in 1..32 {
+        other |= addresses[lane] != addresses[0].wrapping_add(step * lane as u64);
+    }
+    !other
+}
+
 /// Wavefronts of one access to shared memory, and those without conflicts. Lanes take part in groups that together
 /// fill 128 bytes; lanes that read the same word share it.
 pub(crate) fn wavefronts(addresses: &[u64; 32], mask: u32, bytes: usize) -> (u64, u64) {
-    // Lanes next to each other, each its own bytes: by far the most frequent, and without conflicts.
     let lanes_per_phase = (128 / bytes.clamp(4, 16)).min(32);
     let (mut actual, mut ideal) = (0, 0);
+    // Lanes next to each other, each its own bytes, and all lanes at one place: by far the most frequent.
+    if mask == u32::MAX && bytes >= 4 {
+        let phases = 32 / lanes_per_phase as u64;
+        if addresses[0].is_multiple_of(bytes as u64) && follows(addresses, bytes as u64)
+            || follows(addresses, 0)
+        {
+            return (phases, phases);
+        }
+    }
     for first in (0..32).step_by(lanes_per_phase) {
         let lanes = (first..first + lanes_per_phase).filter(|lane| mask >> lane & 1 != 0);
         let mut words: [u64; 128] = [u64::MAX; 128];
@@ -184,6 +202,10 @@ pub(crate) fn wavefronts(addresses: &[u64; 32], mask: u32, bytes: usize) -> (u64
 
 /// Sectors of 32 bytes that one access touches, and those that its distinct bytes would fill.
 pub(crate) fn sectors(addresses: &[u64; 32], mask: u32, bytes: usize) -> (u64, u64) {
+    if mask == u32::MAX && follows(addresses, bytes as u64) {
+        let (first, last) = (addresses[0], addresses[0] + 32 * bytes as u64 - 1);
+        return (last / 32 - first / 32 + 1, bytes as u64);
+    }
     let mut touched: [u64; 64] = [u64::MAX; 64];
     let mut count = 0;
     let mut starts: [u64; 32] = [u64::MAX; 32];

@@ -3,6 +3,7 @@
 use super::error::CudaError;
 use diptych_nvrtc::Target;
 use libloading::Library;
+use std::collections::BTreeSet;
 use std::env::consts::{DLL_PREFIX, DLL_SUFFIX};
 use std::ffi::{CStr, CString, c_char};
 use std::mem::ManuallyDrop;
@@ -23,7 +24,9 @@ type TakeDiagnostic = unsafe extern "C" fn(*mut c_char, usize) -> usize;
 pub(super) fn open(target: Target) -> Result<(), CudaError> {
     let program = std::env::current_exe().unwrap_or_default();
     let looked_for = places(&program);
-    let Some(path) = looked_for.iter().find(|path| path.is_file()) else {
+    // Cargo may leave several: the last that was built counts.
+    let built = |path: &&PathBuf| path.metadata().and_then(|file| file.modified()).ok();
+    let Some(path) = looked_for.iter().filter(|path| path.is_file()).max_by_key(built) else {
         return Err(CudaError::NoVirtualGpu { looked_for });
     };
     let refused = |cause: String| CudaError::VirtualGpu { path: path.clone(), cause };
@@ -45,12 +48,14 @@ pub(super) fn open(target: Target) -> Result<(), CudaError> {
     }
 }
 
-/// Where the library is looked for: beside the program, and beside the folder in which cargo puts tests and examples.
+/// Where the library is looked for: beside the program, and in the folders where cargo puts what it builds.
 fn places(program: &Path) -> Vec<PathBuf> {
     let folder = program.parent().unwrap_or(Path::new("."));
     let above = folder.parent().filter(|_| folder.ends_with("deps") || folder.ends_with("examples"));
+    let deps = above.unwrap_or(folder).join("deps");
     let name = format!("{DLL_PREFIX}diptych_virtual_driver{DLL_SUFFIX}");
-    [Some(folder), above].into_iter().flatten().map(|folder| folder.join(&name)).collect()
+    let folders = BTreeSet::from([folder, above.unwrap_or(folder), &deps]);
+    folders.into_iter().map(|folder| folder.join(&name)).collect()
 }
 
 /// Whether a driver's library is that of the virtual GPU.
@@ -86,8 +91,8 @@ mod tests {
             assert!(found.iter().all(|path| path.to_string_lossy().contains("diptych_virtual_driver")));
             found.iter().map(|path| path.parent().unwrap().to_owned()).collect()
         };
-        assert_eq!(of("/opt/bin/diptych"), [PathBuf::from("/opt/bin")]);
+        assert_eq!(of("/opt/bin/diptych"), ["/opt/bin", "/opt/bin/deps"].map(PathBuf::from));
         let of_test = of("/work/target/release/deps/some_test-1234");
-        assert_eq!(of_test, ["/work/target/release/deps", "/work/target/release"].map(PathBuf::from));
+        assert_eq!(of_test, ["/work/target/release", "/work/target/release/deps"].map(PathBuf::from));
     }
 }

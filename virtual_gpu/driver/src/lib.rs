@@ -1,8 +1,8 @@
 //! A stand-in for NVIDIA's `libcuda`: the part of the CUDA driver API that `cudarc` uses, on the virtual GPU.
 //!
 //! Load it by its path before the first call of `cudarc`, whose own search for `libcuda.so` then finds it. Its file has
-//! another name, so that it is never taken for the real one: cargo puts its folder on the library path of what it runs. Everything runs when it is called, on the calling thread: streams and events keep books
-//! only. A failed check is printed on the standard error and returned as an error of the driver, which, as on a GPU,
+//! another name, so that it is never taken for the real one: cargo puts its folder on the library path of what it runs.
+//! Everything runs when it is called, on the calling thread: streams and events keep books only. A failed check is printed on the standard error and returned as an error of the driver, which, as on a GPU,
 //! stays until the process ends, or until [`extra::diptych_virtual_gpu_take_diagnostic`] takes it. Functions that are
 //! not built return `CUDA_ERROR_NOT_SUPPORTED` and say so.
 //!

@@ -35,7 +35,10 @@ const WIDTH: usize = 8;
 pub(super) fn accumulate(family: MatrixFamily, a: &[f32], b: &[f32], columns: usize, row: &mut [f32]) {
     let depth = family.depth();
     debug_assert!(
-        a.len() == depth && b.len() == depth * columns && row.len() == columns && columns % WIDTH == 0
+        a.len() == depth
+            && b.len() == depth * columns
+            && row.len() == columns
+            && columns.is_multiple_of(WIDTH)
     );
     for first in (0..columns).step_by(WIDTH) {
         let product = |k: usize| -> [f32; WIDTH] {

@@ -72,7 +72,7 @@ impl Block<'_> {
         } else {
             self.memory.read(address, &mut bytes).is_ok()
         };
-        let map = if found && address % 64 == 0 { TensorMap::decode(&bytes) } else { None };
+        let map = if found && address.is_multiple_of(64) { TensorMap::decode(&bytes) } else { None };
         map.ok_or_else(|| {
             let message = format!(
                 "no tensor map at {address:#x}: one that cuTensorMapEncodeTiled made is expected, at a multiple of 64, \
@@ -120,7 +120,7 @@ impl Block<'_> {
 
     fn flat_pieces(&self, shared: u64, global: u64, bytes: u32, lane: usize) -> Result<Pieces> {
         let shared = shared_offset(shared);
-        if shared % 16 != 0 || global % 16 != 0 || bytes % 16 != 0 {
+        if !shared.is_multiple_of(16) || !global.is_multiple_of(16) || !bytes.is_multiple_of(16) {
             let message = format!(
                 "a bulk copy of {bytes} bytes between {global:#x} and {shared:#x} of shared memory: all three have to \
                  be multiples of 16"
