@@ -101,7 +101,8 @@ impl Writer<'_> {
         self.close();
         for sum in points.sums() {
             let join = join_name(sum.kind);
-            self.line(format!("r{0} = over_lanes<{lanes}, {join}>(r{0});", sum.id));
+            let parts = if lanes > 32 { ", parts" } else { "" };
+            self.line(format!("r{0} = over_lanes<{lanes}, {join}>(r{0}{parts});", sum.id));
         }
         self.open(format!("if (there && threadIdx.x % {lanes} == 0) {{"));
         for sum in points.sums() {

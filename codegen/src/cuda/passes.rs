@@ -1,7 +1,7 @@
 //! How a nest is walked: in passes, in each of which all sums run over the same dimensions. What a pass sums over is
 //! walked by one thread, or by the lanes of one row; the points of the other dimensions are dealt out over threads.
 
-use crate::tile::{Along, DimId, Extent, Id, Instr, Nest, Place, TileProgram, ValueId, View};
+use crate::tile::{Along, DimId, Extent, Id, Instr, Nest, Place, Stmt, TileProgram, ValueId, View};
 use diptych_ir::DType;
 
 /// A walk over all points of a nest.
@@ -39,6 +39,25 @@ impl Pass {
         let adds = adds.into_iter().any(|(instr, &does)| does && matches!(instr, Instr::AddAt { .. }));
         (self.serial.contains(&last) && !adds).then(|| lanes(program.dims[last].extent.most()))
     }
+}
+
+/// Whether some statement has rows that more than a warp share.
+///
+/// # Errors
+/// As [`passes`].
+pub(super) fn has_long_rows(program: &TileProgram, body: &[Stmt]) -> Result<bool, String> {
+    let mut found = false;
+    for stmt in body {
+        found |= match stmt {
+            Stmt::Nest(nest) => {
+                passes(program, nest)?.iter().any(|pass| pass.lanes(program, nest) > Some(32))
+            }
+            Stmt::Stream { body, .. } | Stmt::Steps { body, .. } => has_long_rows(program, body)?,
+            Stmt::When { yes, no, .. } => has_long_rows(program, yes)? || has_long_rows(program, no)?,
+            _ => false,
+        };
+    }
+    Ok(found)
 }
 
 /// The passes of a nest. All stores are made in the last, so that each pass finds what was there before.

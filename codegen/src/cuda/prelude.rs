@@ -6,10 +6,12 @@ use super::step::STEP_TEXT;
 use crate::tile::CHUNK;
 
 /// A part of the prelude, and the texts by one of which a kernel that uses it is known.
-const PARTS: [(&[&str], &str); 5] = [
+const PARTS: [(&[&str], &str); 7] = [
     (&["= f_"], include_str!("prelude/functions.cu")),
     (&["over_lanes<"], include_str!("prelude/lanes.cu")),
+    (&["dot<", "dot_bf16<"], include_str!("prelude/operands.cu")),
     (&["dot<"], include_str!("prelude/dot.cu")),
+    (&["dot_bf16<"], include_str!("prelude/dot_bf16.cu")),
     (&["ranked<", "running_sums("], include_str!("prelude/routing.cu")),
     (&["round_block("], include_str!("prelude/round.cu")),
 ];

@@ -3,6 +3,7 @@
 
 use super::addresses::{float, type_name};
 use super::barriers::{Pending, Touched};
+use super::passes::has_long_rows;
 use super::placement::{Placement, Room, element};
 use super::prelude::prelude;
 use super::{Architecture, CudaError};
@@ -126,6 +127,9 @@ impl Writer<'_> {
         self.open(format!("{name}({}) {{", parameters.join(", ")));
         self.line("const step_tables step = *tables;");
         self.tiles();
+        if has_long_rows(self.program, &self.program.body)? {
+            self.line(format!("__shared__ float parts[{}];", THREADS / 32));
+        }
         let stops = self.instances();
         for stmt in &self.program.body {
             self.statement(stmt)?;

@@ -2,34 +2,11 @@
 // Every element of c is one chain of fused multiply-adds over ascending k, from zero or from the c that is there: no
 // choice of tile below changes a bit of the result, and it is that of a processor's dot.
 //
-// Operands say where an element stands: `strided` and `panels` below. What lies outside of them is zero. STAGE floats of
+// Operands say where an element stands: see `operands.cu`. What lies outside of them is zero. STAGE floats of
 // shared memory hold a few k of both, first k, then rows or columns, so that a thread reads its own side by side.
 //
 // A thread has ROWS / 16 x COLUMNS / 16 elements: of columns, fours that are 64 apart, so that neighbours read
 // neighbouring banks.
-
-// Element (i, j) stands at base + i*row + j*column.
-template <class ELEMENT> struct strided {
-    ELEMENT *base;
-    int row, column;
-    __device__ __forceinline__ ELEMENT *at(int i, int j) const { return base + (long long)i * row + j * column; }
-};
-// Panels of 64 columns: element (k, n) of a weight of so many k, from column `first` on.
-template <class ELEMENT> struct panels {
-    ELEMENT *base;
-    int depth, row, first;
-    __device__ __forceinline__ ELEMENT *at(int k, int n) const {
-        return base + (long long)((first + n) / PANEL) * depth * PANEL + (row + k) * PANEL + (first + n) % PANEL;
-    }
-};
-// The same with its axes exchanged: panels that hold k where a dot has columns.
-template <class ELEMENT> struct panels_across {
-    ELEMENT *base;
-    int depth, row, first;
-    __device__ __forceinline__ ELEMENT *at(int k, int n) const {
-        return base + (long long)((first + k) / PANEL) * depth * PANEL + (row + n) * PANEL + (first + k) % PANEL;
-    }
-};
 
 #define K_STEP 16
 
