@@ -26,8 +26,13 @@ fn compiled(preset: &str, dtype: &str, architecture: Architecture) -> CompiledPr
     config.as_object_mut().expect("fields").insert("dtype".into(), dtype.into());
     let model = registry.architecture(preset.name(), &config).expect("an architecture");
     let program = build(&*model).expect("a program");
-    compile_program(&program, &KINDS, &AdamWOptions { clip_norm: None, ..AdamWOptions::default() }, EntryOptions::cuda(architecture))
-        .unwrap_or_else(|error| panic!("{}: {error}", preset.name()))
+    compile_program(
+        &program,
+        &KINDS,
+        &AdamWOptions { clip_norm: None, ..AdamWOptions::default() },
+        EntryOptions::cuda(architecture),
+    )
+    .unwrap_or_else(|error| panic!("{}: {error}", preset.name()))
 }
 
 /// All kernels of a program by name, each once.
@@ -59,7 +64,10 @@ fn kernels_of_the_zoo_compile_without_spills() {
                     let used = compiled.kernel(name).expect("what it uses");
                     let spills = used.spill_stores + used.spill_loads + used.stack_bytes;
                     if spills > 0 || used.registers > 128 || !kernel.scratch_tiles.is_empty() {
-                        wrong.push(format!("{preset} {dtype}: {used:?}, in scratch {:?}", kernel.scratch_tiles));
+                        wrong.push(format!(
+                            "{preset} {dtype}: {used:?}, in scratch {:?}",
+                            kernel.scratch_tiles
+                        ));
                     }
                 }
             }
@@ -76,7 +84,11 @@ fn dump() {
             for dtype in ["f32", "bf16"] {
                 let program = compiled(preset, dtype, architecture);
                 for (name, kernel) in kernels(&program) {
-                    std::fs::write(format!("{folder}/{architecture}_{preset}_{dtype}_{name}.cu"), file_text([kernel])).unwrap();
+                    std::fs::write(
+                        format!("{folder}/{architecture}_{preset}_{dtype}_{name}.cu"),
+                        file_text([kernel]),
+                    )
+                    .unwrap();
                 }
             }
         }

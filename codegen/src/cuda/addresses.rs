@@ -228,9 +228,7 @@ impl Writer<'_> {
         let name = self.name(dim);
         match self.extent(dim) {
             Extent::Pairs { .. } => format!("step.row_position[{}]", self.row_of_pair(dim, &at(dim))),
-            Extent::Choice { .. } => {
-                self.position(dim, false, index).unwrap_or_else(|| "0".to_owned())
-            }
+            Extent::Choice { .. } => self.position(dim, false, index).unwrap_or_else(|| "0".to_owned()),
             Extent::Rows { .. } => format!("step.row_position[{name}_start{further}]"),
             Extent::Time => format!("time_position{further}"),
             Extent::Past { .. } => format!("past_position{further}"),

@@ -87,9 +87,8 @@ fn rounding(dtype: DType) -> Result<&'static str, String> {
 fn map(function: ScalarFn, x: &[usize], kind: Kind) -> String {
     let v = |position: usize| format!("v{}", x[position]);
     let infix = |op: &str| format!("{} {op} {}", v(0), v(1));
-    let call = |name: &str| {
-        format!("{name}({})", x.iter().map(|x| format!("v{x}")).collect::<Vec<_>>().join(", "))
-    };
+    let call =
+        |name: &str| format!("{name}({})", x.iter().map(|x| format!("v{x}")).collect::<Vec<_>>().join(", "));
     match function {
         ScalarFn::Add => infix("+"),
         ScalarFn::Sub => infix("-"),

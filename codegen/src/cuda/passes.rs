@@ -49,7 +49,9 @@ pub(super) fn has_long_rows(program: &TileProgram, body: &[Stmt]) -> Result<bool
     let mut found = false;
     for stmt in body {
         found |= match stmt {
-            Stmt::Nest(nest) => passes(program, nest)?.iter().any(|pass| pass.lanes(program, nest) > Some(32)),
+            Stmt::Nest(nest) => {
+                passes(program, nest)?.iter().any(|pass| pass.lanes(program, nest) > Some(32))
+            }
             Stmt::Stream { body, .. } | Stmt::Steps { body, .. } => has_long_rows(program, body)?,
             Stmt::When { yes, no, .. } => has_long_rows(program, yes)? || has_long_rows(program, no)?,
             _ => false,

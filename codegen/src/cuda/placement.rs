@@ -85,12 +85,7 @@ impl Placement {
 }
 
 /// Where tiles begin if each is put at the first place where it meets none that lives at the same time, and the end.
-fn packed(
-    tiles: &[usize],
-    bytes: &[usize],
-    lives: &[Option<Lifetime>],
-    start: usize,
-) -> (Vec<usize>, usize) {
+fn packed(tiles: &[usize], bytes: &[usize], lives: &[Option<Lifetime>], start: usize) -> (Vec<usize>, usize) {
     let mut placed: Vec<(usize, usize)> = Vec::new();
     let mut end = start;
     for &tile in tiles {

@@ -24,7 +24,9 @@ impl Writer<'_> {
         self.line(format!("ranked<{kind}> best = ranked<{kind}>::none();"));
         self.open(format!("for (int {along} = threadIdx.x % 32; {along} < {size}; {along} += 32) {{"));
         self.line(format!("const ranked<{kind}> each = {{({kind})load({source}), {along}}};"));
-        self.line("if ((last.at < 0 || last.before(each)) && (best.at < 0 || each.before(best))) best = each;");
+        self.line(
+            "if ((last.at < 0 || last.before(each)) && (best.at < 0 || each.before(best))) best = each;",
+        );
         self.close();
         self.line("last = first_of_warp(best);");
         self.line(format!("if (threadIdx.x % 32 == 0) store({target}, last.at);"));
@@ -56,7 +58,9 @@ impl Writer<'_> {
         self.open(format!(
             "for (long long pair_of = threadIdx.x; pair_of < (long long){count} * ({elements}); pair_of += {THREADS}) {{"
         ));
-        self.line(format!("const int id = (int)(pair_of / ({elements})), point = (int)(pair_of % ({elements}));"));
+        self.line(format!(
+            "const int id = (int)(pair_of / ({elements})), point = (int)(pair_of % ({elements}));"
+        ));
         self.line(format!("const int first = {starts}[id], end = {starts}[id + 1];"));
         self.line("if (first == end) continue;");
         self.row_coordinates(dims);
@@ -91,7 +95,9 @@ impl Writer<'_> {
         let id = self.address(ids, &self.walked(dims));
         self.line(format!("__shared__ int seen[{THREADS}];"));
         self.line("// How many pairs each id has, and from that where its pairs begin.");
-        self.line(format!("for (int i = threadIdx.x; i < 2 * ({count} + 1); i += {THREADS}) {starts}[i] = 0;"));
+        self.line(format!(
+            "for (int i = threadIdx.x; i < 2 * ({count} + 1); i += {THREADS}) {starts}[i] = 0;"
+        ));
         self.line("__syncthreads();");
         self.open(format!("for (int point = threadIdx.x; point < {total}; point += {THREADS}) {{"));
         self.pair_coordinates(dims);
@@ -116,7 +122,9 @@ impl Writer<'_> {
         self.line("int before = 0, after = 0;");
         self.open("if (id >= 0) {");
         self.line("for (int other = 0; other < (int)threadIdx.x; other++) before += seen[other] == id;");
-        self.line(format!("for (int other = threadIdx.x + 1; other < {THREADS}; other++) after += seen[other] == id;"));
+        self.line(format!(
+            "for (int other = threadIdx.x + 1; other < {THREADS}; other++) after += seen[other] == id;"
+        ));
         self.line(format!("{order}[next[id] + before] = point;"));
         self.close();
         self.line("__syncthreads();");

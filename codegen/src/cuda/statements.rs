@@ -57,9 +57,7 @@ impl Writer<'_> {
             Walk::Replay => self.open(up("block_first", "block_end - 1")),
             Walk::BlockBackward => self.open(down("block_first", "block_end")),
             Walk::Blocks => {
-                self.open(format!(
-                    "for (int kept = (length - 1) / {CHECKPOINT}; kept >= 0; kept--) {{"
-                ));
+                self.open(format!("for (int kept = (length - 1) / {CHECKPOINT}; kept >= 0; kept--) {{"));
                 self.line(format!("const int block_first = first_row + kept * {CHECKPOINT};"));
                 self.line(format!("const int block_end = smaller(block_first + {CHECKPOINT}, {end});"));
                 self.line(format!("const int {at} = block_first;"));
@@ -140,7 +138,9 @@ impl Writer<'_> {
                 let first = if bounds.causal { "larger(0, past_position - origin) / CHUNK" } else { "0" };
                 let end = match bounds.window {
                     Some(window) => {
-                        format!("smaller(length, larger(0, past_position + past_count - 1 + {window} - origin))")
+                        format!(
+                            "smaller(length, larger(0, past_position + past_count - 1 + {window} - origin))"
+                        )
                     }
                     None => "length".to_owned(),
                 };

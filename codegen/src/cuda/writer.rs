@@ -115,8 +115,11 @@ impl Writer<'_> {
         let together = architecture.blocks_of(self.placement.shared_bytes).clamp(1, 2);
         self.line(format!("extern \"C\" __global__ void __launch_bounds__({THREADS}, {together})"));
         let name = self.name.clone();
-        let mut parameters =
-            vec!["const step_tables *tables".to_owned(), "unsigned char *scratch".into(), "long long flat".into()];
+        let mut parameters = vec![
+            "const step_tables *tables".to_owned(),
+            "unsigned char *scratch".into(),
+            "long long flat".into(),
+        ];
         for arg in &self.program.args {
             let constant = if arg.written { "" } else { "const " };
             parameters.push(format!("{constant}{} *{}", type_name(arg.dtype), arg.name));
@@ -148,7 +151,9 @@ impl Writer<'_> {
         let grid = if grid.is_empty() { "one instance".to_owned() } else { grid.join(" x ") };
         self.line(format!("// Grid: {grid}; blocks take instances in turn."));
         let (shared, most) = (self.placement.shared_bytes, architecture.shared_bytes());
-        self.line(format!("// Shared memory: {shared} bytes of the {most} that a block of {architecture} can have."));
+        self.line(format!(
+            "// Shared memory: {shared} bytes of the {most} that a block of {architecture} can have."
+        ));
         let scratch: Vec<String> = (0..self.program.tiles.len())
             .filter(|&tile| matches!(self.placement.tiles[tile], Room::Scratch(_)))
             .map(|tile| format!("{} ({} bytes)", self.program.tiles[tile].name, self.placement.bytes[tile]))

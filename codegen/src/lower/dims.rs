@@ -504,7 +504,9 @@ fn gradient_blocks(
             }
         };
         let row_blocks = (rows, context.blocks.rows, 1);
-        for (mut axes, least, align) in [row_blocks, (columns, context.blocks.gradient_columns, context.panel)] {
+        for (mut axes, least, align) in
+            [row_blocks, (columns, context.blocks.gradient_columns, context.panel)]
+        {
             // Of chosen weights an instance has one already.
             axes.retain(|&axis| dims.of(axis).is_none_or(|dim| !dims.single.contains(&dim)));
             if let [axis, rest @ ..] = &axes[..]

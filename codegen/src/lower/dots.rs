@@ -69,8 +69,7 @@ impl Lowering<'_> {
         if accumulate {
             self.start_sum(schedule, id, &order, &c, 0.0)?;
         }
-        let of_bf16 = |id: NodeId| self.graph.ty(id).dtype == DType::BF16;
-        let values = if of_bf16(rows_of) && of_bf16(columns_of) { DType::BF16 } else { DType::F32 };
+        let values = [rows_of, columns_of].map(|id| self.graph.ty(id).dtype);
         let turned = turned.map(Box::new);
         let stmt = Stmt::Dot(Dot { batch, m, n, k, a, b, across, turned, c, accumulate, values });
         schedule.push(computed.phase, computed.stage, Order::Last, stmt);
@@ -268,7 +267,11 @@ impl Lowering<'_> {
                 if rows_contiguous && batch.is_empty() && as_one {
                     let dims = [k, n].concat();
                     if turning == Some(self.copy_phase(id, &dims, after)) {
-                        let tile = self.new_tile(&format!("{}_turned", self.name(id)), dims, self.graph.ty(id).dtype);
+                        let tile = self.new_tile(
+                            &format!("{}_turned", self.name(id)),
+                            dims,
+                            self.graph.ty(id).dtype,
+                        );
                         return Ok((Place::Strided(tile), Some(view.clone())));
                     }
                     let tile = self.transposed(schedule, id, place.clone(), (k, n), after, stage);
@@ -375,7 +378,8 @@ impl Lowering<'_> {
         stage: usize,
     ) -> Place {
         let dims = [rows, columns].concat();
-        let to = self.new_tile(&format!("{}_transposed", self.name(id)), dims.clone(), self.graph.ty(id).dtype);
+        let to =
+            self.new_tile(&format!("{}_transposed", self.name(id)), dims.clone(), self.graph.ty(id).dtype);
         let phase = self.copy_phase(id, &dims, after);
         let stmt = Stmt::Transpose { rows: rows.to_vec(), columns: columns.to_vec(), from, to: to.clone() };
         schedule.push(phase, stage, Order::First, stmt);

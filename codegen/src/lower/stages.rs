@@ -257,7 +257,8 @@ impl<'a> Lowering<'a> {
             let integers = self.graph.ty(id).dtype == DType::I32;
             let tile =
                 tile.map(|tile| View { dtype: if integers { DType::I32 } else { tile.dtype }, ..tile });
-            let chunk = folded.then(|| self.new_tile(&format!("{name}_chunk"), dims, self.graph.ty(id).dtype));
+            let chunk =
+                folded.then(|| self.new_tile(&format!("{name}_chunk"), dims, self.graph.ty(id).dtype));
             if let Some(computed) = self.computed.get_mut(&id) {
                 computed.direct = direct;
                 computed.tile = tile;

@@ -114,7 +114,12 @@ fn check(preset: &str, dtype: &str, kinds: &[EntryKind]) {
         };
         run.steps(&one.load_steps, &other.load_steps, 0, 0);
         run.steps(&one.steps, &other.steps, 0, 0);
-        println!("{preset} {dtype} {}: {} launches, {} results with the same bits", kind.name(), run.launches, run.same_bits);
+        println!(
+            "{preset} {dtype} {}: {} launches, {} results with the same bits",
+            kind.name(),
+            run.launches,
+            run.same_bits
+        );
         assert!(run.wrong.is_empty(), "{preset} {dtype} {}:\n{}", kind.name(), run.wrong.join("\n"));
     }
 }

@@ -68,10 +68,8 @@ pub fn twins(
         };
         let mut host = AlignedBytes::zeroed(bytes).unwrap();
         let address = device.allocate(bytes).unwrap();
-        let given = matches!(
-            buffer.role,
-            Role::Stored(_) | Role::Input(_) | Role::Cache { .. } | Role::State { .. }
-        );
+        let given =
+            matches!(buffer.role, Role::Stored(_) | Role::Input(_) | Role::Cache { .. } | Role::State { .. });
         if given {
             fill(buffer, program, entry.panel, &mut random, &mut host);
         }

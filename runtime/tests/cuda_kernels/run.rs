@@ -29,7 +29,13 @@ pub struct Run<'a> {
 }
 
 impl Run<'_> {
-    pub fn steps(&mut self, of_processor: &[PlanStep], of_device: &[PlanStep], iteration: usize, layer: usize) {
+    pub fn steps(
+        &mut self,
+        of_processor: &[PlanStep],
+        of_device: &[PlanStep],
+        iteration: usize,
+        layer: usize,
+    ) {
         assert_eq!(of_processor.len(), of_device.len());
         for (one, other) in of_processor.iter().zip(of_device) {
             match (one, other) {
@@ -38,10 +44,7 @@ impl Run<'_> {
                     assert_eq!(one.len(), other.len());
                     one.iter().zip(other).for_each(|(one, other)| self.launch(one, other, iteration, layer));
                 }
-                (
-                    PlanStep::Repeat { layers, reverse, body: one },
-                    PlanStep::Repeat { body: other, .. },
-                ) => {
+                (PlanStep::Repeat { layers, reverse, body: one }, PlanStep::Repeat { body: other, .. }) => {
                     for iteration in 0..*layers {
                         let layer = if *reverse { layers - 1 - iteration } else { iteration };
                         self.steps(one, other, iteration, layer);
@@ -126,7 +129,13 @@ impl Run<'_> {
             let sizes = [one.flat as i64];
             // SAFETY: the arguments are the buffers that the kernel was compiled for.
             unsafe {
-                function(&self.host_tables, args.as_ptr(), sizes.as_ptr(), scratch.as_mut_ptr(), instance as i64);
+                function(
+                    &self.host_tables,
+                    args.as_ptr(),
+                    sizes.as_ptr(),
+                    scratch.as_mut_ptr(),
+                    instance as i64,
+                );
             }
         }
         // Fewer blocks than instances: each takes some, in turn.
@@ -135,7 +144,10 @@ impl Run<'_> {
         let tables = self.device.allocate(size_of::<DeviceTables>()).unwrap();
         // SAFETY: the struct has no padding and no pointers of the host's.
         let bytes = unsafe {
-            std::slice::from_raw_parts((&raw const self.device_tables).cast::<u8>(), size_of::<DeviceTables>())
+            std::slice::from_raw_parts(
+                (&raw const self.device_tables).cast::<u8>(),
+                size_of::<DeviceTables>(),
+            )
         };
         self.device.write(tables, bytes).unwrap();
         let mut arguments = Arguments::new().pointer(tables).pointer(scratch).pointer(other.flat as u64);
