@@ -45,9 +45,11 @@ pub(super) fn runs(addresses: &Wide, mask: u32, bytes: usize) -> impl Iterator<I
 }
 
 pub(super) fn check_alignment(addresses: &Wide, mask: u32, bytes: usize, what: &str) -> Result<()> {
+    // Sizes are powers of two.
+    let low_bits = bytes as u64 - 1;
     let mut any = 0;
     for lane in 0..32 {
-        any |= u32::from(!addresses[lane].is_multiple_of(bytes as u64)) << lane;
+        any |= u32::from(addresses[lane] & low_bits != 0) << lane;
     }
     if any & mask == 0 {
         return Ok(());
@@ -93,6 +95,23 @@ fn set_elements(warp: &mut Warp, elements: &Elements, lane: usize, bytes: &[u8])
         } else {
             warp.narrow[*slot as usize][lane] = value as u32;
         }
+    }
+}
+
+/// Puts what a run of lanes loaded into their registers.
+#[inline(always)]
+fn set_run(warp: &mut Warp, elements: &Elements, addresses: &Wide, run: Run, bytes: &[u8]) {
+    let place = |lane: usize| (addresses[lane] - run.start) as usize;
+    if elements.bytes == 4 && elements.count == 1 && !elements.wide && elements.slots[0] != NONE {
+        let values = &mut warp.narrow[elements.slots[0] as usize];
+        for lane in lanes(run.lanes) {
+            let at = place(lane);
+            values[lane] = u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"));
+        }
+        return;
+    }
+    for lane in lanes(run.lanes) {
+        set_elements(warp, elements, lane, &bytes[place(lane)..]);
     }
 }
 
@@ -174,14 +193,7 @@ impl Block<'_> {
                 for run in runs(addresses, mask, total) {
                     match self.shared.read(run.start, run.length, warp.index, &self.clocks, false) {
                         Ok(bytes) => {
-                            for lane in lanes(run.lanes) {
-                                set_elements(
-                                    warp,
-                                    elements,
-                                    lane,
-                                    &bytes[(addresses[lane] - run.start) as usize..],
-                                );
-                            }
+                            set_run(warp, elements, addresses, run, bytes);
                         }
                         Err(problem) => {
                             return Err(self.shared_problem(problem, addresses, run.lanes, total, false));
@@ -212,14 +224,7 @@ impl Block<'_> {
                     let defined = self.configuration.initialised;
                     match self.memory.kernel_read(run.start, run.length, defined, accessor) {
                         Ok(bytes) => {
-                            for lane in lanes(run.lanes) {
-                                set_elements(
-                                    warp,
-                                    elements,
-                                    lane,
-                                    &bytes[(addresses[lane] - run.start) as usize..],
-                                );
-                            }
+                            set_run(warp, elements, addresses, run, bytes);
                         }
                         Err(problem) => {
                             return Err(self.global_problem(problem, addresses, run, total, false));
