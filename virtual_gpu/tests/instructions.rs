@@ -373,6 +373,11 @@ fn halves() {
         };
         one(0) | one(16) << 16
     });
+    check("fma.rn.relu.bf16 %hd, %ha, %hb, %hc;", "%hd", |a, b, c| {
+        let part = |x: u64| bf16::from_bits(x as u16).to_f64();
+        let value = bf16::from_f64(part(a) * part(b) + part(c));
+        if value.is_nan() { 0x7fff } else { u64::from(value.max(bf16::ZERO).to_bits() & 0x7fff) }
+    });
     check("neg.bf16x2 %rd, %ra;", "%rd", |a, _, _| u64::from(a as u32 ^ 0x8000_8000));
 }
 
@@ -432,7 +437,11 @@ fn conversions() {
         one(a) << 16 | one(b)
     });
     check("cvt.rn.relu.f16x2.f32 %rd, %ra, %rb;", "%rd", |a, b, _| {
-        let one = |x: u64| if f(x) > 0.0 { u64::from(f16::from_f32(f(x)).to_bits()) } else { 0 };
+        let one = |x: u64| match f(x) {
+            x if x.is_nan() => 0x7fff,
+            x if x > 0.0 => u64::from(f16::from_f32(x).to_bits()),
+            _ => 0,
+        };
         one(a) << 16 | one(b)
     });
     check("cvt.rna.tf32.f32 %rd, %ra;", "%rd", |a, _, _| {

@@ -258,7 +258,8 @@ fn from_number(conversion: &Conversion, value: Number) -> u64 {
     if conversion.saturate {
         float = if float > 0.0 { float.min(1.0) } else { 0.0 };
     }
-    if conversion.relu && (float < 0.0 || float.is_nan()) {
+    // Zero of either sign becomes +0; NaN stays.
+    if conversion.relu && float <= 0.0 {
         float = 0.0;
     }
     let round = |format: Format| u64::from(format.round(float, conversion.rounding));
