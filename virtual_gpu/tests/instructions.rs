@@ -6,7 +6,7 @@
 mod common;
 
 use common::Bench;
-use diptych_virtual_gpu::{Arguments, Target};
+use diptych_virtual_gpu::{Arguments, Fault, Target};
 
 const COUNT: usize = 512;
 
@@ -553,6 +553,29 @@ fn atomics_of_all_lanes_add_up() {
     let word = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap());
     let sum = 95 * 96 / 2 * 3;
     assert_eq!((word(0), word(4), f32::from_bits(word(8)), word(16)), (sum, 95, sum as f32, 0));
+}
+
+#[test]
+fn lanes_of_one_store_agree_or_stay_apart() {
+    let run = |store: &str| {
+        let ptx = format!(
+            ".version 8.0\n.target sm_80\n.address_size 64\n.visible .entry k(.param .u64 out) {{
+                .reg .b64 %d<4>; .reg .b32 %r<6>; .shared .align 4 .b8 memory[64];
+                ld.param.u64 %d0, [out]; mov.u32 %r0, %tid.x; shr.u32 %r1, %r0, 1; mov.u32 %r2, memory;
+                mul.wide.u32 %d1, %r1, 4; add.s64 %d1, %d0, %d1; mad.lo.u32 %r2, %r1, 4, %r2;
+                {store} ret; }}"
+        );
+        let mut bench = Bench::of_ptx(&ptx, Target::Sm80);
+        let out = bench.empty(64);
+        bench.launch("k", [1, 1, 1], [32, 1, 1], 0, Arguments::new().pointer(out))
+    };
+    run("st.global.u32 [%d1], %r1; st.shared.u32 [%r2], %r1;").unwrap_or_else(|error| panic!("{error}"));
+    for (store, fault) in
+        [("st.global.u32 [%d1], %r0;", Fault::GlobalRace), ("st.shared.u32 [%r2], %r0;", Fault::SharedRace)]
+    {
+        let diagnostic = common::diagnostic(run(store));
+        assert!(diagnostic.fault == fault && diagnostic.message.contains("lanes 0 and 1"), "{diagnostic}");
+    }
 }
 
 #[test]

@@ -129,6 +129,40 @@ fn get_elements(warp: &Warp, elements: &Elements, lane: usize, bytes: &mut [u8])
     }
 }
 
+/// Lanes of one store that write different values to one place: which of them stays is not defined. Addresses are
+/// multiples of the size, so places are the same or apart.
+fn check_agreement(
+    warp: &Warp,
+    elements: &Elements,
+    addresses: &Wide,
+    mask: u32,
+    fault: Fault,
+) -> Result<()> {
+    let mut before: Option<u64> = None;
+    let ascending =
+        lanes(mask).all(|lane| before.replace(addresses[lane]).is_none_or(|last| last < addresses[lane]));
+    if ascending {
+        return Ok(());
+    }
+    let mut places: Vec<(u64, usize)> = lanes(mask).map(|lane| (addresses[lane], lane)).collect();
+    places.sort_unstable();
+    let size = usize::from(elements.bytes) * usize::from(elements.count);
+    for pair in places.windows(2).filter(|pair| pair[0].0 == pair[1].0) {
+        let (first, second) = (pair[0].1, pair[1].1);
+        let (mut mine, mut other) = ([0; 64], [0; 64]);
+        get_elements(warp, elements, first, &mut mine);
+        get_elements(warp, elements, second, &mut other);
+        if mine[..size] != other[..size] {
+            let message = format!(
+                "lanes {first} and {second} of one store write different values to the {size} bytes at {:#x}",
+                pair[0].0
+            );
+            return Err(Problem::at_lane(fault, second as u32, message));
+        }
+    }
+    Ok(())
+}
+
 /// Where a generic address leads: the space and the base of its window.
 fn window(address: u64) -> (Space, u64) {
     for (space, base) in
@@ -304,6 +338,9 @@ impl Block<'_> {
         match space {
             Space::Shared => {
                 check_alignment(addresses, mask, total, "shared")?;
+                if self.configuration.races {
+                    check_agreement(warp, elements, addresses, mask, Fault::SharedRace)?;
+                }
                 self.count_shared(warp.pc, addresses, mask, total);
                 for run in runs(addresses, mask, total) {
                     match self.shared.write(run.start, run.length, warp.index, warp.pc, &self.clocks) {
@@ -321,6 +358,9 @@ impl Block<'_> {
             }
             Space::Global | Space::Generic => {
                 check_alignment(addresses, mask, total, "global")?;
+                if self.configuration.races && !atomic {
+                    check_agreement(warp, elements, addresses, mask, Fault::GlobalRace)?;
+                }
                 if self.configuration.counters {
                     let (touched, ideal) = sectors(addresses, mask, total);
                     let counters = &mut self.counters[warp.pc as usize];

@@ -242,8 +242,11 @@ impl GlobalMemory {
     pub fn fill(&mut self, address: u64, value: &[u8], count: usize) -> Result<(), MemoryError> {
         let length = count.saturating_mul(value.len());
         let (allocation, offset) = self.host(address, length)?;
-        for chunk in allocation.bytes[offset..offset + length].chunks_exact_mut(value.len()) {
-            chunk.copy_from_slice(value);
+        let bytes = &mut allocation.bytes[offset..offset + length];
+        match value {
+            [] => {}
+            [first, others @ ..] if others.iter().all(|other| other == first) => bytes.fill(*first),
+            _ => bytes.chunks_exact_mut(value.len()).for_each(|chunk| chunk.copy_from_slice(value)),
         }
         set_bits(&mut allocation.defined, offset, length, true);
         Ok(())
