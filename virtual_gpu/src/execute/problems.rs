@@ -117,7 +117,7 @@ impl Block<'_> {
             }
             GlobalProblem::Undefined(offset) | GlobalProblem::Race { offset, .. } => {
                 let at = run.start + offset as u64;
-                lanes(run.lanes).find(|lane| at < addresses[*lane] + bytes as u64).unwrap_or(0)
+                lanes(run.lanes).find(|lane| at < addresses[*lane].saturating_add(bytes as u64)).unwrap_or(0)
             }
         };
         let address = addresses[lane];
