@@ -579,6 +579,29 @@ fn lanes_of_one_store_agree_or_stay_apart() {
 }
 
 #[test]
+fn warps_of_a_block_need_a_barrier_in_global_memory_too() {
+    let run = |between: &str| {
+        let ptx = format!(
+            ".version 8.0\n.target sm_80\n.address_size 64\n.visible .entry k(.param .u64 out) {{
+                .reg .b64 %d<4>; .reg .b32 %r<6>;
+                ld.param.u64 %d0, [out]; mov.u32 %r0, %tid.x; xor.b32 %r1, %r0, 32;
+                mul.wide.u32 %d1, %r0, 4; add.s64 %d1, %d0, %d1; st.global.u32 [%d1], %r0; {between}
+                mul.wide.u32 %d1, %r1, 4; add.s64 %d1, %d0, %d1; ld.global.u32 %r2, [%d1];
+                add.u32 %r2, %r2, 1; st.global.u32 [%d1+512], %r2; ret; }}"
+        );
+        let mut bench = Bench::of_ptx(&ptx, Target::Sm80);
+        let out = bench.upload(&[0; 1024]);
+        bench.launch("k", [1, 1, 1], [64, 1, 1], 0, Arguments::new().pointer(out))
+    };
+    run("bar.sync 0;").unwrap_or_else(|error| panic!("{error}"));
+    let diagnostic = common::diagnostic(run(""));
+    assert!(
+        diagnostic.fault == Fault::GlobalRace && diagnostic.message.contains("of the block"),
+        "{diagnostic}"
+    );
+}
+
+#[test]
 fn what_is_not_modelled_is_refused_at_load_with_its_line() {
     let refused = |text: &str| {
         let ptx = format!(

@@ -253,6 +253,7 @@ impl Block<'_> {
                         epoch: self.epoch,
                         atomic,
                         acquired: &self.acquired,
+                        warp: Some((warp.index, self.clocks.seen(warp.index))),
                     };
                     let accessor = self.configuration.races.then_some(&accessor);
                     let defined = self.configuration.initialised;
@@ -374,6 +375,7 @@ impl Block<'_> {
                         epoch: self.epoch,
                         atomic,
                         acquired: &self.acquired,
+                        warp: Some((warp.index, self.clocks.seen(warp.index))),
                     };
                     let accessor = self.configuration.races.then_some(&accessor);
                     match self.memory.kernel_write(run.start, run.length, accessor) {
