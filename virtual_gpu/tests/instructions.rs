@@ -6,7 +6,7 @@
 mod common;
 
 use common::Bench;
-use diptych_virtual_gpu::{Arguments, Target};
+use diptych_virtual_gpu::{Arguments, Fault, Target};
 
 const COUNT: usize = 512;
 
@@ -373,6 +373,11 @@ fn halves() {
         };
         one(0) | one(16) << 16
     });
+    check("fma.rn.relu.bf16 %hd, %ha, %hb, %hc;", "%hd", |a, b, c| {
+        let part = |x: u64| bf16::from_bits(x as u16).to_f64();
+        let value = bf16::from_f64(part(a) * part(b) + part(c));
+        if value.is_nan() { 0x7fff } else { u64::from(value.max(bf16::ZERO).to_bits() & 0x7fff) }
+    });
     check("neg.bf16x2 %rd, %ra;", "%rd", |a, _, _| u64::from(a as u32 ^ 0x8000_8000));
 }
 
@@ -432,7 +437,11 @@ fn conversions() {
         one(a) << 16 | one(b)
     });
     check("cvt.rn.relu.f16x2.f32 %rd, %ra, %rb;", "%rd", |a, b, _| {
-        let one = |x: u64| if f(x) > 0.0 { u64::from(f16::from_f32(f(x)).to_bits()) } else { 0 };
+        let one = |x: u64| match f(x) {
+            x if x.is_nan() => 0x7fff,
+            x if x > 0.0 => u64::from(f16::from_f32(x).to_bits()),
+            _ => 0,
+        };
         one(a) << 16 | one(b)
     });
     check("cvt.rna.tf32.f32 %rd, %ra;", "%rd", |a, _, _| {
@@ -544,6 +553,52 @@ fn atomics_of_all_lanes_add_up() {
     let word = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap());
     let sum = 95 * 96 / 2 * 3;
     assert_eq!((word(0), word(4), f32::from_bits(word(8)), word(16)), (sum, 95, sum as f32, 0));
+}
+
+#[test]
+fn lanes_of_one_store_agree_or_stay_apart() {
+    let run = |store: &str| {
+        let ptx = format!(
+            ".version 8.0\n.target sm_80\n.address_size 64\n.visible .entry k(.param .u64 out) {{
+                .reg .b64 %d<4>; .reg .b32 %r<6>; .shared .align 4 .b8 memory[64];
+                ld.param.u64 %d0, [out]; mov.u32 %r0, %tid.x; shr.u32 %r1, %r0, 1; mov.u32 %r2, memory;
+                mul.wide.u32 %d1, %r1, 4; add.s64 %d1, %d0, %d1; mad.lo.u32 %r2, %r1, 4, %r2;
+                {store} ret; }}"
+        );
+        let mut bench = Bench::of_ptx(&ptx, Target::Sm80);
+        let out = bench.empty(64);
+        bench.launch("k", [1, 1, 1], [32, 1, 1], 0, Arguments::new().pointer(out))
+    };
+    run("st.global.u32 [%d1], %r1; st.shared.u32 [%r2], %r1;").unwrap_or_else(|error| panic!("{error}"));
+    for (store, fault) in
+        [("st.global.u32 [%d1], %r0;", Fault::GlobalRace), ("st.shared.u32 [%r2], %r0;", Fault::SharedRace)]
+    {
+        let diagnostic = common::diagnostic(run(store));
+        assert!(diagnostic.fault == fault && diagnostic.message.contains("lanes 0 and 1"), "{diagnostic}");
+    }
+}
+
+#[test]
+fn warps_of_a_block_need_a_barrier_in_global_memory_too() {
+    let run = |between: &str| {
+        let ptx = format!(
+            ".version 8.0\n.target sm_80\n.address_size 64\n.visible .entry k(.param .u64 out) {{
+                .reg .b64 %d<4>; .reg .b32 %r<6>;
+                ld.param.u64 %d0, [out]; mov.u32 %r0, %tid.x; xor.b32 %r1, %r0, 32;
+                mul.wide.u32 %d1, %r0, 4; add.s64 %d1, %d0, %d1; st.global.u32 [%d1], %r0; {between}
+                mul.wide.u32 %d1, %r1, 4; add.s64 %d1, %d0, %d1; ld.global.u32 %r2, [%d1];
+                add.u32 %r2, %r2, 1; st.global.u32 [%d1+512], %r2; ret; }}"
+        );
+        let mut bench = Bench::of_ptx(&ptx, Target::Sm80);
+        let out = bench.upload(&[0; 1024]);
+        bench.launch("k", [1, 1, 1], [64, 1, 1], 0, Arguments::new().pointer(out))
+    };
+    run("bar.sync 0;").unwrap_or_else(|error| panic!("{error}"));
+    let diagnostic = common::diagnostic(run(""));
+    assert!(
+        diagnostic.fault == Fault::GlobalRace && diagnostic.message.contains("of the block"),
+        "{diagnostic}"
+    );
 }
 
 #[test]
