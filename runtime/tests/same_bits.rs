@@ -160,7 +160,7 @@ impl<'d> Runner<'d> {
     ) -> Runner<'d> {
         let mut run = session.executable(device, kind, caches, LIMITS).unwrap();
         let binding = Binding::cached(LIMITS, CONTEXT, caches.map_or(CacheSize::default(), CacheRooms::size));
-        run.refresh(&device, &binding).unwrap();
+        run.refresh(device, &binding).unwrap();
         // Each text's chunks, in an order that is nobody's.
         let chunks = (0..LENGTHS.len() as i32).map(|text| vec![20 - text, text, 7 + (text + 3) % 7]);
         Runner {
@@ -192,7 +192,7 @@ impl<'d> Runner<'d> {
         if let Some(inverse) = self.run.input::<f32>("inverse_tokens") {
             inverse[0] = 0.01;
         }
-        self.run.run(&self.device, &self.binding).unwrap();
+        self.run.run(self.device, &self.binding).unwrap();
     }
 
     /// Runs pieces and puts each one's rows of a root to their places in `found`.

@@ -50,7 +50,7 @@ fn trained(device: &Device, program: &Program, kind: EntryKind, options: EntryOp
         ids.for_each(|(at, id)| *id = (at * stride % 613) as i32);
     }
     run.input::<f32>("inverse_tokens").unwrap()[0] = 1.0 / limits.rows as f32;
-    run.run(&device, &binding).unwrap();
+    run.run(device, &binding).unwrap();
     let mut bits: Vec<u32> = run.root("loss").unwrap().iter().map(|loss| loss.to_bits()).collect();
     let states = session.compiled.program.states.keys().filter(|name| name.as_str().starts_with("gradient"));
     for &state in states {

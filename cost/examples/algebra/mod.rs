@@ -140,11 +140,11 @@ impl Loaded {
         Ok(Loaded { runs, session })
     }
 
-    /// Runs an entry once: seconds, or none if it was not compiled.
+    /// Runs an entry once: seconds, or none if it was not compiled, or fails.
     fn seconds(&mut self, device: &Device, entry: EntryKind) -> Option<f64> {
         let run = self.runs.iter_mut().find(|run| run.entry == entry)?;
         let start = Instant::now();
-        run.executable.run(&device, &run.binding)?;
+        run.executable.run(device, &run.binding).ok()?;
         Some(start.elapsed().as_secs_f64())
     }
 }
@@ -210,7 +210,7 @@ impl Run {
             .collect();
         let mut binding = executor::Binding::cached(limits, model.architecture.context(), cache);
         binding.bind(&sequences)?;
-        executable.refresh(&device, &binding)?;
+        executable.refresh(device, &binding)?;
         Ok(Run { entry: wanted.entry, executable, binding, _caches: caches })
     }
 }
