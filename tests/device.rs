@@ -1,5 +1,5 @@
-//! `--device` as a user meets it: a run on the virtual GPU from text to generated tokens, beside the CPU, and what is told
-//! where a command or a name does not fit.
+//! `--device` as a user meets it: a run on the virtual GPU from text to generated tokens, beside the CPU, and what is
+//! told where a command or a name does not fit.
 
 use std::path::Path;
 use std::process::{Command, Output};

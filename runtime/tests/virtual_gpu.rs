@@ -19,7 +19,8 @@ use diptych_runtime::train::Trainer;
 use runs::{TIME, model, options, text};
 use serde_json::json;
 
-/// The virtual GPU, or `None`, with a reason, where NVRTC is not installed. Where its folder is named, it must be there.
+/// The virtual GPU, or `None`, with a reason, where NVRTC is not installed. Where its folder is named, it must be
+/// there.
 fn virtual_gpu(target: Target) -> Option<Device> {
     let is_named = std::env::var_os("DIPTYCH_CUDA").is_some();
     match Device::open(DeviceName::Virtual(target), None) {
@@ -122,8 +123,8 @@ fn trained(device: &Device, program: &Program, change: serde_json::Value) -> (Ve
     (losses, whole)
 }
 
-/// The bits of a micro-batch's log-probabilities and gradients, where rows are walked in turns of so many. It runs thrice:
-/// launched, captured and replayed; gradients add up.
+/// The bits of a micro-batch's log-probabilities and gradients, where rows are walked in turns of so many. It runs
+/// thrice: launched, captured and replayed.
 fn in_turns(device: &Device, program: &Program, turn_rows: usize) -> Vec<u32> {
     let options = EntryOptions { turn_rows, ..device.options() };
     let kinds = [EntryKind::Train];

@@ -1,5 +1,5 @@
-//! From kernel texts to functions on a GPU: files of several kernels, compiled through NVRTC's cache, loaded, and looked
-//! up by name.
+//! From kernel texts to functions on a GPU: files of several kernels, compiled through NVRTC's cache, loaded, and
+//! looked up by name.
 
 use super::context::Context;
 use super::error::{CudaError, cause};
