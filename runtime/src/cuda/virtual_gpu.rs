@@ -84,8 +84,8 @@ pub(super) fn take_diagnostic() -> Option<String> {
     }
 }
 
-/// Makes bytes of a virtual GPU undefined again, so that who reads what another run left there is found. Does nothing on
-/// another GPU.
+/// Makes bytes of a virtual GPU undefined again, so that who reads what another run left there is found. Does nothing
+/// on another GPU.
 pub(super) fn forget(start: *mut u8, bytes: usize) {
     // SAFETY: the driver was loaded; the function of this name has this type. What it refuses is no memory of its own,
     // of which nothing can be found out either.
