@@ -64,6 +64,11 @@ impl Panels {
         self.depth * self.panel * bytes_of_256(self.format) / 256
     }
 
+    /// Bytes of a column's blocks, as files have them.
+    pub fn column_bytes(self) -> usize {
+        self.depth / self.format.elements() * self.format.bytes()
+    }
+
     /// Bytes of the 16-bit numbers that 256 rows share, of the scales of 32 rows, and of these rows in all.
     fn sizes(self) -> (usize, usize, usize) {
         let (head, scales, integers) = match self.format {

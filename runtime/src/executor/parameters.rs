@@ -55,6 +55,22 @@ pub enum ParameterError {
         /// The format of blocks, or the type.
         format: &'static str,
     },
+    /// A column that the blocks of a parameter do not have.
+    #[error(
+        "parameter `{name}` has no column {number} of {found} bytes: it has {columns}, of {expected} bytes each"
+    )]
+    Column {
+        /// The parameter.
+        name: String,
+        /// Which column.
+        number: usize,
+        /// How many there are.
+        columns: usize,
+        /// Bytes of a column.
+        expected: usize,
+        /// Those given.
+        found: usize,
+    },
     /// No memory.
     #[error(transparent)]
     Memory(#[from] OutOfMemory),
@@ -152,7 +168,7 @@ impl ParameterStore {
             let blocks = round_to_blocks(format, &column);
             let blocks = blocks
                 .ok_or_else(|| ParameterError::Range { name: name.to_string(), format: format.name() })?;
-            self.set_column(name, columns, number, &blocks);
+            self.set_column(name, columns, number, &blocks)?;
         }
         Ok(())
     }
@@ -176,13 +192,28 @@ impl ParameterStore {
     }
 
     /// Sets a column of a value that is held in blocks, from blocks as files have them.
-    pub fn set_column(&mut self, name: Symbol, columns: &Columns, number: usize, blocks: &[u8]) {
-        if let Some(stored) = self.values.get_mut(&name) {
-            let (first, column) = columns.place(number);
-            let bytes = stored.bytes.as_mut_slice::<u8>();
-            let panel = &mut bytes[first..first + columns.panels.panel_bytes()];
-            columns.panels.put(panel, column, blocks);
+    ///
+    /// # Errors
+    /// When there is no such value, it is not held in blocks of which `columns` tells, or has another number of them.
+    pub fn set_column(
+        &mut self,
+        name: Symbol,
+        columns: &Columns,
+        number: usize,
+        blocks: &[u8],
+    ) -> Result<(), ParameterError> {
+        let stored = self.values.get_mut(&name).ok_or_else(|| ParameterError::Unknown(name.to_string()))?;
+        let (held, expected) = (stored.bytes.len(), columns.panels.column_bytes());
+        let (first, column) = columns.place(number);
+        let end = first + columns.panels.panel_bytes();
+        let in_blocks = matches!(stored.layout, Layout::Blocks { .. });
+        if !in_blocks || number >= columns.count() || end > held || blocks.len() != expected {
+            let (name, columns, found) = (name.to_string(), columns.count(), blocks.len());
+            return Err(ParameterError::Column { name, number, columns, expected, found });
         }
+        let panel = &mut stored.bytes.as_mut_slice::<u8>()[first..end];
+        columns.panels.put(panel, column, blocks);
+        Ok(())
     }
 
     /// Sets the elements of a value from position `start` on, in the user's order.
