@@ -1,7 +1,7 @@
 """The perplexity of texts in each format of weights, with Diptych and with llama.cpp's tool: in windows of 512 tokens, of
 which the second half counts. Needs what setup.sh installs; exits with 1 where they differ by more than 0.5%.
 
-  perplexity.py [TEXT ...]     without any, the documentation of this repository, and the GPL where Debian keeps it
+  perplexity.py [TEXT ...]     without any, docs/decisions.md, and the GPL where Debian keeps it
 """
 
 import re
@@ -50,8 +50,8 @@ def texts():
     named = [Path(name) for name in sys.argv[1:]]
     if named:
         return [(path.name, path.read_text()) for path in named]
-    pages = sorted((ROOT / "docs").glob("*.md"))
-    found = [("docs/*.md", "\n".join(page.read_text() for page in pages))]
+    page = ROOT / "docs/decisions.md"
+    found = [(page.name, page.read_text())]
     license = Path("/usr/share/common-licenses/GPL-3")
     return found + [("GPL-3", license.read_text())] if license.exists() else found
 
@@ -65,8 +65,10 @@ def main():
             path = Path(folder) / "text.txt"
             path.write_text(text)
             for form in FORMATS:
-                arguments = ["--gguf", model(form), "--weights", "stored", "--data", path, "--window", WINDOW]
-                ours = find(r"perplexity\s+([\d.]+)", run(ROOT / "target/release/diptych", "score", "--second-half", *arguments))
+                weights = "f32" if form == "F32" else "stored"
+                arguments = ["--gguf", model(form), "--weights", weights, "--data", path, "--window", WINDOW]
+                score = run(ROOT / "target/release/diptych", "score", "--second-half", *arguments)
+                ours = find(r"perplexity\s+([\d.]+)", score)
                 tool = HOME / "llama.cpp/bin/llama-perplexity"
                 theirs = find(r"PPL = ([\d.]+)", run(tool, "-m", model(form), "-f", path, "-c", WINDOW, "-t", 2))
                 apart = max(apart, abs(ours / theirs - 1))
