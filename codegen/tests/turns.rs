@@ -6,7 +6,7 @@ use diptych_ir::EntryKind;
 use diptych_models::{Registry, build};
 use diptych_passes::AdamWOptions;
 
-/// A vocabulary of so many ids is streamed, whatever the model.
+/// Models with fewer ids are tests of their own kinds of layers.
 const LARGE: u64 = 8192;
 
 fn has_turns(steps: &[PlanStep]) -> bool {
@@ -33,5 +33,5 @@ fn the_loss_of_every_model_with_a_large_vocabulary_takes_turns() {
         assert!(has_turns(&compiled.entries[&EntryKind::Train].steps), "{preset}");
         found += 1;
     }
-    assert!(found >= 4, "{found} presets have a large vocabulary");
+    assert!(found >= 16, "{found} presets have a large vocabulary");
 }

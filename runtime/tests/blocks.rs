@@ -61,7 +61,9 @@ fn run(device: &Device, session: &Session, x: &[f32], tokens: &[i32]) -> BTreeMa
 
 fn devices() -> Vec<Device> {
     let widths = VectorWidth::ALL.into_iter().filter(|width| width.is_supported());
-    widths.map(|width| Device { width, ..Device::cpu(Some(2)).unwrap() }).collect()
+    widths
+        .map(|width| Device { width, blocking: width.blocking(), ..Device::cpu(Some(2)).unwrap() })
+        .collect()
 }
 
 #[test]
@@ -231,5 +233,9 @@ fn columns_that_a_weight_does_not_have_are_refused() {
     assert_eq!(error, "parameter `w` has no column 40 of 68 bytes: it has 40, of 68 bytes each");
     let error = refused(store.set_column(name, &columns, 0, &blocks[1..]).unwrap_err());
     assert_eq!(error, "parameter `w` has no column 0 of 67 bytes: it has 40, of 68 bytes each");
+    let mut other = columns.clone();
+    other.panels.depth = 32;
+    let error = refused(store.set_column(name, &other, 0, &blocks[..34]).unwrap_err());
+    assert_eq!(error, "parameter `w` has no column 0 of 34 bytes: it has 40, of 68 bytes each");
     assert_eq!(refused(store.set_column(absent, &columns, 0, &blocks).unwrap_err()), "no parameter `absent`");
 }

@@ -6,7 +6,7 @@ use diptych_passes::layout::bytes_of_256;
 use half::f16;
 
 /// Blocks of panels with so many columns.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Panels {
     /// The format.
     pub format: BlockFormat,

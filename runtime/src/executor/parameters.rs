@@ -194,7 +194,7 @@ impl ParameterStore {
     /// Sets a column of a value that is held in blocks, from blocks as files have them.
     ///
     /// # Errors
-    /// When there is no such value, it is not held in blocks of which `columns` tells, or has another number of them.
+    /// When there is no such value, `columns` is not what [`ParameterStore::columns`] says of it, or it has no such column.
     pub fn set_column(
         &mut self,
         name: Symbol,
@@ -202,16 +202,15 @@ impl ParameterStore {
         number: usize,
         blocks: &[u8],
     ) -> Result<(), ParameterError> {
+        let own = self.columns(name);
         let stored = self.values.get_mut(&name).ok_or_else(|| ParameterError::Unknown(name.to_string()))?;
-        let (held, expected) = (stored.bytes.len(), columns.panels.column_bytes());
-        let (first, column) = columns.place(number);
-        let end = first + columns.panels.panel_bytes();
-        let in_blocks = matches!(stored.layout, Layout::Blocks { .. });
-        if !in_blocks || number >= columns.count() || end > held || blocks.len() != expected {
-            let (name, columns, found) = (name.to_string(), columns.count(), blocks.len());
-            return Err(ParameterError::Column { name, number, columns, expected, found });
+        let (count, expected) = own.as_ref().map_or((0, 0), |own| (own.count(), own.panels.column_bytes()));
+        if own.as_ref() != Some(columns) || number >= count || blocks.len() != expected {
+            let (name, found) = (name.to_string(), blocks.len());
+            return Err(ParameterError::Column { name, number, columns: count, expected, found });
         }
-        let panel = &mut stored.bytes.as_mut_slice::<u8>()[first..end];
+        let (first, column) = columns.place(number);
+        let panel = &mut stored.bytes.as_mut_slice::<u8>()[first..first + columns.panels.panel_bytes()];
         columns.panels.put(panel, column, blocks);
         Ok(())
     }
@@ -322,7 +321,7 @@ fn get<T: bytemuck::Pod>(
 }
 
 /// The columns of a value that is held in blocks: those of the first layer first.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct Columns {
     /// How blocks lie.
     pub panels: Panels,
