@@ -200,13 +200,14 @@ fn bench(criterion: &mut Criterion, device: &Device, case: &Case) -> Result<(), 
     let size = if cached { size } else { CacheSize::default() };
     let mut binding = Binding::cached(limits, CONTEXT, size);
     binding.bind(&sequences)?;
-    run.refresh(&device.pool, &binding);
+    run.refresh(device, &binding)?;
+    let mut done = Ok(());
     criterion.bench_function(case.name, |bencher| {
         bencher.iter_custom(|rounds| {
             let mut seconds = 0.0;
             for _ in 0..rounds {
                 run.record(1);
-                run.run(&device.pool, &binding);
+                done = std::mem::replace(&mut done, Ok(())).and(run.run(device, &binding));
                 let times = run.take_recording().times();
                 let of_family = times.iter().zip(&counted).filter(|(_, counted)| **counted);
                 seconds += of_family.map(|(time, _)| LaunchTime::seconds(time)).sum::<f64>();
@@ -214,7 +215,7 @@ fn bench(criterion: &mut Criterion, device: &Device, case: &Case) -> Result<(), 
             Duration::from_secs_f64(seconds)
         });
     });
-    Ok(())
+    Ok(done?)
 }
 
 fn families(criterion: &mut Criterion) {

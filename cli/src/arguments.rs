@@ -3,6 +3,7 @@
 
 use clap::{Args, ValueEnum};
 use diptych_passes::caches::CacheFormat;
+use diptych_runtime::device::DeviceName;
 use std::path::PathBuf;
 
 /// Which text.
@@ -17,7 +18,12 @@ pub struct TextArguments {
 /// Which machine.
 #[derive(Args, Clone, Debug)]
 pub struct DeviceArguments {
-    /// Threads; without it, one for each physical core that the process may use.
+    /// What to run on: `cpu`; `cuda` or `cuda:N`, an NVIDIA GPU; or `virtual:sm_80` or `virtual:sm_90a`, GPU code
+    /// executed on the CPU with checks, which is slow. It is the CPU even where there is a GPU, since not all that runs
+    /// on the CPU runs on a GPU yet.
+    #[arg(long, value_name = "DEVICE", default_value_t)]
+    pub device: DeviceName,
+    /// Threads of the CPU; without it, one for each physical core that the process may use.
     #[arg(long, value_name = "N")]
     pub threads: Option<usize>,
     /// Where the price of an hour stands: a target's name, or the path of a `.toml` file.

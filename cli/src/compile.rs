@@ -11,6 +11,8 @@ use crate::output::{claim_folder, tell, write_file};
 use crate::stages::{CompileTime, Compiled, compile_model};
 use clap::Args;
 use diptych_codegen::c::file_text;
+use diptych_codegen::cuda;
+use diptych_codegen::entry::Language;
 use diptych_ir::text;
 use diptych_models::Registry;
 use std::path::PathBuf;
@@ -43,15 +45,21 @@ pub fn run(registry: &Registry, arguments: &Arguments) -> Result<()> {
     let device = open_device(&arguments.device)?;
     time.lap("device");
     let kinds = entry_kinds(None)?;
+    let options = device.options();
     let Compiled { program, compiled, .. } =
-        compile_model(&config, &kinds, device.options(), ObjectiveConfig::rewrite, &mut time)?;
+        compile_model(&config, &kinds, options, ObjectiveConfig::rewrite, &mut time)?;
     let taken = time.taken();
     claim_folder(&arguments.out, arguments.force)?;
     let file = |name: &str, text: &str| write_file(&arguments.out.join(name), text.as_bytes());
     file("model.graph", &text::print(&program))?;
     file("compiled.graph", &text::print(&compiled.program))?;
     for (kind, entry) in &compiled.entries {
-        file(&format!("{}.c", kind.name()), &file_text(&entry.kernels))?;
+        match options.language {
+            Language::C => file(&format!("{}.c", kind.name()), &file_text(&entry.kernels))?,
+            Language::Cuda(_) => {
+                file(&format!("{}.cu", kind.name()), &cuda::file_text(&entry.device_kernels))?;
+            }
+        }
         file(&format!("{}.plan", kind.name()), &plan_text(compiled.program_of(*kind), entry, None))?;
     }
     file("stages.txt", &taken.text(0.0))?;

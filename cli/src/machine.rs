@@ -8,6 +8,7 @@ use crate::output::tell;
 use diptych_codegen::c::prelude::{LINK_FLAGS, clang_flags, prelude};
 use diptych_cost::{Machine, ProbeSource, Target, measured};
 use diptych_runtime::cpu::compile::{CompilerKind, default_folder};
+use diptych_runtime::device::DeviceName;
 use diptych_runtime::executor::give_back_freed;
 use diptych_runtime::session::Device;
 use serde::{Deserialize, Serialize};
@@ -43,7 +44,21 @@ pub fn open_device(arguments: &DeviceArguments) -> Result<Device> {
     if arguments.threads == Some(0) {
         return Err(Failure::new("--threads is 0; it must be at least 1"));
     }
-    Ok(Device::cpu(arguments.threads)?)
+    Ok(Device::open(arguments.device, arguments.threads)?)
+}
+
+/// As [`open_device`], of commands that predict times or measure what the machine can do.
+///
+/// # Errors
+/// As said there, and when it is no CPU.
+pub fn open_measured_device(arguments: &DeviceArguments) -> Result<Device> {
+    match arguments.device {
+        DeviceName::Cpu => open_device(arguments),
+        other => Err(Failure(format!(
+            "--device {other}: the speeds of a GPU are not measured yet, and this command needs them; leave --device \
+             out, or see `diptych compare` for times on GPUs that need not be there"
+        ))),
+    }
 }
 
 /// The target with the speeds of this machine.
@@ -59,14 +74,20 @@ pub fn open_machine(arguments: &DeviceArguments, device: &Device) -> Result<(Mac
             target.name
         )));
     }
-    let mut flags = device.width.cc_flags();
-    if device.compiler.kind == CompilerKind::Clang {
+    let Some(cpu) = device.as_cpu() else {
+        return Err(Failure(format!(
+            "--device {}: the speeds of a GPU are not measured yet, and --memory needs them; leave one of the two out",
+            device.name()
+        )));
+    };
+    let mut flags = cpu.width.cc_flags();
+    if cpu.compiler.kind == CompilerKind::Clang {
         flags.extend(clang_flags());
     }
     let source = ProbeSource { prelude: prelude(), flags: &flags, link_flags: LINK_FLAGS };
     let folder = default_folder().unwrap_or_else(|| std::env::temp_dir().join("diptych"));
     tell("measuring this machine's speeds, if that was not done before (a few seconds)");
-    let measurement = measured(&source, device.pool.threads(), &folder)?;
+    let measurement = measured(&source, device.threads(), &folder)?;
     let processor = measurement.processor.clone();
     // What is run here is run at this machine's speeds, whatever the file says of its own.
     let target = Target { rates: None, ..target };
@@ -75,8 +96,8 @@ pub fn open_machine(arguments: &DeviceArguments, device: &Device) -> Result<(Mac
     let summary = MachineSummary {
         target: machine.name.clone(),
         processor,
-        threads: device.pool.threads(),
-        vector_bytes: device.width.bytes(),
+        threads: device.threads(),
+        vector_bytes: cpu.width.bytes(),
         peak_flops_per_second: machine.peak_flops_per_second(diptych_cost::Precision::F32),
         memory_bytes_per_second: memory,
         currency: machine.price.as_ref().map_or_else(|| "USD".to_owned(), |price| price.currency.clone()),
@@ -103,6 +124,14 @@ pub fn reset_peak_memory() -> bool {
 /// What a process takes beside the figures that are exact: the code of the
 /// kernels, threads' stacks, buffers of files, and what the allocator cannot use.
 const CODE_AND_STACKS: u64 = 6 << 20;
+
+/// What a run takes of a device's memory, in bytes, for people. To be asked for when all is there but that.
+pub fn memory_text(device: &Device, run: usize) -> String {
+    match device.name() {
+        DeviceName::Cpu => MemoryBound::now(run).text(),
+        gpu => format!("memory: {} on {gpu}", bytes(run as f64)),
+    }
+}
 
 /// The most that this process will have resident, from before a run until its end.
 #[derive(Clone, Copy)]

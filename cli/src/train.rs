@@ -6,7 +6,7 @@ use crate::config::{RunConfig, identity};
 use crate::failure::{Failure, Result};
 use crate::format::{bytes, parse_bytes, seconds, short, thousands};
 use crate::held_out::HeldOutSet;
-use crate::machine::{MemoryBound, open_device, open_machine, peak_text};
+use crate::machine::{MemoryBound, memory_text, open_device, open_machine, peak_text};
 use crate::objective::ObjectiveArguments;
 use crate::output::{claim_folder, numbered_folder, print, tell, write_file};
 use crate::progress::StepProgress;
@@ -181,7 +181,7 @@ pub fn run(registry: &Registry, arguments: &Arguments) -> Result<()> {
         "{}: {} parameters; {}",
         architecture.name(),
         thousands(count_parameters(&program) as u64),
-        MemoryBound::now(plan.memory_bound().total()).text()
+        memory_text(&device, plan.memory_bound().total())
     ));
     let mut trainer = Trainer::load(&device, plan)?;
     let stages = &trainer.session().compiled.stages;
@@ -245,7 +245,7 @@ fn within(
     let beside = MemoryBound::now(0).total();
     let sizes = StepSizes { batch: options.batch, time: options.time, accumulation: options.accumulation };
     let seconds_of = |compiled: &CompiledProgram, at_a_time: usize| {
-        predict_step(compiled, &machine, device.pool.threads(), sizes, at_a_time)
+        predict_step(compiled, &machine, device.threads(), sizes, at_a_time)
     };
     let own = usize::try_from(allowed.saturating_sub(beside)).unwrap_or(usize::MAX);
     let planned = Plan::within(device, rewritten, identity, options.clone(), &[], own, &seconds_of);

@@ -6,7 +6,7 @@ use crate::blocks;
 use crate::chat::ChatTemplate;
 use crate::config::{TrainConfig, compiled_for, identity};
 use crate::failure::{Failure, Result, file_failure};
-use crate::machine::MemoryBound;
+use crate::machine::memory_text;
 use crate::objective::{ObjectiveArguments, ObjectiveConfig};
 use crate::output::tell;
 use crate::text::read_vocabulary;
@@ -209,7 +209,7 @@ impl Weights {
         };
         // Weights are read before the server takes its share.
         let run = memory.parameters + memory.beside_parameters().max(part + in_file);
-        tell(MemoryBound::now(run).text());
+        tell(memory_text(device, run));
         let mut session = Session::load(device, compiled, context)?;
         match &self.source {
             Source::Run(tensors) => {

@@ -1,10 +1,12 @@
-//! Tile programs, the lowering of fused groups to them, and the C writer.
+//! Tile programs, the lowering of fused groups to them, and the C and the CUDA writer.
 
 pub mod c;
 mod condense;
+pub mod cuda;
 pub mod driver;
 pub mod entry;
 pub mod family;
+mod kinds;
 pub mod lower;
 mod rewriting;
 pub mod stages;

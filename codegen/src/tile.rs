@@ -7,7 +7,7 @@ use diptych_ir::blocks::BlockFormat;
 use diptych_ir::{DType, ReduceKind, ScalarFn};
 use diptych_passes::layout::Leading;
 
-/// Pairs of a row and an id are multiplied in blocks of at most this many. It is one number for all
+/// Pairs of a row and an id are multiplied in blocks of at most this many on a processor. It is one number for all
 /// kernels, so that they share the table of blocks.
 pub const PAIRS: usize = 144;
 
@@ -118,7 +118,7 @@ impl Extent {
 
 /// Where elements are: an argument of the kernel, a tile of the thread's
 /// scratch, or a table in the program text.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub enum Base {
     /// An argument, by position.
     Arg(usize),
@@ -195,6 +195,24 @@ pub enum Place {
     Strided(View),
     /// In panels.
     Packed(PackedView),
+}
+
+impl Place {
+    /// Where the elements are.
+    pub fn base(&self) -> Base {
+        match self {
+            Place::Strided(view) => view.base,
+            Place::Packed(view) => Base::Arg(view.arg),
+        }
+    }
+
+    /// Their type.
+    pub fn dtype(&self) -> DType {
+        match self {
+            Place::Strided(view) => view.dtype,
+            Place::Packed(view) => view.dtype,
+        }
+    }
 }
 
 /// A value of a nest, by position in [`Nest::body`].
@@ -326,6 +344,8 @@ pub struct Dot {
     pub c: Place,
     /// Whether the chains go on from what c holds.
     pub accumulate: bool,
+    /// What the numbers of both operands are as the graph has them, wherever they lie: bf16 if both are, otherwise f32.
+    pub values: DType,
 }
 
 /// One statement of a program.
@@ -396,6 +416,8 @@ pub enum Stmt {
         order: usize,
         /// The argument for each id's first pair, and the end; then each id's first block, and the end.
         starts: usize,
+        /// Pairs of a block.
+        block: usize,
     },
     /// The body once for each position of the instance's sequence, or block of positions.
     Steps {
@@ -484,7 +506,7 @@ pub struct StreamBounds {
     pub window: Option<usize>,
 }
 
-/// A scratch tile of a thread, of elements of four bytes: f32, or i32 where views of it say so.
+/// A scratch tile of an instance. Views of it are of f32, or of i32 where they say so.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Tile {
     /// A name for the reader.
@@ -493,6 +515,8 @@ pub struct Tile {
     pub dims: Vec<DimId>,
     /// Elements.
     pub elements: usize,
+    /// What its numbers are. A processor's tiles have four bytes an element; what is rounded already may lie narrow.
+    pub values: DType,
 }
 
 /// An argument of a kernel.
@@ -541,7 +565,7 @@ impl TileProgram {
                 .tiles
                 .iter()
                 .zip(&other.tiles)
-                .all(|(a, b)| (&a.dims, a.elements) == (&b.dims, b.elements))
+                .all(|(a, b)| (&a.dims, a.elements, a.values) == (&b.dims, b.elements, b.values))
             && self.tables == other.tables
             && self.body == other.body
     }

@@ -3,7 +3,7 @@
 
 use diptych_codegen::c;
 use diptych_codegen::entry::{CompiledEntry, EntryOptions, Launch, PlanStep, Role, compile_entry};
-use diptych_codegen::lower::{Context, Lowered, lower};
+use diptych_codegen::lower::{BlockSizes, Context, Lowered, lower};
 use diptych_codegen::tile::Stmt;
 use diptych_ir::ops::{Contract, Input, Literal, Map, Param, PutAdd, Rename};
 use diptych_ir::{
@@ -49,7 +49,8 @@ fn lowered(program: &Program, kind: GroupKind, nodes: &[NodeId], outputs: &[Node
         history_is_rename: true,
         in_place: &HashSet::new(),
         panel: 16,
-        block_rows: 48,
+        blocks: BlockSizes::of_processor(48),
+        operands_as_they_lie: false,
     };
     let group = Group { kind, nodes: nodes.to_vec(), outputs: outputs.to_vec() };
     let mut programs = lower(&group, &context).unwrap_or_else(|error| panic!("{error}"));

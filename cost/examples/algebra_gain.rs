@@ -52,7 +52,7 @@ fn table(model: &Model, device: &Device, machine: &Machine, rounds: usize) -> Ou
     for binding in &bindings {
         let mut alone = form(std::slice::from_ref(binding), true, Numerics::Same)?;
         let predicted = [&off, &alone, &same, &fast]
-            .map(|form| predict_binding(&form.session.compiled, binding, machine, device.pool.threads()));
+            .map(|form| predict_binding(&form.session.compiled, binding, machine, device.threads()));
         let times =
             in_turns(device, &mut [&mut off, &mut alone, &mut same, &mut fast], binding.entry, rounds);
         let measured: Vec<f64> = times.iter().map(|times| median(times)).collect();
@@ -84,7 +84,7 @@ fn chosen(
     device: &Device,
 ) -> Outcome<Rewritten> {
     let seconds = |compiled: &CompiledProgram, binding: &Binding| {
-        Ok(predict_binding(compiled, binding, machine, device.pool.threads()))
+        Ok(predict_binding(compiled, binding, machine, device.threads()))
     };
     let objective = objective(bindings.to_vec());
     let rewriting = Rewriting { algebra, objective, numerics, seconds: Some(&seconds) };

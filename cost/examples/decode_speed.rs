@@ -12,6 +12,7 @@ use diptych_codegen::entry::Limits;
 use diptych_cost::{MemoryReader, ProbeLibrary, ProbeSource};
 use diptych_ir::EntryKind;
 use diptych_models::{Registry, build, initialize};
+use diptych_runtime::device::Cpu;
 use diptych_runtime::executor::{Binding, CacheRooms, CacheSize, Sequence};
 use diptych_runtime::session::{Device, Session};
 use held::{with_cache, with_weights};
@@ -34,7 +35,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let profile = std::env::args().any(|argument| argument == "--profile");
     let architecture = Registry::zoo().preset(&option("--model", "llama-135m"))?;
     let program = with_weights(&build(architecture.as_ref())?, &option("--weights", "f32"))?;
-    let device = Device::cpu(Some(number("--threads", "2")?))?;
+    let cpu = Cpu::new(Some(number("--threads", "2")?))?;
+    let flags = cpu.width.cc_flags();
+    let device = Device::Cpu(cpu);
     let kinds = [EntryKind::Prefill, EntryKind::Decode];
     let compiled = with_cache(&program, &option("--cache", "f32"), &kinds, &device)?;
     let mut session = Session::load(&device, compiled, architecture.context())?;
@@ -55,27 +58,26 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         *token = (at * 37 % architecture.vocab()) as i32;
     }
     prefill.input::<i32>("last").ok_or("no last")?[0] = prompt as i32 - 1;
-    prefill.refresh(&device.pool, &binding);
+    prefill.refresh(&device, &binding)?;
     let start = Instant::now();
-    prefill.run(&device.pool, &binding);
+    prefill.run(&device, &binding)?;
     let prefill_seconds = start.elapsed().as_secs_f64();
 
-    let flags = device.width.cc_flags();
     let source = ProbeSource { prelude: prelude(), flags: &flags, link_flags: LINK_FLAGS };
     let library = ProbeLibrary::compile(&source)?;
-    let reader = MemoryReader::new(&library, device.pool.threads(), session.store.bytes() as f64)?;
+    let reader = MemoryReader::new(&library, device.threads(), session.store.bytes() as f64)?;
 
     let at = |position: usize| Sequence { origin: position, length: 1, chunks: &chunks, state: 0 };
     let mut binding = Binding::cached(Limits { rows: 1, batch: 1 }, architecture.context(), caches.size());
     binding.bind(&[at(prompt)])?;
-    decode.refresh(&device.pool, &binding);
+    decode.refresh(&device, &binding)?;
     decode.record(if profile { tokens } else { 0 });
     let (mut seconds, mut read_rates) = (Vec::new(), Vec::new());
     for token in 0..tokens {
         binding.bind(&[at(prompt + token)])?;
         decode.input::<i32>("tokens").ok_or("no tokens")?[0] = (token * 11 % architecture.vocab()) as i32;
         let start = Instant::now();
-        decode.run(&device.pool, &binding);
+        decode.run(&device, &binding)?;
         seconds.push(start.elapsed().as_secs_f64());
         read_rates.push(reader.bytes_per_second());
     }

@@ -63,8 +63,7 @@ fn ranks(model: &Model, device: &Device, machine: &Machine, rounds: usize) -> Ou
         let rewritten = Rewritten::of_form(form, Some(judge.clone()));
         let form = Loaded::new(device, model, &rewritten, &bindings)?;
         last = Some(rewritten);
-        let predict =
-            |binding| predict_binding(&form.session.compiled, binding, machine, device.pool.threads());
+        let predict = |binding| predict_binding(&form.session.compiled, binding, machine, device.threads());
         let fused = bindings.iter().map(predict).collect();
         figures.push(Figures { additive, fused, measured: Vec::new() });
         loaded.push(form);

@@ -92,7 +92,7 @@ fn chosen(
     numerics: Numerics,
 ) -> Outcome<Rewritten> {
     let seconds = |compiled: &CompiledProgram, binding: &Binding| {
-        Ok(predict_binding(compiled, binding, machine, device.pool.threads()))
+        Ok(predict_binding(compiled, binding, machine, device.threads()))
     };
     let objective = objective(bindings.to_vec());
     let rewriting = Rewriting { algebra, objective, numerics, seconds: Some(&seconds) };
@@ -120,7 +120,7 @@ fn with_large_caches(
         let caches = entry.buffers.iter().filter(|buffer| matches!(buffer.role, Role::Cache { .. }));
         let elements: usize =
             caches.map(|buffer| buffer.slots * buffer.layout.row_elements(entry.panel)).sum();
-        let seconds = predict_binding(&compiled, decode, machine, device.pool.threads());
+        let seconds = predict_binding(&compiled, decode, machine, device.threads());
         found.push((elements, seconds, rewritten));
     }
     let least = found.iter().map(|form| form.0).min().unwrap_or(0);
@@ -145,7 +145,7 @@ fn training(
         let mut turns: Vec<&mut Loaded> = loaded.iter_mut().collect();
         let times = in_turns(device, &mut turns, binding.entry, rounds);
         let cells = loaded.iter().zip(times).map(|(form, times)| {
-            let predicted = predict_binding(&form.session.compiled, binding, machine, device.pool.threads());
+            let predicted = predict_binding(&form.session.compiled, binding, machine, device.threads());
             format!("{} / {}", ms(predicted), ms(median(&times)))
         });
         row([binding.entry.name().to_owned()].into_iter().chain(cells));
@@ -198,7 +198,7 @@ fn decode(
     let cells = sessions.iter().zip(&times).map(|(session, times)| {
         let run = RunSizes::equal(batch, context.saturating_sub(1), 1);
         let entry = &session.compiled.entries[&EntryKind::Decode];
-        let prediction = predict_entry(entry, machine, device.pool.threads(), &run);
+        let prediction = predict_entry(entry, machine, device.threads(), &run);
         let (predicted, measured) = (ms(prediction.seconds()), ms(median(times)));
         format!("{:.1} MB, {predicted} / {measured}", prediction.work().bytes() / 1e6)
     });

@@ -10,6 +10,7 @@ use diptych_cost::{Machine, ProbeSource, RunSizes, Target, measured, predict_ent
 use diptych_ir::{EntryKind, Initializer, Program};
 use diptych_models::{ModelBuilder, Rope, RopeScaling, initialize};
 use diptych_passes::AdamWOptions;
+use diptych_runtime::device::Cpu;
 use diptych_runtime::executor::{Binding, CacheRooms, CacheSize, Sequence};
 use diptych_runtime::session::{Device, Session};
 use std::time::Instant;
@@ -55,8 +56,9 @@ fn main() -> Result<(), Failure> {
     let (context, threads, rounds) =
         (number("--context", 4096)?, number("--threads", 2)?, number("--rounds", 7)?);
     let program = program(context)?;
-    let device = Device::cpu(Some(threads))?;
-    let flags = device.width.cc_flags();
+    let cpu = Cpu::new(Some(threads))?;
+    let flags = cpu.width.cc_flags();
+    let device = Device::Cpu(cpu);
     let source = ProbeSource { prelude: prelude(), flags: &flags, link_flags: LINK_FLAGS };
     let measurement = measured(&source, threads, &std::env::temp_dir().join("diptych-predicted"))?;
     let machine: Machine =
@@ -81,12 +83,12 @@ fn main() -> Result<(), Failure> {
         let sequences: Vec<Sequence> =
             tables.iter().map(|table| &table[..]).enumerate().map(sequence).collect();
         binding.bind(&sequences)?;
-        run.refresh(&device.pool, &binding);
-        run.run(&device.pool, &binding);
+        run.refresh(&device, &binding)?;
+        run.run(&device, &binding)?;
         let mut best = f64::INFINITY;
         for _ in 0..rounds {
             let start = Instant::now();
-            run.run(&device.pool, &binding);
+            run.run(&device, &binding)?;
             best = best.min(start.elapsed().as_secs_f64());
         }
         let prediction = predict_entry(entry, &machine, threads, &RunSizes::equal(batch, context - 1, 1));
@@ -102,7 +104,7 @@ fn main() -> Result<(), Failure> {
             caches.bytes() as f64 / 1e6,
         );
         run.record(1);
-        run.run(&device.pool, &binding);
+        run.run(&device, &binding)?;
         for (launch, time) in prediction.launches.iter().zip(run.take_recording().times()) {
             if launch.seconds > 1e-4 || time.seconds() > 1e-4 {
                 println!(

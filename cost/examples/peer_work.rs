@@ -17,6 +17,7 @@ use diptych_passes::narrow_weights::hold_narrow;
 use diptych_passes::weight_blocks::{candidates, hold_in_blocks};
 use diptych_runtime::cpu::compile::default_folder;
 use diptych_runtime::decode::{SequenceId, ServeOptions, Server};
+use diptych_runtime::device::Cpu;
 use diptych_runtime::executor::parts;
 use diptych_runtime::schedule::{ScheduleConfig, ScheduleKind};
 use diptych_runtime::session::{Device, Session};
@@ -160,20 +161,21 @@ fn train(job: &Training, lines: impl Iterator<Item = std::io::Result<String>>) -
         config: architecture.describe(),
         context: architecture.context(),
     };
-    let device = Device::cpu(Some(job.threads))?;
+    let cpu = Cpu::new(Some(job.threads))?;
+    let flags = cpu.width.cc_flags();
+    let device = Device::Cpu(cpu);
     let rewritten = rewrite_by_default(checkpoint.program(), device.options())?;
     let plan = match job.memory {
         None => Plan::new(&device, &rewritten, identity, options, &[])?,
         Some(bytes) => {
-            let flags = device.width.cc_flags();
             let source = ProbeSource { prelude: prelude(), flags: &flags, link_flags: LINK_FLAGS };
             let folder = default_folder().unwrap_or_else(|| std::env::temp_dir().join("diptych"));
-            let measurement = measured(&source, device.pool.threads(), &folder)?;
+            let measurement = measured(&source, device.threads(), &folder)?;
             let machine = Target { rates: None, ..Target::load("this-machine")? }
                 .into_machine(Some((measurement.rates, measurement.memory_bytes)))?;
             let sizes = StepSizes { batch: options.batch, time: options.time, accumulation: 1 };
             let seconds = |compiled: &CompiledProgram, at_a_time: usize| {
-                predict_step(compiled, &machine, device.pool.threads(), sizes, at_a_time)
+                predict_step(compiled, &machine, device.threads(), sizes, at_a_time)
             };
             Plan::within(&device, &rewritten, identity, options, &[], bytes, &seconds)?.0
         }

@@ -16,6 +16,7 @@ use diptych_cost::{Bound, EntryPrediction, Machine, ProbeSource, RunSizes, Targe
 use diptych_ir::EntryKind;
 use diptych_models::hugging_face::Checkpoint;
 use diptych_models::{Registry, build, initialize};
+use diptych_runtime::device::Cpu;
 use diptych_runtime::executor::{Binding, CacheRooms, CacheSize, Executable, LaunchTime, Sequence};
 use diptych_runtime::session::{Device, Session};
 use held::{with_cache, with_weights};
@@ -46,18 +47,18 @@ struct Best {
 }
 
 fn time(run: &mut Executable, device: &Device, binding: &Binding, rounds: usize) -> Best {
-    run.refresh(&device.pool, binding);
-    run.run(&device.pool, binding);
+    run.refresh(&device, binding)?;
+    run.run(&device, binding)?;
     let mut best = Best { run: f64::INFINITY, launches: Vec::new() };
     // Not recorded first, since reading the clock takes time of its own.
     for _ in 0..rounds {
         let start = Instant::now();
-        run.run(&device.pool, binding);
+        run.run(&device, binding)?;
         best.run = best.run.min(start.elapsed().as_secs_f64());
     }
     for _ in 0..rounds {
         run.record(1);
-        run.run(&device.pool, binding);
+        run.run(&device, binding)?;
         let times: Vec<f64> = run.take_recording().times().iter().map(LaunchTime::seconds).collect();
         if best.launches.is_empty() {
             best.launches = times;
@@ -163,9 +164,10 @@ fn main() -> Result<(), Failure> {
     if weights != "f32" || cache != "f32" {
         kinds.retain(|kind| !kind.trains());
     }
-    let device = Device::cpu(Some(threads))?;
+    let cpu = Cpu::new(Some(threads))?;
+    let flags = cpu.width.cc_flags();
+    let device = Device::Cpu(cpu);
 
-    let flags = device.width.cc_flags();
     let source = ProbeSource { prelude: prelude(), flags: &flags, link_flags: LINK_FLAGS };
     let folder = std::env::temp_dir().join("diptych-predicted");
     if flag("--measure-again") {

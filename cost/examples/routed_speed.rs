@@ -9,6 +9,7 @@ use diptych_cost::{Machine, ProbeSource, RunSizes, Target, measured, predict_ent
 use diptych_ir::{EntryKind, Program};
 use diptych_models::{ModelBuilder, initialize};
 use diptych_passes::AdamWOptions;
+use diptych_runtime::device::Cpu;
 use diptych_runtime::executor::{Binding, Executable, LaunchTime, Sequence};
 use diptych_runtime::session::{Device, Session};
 
@@ -91,8 +92,8 @@ impl Runner {
             if let Some(inverse) = run.input::<f32>("inverse_tokens") {
                 inverse[0] = 1.0 / sizes.tokens as f32;
             }
-            run.refresh(&device.pool, &binding);
-            run.run(&device.pool, &binding);
+            run.refresh(&device, &binding)?;
+            run.run(&device, &binding)?;
             runs.push((kind, run, Vec::new()));
         }
         Ok(Runner { session, runs, binding })
@@ -101,7 +102,7 @@ impl Runner {
     fn round(&mut self, device: &Device) {
         for (_, run, best) in &mut self.runs {
             run.record(1);
-            run.run(&device.pool, &self.binding);
+            run.run(&device, &self.binding)?;
             let times: Vec<f64> = run.take_recording().times().iter().map(LaunchTime::seconds).collect();
             match best.is_empty() {
                 true => *best = times,
@@ -147,8 +148,9 @@ fn main() -> Result<(), Failure> {
     };
     let (threads, rounds) = (option("--threads", 2)?, option("--rounds", 5)?);
     let profile = std::env::args().any(|argument| argument == "--profile");
-    let device = Device::cpu(Some(threads))?;
-    let flags = device.width.cc_flags();
+    let cpu = Cpu::new(Some(threads))?;
+    let flags = cpu.width.cc_flags();
+    let device = Device::Cpu(cpu);
     let source = ProbeSource { prelude: prelude(), flags: &flags, link_flags: LINK_FLAGS };
     let folder = std::env::temp_dir().join("diptych-predicted");
     let measurement = measured(&source, threads, &folder)?;

@@ -33,7 +33,7 @@ fn main() -> Outcome<()> {
         &objective(bindings.clone()),
         numerics,
         &asked,
-        &|compiled, binding| Ok(predict_binding(compiled, binding, &machine, device.pool.threads())),
+        &|compiled, binding| Ok(predict_binding(compiled, binding, &machine, device.threads())),
         device.options(),
     )?;
     println!("Forms, with predicted milliseconds of a run:\n");

@@ -8,6 +8,7 @@ use diptych_codegen::c::prelude::{LINK_FLAGS, prelude};
 use diptych_codegen::driver::{CompiledProgram, rewrite_by_default};
 use diptych_cost::{Machine, ProbeSource, StepSizes, Target, measured, predict_step};
 use diptych_models::{Registry, build, initialize};
+use diptych_runtime::device::Cpu;
 use diptych_runtime::session::Device;
 use diptych_runtime::train::{ModelIdentity, Plan, TrainOptions, Trainer};
 
@@ -36,16 +37,17 @@ fn main() -> Result<(), Failure> {
         "batch": batch, "time": time, "steps": 1000, "seed": 1,
         "schedule": { "kind": "constant", "peak": 1e-4, "total_steps": 1000 },
     }))?;
-    let device = Device::cpu(Some(number("--threads", "2")?))?;
-    let flags = device.width.cc_flags();
+    let cpu = Cpu::new(Some(number("--threads", "2")?))?;
+    let flags = cpu.width.cc_flags();
+    let device = Device::Cpu(cpu);
     let source = ProbeSource { prelude: prelude(), flags: &flags, link_flags: LINK_FLAGS };
     let folder = std::env::temp_dir().join("diptych-predicted");
-    let measurement = measured(&source, device.pool.threads(), &folder)?;
+    let measurement = measured(&source, device.threads(), &folder)?;
     let machine: Machine =
         Target::load("this-machine")?.into_machine(Some((measurement.rates, measurement.memory_bytes)))?;
     let sizes = StepSizes { batch, time, accumulation: 1 };
     let seconds = |compiled: &CompiledProgram, at_a_time: usize| {
-        predict_step(compiled, &machine, device.pool.threads(), sizes, at_a_time)
+        predict_step(compiled, &machine, device.threads(), sizes, at_a_time)
     };
     let rewritten = rewrite_by_default(&program, device.options())?;
     let within =

@@ -7,6 +7,7 @@ use diptych_ir::EntryKind;
 use diptych_models::{Registry, build};
 use diptych_passes::AdamWOptions;
 use diptych_runtime::cpu::compile::KernelCache;
+use diptych_runtime::device::Cpu;
 use diptych_runtime::session::{Device, Session};
 use std::time::Instant;
 
@@ -16,13 +17,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let model = at.and_then(|at| arguments.get(at + 1)).map_or("llama-15m", String::as_str);
     let registry = Registry::zoo();
     let preset = registry.preset(model)?;
-    let mut device = Device::cpu(None)?;
     for layers in [2, 48, 2, 48, 2, 48] {
         let mut config = preset.describe();
         config["layers"] = layers.into();
         let architecture = registry.architecture(preset.name(), &config)?;
         let folder = tempfile::tempdir()?;
-        device.cache = KernelCache::at(folder.path());
+        let device = Device::Cpu(Cpu { cache: KernelCache::at(folder.path()), ..Cpu::new(None)? });
         let start = Instant::now();
         let program = build(architecture.as_ref())?;
         let kinds =

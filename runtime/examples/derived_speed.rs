@@ -125,7 +125,7 @@ fn load(
     }
     run.input::<i32>("last").ok_or("no last")?[0] = rows as i32 - 1;
     let start = Instant::now();
-    run.refresh(&device.pool, &binding);
+    run.refresh(&device, &binding)?;
     let derived = run.bound().derived;
     eprintln!("derived {} KiB in {:.2} ms", derived >> 10, start.elapsed().as_secs_f64() * 1e3);
     Ok(Loaded { run, binding, _session: session })
@@ -149,7 +149,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             for _ in 0..rounds {
                 for (loaded, seconds) in pair.iter_mut().zip(&mut seconds) {
                     let start = Instant::now();
-                    loaded.run.run(&device.pool, &loaded.binding);
+                    loaded.run.run(&device, &loaded.binding)?;
                     seconds.push(start.elapsed().as_secs_f64());
                 }
             }

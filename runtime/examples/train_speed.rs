@@ -28,7 +28,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let kinds = [EntryKind::Train, EntryKind::Update];
     let mut session =
         Session::compile(&device, &program, architecture.context(), &kinds, &AdamWOptions::default())?;
-    eprintln!("compiled in {:.2} s: {:?}", start.elapsed().as_secs_f64(), session.kernels.stats);
+    eprintln!("compiled in {:.2} s: {:?}", start.elapsed().as_secs_f64(), session.compile_stats());
     for name in program.params.keys() {
         session.store.set(*name, &initialize(&program, name.as_str(), 1)?)?;
     }
@@ -54,7 +54,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut losses = Vec::new();
     for step in 1..=steps {
         let start = Instant::now();
-        train.run(&device.pool, &binding);
+        train.run(&device, &binding)?;
         let inputs = [
             ("learning_rate", 1e-3),
             ("bias_correction_mean", 1.0 - 0.9f32.powi(step as i32)),
@@ -63,7 +63,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         for (name, value) in inputs {
             update.input::<f32>(name).ok_or("the update entry lacks an input")?[0] = value;
         }
-        update.run(&device.pool, &binding);
+        update.run(&device, &binding)?;
         seconds.push(start.elapsed().as_secs_f64());
         losses.push(train.root("loss").map_or(f32::NAN, |loss| loss[0]));
         if step == 1 && profile {

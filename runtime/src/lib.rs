@@ -5,7 +5,9 @@
 pub mod blocking;
 pub mod checkpoint;
 pub mod cpu;
+pub mod cuda;
 pub mod decode;
+pub mod device;
 pub mod executor;
 pub mod files;
 pub mod metrics;

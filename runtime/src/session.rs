@@ -1,16 +1,18 @@
-//! What training, serving and scoring share: a device, and a program compiled
-//! and loaded on it with its parameters.
+//! What training, serving and scoring share: a program compiled and loaded on
+//! a device with its parameters.
 
-use crate::blocking;
-use crate::cpu::compile::{CompileError as CompilerError, Compiler, KernelCache};
-use crate::cpu::pool::{Pool, PoolError};
+use crate::cpu::compile::{CompileError as CompilerError, CompileStats};
+use crate::cpu::pool::PoolError;
+use crate::cuda::CudaError;
+pub use crate::device::Device;
+use crate::device::{DeviceKernels, DeviceName};
 use crate::executor::{
-    BindingError, CacheRooms, Executable, Kernels, LoadError, OutOfMemory, ParameterError, ParameterStore,
-    SharedMemory, load_kernels,
+    BindingError, CacheRooms, Executable, LoadError, OutOfMemory, ParameterError, ParameterStore, RunError,
+    SharedMemory,
 };
-use diptych_codegen::c::prelude::{Blocking, VectorWidth, WIDTH_VARIABLE, WidthError};
+use diptych_codegen::c::prelude::{WIDTH_VARIABLE, WidthError};
 use diptych_codegen::driver::{CompiledProgram, Rewritten, compile_program, compile_rewritten};
-use diptych_codegen::entry::{CompileError, EntryOptions, Limits};
+use diptych_codegen::entry::{CompileError, Limits};
 use diptych_ir::{EntryKind, Program};
 use diptych_passes::AdamWOptions;
 
@@ -41,46 +43,21 @@ pub enum SessionError {
     /// The sequences of a run do not fit.
     #[error(transparent)]
     Binding(#[from] BindingError),
+    /// There is no GPU to use, or it refuses.
+    #[error(transparent)]
+    Cuda(#[from] CudaError),
+    /// A run failed.
+    #[error(transparent)]
+    Run(#[from] RunError),
+    /// The session was loaded on another kind of device.
+    #[error("the session was loaded on another kind of device than {0}")]
+    OtherDevice(DeviceName),
     /// The session was not compiled for this job.
     #[error("the session has no entry `{0}`: compile it with that entry")]
     NoEntry(&'static str),
 }
 
-/// The CPU: threads, compiler and vector width.
-pub struct Device {
-    /// The threads.
-    pub pool: Pool,
-    /// The C compiler.
-    pub compiler: Compiler,
-    /// Where compiled kernels are kept.
-    pub cache: KernelCache,
-    /// The vector width that code is generated for.
-    pub width: VectorWidth,
-    /// The blocks in which contractions are computed.
-    pub blocking: Blocking,
-}
-
-impl Device {
-    /// This machine's CPU with so many threads (all cores that the process may use, if `None`). The first time it takes
-    /// some seconds to find out which blocks are the fastest here, see [`crate::blocking`].
-    ///
-    /// # Errors
-    /// When there is no C compiler, threads cannot be started, or [`WIDTH_VARIABLE`] names no width that can be run.
-    pub fn cpu(threads: Option<usize>) -> Result<Device, SessionError> {
-        let threads = threads.unwrap_or_else(crate::cpu::default_threads).max(1);
-        let (pool, compiler) = (Pool::new(threads)?, Compiler::find()?);
-        let (cache, width) = (KernelCache::standard(), VectorWidth::chosen()?);
-        let blocking = blocking::fastest(&pool, &compiler, &cache, width);
-        Ok(Device { pool, compiler, cache, width, blocking })
-    }
-
-    /// What code is generated for.
-    pub fn options(&self) -> EntryOptions {
-        EntryOptions::new(self.width.panel(), self.blocking.rows, self.pool.threads())
-    }
-}
-
-/// The stage of compile time in which the C compiler makes machine code of kernels, or finds it made.
+/// The stage of compile time in which a compiler makes machine code of kernels, or finds it made.
 pub const NATIVE_CODE: &str = "native code";
 
 /// A program compiled for some jobs, with its parameters.
@@ -88,7 +65,7 @@ pub struct Session {
     /// The compiled program.
     pub compiled: CompiledProgram,
     /// Its kernels.
-    pub kernels: Kernels,
+    pub kernels: DeviceKernels,
     /// Its parameters; states too, if an entry trains.
     pub store: ParameterStore,
     /// The most positions of a sequence.
@@ -133,14 +110,24 @@ impl Session {
         mut compiled: CompiledProgram,
         context: usize,
     ) -> Result<Session, SessionError> {
-        let texts = compiled.entries.values().flat_map(|entry| &entry.kernels);
         let start = std::time::Instant::now();
-        let Device { pool, compiler, cache, width, blocking } = device;
-        let kernels = load_kernels(texts, *width, *blocking, compiler, cache, pool.threads())?;
+        let kernels = device.kernels(compiled.entries.values())?;
         compiled.stages.push((NATIVE_CODE.to_owned(), start.elapsed().as_secs_f64()));
         let trains = compiled.entries.keys().copied().any(EntryKind::trains);
-        let store = ParameterStore::new(&compiled.program, &compiled.layouts, device.width.panel(), trains)?;
+        let panel = device.options().panel;
+        let mut store = ParameterStore::new(&compiled.program, &compiled.layouts, panel, trains)?;
+        if let Device::Gpu(gpu) = device {
+            store.copy_to(gpu, &compiled.program)?;
+        }
         Ok(Session { compiled, kernels, store, context })
+    }
+
+    /// What compiling its kernels took.
+    pub fn compile_stats(&self) -> &CompileStats {
+        match &self.kernels {
+            DeviceKernels::Cpu(kernels) => &kernels.stats,
+            DeviceKernels::Gpu(kernels) => &kernels.stats,
+        }
     }
 
     /// An entry with its memory, for runs of at most these sizes. It refers to
@@ -170,7 +157,6 @@ impl Session {
         limits: Limits,
     ) -> Result<Executable, SessionError> {
         let entry = self.compiled.entries.get(&kind).ok_or(SessionError::NoEntry(kind.name()))?;
-        let (kernels, store) = (&self.kernels, &self.store);
-        Ok(Executable::load(entry, kernels, store, shared, limits, device.pool.threads(), device.width)?)
+        device.load(entry, &self.kernels, &self.store, shared, limits, self.context)
     }
 }

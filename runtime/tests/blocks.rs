@@ -11,6 +11,7 @@ use diptych_ir::evaluate::{Context, Value, evaluate};
 use diptych_ir::{Axis, DType, EntryKind, Initializer, Program, Symbol};
 use diptych_models::ModelBuilder;
 use diptych_passes::AdamWOptions;
+use diptych_runtime::device::Cpu;
 use diptych_runtime::executor::{Binding, CacheSize, Panels, ParameterError, Sequence, round_to_blocks};
 use diptych_runtime::session::{Device, Session};
 use in_blocks::{Numbers, held_in, random_blocks, set_random_blocks};
@@ -47,11 +48,11 @@ fn program(summed: [usize; 2], columns: [usize; 2]) -> Program {
 fn run(device: &Device, session: &Session, x: &[f32], tokens: &[i32]) -> BTreeMap<&'static str, Vec<f32>> {
     let mut run = session.executable(device, EntryKind::Score, None, LIMITS).unwrap();
     let mut binding = Binding::cached(LIMITS, CONTEXT, CacheSize::default());
-    run.refresh(&device.pool, &binding);
+    run.refresh(&device, &binding).unwrap();
     binding.bind(&[Sequence { origin: 0, length: tokens.len(), chunks: &[], state: 0 }]).unwrap();
     run.input::<f32>("x").unwrap()[..x.len()].copy_from_slice(x);
     run.input::<i32>("tokens").unwrap()[..tokens.len()].copy_from_slice(tokens);
-    run.run(&device.pool, &binding);
+    run.run(&device, &binding).unwrap();
     let root = |name: &'static str| {
         let width = run.root_width(name).unwrap();
         (name, run.root(name).unwrap()[..tokens.len() * width].to_vec())
@@ -59,11 +60,10 @@ fn run(device: &Device, session: &Session, x: &[f32], tokens: &[i32]) -> BTreeMa
     ["sum", "taken"].into_iter().map(root).collect()
 }
 
-fn devices() -> Vec<Device> {
+fn devices() -> Vec<(VectorWidth, Device)> {
     let widths = VectorWidth::ALL.into_iter().filter(|width| width.is_supported());
-    widths
-        .map(|width| Device { width, blocking: width.blocking(), ..Device::cpu(Some(2)).unwrap() })
-        .collect()
+    let of = |width: VectorWidth| Cpu { width, blocking: width.blocking(), ..Cpu::new(Some(2)).unwrap() };
+    widths.map(|width| (width, Device::Cpu(of(width)))).collect()
 }
 
 #[test]
@@ -86,7 +86,7 @@ fn products_with_blocks_are_the_evaluators_in_every_width() {
         x[depth..depth + 32].fill(1e-32);
         let tokens: Vec<i32> = (0..CONTEXT).map(|_| numbers.below(columns[0] as u64) as i32).collect();
         let mut by_width: Vec<BTreeMap<&str, Vec<f32>>> = Vec::new();
-        for device in &devices {
+        for (width, device) in &devices {
             let compiled =
                 compile_program(&program, &[EntryKind::Score], &AdamWOptions::default(), device.options());
             let mut session = Session::load(device, compiled.unwrap(), CONTEXT).unwrap();
@@ -98,7 +98,7 @@ fn products_with_blocks_are_the_evaluators_in_every_width() {
                     let most = part.len().min(whole[name].len());
                     let bits = |numbers: &[f32]| numbers.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
                     let same = bits(&part[..most]) == bits(&whole[name][..most]);
-                    assert!(same, "{format} {summed:?}, {:?}: {name} of {rows} rows", device.width);
+                    assert!(same, "{format} {summed:?}, {width:?}: {name} of {rows} rows");
                 }
             }
             let mut context = Context::default();
@@ -132,8 +132,7 @@ fn products_with_blocks_are_the_evaluators_in_every_width() {
                     let error = (f64::from(found) - expected).abs();
                     assert!(
                         error <= 2e-6 * largest,
-                        "{format} {summed:?}, {:?}: {name} at {at} is {found}, not {expected}",
-                        device.width
+                        "{format} {summed:?}, {width:?}: {name} at {at} is {found}, not {expected}"
                     );
                 }
             }
@@ -146,7 +145,7 @@ fn products_with_blocks_are_the_evaluators_in_every_width() {
 #[test]
 fn numbers_that_are_not_finite_stay_so() {
     let program = held_in(&program([1, 64], [8, 1]), BlockFormat::Q8_0);
-    for device in devices() {
+    for (width, device) in devices() {
         let compiled =
             compile_program(&program, &[EntryKind::Score], &AdamWOptions::default(), device.options());
         let mut session = Session::load(&device, compiled.unwrap(), CONTEXT).unwrap();
@@ -157,7 +156,7 @@ fn numbers_that_are_not_finite_stay_so() {
             let found = run(&device, &session, &x, &[0, 1, 2]);
             let finite: Vec<bool> =
                 found["sum"].chunks(8).map(|row| row.iter().all(|x| x.is_finite())).collect();
-            assert_eq!(finite, [true, false, true], "{bad} {:?}", device.width);
+            assert_eq!(finite, [true, false, true], "{bad} {width:?}");
             assert!(found["sum"][8..16].iter().all(|x| !x.is_finite()));
         }
     }

@@ -13,7 +13,9 @@ use diptych_models::hugging_face::Checkpoint;
 use diptych_passes::AdamWOptions;
 use diptych_runtime::cpu::compile::{Compiler, KernelCache};
 use diptych_runtime::cpu::pool::Pool;
-use diptych_runtime::executor::{Binding, Executable, ParameterStore, Sequence, SharedMemory, load_kernels};
+use diptych_runtime::executor::{
+    Binding, CpuExecutable, ParameterStore, Sequence, SharedMemory, load_kernels,
+};
 use safetensors::SafeTensors;
 use saved::{FIXTURES, folder, numbers};
 
@@ -91,7 +93,7 @@ fn score_and_gradients_are_those_of_transformers() {
         binding.bind(&[sequence; 2]).unwrap();
         for kind in [EntryKind::Score, EntryKind::Train] {
             let entry = &loaded.compiled.entries[&kind];
-            let mut run = Executable::load(
+            let mut run = CpuExecutable::load(
                 entry,
                 &kernels,
                 &loaded.store,

@@ -145,7 +145,7 @@ fn files_know_nothing_of_forms() {
             let served = compile_rewritten(form, &kinds, &AdamWOptions::default(), device.options());
             let Ok(served) = served else { continue };
             count += 1;
-            let panel = device.width.panel();
+            let panel = device.options().panel;
             let mut store = ParameterStore::new(&served.program, &served.layouts, panel, false).unwrap();
             load_parameters(&mut store, &served.program, &identity, &path(file)).unwrap();
             for &name in program.params.keys() {

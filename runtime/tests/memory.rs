@@ -48,15 +48,7 @@ fn two_steps(device: &Device, preset: &str, kinds: &[EntryKind], spoilt: bool) -
         session.store.set(*name, &initialize(&program, name.as_str(), 3).unwrap()).unwrap();
     }
     let limits = Limits { rows: 90, batch: 2 };
-    let bound = |kind| {
-        Executable::memory_bound(
-            &session.compiled.entries[kind],
-            limits,
-            CacheSize::default(),
-            2,
-            device.width,
-        )
-    };
+    let bound = |kind| device.memory_bound(&session.compiled.entries[kind], limits, CacheSize::default());
     let padded: usize = kinds.iter().map(|kind| bound(kind).padded).sum();
     let workspace = Workspace::new(kinds.iter().map(bound)).unwrap();
     let shared = SharedMemory { caches: None, workspace: Some(&workspace) };
@@ -80,10 +72,10 @@ fn two_steps(device: &Device, preset: &str, kinds: &[EntryKind], spoilt: bool) -
                 run.input::<f32>(name).into_iter().for_each(|input| input[0] = value);
             }
             if spoilt {
-                workspace.fill(0xff);
+                workspace.fill(0xff).unwrap();
             }
-            run.refresh(&device.pool, &binding);
-            run.run(&device.pool, &binding);
+            run.refresh(&device, &binding).unwrap();
+            run.run(&device, &binding).unwrap();
             found.extend_from_slice(run.root("log_prob").unwrap_or_default());
         }
     }
@@ -128,11 +120,11 @@ fn values_over_the_past_take_workspace_of_the_size_of_a_cache_once_for_all_layer
         let session = plain_session(&device, &naive::latent(DType::F32, None), &[EntryKind::Decode]);
         (device, session)
     });
-    let growth = |(device, session): &(Device, Session), threads| {
+    let growth = |(device, session): &(Device, Session)| {
         let arena = |chunks| {
             let cache = CacheSize { chunks, sequences: 2 };
             let entry = &session.compiled.entries[&EntryKind::Decode];
-            Executable::memory_bound(entry, limits, cache, threads, device.width).arena
+            device.memory_bound(entry, limits, cache).arena
         };
         // As many chunks as fill whole lines of memory, to which buffers are aligned.
         arena(48) - arena(16)
@@ -140,8 +132,8 @@ fn values_over_the_past_take_workspace_of_the_size_of_a_cache_once_for_all_layer
     // Keys and values of three heads: f32[20] and f32[10]. Where threads share chunks, a maximum, a sum and a sum of
     // values are left of each.
     let of_positions = CHUNK * 3 * (20 + 10);
-    assert_eq!(growth(&one, 1), 32 * of_positions * size_of::<f32>());
-    assert_eq!(growth(&two, 2), 32 * (of_positions + 3 * (1 + 1 + 10)) * size_of::<f32>());
+    assert_eq!(growth(&one), 32 * of_positions * size_of::<f32>());
+    assert_eq!(growth(&two), 32 * (of_positions + 3 * (1 + 1 + 10)) * size_of::<f32>());
     let (device, session) = &one;
     let bound = |cache_positions| {
         let options = ServeOptions { rows: 2, batch: 2, sequences: 2, cache_positions };
@@ -149,7 +141,7 @@ fn values_over_the_past_take_workspace_of_the_size_of_a_cache_once_for_all_layer
         (server.memory().total() - server.cache_bytes(), server.cache_bytes_per_token())
     };
     let (small, large) = (bound(16 * CHUNK), bound(48 * CHUNK));
-    assert_eq!(large.0 - small.0, growth(&one, 1), "what a server says that it takes");
+    assert_eq!(large.0 - small.0, growth(&one), "what a server says that it takes");
     // Two layers, each with a latent of 24 and a rotated key of 8.
     assert_eq!((small.1, large.1), (2 * (24 + 8) * size_of::<f32>(), 2 * (24 + 8) * size_of::<f32>()));
 }
@@ -164,7 +156,7 @@ fn decoded(device: &Device, program: &Program, byte: u8) -> Vec<u32> {
     let limits = Limits { rows: 100, batch: 2 };
     let bound = |kind| {
         let entry = &session.compiled.entries[kind];
-        Executable::memory_bound(entry, limits, size, 1, device.width)
+        device.memory_bound(entry, limits, size)
     };
     let workspace = Workspace::new(kinds.iter().map(bound)).unwrap();
     let shared = SharedMemory { caches: Some(&caches), workspace: Some(&workspace) };
@@ -184,9 +176,9 @@ fn decoded(device: &Device, program: &Program, byte: u8) -> Vec<u32> {
         if let Some(last) = run.input::<i32>("last") {
             last.fill(length as i32 - 1);
         }
-        workspace.fill(byte);
-        run.refresh(&device.pool, &binding);
-        run.run(&device.pool, &binding);
+        workspace.fill(byte).unwrap();
+        run.refresh(&device, &binding).unwrap();
+        run.run(&device, &binding).unwrap();
         found.extend_from_slice(run.root("logits").unwrap());
     }
     assert!(found.iter().all(|number| number.is_finite()));

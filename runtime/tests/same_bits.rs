@@ -22,6 +22,7 @@ use diptych_passes::differentiate::gradient_name;
 use diptych_passes::narrow_weights::{self, hold_narrow};
 use diptych_runtime::cpu::compile::KernelCache;
 use diptych_runtime::decode::{ServeOptions, Server, Window};
+use diptych_runtime::device::Cpu;
 use diptych_runtime::executor::{Binding, CacheRooms, CacheSize, Executable, Sequence};
 use diptych_runtime::session::{Device, Session};
 use in_blocks::{held_in, set_random_blocks};
@@ -159,7 +160,7 @@ impl<'d> Runner<'d> {
     ) -> Runner<'d> {
         let mut run = session.executable(device, kind, caches, LIMITS).unwrap();
         let binding = Binding::cached(LIMITS, CONTEXT, caches.map_or(CacheSize::default(), CacheRooms::size));
-        run.refresh(&device.pool, &binding);
+        run.refresh(device, &binding).unwrap();
         // Each text's chunks, in an order that is nobody's.
         let chunks = (0..LENGTHS.len() as i32).map(|text| vec![20 - text, text, 7 + (text + 3) % 7]);
         Runner {
@@ -191,7 +192,7 @@ impl<'d> Runner<'d> {
         if let Some(inverse) = self.run.input::<f32>("inverse_tokens") {
             inverse[0] = 0.01;
         }
-        self.run.run(&self.device.pool, &self.binding);
+        self.run.run(self.device, &self.binding).unwrap();
     }
 
     /// Runs pieces and puts each one's rows of a root to their places in `found`.
@@ -664,7 +665,7 @@ fn an_empty_kernel_cache_gives_the_same_bits() {
     let program = program("gpt2-tiny", &json!({}), "bf16");
     let texts = Texts::new(97);
     let [warm, cold] = [KernelCache::standard(), KernelCache::at(folder.path())].map(|cache| {
-        let device = Device { cache, ..Device::cpu(Some(2)).unwrap() };
+        let device = Device::Cpu(Cpu { cache, ..Cpu::new(Some(2)).unwrap() });
         let session = session(&device, &program, &[EntryKind::Score], &compile_program);
         let mut found = empty(1);
         let mut score = Runner::new(&device, &session, EntryKind::Score, None);

@@ -598,7 +598,7 @@ fn a_step_allocates_nothing() {
     for (threads, family) in [(1, FAMILIES[0])].into_iter().chain(FAMILIES.map(|family| (2, family))) {
         let device = device(threads);
         let mut trainer = trainer_of(&device, family, json!({ "accumulation": 2 }));
-        let count = |counted| device.pool.run(&|_, _| COUNTED.set(counted));
+        let count = |counted| device.as_cpu().unwrap().pool.run(&|_, _| COUNTED.set(counted));
         trainer.step(text).unwrap();
         // Recorded or not; the last step has no room for it.
         trainer.executables().into_iter().for_each(|(_, entry)| entry.record(2));

@@ -2,6 +2,7 @@
 
 use diptych_codegen::driver::compile_program;
 use diptych_codegen::entry::{CompiledEntry, EntryOptions, Limits, PlanStep};
+use diptych_codegen::lower::BlockSizes;
 use diptych_codegen::tile::CHUNK;
 use diptych_ir::{EntryKind, Program};
 use diptych_models::{Registry, build, initialize};
@@ -49,7 +50,7 @@ fn trained(device: &Device, program: &Program, kind: EntryKind, options: EntryOp
         ids.for_each(|(at, id)| *id = (at * stride % 613) as i32);
     }
     run.input::<f32>("inverse_tokens").unwrap()[0] = 1.0 / limits.rows as f32;
-    run.run(&device.pool, &binding);
+    run.run(&device, &binding).unwrap();
     let mut bits: Vec<u32> = run.root("loss").unwrap().iter().map(|loss| loss.to_bits()).collect();
     let states = session.compiled.program.states.keys().filter(|name| name.as_str().starts_with("gradient"));
     for &state in states {
@@ -66,7 +67,8 @@ fn rows_of_a_turn_and_of_a_block_change_no_bit_of_loss_and_gradients() {
         let program = program(tied);
         for kind in [EntryKind::Train, EntryKind::Accumulate] {
             let of = |block_rows, turn_rows| {
-                let options = EntryOptions { block_rows, turn_rows, ..device.options() };
+                let blocks = BlockSizes::of_processor(block_rows);
+                let options = EntryOptions { blocks, turn_rows, ..device.options() };
                 trained(&device, &program, kind, options)
             };
             let at_once = of(144, 1000);
@@ -130,9 +132,9 @@ fn the_threads_that_decoding_is_divided_among_change_no_bit() {
             ids.for_each(|(at, id)| *id = ((at * 37 + step * 101) % 613) as i32);
             run.input::<i32>("last").into_iter().for_each(|last| last.fill(0));
             if step == 0 {
-                run.refresh(&device.pool, &binding);
+                run.refresh(&device, &binding).unwrap();
             }
-            run.run(&device.pool, &binding);
+            run.run(&device, &binding).unwrap();
             if !(5..CHUNK - 1).contains(&(step % CHUNK)) {
                 bits.extend(run.root("logits").unwrap().iter().map(|logit| logit.to_bits()));
             }

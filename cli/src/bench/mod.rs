@@ -13,7 +13,7 @@ use crate::arguments::{DeviceArguments, TextArguments};
 use crate::failure::{Failure, Result};
 use crate::format::{seconds, thousands};
 use crate::held_out::HeldOutSet;
-use crate::machine::{open_device, open_machine};
+use crate::machine::{open_machine, open_measured_device};
 use crate::objective::{Form, ObjectiveConfig};
 use crate::output::{claim_folder, numbered_folder, print, tell, write_file};
 use crate::report::{Conditions, Loss, ModelReport, Pair, Report, page, table};
@@ -131,7 +131,7 @@ pub fn run(registry: &Registry, arguments: &Arguments) -> Result<()> {
     if !(budget.is_finite() && budget > 0.0) {
         return Err(Failure(format!("--seconds is {budget}; it must be a positive number")));
     }
-    let device = open_device(&arguments.device)?;
+    let device = open_measured_device(&arguments.device)?;
     let contenders = contenders(registry, arguments, &device)?;
     let (vocabulary, context) = sizes(&contenders)?;
     if arguments.batch == 0 || arguments.time == 0 || arguments.time > context || arguments.steps == Some(0) {

@@ -108,7 +108,7 @@ fn compile(bench: &Bench<'_>, contender: &Contender, order: &TrainingOrder) -> R
     tell(format!("{}: {}", contender.title, bound.text()));
     let mut trainer = trainer(bench, contender, plan)?;
     let load_seconds = start.elapsed().as_secs_f64();
-    let (stages, stats) = (&trainer.session().compiled.stages, &trainer.session().kernels.stats);
+    let (stages, stats) = (&trainer.session().compiled.stages, trainer.session().compile_stats());
     let mut stages = stages.clone();
     if !stages.iter().any(|stage| stage.0 == NATIVE_CODE) {
         stages.push((NATIVE_CODE.to_owned(), stats.seconds));

@@ -136,7 +136,7 @@ fn kernels(bench: &Bench<'_>, trainer: &mut Trainer<'_>, steps: f64) -> Vec<Kern
     for (kind, times) in &times {
         let Some(entry) = entries.get(kind) else { continue };
         for time in times {
-            let sum = kernels.entry((*kind, &entry.kernels[time.kernel].name)).or_default();
+            let sum = kernels.entry((*kind, entry.kernel_name(time.kernel))).or_default();
             sum.0 += time.seconds() / steps;
             sum.1 += time.runs as f64 / steps;
         }
@@ -144,9 +144,9 @@ fn kernels(bench: &Bench<'_>, trainer: &mut Trainer<'_>, steps: f64) -> Vec<Kern
             EntryKind::Train | EntryKind::Step => RunSizes::equal(bench.batch, 0, bench.time),
             _ => RunSizes::equal(1, 0, 1),
         };
-        let prediction = predict_entry(entry, bench.machine, bench.device.pool.threads(), &sizes);
+        let prediction = predict_entry(entry, bench.machine, bench.device.threads(), &sizes);
         for launch in &prediction.launches {
-            kernels.entry((*kind, &entry.kernels[launch.kernel].name)).or_default().2 += launch.seconds;
+            kernels.entry((*kind, entry.kernel_name(launch.kernel))).or_default().2 += launch.seconds;
         }
     }
     let mut kernels: Vec<KernelTime> = kernels

@@ -13,6 +13,7 @@ use crate::output::{claim_folder, print, tell, write_file};
 use clap::{Args, ValueEnum};
 use diptych_cost::{Kind, Machine, Target};
 use diptych_models::{Architecture, Precision, Registry};
+use diptych_runtime::device::DeviceName;
 use findings::{Findings, Grid, find};
 use std::path::{Path, PathBuf};
 
@@ -155,7 +156,11 @@ fn open_place(name: &str, arguments: &Arguments) -> Result<Place> {
         Some(_) => target.into_machine(None)?,
         // It stands for the machine at hand.
         None => {
-            let device = DeviceArguments { threads: arguments.threads, target: name.to_owned() };
+            let device = DeviceArguments {
+                device: DeviceName::Cpu,
+                threads: arguments.threads,
+                target: name.to_owned(),
+            };
             open_machine(&device, &open_device(&device)?)?.0
         }
     };

@@ -11,7 +11,7 @@ use crate::config::RunConfig;
 use crate::failure::{Failure, Result};
 use crate::format::{thousands, wrapped};
 use crate::forms::{account_text, compared_text};
-use crate::machine::{open_device, open_machine};
+use crate::machine::{open_machine, open_measured_device};
 use crate::objective::{Form, ObjectiveArguments, ObjectiveConfig};
 use crate::output::{claim_folder, print, tell, write_file};
 use crate::ratios;
@@ -75,7 +75,7 @@ pub fn run(registry: &Registry, arguments: &Arguments) -> Result<()> {
     }
     let drawn = in_forward_program(&kinds);
     time.lap("configuration");
-    let device = open_device(&arguments.device)?;
+    let device = open_measured_device(&arguments.device)?;
     let (machine, _) = open_machine(&arguments.device, &device)?;
     time.lap("device");
     let architecture = &*config.architecture;
@@ -84,7 +84,7 @@ pub fn run(registry: &Registry, arguments: &Arguments) -> Result<()> {
     let Compiled { program, objective, compared, rewritten, compiled } =
         compile_model(&config, &kinds, device.options(), ObjectiveConfig::compare, &mut time)?;
     let prediction = |entry: &CompiledEntry| {
-        predict_entry(entry, &machine, device.pool.threads(), &sizes(entry.kind, &train, context))
+        predict_entry(entry, &machine, device.threads(), &sizes(entry.kind, &train, context))
     };
     let predictions: Vec<EntryPrediction> = compiled.entries.values().map(prediction).collect();
     time.lap("costs of launches");

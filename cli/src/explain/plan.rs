@@ -13,7 +13,7 @@ pub fn plan_text(program: &Program, entry: &CompiledEntry, prediction: Option<&E
     let launches: usize = prediction.map_or_else(|| count(&entry.steps, 1), runs);
     push(
         &mut out,
-        format_args!("{}: {} kernels, {launches} launches", entry.kind.name(), entry.kernels.len()),
+        format_args!("{}: {} kernels, {launches} launches", entry.kind.name(), entry.programs.len()),
     );
     if let Some(prediction) = prediction {
         let (work, time) = (prediction.work(), seconds(prediction.seconds()));
@@ -56,7 +56,7 @@ struct Walk<'a> {
 impl Walk<'_> {
     fn launch(&mut self, out: &mut String, launch: &Launch, depth: usize) {
         let indent = "  ".repeat(depth);
-        push(out, format_args!("{indent}{}\n", self.entry.kernels[launch.kernel].name));
+        push(out, format_args!("{indent}{}\n", self.entry.kernel_name(launch.kernel)));
         push(out, format_args!("{indent}    fuses {}\n", fused(self.program, launch)));
         let args: Vec<String> = launch.args.iter().map(|&arg| argument(self.entry, arg)).collect();
         push(out, format_args!("{indent}    on {}\n", args.join(", ")));

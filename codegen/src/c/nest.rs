@@ -6,16 +6,9 @@
 use super::operations::{neutral, splat, varies, vector};
 use super::prelude::c_type;
 use super::writer::{Writer, float};
+use crate::kinds::{Kind, kinds};
 use crate::tile::{Along, Base, DimId, Extent, Instr, Nest, PackedView, Place, RowMap, View};
-use diptych_ir::{DType, ScalarFn};
-
-/// What a vector variable holds.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
-    Float,
-    Int,
-    Mask,
-}
+use diptych_ir::DType;
 
 /// How an access runs along the vectorised dimension.
 pub(super) enum Run {
@@ -57,7 +50,7 @@ impl Writer<'_> {
             None => (None, &[][..]),
         };
         let ready = vec![Ready::InBody; nest.body.len()];
-        let loops = Loops { nest, kinds: self.kinds(nest), outer: outer.to_vec(), inner, ready };
+        let loops = Loops { nest, kinds: kinds(nest), outer: outer.to_vec(), inner, ready };
         match self.columns_of(nest) {
             Some(columns) => self.columns(loops, &columns),
             None => self.rows(loops),
@@ -112,31 +105,6 @@ impl Writer<'_> {
     /// Whether a dimension is a whole number of vectors, whatever their width.
     pub(super) fn fills_vectors(&self, dim: DimId) -> bool {
         self.program.dims[dim].extent.constant().is_some_and(|constant| constant % 16 == 0)
-    }
-
-    fn kinds(&self, nest: &Nest) -> Vec<Kind> {
-        let mut kinds: Vec<Kind> = Vec::with_capacity(nest.body.len());
-        for instr in &nest.body {
-            kinds.push(match instr {
-                Instr::Int(_) | Instr::Position(_) | Instr::PositionOf { .. } => Kind::Int,
-                Instr::Load(Place::Strided(view)) if view.dtype == DType::I32 => Kind::Int,
-                Instr::LoadAt { table: Place::Strided(view), .. } if view.dtype == DType::I32 => Kind::Int,
-                Instr::Truth(_) => Kind::Mask,
-                Instr::Load(place) | Instr::LoadAt { table: place, .. }
-                    if Self::dtype(place) == DType::Bool =>
-                {
-                    Kind::Mask
-                }
-                Instr::Map(function, operands) => match function {
-                    ScalarFn::Less | ScalarFn::LessEqual | ScalarFn::Equal => Kind::Mask,
-                    ScalarFn::And | ScalarFn::Or | ScalarFn::Not => Kind::Mask,
-                    ScalarFn::Select => kinds[operands[1]],
-                    _ => kinds[operands[0]],
-                },
-                _ => Kind::Float,
-            });
-        }
-        kinds
     }
 
     fn outer_index<'b>(&'b self, outer: &'b [DimId]) -> impl Fn(DimId) -> Option<String> + 'b {

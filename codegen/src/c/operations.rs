@@ -1,9 +1,10 @@
 //! The text of a nest's single operations, for one vector of points, whole or
 //! in part. It knows nothing of loops.
 
-use super::nest::{Kind, Loops, Ready, Run};
+use super::nest::{Loops, Ready, Run};
 use super::prelude::{c_type, suffix};
 use super::writer::Writer;
+use crate::kinds::Kind;
 use crate::tile::{Along, DimId, Extent, Id, Instr, Place, View};
 use diptych_ir::{DType, ReduceKind, ScalarFn};
 

@@ -85,6 +85,7 @@ impl Writer<'_> {
         dims: &[DimId],
         count: usize,
         (order, starts): (usize, usize),
+        block: usize,
     ) {
         let [order, starts] = [order, starts].map(|arg| self.program.args[arg].name.clone());
         let index = |dim: DimId| dims.contains(&dim).then(|| format!("i_{}", self.name(dim)));
@@ -119,8 +120,7 @@ impl Writer<'_> {
         self.line("/* Each id's first block. */");
         self.line("next[0] = 0;");
         self.line(format!(
-            "for (int64_t i = 0; i < {count}; i++) next[i + 1] = next[i] + ({starts}[i + 1] - {starts}[i] + {block} - 1) / {block};",
-            block = crate::tile::PAIRS
+            "for (int64_t i = 0; i < {count}; i++) next[i + 1] = next[i] + ({starts}[i + 1] - {starts}[i] + {block} - 1) / {block};"
         ));
     }
 }

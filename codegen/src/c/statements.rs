@@ -22,8 +22,8 @@ impl Writer<'_> {
             Stmt::Fill { dims, place, value } => self.fill(dims, place, *value),
             Stmt::TopK { rows, along, ranks, from, to } => self.top_k(rows, (*along, *ranks), from, to),
             Stmt::AddRows(added) => self.add_rows(added),
-            Stmt::Group { ids, leading, dims, count, order, starts } => {
-                self.group(ids, *leading, dims, *count, (*order, *starts));
+            Stmt::Group { ids, leading, dims, count, order, starts, block } => {
+                self.group(ids, *leading, dims, *count, (*order, *starts), *block);
             }
             Stmt::Stream { dim, bounds, body } => self.stream(*dim, *bounds, body),
             Stmt::Steps { dim, walk, body } => self.steps(*dim, *walk, body),

@@ -4,14 +4,14 @@ use crate::tile::{AddedRows, Base, Id, Instr, Place, RowMap, Stmt, View};
 
 /// How something is looked at.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Access {
+pub(crate) enum Access {
     Read,
     Write,
 }
 
 /// Calls a function on each view of a statement, and of those within it. What it changes is changed there; of panels,
 /// only which argument they are.
-pub(super) fn views(stmt: &mut Stmt, see: &mut impl FnMut(&mut View, Access)) {
+pub(crate) fn views(stmt: &mut Stmt, see: &mut impl FnMut(&mut View, Access)) {
     match stmt {
         Stmt::Nest(nest) => nest.body.iter_mut().for_each(|instr| views_of_instr(instr, see)),
         Stmt::Dot(dot) => {
@@ -91,7 +91,7 @@ fn views_of_instr(instr: &mut Instr, see: &mut impl FnMut(&mut View, Access)) {
 }
 
 /// Calls a function on each argument that a statement names, and those within it. What it changes is changed there.
-pub(super) fn arguments(stmt: &mut Stmt, see: &mut impl FnMut(&mut usize)) {
+pub(crate) fn arguments(stmt: &mut Stmt, see: &mut impl FnMut(&mut usize)) {
     let of_instr = |instr: &mut Instr, see: &mut dyn FnMut(&mut usize)| {
         if let Instr::PositionOf { chosen, .. } = instr {
             see(chosen);

@@ -2,11 +2,12 @@
 //! what lies there, and read before that is written anew.
 
 use super::accesses::{self, count};
-use crate::tile::{Base, Instr, Nest, Place, RowMap, Stmt, View};
+use crate::tile::{Base, Instr, Nest, Place, RowMap, Stmt, Tile, View};
+use diptych_ir::DType;
 
 /// Computes what a tile holds where another tile lies, if only this list of statements looks at it and the other
 /// holds nothing that anyone reads in the meantime. Returns whether it could.
-pub(super) fn compute(list: &mut [Stmt], tile: usize) -> bool {
+pub(super) fn compute(list: &mut [Stmt], tile: usize, tiles: &mut [Tile]) -> bool {
     let Some((writer, stored, own)) = writer(list, tile) else { return false };
     let Stmt::Nest(nest) = &list[writer] else { return false };
     let candidates: Vec<View> = (nest.body[..stored].iter())
@@ -32,6 +33,12 @@ pub(super) fn compute(list: &mut [Stmt], tile: usize) -> bool {
         let Stmt::Nest(overwriter) = &list[next] else { continue };
         if overwriter.dims != dims || of_place(list, next) != (0, 1) || !early || late {
             continue;
+        }
+        if let Base::Tile(other) = place.base
+            && tiles[other].values != tiles[tile].values
+        {
+            // The other tile now has numbers of both types.
+            tiles[other].values = DType::F32;
         }
         for stmt in &mut list[writer..=next] {
             accesses::views(stmt, &mut |view, _| {

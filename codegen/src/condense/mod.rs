@@ -3,7 +3,7 @@
 //! where they are read. Each value is the same expression of the same values:
 //! the same bits. It knows no op and no recurrence.
 
-mod accesses;
+pub(crate) mod accesses;
 mod again;
 mod in_place;
 mod together;
@@ -19,11 +19,12 @@ pub fn condense(program: &mut TileProgram) {
     }
     unused::remove_instructions(&mut program.body);
     together::join(&mut program.body);
-    for tile in 0..program.tiles.len() {
+    let tiles = &mut program.tiles;
+    for tile in 0..tiles.len() {
         let all = accesses::of_tile(&mut program.body, tile);
         in_lists(&mut program.body, &mut |list| {
             let alone = accesses::of_tile(list, tile) == all;
-            alone && (in_place::compute(list, tile) || again::compute(list, tile, &program.dims))
+            alone && (in_place::compute(list, tile, tiles) || again::compute(list, tile, &program.dims))
         });
     }
     unused::remove_instructions(&mut program.body);

@@ -34,7 +34,8 @@ fn sum(value: usize, into: Base) -> Instr {
 fn program(args: usize, tiles: usize, body: Vec<Stmt>) -> TileProgram {
     let dim = |name: &str, size| Dim { name: name.to_owned(), extent: Extent::Whole(size) };
     let arg = |at| Arg { name: format!("a{at}"), dtype: DType::F32, written: true };
-    let tile = |at| Tile { name: format!("t{at}"), dims: vec![ROW, COLUMN], elements: 32 };
+    let tile =
+        |at| Tile { name: format!("t{at}"), dims: vec![ROW, COLUMN], elements: 32, values: DType::F32 };
     TileProgram {
         name: "test".to_owned(),
         notes: Vec::new(),
@@ -157,6 +158,7 @@ fn a_tile_that_is_turned_over_into_is_named_anew_once() {
         turned: Some(Box::new(view(Base::Arg(0), &[(ROW, 8), (COLUMN, 1)]))),
         c: Place::Strided(tile(5)),
         accumulate: false,
+        values: DType::F32,
     });
     let stored = nest(vec![Instr::Load(matrix(Base::Tile(5))), Instr::Store(matrix(Base::Arg(1)), 0)]);
     let mut program = program(2, 6, vec![dot, stored]);

@@ -7,7 +7,8 @@ use super::overwriting::is_overwritten_too_soon;
 use super::together::join;
 use super::{ArgRef, Buffer, BufferId, CompiledEntry, GridCount, Launch, PlanStep, Role, Slot};
 use crate::c;
-use crate::lower::{Context, Lowered, Source, added_rows, lower, lower_grouping};
+use crate::cuda::{self, Architecture};
+use crate::lower::{BlockSizes, Context, Lowered, Source, added_rows, lower, lower_grouping};
 use crate::tile::{Dim, Extent, TileProgram};
 use diptych_ir::{DType, Entry, EntryKind, NodeId, Op, Program, ReduceKind, RegionId, ScalarFn};
 use diptych_passes::fuse::{
@@ -19,13 +20,24 @@ use diptych_passes::normalize::normalize;
 use std::collections::{HashMap, HashSet};
 use std::time::Instant;
 
+/// What kernels are written in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Language {
+    /// C for the system's compiler.
+    C,
+    /// CUDA C++ for NVRTC, for one architecture.
+    Cuda(Architecture),
+}
+
 /// What code is generated for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct EntryOptions {
     /// Columns of a packed panel.
     pub panel: usize,
-    /// Rows that an instance of a contraction has at most. No bit depends on it.
-    pub block_rows: usize,
+    /// Sizes of blocks.
+    pub blocks: BlockSizes,
+    /// What kernels are written in.
+    pub language: Language,
     /// Threads that share the work of a run. Where there are few rows, columns are divided among so many, by kernels of
     /// their own for each number of threads; no bit depends on it.
     pub threads: usize,
@@ -36,7 +48,24 @@ pub struct EntryOptions {
 impl EntryOptions {
     /// With turns that give a block of rows to each thread.
     pub const fn new(panel: usize, block_rows: usize, threads: usize) -> EntryOptions {
-        EntryOptions { panel, block_rows, threads, turn_rows: threads * block_rows }
+        EntryOptions {
+            panel,
+            blocks: BlockSizes::of_processor(block_rows),
+            language: Language::C,
+            threads,
+            turn_rows: threads * block_rows,
+        }
+    }
+
+    /// Kernels for a GPU. Where there are few rows, columns are divided among as many thread blocks as it runs at once.
+    pub const fn cuda(architecture: Architecture) -> EntryOptions {
+        EntryOptions {
+            panel: cuda::PANEL,
+            blocks: BlockSizes::of_gpu(),
+            language: Language::Cuda(architecture),
+            threads: architecture.multiprocessors(),
+            turn_rows: 8192,
+        }
     }
 }
 
@@ -62,14 +91,16 @@ pub(crate) struct EntrySeconds {
     fuse: f64,
     /// From fused groups to tile programs, launches and buffers.
     lower: f64,
-    /// Tile programs as C.
+    /// Tile programs as text.
     text: f64,
+    /// What that stage is called: after the language.
+    text_name: &'static str,
 }
 
 impl EntrySeconds {
     /// Each stage by name, in order.
     pub(crate) fn parts(&self) -> [(&'static str, f64); 3] {
-        [("fuse", self.fuse), ("lower", self.lower), ("C text", self.text)]
+        [("fuse", self.fuse), ("lower", self.lower), (self.text_name, self.text)]
     }
 }
 
@@ -117,6 +148,7 @@ pub(crate) fn compile_entry_timed(
         buffers: Vec::new(),
         kernels: Vec::new(),
         texts: Vec::new(),
+        device_kernels: Vec::new(),
         text_seconds: 0.0,
         time: 0,
         derived: HashSet::new(),
@@ -125,10 +157,15 @@ pub(crate) fn compile_entry_timed(
     let (steps, load_steps) = builder.main()?;
     let text = builder.text_seconds;
     let lower = start.elapsed().as_secs_f64() - text;
-    let seconds = EntrySeconds { fuse: fuse_seconds, lower, text };
+    let text_name = match options.language {
+        Language::C => "C text",
+        Language::Cuda(_) => "CUDA text",
+    };
+    let seconds = EntrySeconds { fuse: fuse_seconds, lower, text, text_name };
     let entry = CompiledEntry {
         kind,
         kernels: builder.texts,
+        device_kernels: builder.device_kernels,
         programs: builder.kernels,
         buffers: builder.buffers,
         load_steps,
@@ -152,6 +189,7 @@ pub(super) struct Builder<'a> {
     pub(super) buffers: Vec<Buffer>,
     pub(super) kernels: Vec<TileProgram>,
     texts: Vec<c::KernelText>,
+    device_kernels: Vec<cuda::KernelText>,
     text_seconds: f64,
     pub(super) time: usize,
     /// Values that depend on parameters alone.
@@ -409,7 +447,8 @@ impl Builder<'_> {
             history_is_rename: !self.entry.kind.cached(),
             few_rows: (self.entry.kind == EntryKind::Decode).then_some(self.options.threads),
             panel: self.options.panel,
-            block_rows: self.options.block_rows,
+            blocks: self.options.blocks,
+            operands_as_they_lie: matches!(self.options.language, Language::Cuda(_)),
         };
         if let Some([sum, _, both]) = self.added(region, group) {
             let place = scope.places.get(&sum).copied();
@@ -456,7 +495,7 @@ impl Builder<'_> {
         };
         let program = &lowered.program;
         let grid = program.grid.iter().map(|&dim| GridCount::of(program, dim, flat)).collect();
-        let kernel = self.kernel(lowered.program);
+        let kernel = self.kernel(lowered.program)?;
         Ok(Launch { kernel, args, flat, grid, region, nodes: nodes.to_vec(), time: self.time })
     }
 
@@ -619,21 +658,35 @@ impl Builder<'_> {
     }
 
     /// The kernel of a program; equal layers that are written out share theirs.
-    fn kernel(&mut self, program: TileProgram) -> usize {
+    fn kernel(&mut self, program: TileProgram) -> Result<usize, CompileError> {
         if let Some(known) = self.kernels.iter().position(|kernel| kernel.does_the_same_as(&program)) {
-            return known;
+            return Ok(known);
         }
         let start = Instant::now();
         let name = &program.name;
-        let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-        for byte in c::write(&program, name).text.bytes() {
-            hash = (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
+        match self.options.language {
+            Language::C => {
+                let name = hashed(name, &c::write(&program, name).text);
+                let mut text = c::write(&program, &name);
+                text.scratch_floats = program.scratch_floats();
+                self.texts.push(text);
+            }
+            Language::Cuda(architecture) => {
+                let name = hashed(name, &cuda::write(&program, name, architecture)?.text);
+                self.device_kernels.push(cuda::write(&program, &name, architecture)?);
+            }
         }
-        let mut text = c::write(&program, &format!("{name}_{hash:016x}"));
-        text.scratch_floats = program.scratch_floats();
         self.text_seconds += start.elapsed().as_secs_f64();
         self.kernels.push(program);
-        self.texts.push(text);
-        self.kernels.len() - 1
+        Ok(self.kernels.len() - 1)
     }
+}
+
+/// A name with all bits of the hash of a kernel's text.
+fn hashed(name: &str, text: &str) -> String {
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    for byte in text.bytes() {
+        hash = (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
+    }
+    format!("{name}_{hash:016x}")
 }

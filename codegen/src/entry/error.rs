@@ -1,5 +1,6 @@
 //! Why a program cannot be compiled: what each stage refuses. It decides nothing.
 
+use crate::cuda::CudaError;
 use crate::lower::LowerError;
 use diptych_ir::IrError;
 use diptych_passes::algebra::AlgebraError;
@@ -20,6 +21,9 @@ pub enum CompileError {
     /// A group cannot be lowered.
     #[error(transparent)]
     Lower(#[from] LowerError),
+    /// A kernel cannot be written for a GPU.
+    #[error(transparent)]
+    Cuda(#[from] CudaError),
     /// Its values cannot be given buffers.
     #[error("cannot plan entry `{entry}`: {problem}")]
     Plan {

@@ -10,10 +10,11 @@ mod together;
 mod turns;
 
 pub(crate) use build::compile_entry_timed;
-pub use build::{EntryOptions, compile_entry};
+pub use build::{EntryOptions, Language, compile_entry};
 pub use error::CompileError;
 
 use crate::c::KernelText;
+use crate::cuda;
 use crate::tile::{CHUNK, DimId, Extent, TileProgram};
 use diptych_ir::{DType, EntryKind, NodeId, RegionId, Symbol};
 use diptych_passes::layout::{CHECKPOINT, Layout, Leading, product};
@@ -299,8 +300,10 @@ pub enum PlanStep {
 pub struct CompiledEntry {
     /// The job.
     pub kind: EntryKind,
-    /// Kernels, each different.
+    /// Kernels in C, each different; none where they are written in CUDA.
     pub kernels: Vec<KernelText>,
+    /// Kernels in CUDA, each different; none where they are written in C.
+    pub device_kernels: Vec<cuda::KernelText>,
     /// What each kernel was written from.
     pub programs: Vec<TileProgram>,
     /// Buffers.
@@ -356,6 +359,12 @@ impl CompiledEntry {
         let mut launches = Vec::new();
         collect(&self.steps, &mut launches);
         launches
+    }
+
+    /// The name of a kernel, in whatever it is written.
+    pub fn kernel_name(&self, kernel: usize) -> &str {
+        let of_device = self.device_kernels.get(kernel).map(|kernel| kernel.name.as_str());
+        of_device.unwrap_or_else(|| &self.kernels[kernel].name)
     }
 
     /// Whether a buffer has a row for each row of a cache, or for each chunk of it.

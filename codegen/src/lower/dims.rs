@@ -3,28 +3,14 @@
 //! and the kind of group alone; of rows it is the most, and a run divides them evenly.
 
 use super::{Context, LowerError, chunks, padding, past};
-use crate::tile::{Dim, DimId, Extent, PAIRS, TURNED_ROWS};
+use crate::tile::{Dim, DimId, Extent};
 use diptych_ir::{Axis, Graph, NodeId, Op, ReduceKind, Size};
 use diptych_passes::fuse::{Group, GroupKind, Grouping, StreamAxis};
 use diptych_passes::layout::{Layout, Leading, leading, product, symbol};
 use std::collections::HashMap;
 
-/// Rows of a block where each row is a pass over memory.
-const POINTWISE_ROWS: usize = 32;
-/// Columns that an instance of a contraction has at least.
-const COLUMNS: usize = 128;
 /// Instances of a product of few rows that a thread should have at least.
 const SHARES: usize = 2;
-/// Columns of a block of a gradient of a weight.
-const GRADIENT_COLUMNS: usize = 256;
-/// Rows walked at once when summing over rows.
-const STREAMED_ROWS: usize = 256;
-/// Elements of a block of a value without run-time axes.
-const FLAT_BLOCK: usize = 16384;
-/// Elements of a block of a streamed fixed axis.
-const STREAMED_COLUMNS: usize = 512;
-/// Rows of a product with a chunk of keys, beside those of positions.
-const STREAM_ROWS: usize = 4;
 
 /// The dimensions of a group.
 pub struct Dims {
@@ -129,6 +115,8 @@ pub fn identifier(name: &str) -> String {
 pub fn choose(group: &Group, context: &Context) -> Result<Dims, LowerError> {
     let graph = &context.program.region(context.region).graph;
     let mut dims = none();
+    let sizes = context.blocks;
+    let rows_of_contractions = if context.few_rows.is_some() { sizes.few_rows } else { sizes.rows };
     let contractions: Vec<NodeId> =
         group.nodes.iter().copied().filter(|&id| matches!(graph.op(id), Op::Contract(_))).collect();
     let kind = match &group.kind {
@@ -157,7 +145,7 @@ pub fn choose(group: &Group, context: &Context) -> Result<Dims, LowerError> {
             }
         }
         GroupKind::Rows(leading) => {
-            let block = if contractions.is_empty() { POINTWISE_ROWS } else { context.block_rows };
+            let block = if contractions.is_empty() { sizes.pointwise_rows } else { rows_of_contractions };
             let row = dims.add("row", Extent::Rows { leading: *leading, block });
             dims.row = Some(row);
             dims.grid.push(row);
@@ -168,25 +156,25 @@ pub fn choose(group: &Group, context: &Context) -> Result<Dims, LowerError> {
         GroupKind::Flat | GroupKind::FlatSum => {
             let divided = group.kind == GroupKind::Flat;
             let flat =
-                dims.add("element", Extent::Flat { block: if divided { FLAT_BLOCK } else { usize::MAX } });
+                dims.add("element", Extent::Flat { block: if divided { sizes.flat } else { usize::MAX } });
             dims.flat = Some(flat);
             dims.grid.extend(divided.then_some(flat));
         }
         GroupKind::OverRows(leading) => {
-            let row = dims.add("row", Extent::Rows { leading: *leading, block: STREAMED_ROWS });
+            let row = dims.add("row", Extent::Rows { leading: *leading, block: sizes.streamed_rows });
             dims.row = Some(row);
             dims.stream = Some(row);
             gradient_blocks(&mut dims, group, &contractions, graph, context);
         }
         GroupKind::Grouped(grouping) => {
-            let pair = dims.pairs(grouping, PAIRS, context);
+            let pair = dims.pairs(grouping, sizes.pairs, context);
             dims.grid.extend(pair);
             for (axis, extent) in column_blocks(group, &contractions, graph, context) {
                 dims.divide(axis, extent);
             }
         }
         GroupKind::OverGrouped(grouping) => {
-            dims.stream = dims.pairs(grouping, STREAMED_ROWS, context);
+            dims.stream = dims.pairs(grouping, sizes.streamed_rows, context);
             let along = dims.of(grouping.axis);
             dims.grid.extend(along);
             let gradients: Vec<NodeId> =
@@ -209,14 +197,14 @@ pub fn choose(group: &Group, context: &Context) -> Result<Dims, LowerError> {
                     StreamAxis::Time => dims.sequence.map(|pair| pair.0),
                     StreamAxis::Past => dims.sequence.map(|pair| pair.1),
                     StreamAxis::Rows(leading) => {
-                        let block = if streamed_rows { STREAMED_ROWS } else { context.block_rows };
+                        let block = if streamed_rows { sizes.streamed_rows } else { sizes.rows };
                         let row = dims.add("row", Extent::Rows { leading, block });
                         dims.row = Some(row);
                         Some(row)
                     }
                     StreamAxis::Fixed(axis) => {
                         let size = axis.fixed_size().unwrap_or(1);
-                        let block = STREAMED_COLUMNS.min(size);
+                        let block = sizes.streamed_columns.min(size);
                         dims.set(axis, Extent::Blocks { size, block })
                     }
                 };
@@ -235,10 +223,13 @@ pub fn choose(group: &Group, context: &Context) -> Result<Dims, LowerError> {
             // Where all heads see the same keys, a few of them are enough rows for a product. Where chunks are
             // divided, each is to be read by few instances.
             if long(axes.along)
-                && product(&axes.each) == 1
-                && let Some((axis, size)) = shared_axis(group, graph, context)
+                && (product(&axes.each) == 1 || sizes.divides_groups)
+                && let Some((axis, size)) = shared_axis(group, graph, context, &axes.each)
             {
-                let rows = if chunks::are_shared(group, context) { TURNED_ROWS } else { STREAM_ROWS };
+                let rows = match chunks::are_shared(group, context) {
+                    true => sizes.heads_of_shared_chunks,
+                    false => sizes.heads,
+                };
                 dims.divide(axis, Extent::Blocks { size, block: choose_block(size, 1, rows, 1) });
             }
         }
@@ -327,13 +318,14 @@ pub(super) fn choose_block(size: usize, inner: usize, least: usize, align: usize
     (1..=size).find(fits).unwrap_or(size)
 }
 
-/// The first axis of more than one element that all values of a group have which it computes.
-fn shared_axis(group: &Group, graph: &Graph, context: &Context) -> Option<(Axis, usize)> {
+/// The first axis of more than one element, other than these, that all values of a group have which it computes.
+fn shared_axis(group: &Group, graph: &Graph, context: &Context, except: &[Axis]) -> Option<(Axis, usize)> {
     let first = *group.outputs.first()?;
     let axes = context.layouts.ordered(graph.axes(first).iter().copied());
     let everywhere = |axis: &Axis| {
         let computed = group.nodes.iter().filter(|id| !context.in_place.contains(id));
         axis.fixed_size().is_some_and(|size| size > 1)
+            && !except.contains(axis)
             && computed.into_iter().all(|&id| graph.axes(id).contains(*axis))
             && unmoved(group, graph, *axis)
     };
@@ -446,7 +438,7 @@ fn column_blocks(
         let columns = |block: usize| inner.iter().map(|inner| block * inner).max().unwrap_or(block);
         let block = match few_rows {
             Some(threads) => finest(threads, instances, size, (1..=size).filter(fits), columns),
-            None => (1..size).filter(fits).find(|&block| columns(block) >= COLUMNS),
+            None => (1..size).filter(fits).find(|&block| columns(block) >= context.blocks.columns),
         };
         let Some(block) = block.filter(|&block| block < size && dividable(axis)) else { break };
         blocks.push((axis, Extent::Blocks { size, block }));
@@ -511,8 +503,10 @@ fn gradient_blocks(
                 order.iter().partition(|axis| !of_right(axis))
             }
         };
-        let row_blocks = (rows, context.block_rows, 1);
-        for (mut axes, least, align) in [row_blocks, (columns, GRADIENT_COLUMNS, context.panel)] {
+        let row_blocks = (rows, context.blocks.rows, 1);
+        for (mut axes, least, align) in
+            [row_blocks, (columns, context.blocks.gradient_columns, context.panel)]
+        {
             // Of chosen weights an instance has one already.
             axes.retain(|&axis| dims.of(axis).is_none_or(|dim| !dims.single.contains(&dim)));
             if let [axis, rest @ ..] = &axes[..]
@@ -558,8 +552,8 @@ fn scatter_blocks(
             let all = group.kind == GroupKind::AddedRows;
             let block = match own {
                 _ if all => usize::MAX,
-                Leading::None => STREAMED_ROWS,
-                _ => POINTWISE_ROWS,
+                Leading::None => context.blocks.streamed_rows,
+                _ => context.blocks.pointwise_rows,
             };
             let row = dims.add("row", Extent::Rows { leading: added, block });
             dims.row = Some(row);

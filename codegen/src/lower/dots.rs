@@ -69,8 +69,10 @@ impl Lowering<'_> {
         if accumulate {
             self.start_sum(schedule, id, &order, &c, 0.0)?;
         }
-        let stmt =
-            Stmt::Dot(Dot { batch, m, n, k, a, b, across, turned: turned.map(Box::new), c, accumulate });
+        let of_bf16 = |id: NodeId| self.graph.ty(id).dtype == DType::BF16;
+        let values = if of_bf16(rows_of) && of_bf16(columns_of) { DType::BF16 } else { DType::F32 };
+        let turned = turned.map(Box::new);
+        let stmt = Stmt::Dot(Dot { batch, m, n, k, a, b, across, turned, c, accumulate, values });
         schedule.push(computed.phase, computed.stage, Order::Last, stmt);
         if direct { Ok(()) } else { self.emit_store(schedule, id) }
     }
@@ -234,7 +236,7 @@ impl Lowering<'_> {
     ) -> Result<View, LowerError> {
         let place = self.place(id, after)?;
         if let Place::Strided(view) = &place
-            && view.dtype == DType::F32
+            && (view.dtype == DType::F32 || self.context.operands_as_they_lie && view.dtype.is_float())
             && !self.is_scattered(&place)
             && self.runs_as_one(view, m)
             && self.runs_as_one(view, k)
@@ -259,14 +261,18 @@ impl Lowering<'_> {
             Place::Strided(_) if self.is_scattered(&place) => {}
             Place::Strided(view) => {
                 let as_one = self.runs_as_one(view, n) && self.runs_as_one(view, k);
-                if as_one && is_contiguous(view, n) {
+                if as_one && (is_contiguous(view, n) || self.context.operands_as_they_lie) {
                     return Ok((place, None));
                 }
                 let rows_contiguous = k.last().is_some_and(|&dim| view.stride(dim) == 1);
                 if rows_contiguous && batch.is_empty() && as_one {
                     let dims = [k, n].concat();
                     if turning == Some(self.copy_phase(id, &dims, after)) {
-                        let tile = self.new_tile(&format!("{}_turned", self.name(id)), dims);
+                        let tile = self.new_tile(
+                            &format!("{}_turned", self.name(id)),
+                            dims,
+                            self.graph.ty(id).dtype,
+                        );
                         return Ok((Place::Strided(tile), Some(view.clone())));
                     }
                     let tile = self.transposed(schedule, id, place.clone(), (k, n), after, stage);
@@ -299,7 +305,7 @@ impl Lowering<'_> {
         let place = self.place(id, after)?;
         let lies_across = match &place {
             Place::Packed(view) => {
-                view.dtype == DType::F32
+                (view.dtype == DType::F32 || self.context.operands_as_they_lie)
                     && view.blocks.is_none()
                     && view.first.0 == 0
                     && batch.is_empty()
@@ -355,7 +361,7 @@ impl Lowering<'_> {
         after: bool,
         stage: usize,
     ) -> Result<View, LowerError> {
-        let tile = self.new_tile(&format!("{}_copy", self.name(id)), dims.to_vec());
+        let tile = self.new_tile(&format!("{}_copy", self.name(id)), dims.to_vec(), self.graph.ty(id).dtype);
         let phase = self.copy_phase(id, dims, after);
         let nest = schedule.nest(phase, stage, dims);
         let value = self.value(nest, id, phase)?;
@@ -373,7 +379,8 @@ impl Lowering<'_> {
         stage: usize,
     ) -> Place {
         let dims = [rows, columns].concat();
-        let to = self.new_tile(&format!("{}_transposed", self.name(id)), dims.clone());
+        let to =
+            self.new_tile(&format!("{}_transposed", self.name(id)), dims.clone(), self.graph.ty(id).dtype);
         let phase = self.copy_phase(id, &dims, after);
         let stmt = Stmt::Transpose { rows: rows.to_vec(), columns: columns.to_vec(), from, to: to.clone() };
         schedule.push(phase, stage, Order::First, stmt);

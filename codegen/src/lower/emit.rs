@@ -368,8 +368,8 @@ impl Lowering<'_> {
         let (Some(running), Some(chunk)) = (maximum.tile.clone(), maximum.chunk.clone()) else {
             return Vec::new();
         };
-        let keep = self.new_tile("keep_factor", maximum.dims.clone());
-        let add = self.new_tile("add_factor", maximum.dims.clone());
+        let keep = self.new_tile("keep_factor", maximum.dims.clone(), DType::F32);
+        let add = self.new_tile("add_factor", maximum.dims.clone(), DType::F32);
         let strided = |view: &View| Place::Strided(view.clone());
         let mut nest = NestBuilder::default();
         let old = nest.push(Instr::Load(strided(&running)));

@@ -108,7 +108,15 @@ pub fn lower_grouping(ids: NodeId, count: usize, context: &Context) -> Result<Lo
         grid: Vec::new(),
         tiles: Vec::new(),
         tables: Vec::new(),
-        body: vec![Stmt::Group { ids: view, leading, dims, count, order, starts }],
+        body: vec![Stmt::Group {
+            ids: view,
+            leading,
+            dims,
+            count,
+            order,
+            starts,
+            block: context.blocks.pairs,
+        }],
     };
     Ok(Lowered { program, args: lowering.sources })
 }

@@ -3,6 +3,7 @@
 //! computations in stages, write them down. It knows no instruction set.
 
 mod added_rows;
+mod block_sizes;
 mod chunks;
 mod dims;
 mod dots;
@@ -56,8 +57,11 @@ pub struct Context<'a> {
     pub few_rows: Option<usize>,
     /// Columns of a packed panel.
     pub panel: usize,
-    /// Rows that an instance of a contraction has at most.
-    pub block_rows: usize,
+    /// Sizes of blocks.
+    pub blocks: BlockSizes,
+    /// Whether a dot takes operands of any float type as they lie, as a GPU's does, which copies them to where it wants
+    /// them in any case. A processor's wants floats at its left, and columns one after the other at its right.
+    pub operands_as_they_lie: bool,
 }
 
 /// What an argument of a kernel is.
@@ -92,6 +96,7 @@ pub struct Lowered {
 }
 
 pub use added_rows::added_rows;
+pub use block_sizes::BlockSizes;
 pub use grouped::lower_grouping;
 
 /// Lowers a group to programs that run one after the other: mostly one.

@@ -40,13 +40,13 @@ impl Lowering<'_> {
         first.into_iter().chain(fixed).chain(last).filter(|dim| !self.dims.single.contains(dim)).collect()
     }
 
-    /// A new tile over these dimensions.
-    pub fn new_tile(&mut self, name: &str, dims: Vec<DimId>) -> View {
+    /// A new tile over these dimensions, for numbers of this type.
+    pub fn new_tile(&mut self, name: &str, dims: Vec<DimId>, values: DType) -> View {
         let strides = row_major(&dims, |dim| self.dims.most(dim));
         let elements = dims.iter().map(|&dim| self.dims.most(dim)).product();
         // Arguments end in a number alone: no tile is called what one of them is.
         let name = format!("{name}_t{}", self.tiles.len());
-        self.tiles.push(Tile { name, dims, elements });
+        self.tiles.push(Tile { name, dims, elements, values });
         View {
             base: Base::Tile(self.tiles.len() - 1),
             dtype: DType::F32,

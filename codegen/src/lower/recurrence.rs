@@ -64,7 +64,7 @@ pub(super) fn lower(group: &Group, context: &Context) -> Result<Lowered, LowerEr
     for &argument in &body.arguments[..scan.carried] {
         let dims = lowering.node_dims(argument);
         let name = format!("state_{}", lowering.name(argument));
-        states.push(lowering.new_tile(&name, dims));
+        states.push(lowering.new_tile(&name, dims, body.graph.ty(argument).dtype));
     }
     let mut step = Step {
         moving: moving(body, scan.carried + scan.sequenced, &inner.outputs),
@@ -278,7 +278,7 @@ fn history(lowering: &mut Lowering, ports: &Ports, replay: &Replay) -> Result<Ve
         let argument = ports.body().arguments[operand];
         let dims = lowering.node_dims(argument);
         let name = format!("states_{}", lowering.name(argument));
-        let mut now = lowering.new_tile(&name, dims);
+        let mut now = lowering.new_tile(&name, dims, ports.body().graph.ty(argument).dtype);
         let Base::Tile(tile) = now.base else { continue };
         let (_, position) = lowering.dims.steps.ok_or_else(missing)?;
         let Tile { dims, elements, .. } = &mut lowering.tiles[tile];

@@ -29,7 +29,8 @@ impl Lowering<'_> {
         strides.iter_mut().for_each(|entry| entry.1 *= words);
         let elements = rows.iter().map(|&dim| self.dims.most(dim)).product::<usize>() * words;
         let name = format!("{}_t{}", self.name(id), self.tiles.len());
-        self.tiles.push(Tile { name, dims: [rows, over].concat(), elements });
+        let dims = [rows, over].concat();
+        self.tiles.push(Tile { name, dims, elements, values: DType::F32 });
         let base = Base::Tile(self.tiles.len() - 1);
         View { base, dtype: DType::F32, offset: 0, strides, rows: RowMap::InOrder }
     }

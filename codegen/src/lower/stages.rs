@@ -252,12 +252,13 @@ impl<'a> Lowering<'a> {
             let tile = match state {
                 Some(tile) => Some(tile),
                 None if class == Class::Round => needed.then(|| self.rounded_tile(id)),
-                None => needed.then(|| self.new_tile(&name, dims.clone())),
+                None => needed.then(|| self.new_tile(&name, dims.clone(), self.graph.ty(id).dtype)),
             };
             let integers = self.graph.ty(id).dtype == DType::I32;
             let tile =
                 tile.map(|tile| View { dtype: if integers { DType::I32 } else { tile.dtype }, ..tile });
-            let chunk = folded.then(|| self.new_tile(&format!("{name}_chunk"), dims));
+            let chunk =
+                folded.then(|| self.new_tile(&format!("{name}_chunk"), dims, self.graph.ty(id).dtype));
             if let Some(computed) = self.computed.get_mut(&id) {
                 computed.direct = direct;
                 computed.tile = tile;

@@ -1,7 +1,7 @@
 //! What serving takes of memory, known before it takes any. It takes none.
 
 use super::server::{SERVING, ServeOptions};
-use crate::executor::{Binding, CacheRooms, Executable, MemoryBound, ParameterStore};
+use crate::executor::{Binding, CacheRooms, MemoryBound, ParameterStore};
 use crate::session::Device;
 use diptych_codegen::driver::CompiledProgram;
 use diptych_codegen::entry::CompiledEntry;
@@ -29,19 +29,19 @@ impl ServeMemory {
         options: ServeOptions,
         kinds: &[EntryKind],
     ) -> ServeMemory {
-        let (threads, width) = (device.pool.threads(), device.width);
         let bound = |&kind: &EntryKind| {
             let entry = compiled.entries.get(&kind).filter(|_| kinds.contains(&kind))?;
             let limits = options.limits(kind, context);
-            Some((kind, Executable::memory_bound(entry, limits, options.cache(), threads, width)))
+            Some((kind, device.memory_bound(entry, limits, options.cache())))
         };
         let entries: Vec<(EntryKind, MemoryBound)> = SERVING.iter().filter_map(bound).collect();
         let tables = entries
             .iter()
             .map(|&(kind, _)| Binding::bytes_for(options.limits(kind, context), context))
             .sum::<usize>();
+        let panel = device.options().panel;
         let mut memory = ServeMemory {
-            parameters: ParameterStore::bytes_for(&compiled.program, &compiled.layouts, width.panel(), false),
+            parameters: ParameterStore::bytes_for(&compiled.program, &compiled.layouts, panel, false),
             caches: 0,
             entries,
             tables,

@@ -5,7 +5,7 @@
 use super::DecodeError;
 use super::chunks::{ChunkTable, FreeChunks};
 use super::memory::ServeMemory;
-use crate::executor::{Binding, CacheRooms, CacheSize, Executable, Sequence, SharedMemory, Workspace};
+use crate::executor::{Binding, CacheRooms, CacheSize, Executable, Sequence, SharedMemory};
 use crate::session::{Device, Session, SessionError};
 use diptych_codegen::driver::CompiledProgram;
 use diptych_codegen::entry::{Limits, Role};
@@ -111,6 +111,7 @@ pub const SERVING: [EntryKind; 3] = [EntryKind::Prefill, EntryKind::Decode, Entr
 /// was compiled with them.
 pub struct Server<'s> {
     device: &'s Device,
+    session: &'s Session,
     prefill: Option<Loaded>,
     decode: Option<Loaded>,
     score: Option<Loaded>,
@@ -156,11 +157,10 @@ impl<'s> Server<'s> {
         let size = options.cache();
         let cached = memory.cached(compiled);
         let caches = match cached {
-            Some(entry) => CacheRooms::new(entry, size).map_err(SessionError::from)?,
+            Some(entry) => device.caches(entry, size)?,
             None => CacheRooms::default(),
         };
-        let workspace =
-            Workspace::new(memory.entries.iter().map(|entry| entry.1)).map_err(SessionError::from)?;
+        let workspace = device.workspace(memory.entries.iter().map(|entry| entry.1))?;
         let shared = SharedMemory { caches: Some(&caches), workspace: Some(&workspace) };
         let vocabulary = vocabulary(compiled);
         let load = |kind: EntryKind| -> Result<Option<Loaded>, DecodeError> {
@@ -175,6 +175,7 @@ impl<'s> Server<'s> {
         };
         let mut server = Server {
             device,
+            session,
             prefill: load(EntryKind::Prefill)?,
             decode: load(EntryKind::Decode)?,
             score: load(EntryKind::Score)?,
@@ -191,15 +192,21 @@ impl<'s> Server<'s> {
             pieces: Vec::with_capacity(options.batch),
             memory,
         };
-        server.refresh();
+        server.refresh()?;
         Ok(server)
     }
 
-    /// Computes anew what depends on parameters alone. To be called after parameters change.
-    pub fn refresh(&mut self) {
+    /// Takes the session's parameters as they are now, and computes anew what depends on them alone. To be called after
+    /// parameters change.
+    ///
+    /// # Errors
+    /// When a GPU fails.
+    pub fn refresh(&mut self) -> Result<(), DecodeError> {
+        self.session.store.upload().map_err(SessionError::from)?;
         for loaded in [&mut self.prefill, &mut self.decode, &mut self.score].into_iter().flatten() {
-            loaded.run.refresh(&self.device.pool, &loaded.binding);
+            loaded.run.refresh(self.device, &loaded.binding).map_err(SessionError::from)?;
         }
+        Ok(())
     }
 
     /// The most positions of a sequence.
@@ -380,7 +387,7 @@ impl<'s> Server<'s> {
                 .map_err(SessionError::from)?;
             fill(run, "tokens", now.iter().map(|window| window.tokens));
             fill(run, "targets", now.iter().map(|window| window.targets));
-            run.run(&self.device.pool, binding);
+            run.run(self.device, binding).map_err(SessionError::from)?;
             log_probs.extend_from_slice(&run.root("log_prob").unwrap_or_default()[..binding.rows()]);
         }
         Ok(())
@@ -460,7 +467,7 @@ impl<'s> Server<'s> {
         for (last, piece) in last.iter_mut().zip(pieces) {
             *last = piece.length as i32 - 1;
         }
-        run.run(&self.device.pool, binding);
+        run.run(self.device, binding).map_err(SessionError::from)?;
         let logits = run.root("logits").unwrap_or_default();
         for (piece, logits) in pieces.iter().zip(logits.chunks_exact(self.vocabulary)) {
             let at = piece.prompt * self.vocabulary;

@@ -2,6 +2,7 @@
 //! in which chunks of the cache their past lies. All tables are made once, for
 //! the largest run, and filled anew for each.
 
+use super::resolve::RunSize;
 use diptych_codegen::c::prelude::{BLOCK_FUNCTIONS, DOT_FUNCTIONS};
 use diptych_codegen::c::step::StepTables;
 use diptych_codegen::entry::Limits;
@@ -268,6 +269,34 @@ impl Binding {
     /// Pairs of a sequence and a chunk of its tokens.
     pub fn blocks(&self) -> usize {
         self.block_index.len()
+    }
+
+    /// The most positions of a sequence.
+    pub(crate) fn context(&self) -> usize {
+        self.context
+    }
+
+    /// How large the run is.
+    pub(crate) fn size(&self) -> RunSize {
+        let past_blocks = self.past_block_index.len();
+        RunSize { rows: self.rows, batch: self.batch, blocks: self.blocks(), past_blocks }
+    }
+
+    /// All tables, as far as the run at hand fills them, in the order of a GPU's struct.
+    pub(crate) fn in_order(&self) -> [&[i32]; 10] {
+        let (rows, batch) = (self.rows, self.batch);
+        [
+            &self.row_position[..rows],
+            &self.row_cache[..rows],
+            &self.sequence_row[..=batch],
+            &self.sequence_origin[..batch],
+            &self.block_sequence,
+            &self.block_index,
+            &self.past_block_sequence,
+            &self.past_block_index,
+            &self.chunk_row[..batch * self.chunk_stride],
+            &self.sequence_state[..batch],
+        ]
     }
 
     /// The tables as kernels see them, without the functions they call; valid while the binding is neither moved in memory nor bound anew.

@@ -1,7 +1,8 @@
 //! The rooms that caches and states of recurrences lie in. It knows how large they are, not what is in them.
 
 use super::binding::CacheSize;
-use super::memory::{AlignedBytes, OutOfMemory};
+use super::memory::{AlignedBytes, Memory, OutOfMemory};
+use crate::cuda::{CudaError, DeviceBytes, Gpu};
 use diptych_codegen::entry::{Buffer, CompiledEntry, Role};
 use diptych_codegen::tile::CHUNK;
 use std::collections::HashMap;
@@ -11,19 +12,32 @@ use std::collections::HashMap;
 /// carries a room of states, one for each sequence.
 #[derive(Debug, Default)]
 pub struct CacheRooms {
-    rooms: HashMap<Role, AlignedBytes>,
+    rooms: HashMap<Role, Memory>,
     size: CacheSize,
 }
 
 impl CacheRooms {
-    /// Rooms of this size for every cache and every state of an entry.
+    /// Rooms of this size for every cache and every state of an entry, on the CPU.
     ///
     /// # Errors
     /// When there is not enough memory.
     pub fn new(entry: &CompiledEntry, size: CacheSize) -> Result<CacheRooms, OutOfMemory> {
         let rooms = Self::each(entry, size)
-            .map(|(role, bytes)| Ok((role.clone(), AlignedBytes::zeroed(bytes)?)))
+            .map(|(role, bytes)| Ok((role.clone(), Memory::Host(AlignedBytes::zeroed(bytes)?))))
             .collect::<Result<_, OutOfMemory>>()?;
+        Ok(CacheRooms { rooms, size })
+    }
+
+    /// The same on a GPU.
+    ///
+    /// # Errors
+    /// When the GPU has not enough memory.
+    pub fn on(gpu: &Gpu, entry: &CompiledEntry, size: CacheSize) -> Result<CacheRooms, CudaError> {
+        // Positions beyond the end of a sequence are read and masked: what lies there must be a number.
+        let zeroed = |bytes| DeviceBytes::zeroed(gpu.context(), bytes, "the cache").map(Memory::Gpu);
+        let rooms = Self::each(entry, size)
+            .map(|(role, bytes)| Ok((role.clone(), zeroed(bytes)?)))
+            .collect::<Result<_, CudaError>>()?;
         Ok(CacheRooms { rooms, size })
     }
 
@@ -33,7 +47,7 @@ impl CacheRooms {
     }
 
     /// Each cache and each value of states, with its bytes.
-    pub(super) fn each(entry: &CompiledEntry, size: CacheSize) -> impl Iterator<Item = (&Role, usize)> {
+    pub(crate) fn each(entry: &CompiledEntry, size: CacheSize) -> impl Iterator<Item = (&Role, usize)> {
         let cached = |buffer: &&Buffer| matches!(buffer.role, Role::Cache { .. } | Role::State { .. });
         entry
             .buffers
@@ -43,7 +57,7 @@ impl CacheRooms {
     }
 
     /// Bytes of one layer of a cache or of states; 0 for other buffers.
-    pub(super) fn layer_bytes(buffer: &Buffer, panel: usize, size: CacheSize) -> usize {
+    pub(crate) fn layer_bytes(buffer: &Buffer, panel: usize, size: CacheSize) -> usize {
         let rows = match buffer.role {
             Role::Cache { .. } => size.chunks * CHUNK,
             Role::State { .. } => size.sequences,
@@ -53,7 +67,7 @@ impl CacheRooms {
     }
 
     /// The room of a cache or of states.
-    pub(super) fn room(&self, role: &Role) -> Option<&AlignedBytes> {
+    pub(crate) fn room(&self, role: &Role) -> Option<&Memory> {
         self.rooms.get(role)
     }
 
@@ -64,7 +78,7 @@ impl CacheRooms {
 
     /// Bytes allocated.
     pub fn bytes(&self) -> usize {
-        self.rooms.values().map(AlignedBytes::len).sum()
+        self.rooms.values().map(Memory::len).sum()
     }
 
     fn bytes_of(&self, wanted: fn(&Role) -> bool) -> usize {

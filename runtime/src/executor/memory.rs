@@ -1,6 +1,7 @@
 //! Memory that kernels work on: aligned, zeroed when taken, reached by raw
 //! pointers. It knows no layout.
 
+use crate::cuda::DeviceBytes;
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::ptr::NonNull;
 
@@ -133,6 +134,36 @@ impl AlignedBytes {
     pub fn as_mut_slice<T: bytemuck::Pod>(&mut self) -> &mut [T] {
         // SAFETY: as above, and self is borrowed alone.
         unsafe { std::slice::from_raw_parts_mut(self.as_ptr().cast(), self.len() / size_of::<T>()) }
+    }
+}
+
+/// Memory of the host or of a GPU.
+#[derive(Debug)]
+pub(crate) enum Memory {
+    Host(AlignedBytes),
+    Gpu(DeviceBytes),
+}
+
+impl Memory {
+    /// How many bytes it was taken for.
+    pub fn len(&self) -> usize {
+        match self {
+            Memory::Host(bytes) => bytes.len(),
+            Memory::Gpu(bytes) => bytes.len(),
+        }
+    }
+
+    /// The first byte, as kernels see it: of a GPU's memory, an address that the host must not follow.
+    pub fn pointer(&self) -> *mut u8 {
+        match self {
+            Memory::Host(bytes) => bytes.as_ptr(),
+            Memory::Gpu(bytes) => bytes.pointer(),
+        }
+    }
+
+    /// Whether a GPU has it.
+    pub fn is_of_gpu(&self) -> bool {
+        matches!(self, Memory::Gpu(_))
     }
 }
 

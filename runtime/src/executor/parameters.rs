@@ -3,11 +3,13 @@
 
 use super::blocks::{Panels, round_to_blocks};
 use super::memory::{AlignedBytes, OutOfMemory};
+use crate::cuda::{CudaError, Gpu, GpuParameters};
 use diptych_ir::{Axis, DType, ParamInfo, Program, Symbol, TensorType};
 use diptych_passes::layout::{Layout, Layouts, product};
 use half::{bf16, f16};
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::Arc;
 
 /// Elements of a value that are copied at once between memory and files: so many that nothing is lost by it, so few
 /// that nobody notices the memory.
@@ -71,6 +73,14 @@ pub enum ParameterError {
         /// Those given.
         found: usize,
     },
+    /// The GPU's copy, which is the newer one, cannot be had.
+    #[error("parameter `{name}` cannot be copied from the GPU: {cause}")]
+    OnGpu {
+        /// The parameter.
+        name: String,
+        /// Why.
+        cause: String,
+    },
     /// No memory.
     #[error(transparent)]
     Memory(#[from] OutOfMemory),
@@ -81,6 +91,8 @@ pub enum ParameterError {
 pub struct ParameterStore {
     values: BTreeMap<Symbol, Stored>,
     panel: usize,
+    /// The GPU's copy, where there is one.
+    on_gpu: Option<Arc<GpuParameters>>,
 }
 
 impl ParameterStore {
@@ -100,7 +112,7 @@ impl ParameterStore {
             let Room { order, layers, layout, dtype } = room;
             values.insert(name, Stored { order, layers, layout, dtype, bytes });
         }
-        Ok(ParameterStore { values, panel })
+        Ok(ParameterStore { values, panel, on_gpu: None })
     }
 
     /// The bytes that [`ParameterStore::new`] will take.
@@ -108,11 +120,53 @@ impl ParameterStore {
         kept(program, layouts, with_states).map(|(_, room)| room.bytes(panel)).sum()
     }
 
+    /// Gives all values a place on a GPU. What is set is copied there by [`ParameterStore::upload`]; what kernels write
+    /// there is copied back when it is asked for.
+    ///
+    /// # Errors
+    /// When the GPU has not enough memory.
+    pub fn copy_to(&mut self, gpu: &Gpu, program: &Program) -> Result<(), CudaError> {
+        let value = |(&name, stored): (&Symbol, &Stored)| {
+            (name, program.states.contains_key(&name), stored.bytes.len())
+        };
+        self.on_gpu = Some(Arc::new(GpuParameters::new(gpu, self.values.iter().map(value))?));
+        Ok(())
+    }
+
+    /// Copies to the GPU, if there is a copy there, what was set since the last call. To be called before a run.
+    ///
+    /// # Errors
+    /// When the driver refuses.
+    pub fn upload(&self) -> Result<(), CudaError> {
+        let Some(on_gpu) = &self.on_gpu else { return Ok(()) };
+        self.values.iter().try_for_each(|(&name, stored)| on_gpu.upload(name, stored.bytes.as_slice()))
+    }
+
+    /// The GPU's copy.
+    pub(crate) fn on_gpu(&self) -> Option<Arc<GpuParameters>> {
+        self.on_gpu.clone()
+    }
+
+    /// Takes a value from the GPU, if it is newer there.
+    fn fetch(&self, name: Symbol) -> Result<(), ParameterError> {
+        let (Some(on_gpu), Some(stored)) = (&self.on_gpu, self.values.get(&name)) else { return Ok(()) };
+        let failed =
+            |error: CudaError| ParameterError::OnGpu { name: name.to_string(), cause: error.to_string() };
+        // SAFETY: so many bytes, which nobody reads before they have been fetched, and one thread fetches at a time.
+        unsafe { on_gpu.download(name, stored.bytes.as_ptr()) }.map_err(failed)
+    }
+
+    /// The value is to be copied to the GPU.
+    fn was_set(&self, name: Symbol) {
+        self.on_gpu.iter().for_each(|on_gpu| on_gpu.host_is_newer(name));
+    }
+
     /// Sets all states to zero.
     pub fn clear_states(&mut self, program: &Program) {
         for state in program.states.keys() {
             if let Some(stored) = self.values.get_mut(state) {
                 stored.bytes.as_mut_slice::<u8>().fill(0);
+                self.was_set(*state);
             }
         }
     }
@@ -212,6 +266,7 @@ impl ParameterStore {
         let (first, column) = columns.place(number);
         let panel = &mut stored.bytes.as_mut_slice::<u8>()[first..first + columns.panels.panel_bytes()];
         columns.panels.put(panel, column, blocks);
+        self.was_set(name);
         Ok(())
     }
 
@@ -223,6 +278,9 @@ impl ParameterStore {
         let part = self.part(name, start, numbers.len())?;
         if self.columns(name).is_some() {
             return Err(ParameterError::InBlocks(name.to_string()));
+        }
+        if part.len() < self.elements(name)? {
+            self.fetch(name)?;
         }
         let panel = self.panel;
         let stored = self.values.get_mut(&name).ok_or_else(|| ParameterError::Unknown(name.to_string()))?;
@@ -238,6 +296,7 @@ impl ParameterStore {
                 put(&mut stored.bytes, places, part, numbers, |x| x);
             }
         }
+        self.was_set(name);
         Ok(())
     }
 
@@ -257,6 +316,7 @@ impl ParameterStore {
     /// When there is no such value, or it ends before.
     pub fn get_part(&self, name: Symbol, start: usize, numbers: &mut [f32]) -> Result<(), ParameterError> {
         let part = self.part(name, start, numbers.len())?;
+        self.fetch(name)?;
         let stored = self.values.get(&name).ok_or_else(|| ParameterError::Unknown(name.to_string()))?;
         if let Some(columns) = self.columns(name) {
             let bytes = stored.bytes.as_slice::<u8>();
@@ -522,7 +582,7 @@ mod tests {
             let (order, dtype) = (vec![layer, a, b, c], DType::F32);
             let stored = Stored { order, layers: Some(layer), layout, dtype, bytes };
             let name = Symbol::new("w");
-            let mut store = ParameterStore { values: BTreeMap::from([(name, stored)]), panel };
+            let mut store = ParameterStore { values: BTreeMap::from([(name, stored)]), panel, on_gpu: None };
             let numbers: Vec<f32> = (0..420).map(|at| at as f32 + 1.0).collect();
             for part in [0..1, 1..150, 150..151, 151..420] {
                 store.set_part(name, part.start, &numbers[part]).unwrap();

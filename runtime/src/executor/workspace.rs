@@ -2,7 +2,11 @@
 //! their threads. Entries that never run at once share one, and nothing may
 //! depend on what another left there. It knows no entry, only sizes.
 
-use super::memory::{AlignedBytes, OutOfMemory};
+use super::caches::CacheRooms;
+use super::memory::{AlignedBytes, Memory, OutOfMemory};
+use super::resolve::keeps_padding;
+use crate::cuda::{CudaError, DeviceBytes, Gpu};
+use diptych_codegen::entry::{Buffer, CompiledEntry, Limits, Role};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// What an entry takes of memory, in bytes.
@@ -21,6 +25,21 @@ pub struct MemoryBound {
 }
 
 impl MemoryBound {
+    /// What an entry takes that has so much in the arena, and so much scratch.
+    pub(crate) fn of(entry: &CompiledEntry, limits: Limits, arena: usize, scratch: usize) -> MemoryBound {
+        let all = |wanted: &dyn Fn(&Buffer) -> bool| {
+            let buffers = entry.buffers.iter().filter(|buffer| wanted(buffer));
+            buffers.map(|buffer| buffer.bytes(limits, entry.panel)).sum::<usize>()
+        };
+        MemoryBound {
+            arena,
+            padded: all(&|buffer| keeps_padding(buffer, entry.panel)),
+            inputs_and_roots: all(&|buffer| matches!(buffer.role, Role::Input(_) | Role::Root(_))),
+            derived: all(&|buffer| buffer.role == Role::Derived),
+            scratch,
+        }
+    }
+
     /// All of it.
     pub fn total(&self) -> usize {
         self.arena + self.padded + self.inputs_and_roots + self.derived + self.scratch
@@ -38,50 +57,86 @@ impl MemoryBound {
     }
 }
 
+/// Memory that an entry shares with others.
+#[derive(Clone, Copy, Default)]
+pub struct SharedMemory<'a> {
+    /// The caches, if it has any; they must outlive the executable.
+    pub caches: Option<&'a CacheRooms>,
+    /// Where it works; one of its own, if `None`.
+    pub workspace: Option<&'a Arc<Workspace>>,
+}
+
 /// The arena and the scratch of entries of which one runs at a time.
 #[derive(Debug)]
 pub struct Workspace {
-    arena: AlignedBytes,
-    scratch: AlignedBytes,
+    arena: Memory,
+    scratch: Memory,
     alone: Mutex<()>,
 }
 
 /// A workspace that nobody else uses meanwhile.
-pub(super) struct Alone<'w> {
+pub(crate) struct Alone<'w> {
     workspace: &'w Workspace,
     _guard: MutexGuard<'w, ()>,
 }
 
 impl Workspace {
-    /// Room for entries that take so much, one of them at a time.
+    /// Room for entries that take so much, one of them at a time, on the CPU.
     ///
     /// # Errors
     /// When there is not enough memory.
     pub fn new(entries: impl IntoIterator<Item = MemoryBound>) -> Result<Arc<Workspace>, OutOfMemory> {
         let most = entries.into_iter().fold(MemoryBound::default(), MemoryBound::beside);
         let (arena, scratch) = (AlignedBytes::zeroed(most.arena)?, AlignedBytes::zeroed(most.scratch)?);
+        let (arena, scratch) = (Memory::Host(arena), Memory::Host(scratch));
+        Ok(Arc::new(Workspace { arena, scratch, alone: Mutex::new(()) }))
+    }
+
+    /// The same on a GPU. Nothing is zero there, as nothing may depend on what lies there.
+    ///
+    /// # Errors
+    /// When the GPU has not enough memory.
+    pub fn on(
+        gpu: &Gpu,
+        entries: impl IntoIterator<Item = MemoryBound>,
+    ) -> Result<Arc<Workspace>, CudaError> {
+        let most = entries.into_iter().fold(MemoryBound::default(), MemoryBound::beside);
+        let arena = Memory::Gpu(DeviceBytes::new(gpu.context(), most.arena, "temporary values")?);
+        let scratch = Memory::Gpu(DeviceBytes::new(gpu.context(), most.scratch, "scratch of kernels")?);
         Ok(Arc::new(Workspace { arena, scratch, alone: Mutex::new(()) }))
     }
 
     /// Sets every byte, as another entry may: a test of who depends on what lies there.
-    pub fn fill(&self, byte: u8) {
+    ///
+    /// # Errors
+    /// When the GPU that has it refuses.
+    pub fn fill(&self, byte: u8) -> Result<(), CudaError> {
         let _alone = self.alone();
         for part in [&self.arena, &self.scratch] {
-            // SAFETY: the part has so many bytes, and nobody else uses them meanwhile.
-            unsafe { part.as_ptr().write_bytes(byte, part.len()) };
+            match part {
+                // SAFETY: the part has so many bytes, and nobody else uses them meanwhile.
+                Memory::Host(bytes) => unsafe { bytes.as_ptr().write_bytes(byte, bytes.len()) },
+                Memory::Gpu(bytes) => bytes.fill(byte)?,
+            }
         }
+        Ok(())
     }
 
-    pub(super) fn has_room_for(&self, bound: &MemoryBound) -> bool {
+    pub(crate) fn has_room_for(&self, bound: &MemoryBound) -> bool {
         bound.arena <= self.arena.len() && bound.scratch <= self.scratch.len()
     }
 
-    pub(super) fn arena(&self) -> *mut u8 {
-        self.arena.as_ptr()
+    /// Whether it is a GPU's.
+    pub(crate) fn is_of_gpu(&self) -> bool {
+        self.arena.is_of_gpu()
+    }
+
+    pub(crate) fn arena(&self) -> *mut u8 {
+        self.arena.pointer()
     }
 
     /// Waits until no entry runs in it. Allocates nothing.
-    pub(super) fn alone(&self) -> Alone<'_> {
+    pub(crate) fn alone(&self) -> Alone<'_> {
         // A run that panicked leaves nothing that the next depends on.
         let guard = self.alone.lock().unwrap_or_else(PoisonError::into_inner);
         Alone { workspace: self, _guard: guard }
@@ -90,6 +145,6 @@ impl Workspace {
 
 impl Alone<'_> {
     pub fn scratch(&self) -> *mut u8 {
-        self.workspace.scratch.as_ptr()
+        self.workspace.scratch.pointer()
     }
 }

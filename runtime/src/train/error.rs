@@ -2,7 +2,8 @@
 
 use super::options::OptionsError;
 use crate::checkpoint::CheckpointError;
-use crate::executor::{BindingError, LoadError, OutOfMemory, ParameterError};
+use crate::cuda::CudaError;
+use crate::executor::{BindingError, LoadError, OutOfMemory, ParameterError, RunError};
 use crate::schedule::ScheduleError;
 use crate::session::SessionError;
 use diptych_codegen::entry::CompileError;
@@ -113,6 +114,18 @@ pub enum TrainError {
 
 impl From<CompileError> for TrainError {
     fn from(error: CompileError) -> Self {
+        SessionError::from(error).into()
+    }
+}
+
+impl From<CudaError> for TrainError {
+    fn from(error: CudaError) -> Self {
+        SessionError::from(error).into()
+    }
+}
+
+impl From<RunError> for TrainError {
+    fn from(error: RunError) -> Self {
         SessionError::from(error).into()
     }
 }

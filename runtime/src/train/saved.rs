@@ -239,6 +239,7 @@ impl Trainer<'_> {
         let names: Vec<Symbol> = program.params.keys().copied().chain(moments(program)).collect();
         check_tensors(&file, program, &names)?;
         load(&mut self.session.store, &file, program, &names)?;
+        self.session.store.upload()?;
         (self.step, self.tokens_seen) = (state.step, state.tokens_seen);
         Ok(())
     }

@@ -6,12 +6,11 @@ use super::TrainError;
 use super::identity::ModelIdentity;
 use super::options::TrainOptions;
 use crate::executor::{
-    Binding, CacheSize, Executable, MemoryBound, ParameterStore, Sequence, SharedMemory, Workspace,
-    give_back_freed,
+    Binding, CacheSize, Executable, MemoryBound, ParameterStore, Sequence, SharedMemory, give_back_freed,
 };
 use crate::sampling::random_bits;
 use crate::schedule::Schedule;
-use crate::session::{Device, Session, SessionError};
+use crate::session::{Device, Session};
 use diptych_codegen::driver::{CompiledProgram, Rewritten, compile_rewritten, rewrite_by_default};
 use diptych_codegen::entry::Limits;
 use diptych_codegen::within::{Choice, Limit, compile_within, parts_of};
@@ -237,7 +236,7 @@ fn memory_bound(
     context: usize,
 ) -> TrainMemory {
     let store = |states| {
-        ParameterStore::bytes_for(&compiled.program, &compiled.layouts, device.width.panel(), states)
+        ParameterStore::bytes_for(&compiled.program, &compiled.layouts, device.options().panel, states)
     };
     let parameters = store(false);
     let text = 2 * options.tokens_per_step() * size_of::<i32>();
@@ -266,13 +265,7 @@ fn entry_bounds(
     let limits = limits(options, at_a_time);
     let bound = |kind| {
         let entry = compiled.entries.get(&kind)?;
-        Some(Executable::memory_bound(
-            entry,
-            limits,
-            CacheSize::default(),
-            device.pool.threads(),
-            device.width,
-        ))
+        Some(device.memory_bound(entry, limits, CacheSize::default()))
     };
     used(compiled, options, at_a_time).into_iter().filter_map(bound).collect()
 }
@@ -320,7 +313,7 @@ impl<'d> Trainer<'d> {
         let session = Session::load(device, compiled, identity.context)?;
         let limits = limits(&options, at_a_time);
         let bounds = entry_bounds(device, &session.compiled, &options, at_a_time);
-        let workspace = Workspace::new(bounds).map_err(SessionError::from)?;
+        let workspace = device.workspace(bounds)?;
         let shared = SharedMemory { caches: None, workspace: Some(&workspace) };
         let load = |kind| session.executable_in(device, kind, shared, limits);
         let used = used(&session.compiled, &options, at_a_time);
@@ -384,6 +377,7 @@ impl<'d> Trainer<'d> {
             self.session.store.set(name, &values(name.as_str()))?;
         }
         self.session.store.clear_states(&self.session.compiled.program);
+        self.session.store.upload()?;
         (self.step, self.tokens_seen) = (0, 0);
         // What compiling and reading have left would stay resident beside the run.
         give_back_freed();
@@ -438,7 +432,7 @@ impl<'d> Trainer<'d> {
             fill(entry, "targets", &self.targets[place]);
             fill(entry, "inverse_tokens", &[inverse_tokens as f32]);
             self.binding.bind(&self.sequences[..sequences])?;
-            entry.run(&self.device.pool, &self.binding);
+            entry.run(self.device, &self.binding)?;
             log_probability = add(log_probability, entry, 0..rows);
             if let Some(&[added, ..]) = entry.root("auxiliary_loss") {
                 auxiliary_loss = Some(auxiliary_loss.unwrap_or(0.0) + f64::from(added));
@@ -462,7 +456,7 @@ impl<'d> Trainer<'d> {
             return Err(TrainError::Diverged { step, what, found, state });
         }
         if let Some(update) = &mut self.update {
-            update.run(&self.device.pool, &self.binding);
+            update.run(self.device, &self.binding)?;
         }
         let updated = self.update.as_ref().unwrap_or(&self.train);
         let norm = updated.root("gradient_norm").and_then(|norm| norm.first()).copied();
@@ -494,7 +488,6 @@ impl<'d> Trainer<'d> {
         mut source: impl FnMut(usize, &mut [i32], &mut [i32]) -> usize,
     ) -> Result<Vec<WindowScore>, TrainError> {
         let (batch, time) = (self.at_a_time, self.options.time);
-        let pool = &self.device.pool;
         let mut scores = Vec::with_capacity(windows);
         let mut sequences = Vec::with_capacity(batch);
         for first in (0..windows).step_by(batch) {
@@ -516,9 +509,9 @@ impl<'d> Trainer<'d> {
             fill(&mut self.score, "tokens", &self.inputs[..rows]);
             fill(&mut self.score, "targets", &self.targets[..rows]);
             if first == 0 {
-                self.score.refresh(pool, &self.held_out);
+                self.score.refresh(self.device, &self.held_out)?;
             }
-            self.score.run(pool, &self.held_out);
+            self.score.run(self.device, &self.held_out)?;
             let mut row = 0;
             for sequence in &sequences {
                 let place = row..row + sequence.length;

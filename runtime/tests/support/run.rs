@@ -10,7 +10,7 @@ use diptych_ir::{Axis, DType, EntryKind, Op, Symbol};
 use diptych_passes::layout::{Layout, Leading};
 use diptych_runtime::cpu::pool::Pool;
 use diptych_runtime::executor::{
-    Binding, CacheRooms, CacheSize, Executable, Kernels, ParameterStore, Sequence, SharedMemory,
+    Binding, CacheRooms, CacheSize, CpuExecutable, Kernels, ParameterStore, Sequence, SharedMemory,
 };
 use std::collections::BTreeMap;
 
@@ -62,7 +62,7 @@ pub const CACHE: CacheSize = CacheSize { chunks: 3 * TEXTS, sequences: TEXTS };
 /// An entry that is run on texts.
 pub struct Run<'a> {
     case: &'a Case,
-    executable: Executable,
+    executable: CpuExecutable,
     binding: Binding,
     roots: Vec<(Symbol, Layout)>,
     kind: EntryKind,
@@ -85,7 +85,7 @@ impl Run<'_> {
         let limits = Limits { rows: TEXTS * CONTEXT, batch: TEXTS };
         let entry = &case.compiled.entries[&kind];
         let shared = SharedMemory { caches, workspace: None };
-        let mut executable = Executable::load(entry, kernels, store, shared, limits, 1, options.width)
+        let mut executable = CpuExecutable::load(entry, kernels, store, shared, limits, 1, options.width)
             .map_err(|error| error.to_string())?;
         let roots = entry.buffers.iter().filter_map(|buffer| match buffer.role {
             Role::Root(name) => Some((name, buffer.layout.clone())),

@@ -10,7 +10,7 @@ use diptych_ir::{Axis, EntryKind, NodeId, Symbol};
 use diptych_passes::AdamWOptions;
 use diptych_passes::layout::{Layout, product};
 use diptych_runtime::cpu::pool::Pool;
-use diptych_runtime::executor::{Binding, Executable, Kernels, ParameterStore, Sequence, SharedMemory};
+use diptych_runtime::executor::{Binding, CpuExecutable, Kernels, ParameterStore, Sequence, SharedMemory};
 use std::collections::BTreeMap;
 
 /// Sizes of gradients, step by step: of about one they are clipped, of these others hardly.
@@ -92,7 +92,7 @@ impl Case {
         let limits = Limits { rows: 1, batch: 1 };
         let entry = &self.compiled.entries[&EntryKind::Update];
         let mut update =
-            Executable::load(entry, kernels, store, SharedMemory::default(), limits, 1, options.width)
+            CpuExecutable::load(entry, kernels, store, SharedMemory::default(), limits, 1, options.width)
                 .map_err(|error| error.to_string())?;
         let mut binding = Binding::new(limits, 1);
         let sequence = Sequence { origin: 0, length: 1, chunks: &[], state: 0 };

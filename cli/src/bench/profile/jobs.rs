@@ -103,7 +103,7 @@ fn train(
                 EntryKind::Update => RunSizes::equal(1, 0, 1),
                 _ => RunSizes::equal(batch, 0, time),
             };
-            let launches = described(compiled, kind, machine, device.pool.threads(), &run)?;
+            let launches = described(compiled, kind, machine, device.threads(), &run)?;
             Ok(EntryProfile { kind, recordings, launches })
         })
         .collect::<Result<_>>()?;
@@ -153,7 +153,7 @@ fn prefill(
         Ok([start, end])
     })?;
     let run = RunSizes::equal(1, 0, arguments.prompt);
-    let launches = described(&session.compiled, kind, machine, device.pool.threads(), &run)?;
+    let launches = described(&session.compiled, kind, machine, device.threads(), &run)?;
     let title = format!("{}: a prompt of {} tokens", contender.title, thousands(arguments.prompt as u64));
     Ok(Profile { title, steps, plain, entries: vec![EntryProfile { kind, recordings, launches }] })
 }
@@ -183,7 +183,7 @@ fn decode(
     })?;
     // What a step takes grows in a line with what came before.
     let run = RunSizes::equal(1, prompt + tokens / 2, 1);
-    let launches = described(&session.compiled, kind, machine, device.pool.threads(), &run)?;
+    let launches = described(&session.compiled, kind, machine, device.threads(), &run)?;
     let title = format!(
         "{}: a token after {} to {} others",
         contender.title,
@@ -233,9 +233,9 @@ fn described(
 /// What a kernel is called after, and the names that the model has for what it computes or, if it has none, for
 /// what the kernel is given or what that was computed as.
 fn name(program: &Program, entry: &CompiledEntry, launch: &Launch) -> String {
-    let kernel = &entry.kernels[launch.kernel].name;
+    let kernel = entry.kernel_name(launch.kernel);
     // The kernel's name ends in a digest of its text.
-    let stem = kernel.rsplit_once('_').map_or(kernel.as_str(), |(stem, _)| stem);
+    let stem = kernel.rsplit_once('_').map_or(kernel, |(stem, _)| stem);
     let graph = &program.region(launch.region).graph;
     let labels = launch.nodes.iter().filter(|&&id| graph.contains(id));
     let labels = labels.filter_map(|&id| graph.node(id).label.map(|label| label.to_string()));

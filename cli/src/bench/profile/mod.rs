@@ -10,7 +10,7 @@ mod trace;
 
 use super::{Arguments, contenders};
 use crate::failure::{Failure, Result};
-use crate::machine::{open_device, open_machine};
+use crate::machine::{open_machine, open_measured_device};
 use crate::output::{claim_file, print, tell, write_file};
 use account::Account;
 use clap::ValueEnum;
@@ -78,7 +78,7 @@ pub fn run(registry: &Registry, arguments: &Arguments) -> Result<()> {
     if let Some(path) = &arguments.trace {
         claim_file(path, arguments.force)?;
     }
-    let device = open_device(&arguments.device)?;
+    let device = open_measured_device(&arguments.device)?;
     let contenders = contenders(registry, arguments, &device)?;
     let (prompt, tokens) = (arguments.prompt, arguments.tokens);
     for contender in &contenders {

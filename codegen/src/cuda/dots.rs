@@ -1,0 +1,221 @@
+//! Contractions: which function of the prelude does one, with what tile, and how its operands are staged. Numbers of
+//! bf16 go to tensor cores, others through registers; which, follows from the contraction alone and not from how many
+//! rows there are, so that all entries of a program compute an element in one way.
+
+use super::addresses::{at_start, type_name};
+use super::barriers::touched;
+use super::placement::Room;
+use super::writer::Writer;
+use crate::tile::{Base, DimId, Dot, Extent, PackedView, Place, Stmt, TileProgram, View};
+use diptych_ir::DType;
+
+/// How many k a dot of floats stages at a time: see `prelude/dot.cu`.
+const K_STEP: usize = 16;
+/// The same of bf16, and how many stages there are: see `prelude/dot_bf16.cu`.
+const BF16_STEP: usize = 32;
+const BF16_STAGES: usize = 3;
+/// Elements of bf16 in a piece of 16 bytes.
+const PIECE: usize = 8;
+
+/// What computes a dot, and the rows and columns of a block's tile.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Method {
+    /// `dot`: chains of multiply-adds in registers.
+    Registers { rows: usize, columns: usize },
+    /// `dot_bf16`: `mma.sync` m16n8k16.
+    TensorCores { rows: usize, columns: usize },
+}
+
+impl Method {
+    /// The smallest tile that holds all rows, or all columns, an instance may have, since what is beyond is computed in
+    /// vain. No bit depends on it.
+    fn of(program: &TileProgram, dot: &Dot) -> Method {
+        let most =
+            |dims: &[DimId]| -> usize { dims.iter().map(|&dim| program.dims[dim].extent.most()).product() };
+        let of = |wanted: usize, sizes: &[usize]| {
+            sizes.iter().copied().find(|&size| wanted <= size).unwrap_or(sizes[sizes.len() - 1])
+        };
+        let (m, n) = (most(&dot.m), most(&dot.n));
+        match (dot.values, m) {
+            // Of 16 rows, each of the 8 warps has as many columns as two multiplications take.
+            (DType::BF16, ..=16) => Method::TensorCores { rows: 16, columns: 128 },
+            (DType::BF16, _) => Method::TensorCores { rows: 64, columns: of(n, &[64, 128]) },
+            _ => Method::Registers { rows: of(m, &[16, 64]), columns: of(n, &[16, 64, 128]) },
+        }
+    }
+
+    fn staged_bytes(self) -> usize {
+        match self {
+            Method::Registers { rows, columns } => K_STEP * (rows + 4 + columns + 4) * size_of::<f32>(),
+            Method::TensorCores { rows, columns } => BF16_STAGES * BF16_STEP * (rows + columns) * 2,
+        }
+    }
+}
+
+/// Shared memory that the dots of a program stage their operands in.
+pub(super) fn staged_bytes(program: &TileProgram) -> usize {
+    fn most(program: &TileProgram, body: &[Stmt]) -> usize {
+        let of = |stmt: &Stmt| match stmt {
+            Stmt::Dot(dot) => Method::of(program, dot).staged_bytes(),
+            Stmt::Stream { body, .. } | Stmt::Steps { body, .. } => most(program, body),
+            Stmt::When { yes, no, .. } => most(program, yes).max(most(program, no)),
+            _ => 0,
+        };
+        body.iter().map(of).max().unwrap_or(0)
+    }
+    most(program, &program.body)
+}
+
+fn last_stride(view: &View, dims: &[DimId]) -> usize {
+    dims.last().map_or(0, |&dim| view.stride(dim))
+}
+
+/// An operand as text, whether k runs along memory, and how it is staged for tensor cores.
+struct Operand {
+    text: String,
+    along_k: bool,
+    copy: &'static str,
+}
+
+impl Writer<'_> {
+    pub(super) fn dot(&mut self, dot: &Dot) -> Result<(), String> {
+        for place in [&dot.b, &dot.c] {
+            self.refuse_blocks(place)?;
+        }
+        self.wait_before(&touched(&Stmt::Dot(dot.clone())));
+        for &dim in &dot.batch {
+            let (name, count) = (self.name(dim).to_owned(), self.count(dim));
+            self.open(format!("for (int i_{name} = 0; i_{name} < {count}; i_{name}++) {{"));
+        }
+        let (m, n, k) = (self.counts(&dot.m), self.counts(&dot.n), self.counts(&dot.k));
+        let a = self.left(dot);
+        let b = self.right(dot);
+        let c = match &dot.c {
+            Place::Strided(view) => self.strided(view, (&dot.m, &dot.n), &dot.batch, false),
+            Place::Packed(view) => self.panels(view, &dot.batch, false, false),
+        };
+        let (along, accumulate) = (format!("{}, {}", a.along_k, b.along_k), dot.accumulate);
+        let (call, stage) = match Method::of(self.program, dot) {
+            Method::Registers { rows, columns } => {
+                (format!("dot<{rows}, {columns}, {along}, {accumulate}>"), "float")
+            }
+            Method::TensorCores { rows, columns } => (
+                format!("dot_bf16<{rows}, {columns}, {along}, {}, {}, {accumulate}>", a.copy, b.copy),
+                "bf16",
+            ),
+        };
+        self.line(format!("{call}({m}, {n}, {k},"));
+        self.line(format!("    {},", a.text));
+        self.line(format!("    {},", b.text));
+        self.line(format!("    {c}, ({stage} *)shared);"));
+        dot.batch.iter().for_each(|_| self.close());
+        Ok(())
+    }
+
+    fn left(&self, dot: &Dot) -> Operand {
+        // Where neither runs along memory, it does not matter.
+        let along_k = last_stride(&dot.a, &dot.m) != 1;
+        Operand {
+            text: self.strided(&dot.a, (&dot.m, &dot.k), &dot.batch, true),
+            along_k,
+            copy: self.copy_of(&dot.a, if along_k { &dot.k } else { &dot.m }),
+        }
+    }
+
+    fn right(&self, dot: &Dot) -> Operand {
+        let from = match &dot.turned {
+            Some(from) => Place::Strided((**from).clone()),
+            None => dot.b.clone(),
+        };
+        match &from {
+            Place::Strided(view) => {
+                let along_k = last_stride(view, &dot.n) != 1;
+                Operand {
+                    text: self.strided(view, (&dot.k, &dot.n), &dot.batch, true),
+                    along_k,
+                    copy: self.copy_of(view, if along_k { &dot.k } else { &dot.n }),
+                }
+            }
+            Place::Packed(view) => Operand {
+                text: self.panels(view, &dot.batch, true, dot.across),
+                along_k: dot.across,
+                copy: if self.panels_are_aligned(view, &dot.batch) { "COPY_ASYNC" } else { "COPY_ELEMENTS" },
+            },
+        }
+    }
+
+    /// How tensor cores' stages are filled from a view in which these dimensions run along memory: in pieces of 16
+    /// bytes, if all of these begin at multiples of that.
+    fn copy_of(&self, view: &View, along: &[DimId]) -> &'static str {
+        let contiguous = last_stride(view, along) == 1;
+        // Each layer's slot, and each row, is then a whole number of pieces too.
+        let in_pieces = view.offset.is_multiple_of(PIECE)
+            && view.strides.iter().all(|&(dim, stride)| {
+                let whole = match self.extent(dim) {
+                    Extent::Whole(size) => size.is_multiple_of(PIECE),
+                    Extent::Blocks { size, block } => {
+                        size.is_multiple_of(PIECE) && block.is_multiple_of(PIECE)
+                    }
+                    Extent::Time | Extent::Past { .. } => matches!(view.base, Base::Tile(_)),
+                    _ => false,
+                };
+                stride.is_multiple_of(PIECE) || stride == 1 && whole
+            });
+        if !contiguous || !in_pieces || self.stored_type(view) != DType::BF16 {
+            return "COPY_ELEMENTS";
+        }
+        match view.base {
+            Base::Tile(tile) if matches!(self.placement.tiles[tile], Room::Shared(_)) => "COPY_PIECES",
+            _ => "COPY_ASYNC",
+        }
+    }
+
+    /// Whether the columns that an instance has of panels begin at multiples of 16 bytes.
+    fn panels_are_aligned(&self, view: &PackedView, batch: &[DimId]) -> bool {
+        let whole = |&(dim, stride): &(DimId, usize)| match self.extent(dim) {
+            Extent::Blocks { size, block } => size == block || (block * stride).is_multiple_of(PIECE),
+            _ => !batch.contains(&dim) || stride.is_multiple_of(PIECE),
+        };
+        view.dtype == DType::BF16 && view.first.1.is_multiple_of(PIECE) && view.n.iter().all(whole)
+    }
+
+    /// A view as an operand of rows and columns.
+    fn strided(
+        &self,
+        view: &View,
+        (rows, columns): (&[DimId], &[DimId]),
+        batch: &[DimId],
+        read: bool,
+    ) -> String {
+        let constant = if read { "const " } else { "" };
+        let dtype = type_name(self.stored_type(view));
+        let address = self.address(view, &self.walked(batch));
+        let (row, column) = (last_stride(view, rows), last_stride(view, columns));
+        format!("strided<{constant}{dtype}>{{{address}, {row}, {column}}}")
+    }
+
+    /// Panels as an operand; `across` where they hold k where a dot has columns.
+    fn panels(&self, view: &PackedView, batch: &[DimId], read: bool, across: bool) -> String {
+        let constant = if read { "const " } else { "" };
+        let dtype = type_name(view.dtype);
+        let (row, first) = self.packed_positions(view, &self.walked(batch));
+        let (base, depth) = (&self.program.args[view.arg].name, view.depth);
+        let name = if across { "panels_across" } else { "panels" };
+        format!("{name}<{constant}{dtype}>{{{base}, {depth}, {row}, {first}}}")
+    }
+
+    /// Weights in blocks of integers lie as a processor's vectors want them.
+    pub(super) fn refuse_blocks(&self, place: &Place) -> Result<(), String> {
+        match place {
+            Place::Packed(PackedView { blocks: Some(format), .. }) => {
+                Err(format!("it reads a weight in blocks ({format}), for which there is no GPU code yet"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The address of a view at the start of the instance's ranges.
+    pub(super) fn at_start(&self, view: &View) -> String {
+        self.address(view, &at_start)
+    }
+}

@@ -1,0 +1,26 @@
+//! The CUDA back end: tile programs become CUDA C++ text for NVRTC, an instance a thread block, with its tiles in shared
+//! memory. The text includes no header: what kernels share is in `prelude`, in `prelude/*.cu`. Nothing here knows of
+//! graphs, ops or drivers.
+
+mod addresses;
+mod architecture;
+mod barriers;
+mod dots;
+mod error;
+mod lifetimes;
+mod nest;
+mod operations;
+mod passes;
+mod placement;
+mod prelude;
+mod routing;
+mod statements;
+pub mod step;
+mod writer;
+
+pub use architecture::Architecture;
+pub use error::CudaError;
+pub use writer::{KernelText, file_text, write};
+
+/// Columns of a packed panel: 128 bytes of bf16, which is a row of the widest swizzle of TMA, and of a wgmma operand.
+pub const PANEL: usize = 64;

@@ -1,0 +1,166 @@
+// dot_bf16: c[i,j] (+)= sum over k of a[i,k] * b[k,j] for operands whose numbers are of bf16, on tensor cores, by all
+// threads of a block of 256. It is one family of instructions everywhere: mma.sync m16n8k16 with sums in floats, over
+// ascending k from zero or from the c that is there, 16 k at a time from the first on. Rows, columns and k that are not
+// there are zeros. So the bits of an element depend on its row of a, its column of b and k alone, whatever tile it is
+// in: few rows take the same instructions as many.
+//
+// Shared memory holds BF16_STAGES times BF16_STEP k of both operands, each as it lies in memory: a row of a tile is what
+// is contiguous there. Pieces of 16 bytes are exchanged within a row as its number says, so that the 8 rows that a
+// matrix load reads at once, and the pieces that a warp writes, are in different banks. While one stage is multiplied
+// the next are on their way.
+
+#define BF16_STEP 32
+#define BF16_STAGES 3
+
+// How a stage is filled.
+#define COPY_ELEMENTS 0 // one by one: what is stored wider, or not at multiples of 16 bytes
+#define COPY_PIECES 1   // 16 bytes at a time: what lies in shared memory
+#define COPY_ASYNC 2    // the same by the memory system: what lies in the device's memory
+
+// Where element (row, column) of a tile with rows of WIDTH stands; `column` is a multiple of 8 here.
+template <int WIDTH> static __device__ __forceinline__ int exchanged(int row, int column) {
+    const int piece = column / 8;
+    const int other = WIDTH >= 64 ? row & 7 : WIDTH == 32 ? row >> 1 & 3 : row >> 2 & 1;
+    return row * WIDTH + (piece ^ other) * 8;
+}
+
+static __device__ __forceinline__ unsigned shared_address(const void *p) {
+    return (unsigned)__cvta_generic_to_shared(p);
+}
+// 16 bytes, of which the first `bytes` are read and the others are zero.
+static __device__ __forceinline__ void copy_async(bf16 *to, const void *from, int bytes) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from), "r"(bytes) : "memory");
+}
+static __device__ __forceinline__ void end_of_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <int LEFT> static __device__ __forceinline__ void wait_for_copies() {
+    asm volatile("cp.async.wait_group %0;" ::"n"(LEFT) : "memory");
+}
+template <bool TURNED> static __device__ __forceinline__ void load_matrices(unsigned (&x)[4], const bf16 *p) {
+    if (TURNED)
+        asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+                     : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3]) : "r"(shared_address(p)) : "memory");
+    else
+        asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+                     : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3]) : "r"(shared_address(p)) : "memory");
+}
+static __device__ __forceinline__ void multiply_add(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+// A number as the bits of bf16.
+static __device__ __forceinline__ unsigned short bf16_bits(const bf16 *p) { return p->bits; }
+template <class ELEMENT> static __device__ __forceinline__ unsigned short bf16_bits(const ELEMENT *p) {
+    return to_bf16(load(p)).bits;
+}
+
+// Fills one stage with BF16_STEP x EXTENT elements of an operand, of which `extent` and `depth` are there.
+template <int EXTENT, bool ALONG_K, int COPY, class AT>
+static __device__ __forceinline__ void fill_stage(bf16 *stage, int extent, int depth, AT at) {
+    const int WIDTH = ALONG_K ? BF16_STEP : EXTENT, PIECES = EXTENT * BF16_STEP / 8;
+#pragma unroll
+    for (int first = 0; first < PIECES; first += 256) {
+        const int piece = first + threadIdx.x;
+        if (PIECES % 256 != 0 && piece >= PIECES) break;
+        const int row = piece / (WIDTH / 8), column = piece % (WIDTH / 8) * 8;
+        const int kk = ALONG_K ? column : row, x = ALONG_K ? row : column;
+        const int rows = ALONG_K ? extent : depth, columns = ALONG_K ? depth : extent;
+        const int there = row < rows ? smaller(8, larger(0, columns - column)) : 0;
+        bf16 *const to = stage + exchanged<WIDTH>(row, column);
+        if (COPY == COPY_ASYNC) {
+            copy_async(to, there > 0 ? at(kk, x) : at(0, 0), there * 2);
+        } else if (COPY == COPY_PIECES && there == 8) {
+            *(uint4 *)to = *(const uint4 *)at(kk, x);
+        } else {
+            unsigned words[4];
+#pragma unroll
+            for (int word = 0; word < 4; word++) {
+                const int low = 2 * word, high = low + 1;
+                words[word] = low < there ? bf16_bits(ALONG_K ? at(kk + low, x) : at(kk, x + low)) : 0;
+                if (high < there) words[word] |= (unsigned)bf16_bits(ALONG_K ? at(kk + high, x) : at(kk, x + high)) << 16;
+            }
+            *(uint4 *)to = make_uint4(words[0], words[1], words[2], words[3]);
+        }
+    }
+}
+
+// 8 warps: where there are 64 rows each has 32 of them and a quarter of the columns, otherwise all 16 and an eighth.
+template <int ROWS, int COLUMNS, bool A_ALONG_K, bool B_ALONG_K, int A_COPY, int B_COPY, bool ACCUMULATE, class A, class B, class C>
+static __device__ __forceinline__ void dot_bf16(int m, int n, int k, A a, B b, C c, bf16 *stages) {
+    const int WARPS_M = ROWS / 32 > 0 ? ROWS / 32 : 1, WARPS_N = 8 / WARPS_M;
+    const int TILES_M = ROWS / WARPS_M / 16, TILES_N = COLUMNS / WARPS_N / 8;
+    const int STAGE = (ROWS + COLUMNS) * BF16_STEP;
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    const int row = warp / WARPS_N * (TILES_M * 16), column = warp % WARPS_N * (TILES_N * 8);
+    // Which row, and which of its pieces, of the matrices that it loads a lane names.
+    const int near = lane % 8 + lane / 8 % 2 * 8, far = lane % 8 + lane / 16 * 8;
+    const int near_piece = lane / 8 % 2 * 8, far_piece = lane / 16 * 8;
+    const int steps = (k + BF16_STEP - 1) / BF16_STEP;
+    for (int i0 = 0; i0 < m; i0 += ROWS)
+        for (int j0 = 0; j0 < n; j0 += COLUMNS) {
+            float sum[TILES_M][TILES_N][4];
+#pragma unroll
+            for (int i = 0; i < TILES_M; i++)
+#pragma unroll
+                for (int j = 0; j < TILES_N; j++)
+#pragma unroll
+                    for (int e = 0; e < 4; e++) {
+                        const int y = i0 + row + i * 16 + lane / 4 + e / 2 * 8, x = j0 + column + j * 8 + lane % 4 * 2 + e % 2;
+                        sum[i][j][e] = ACCUMULATE && y < m && x < n ? load(c.at(y, x)) : 0.0f;
+                    }
+            const auto fill = [&](int step) {
+                bf16 *const stage = stages + step % BF16_STAGES * STAGE;
+                const int k0 = step * BF16_STEP;
+                if (step < steps) {
+                    fill_stage<ROWS, A_ALONG_K, A_COPY>(stage, m - i0, k - k0, [&](int kk, int x) { return a.at(i0 + x, k0 + kk); });
+                    fill_stage<COLUMNS, B_ALONG_K, B_COPY>(stage + ROWS * BF16_STEP, n - j0, k - k0,
+                                                           [&](int kk, int x) { return b.at(k0 + kk, j0 + x); });
+                }
+                end_of_copies();
+            };
+#pragma unroll
+            for (int step = 0; step < BF16_STAGES - 1; step++) fill(step);
+#pragma unroll 1
+            for (int step = 0; step < steps; step++) {
+                wait_for_copies<BF16_STAGES - 2>();
+                __syncthreads();
+                fill(step + BF16_STAGES - 1);
+                const bf16 *const of_a = stages + step % BF16_STAGES * STAGE, *const of_b = of_a + ROWS * BF16_STEP;
+#pragma unroll
+                for (int kk = 0; kk < BF16_STEP; kk += 16) {
+                    unsigned left[TILES_M][4], right[TILES_N / 2][4];
+#pragma unroll
+                    for (int i = 0; i < TILES_M; i++) {
+                        const int first = row + i * 16;
+                        const int at = A_ALONG_K ? exchanged<BF16_STEP>(first + near, kk + far_piece)
+                                                 : exchanged<ROWS>(kk + far, first + near_piece);
+                        load_matrices<!A_ALONG_K>(left[i], of_a + at);
+                    }
+#pragma unroll
+                    for (int j = 0; j < TILES_N / 2; j++) {
+                        const int first = column + j * 16;
+                        const int at = B_ALONG_K ? exchanged<BF16_STEP>(first + far, kk + near_piece)
+                                                 : exchanged<COLUMNS>(kk + near, first + far_piece);
+                        load_matrices<!B_ALONG_K>(right[j], of_b + at);
+                    }
+#pragma unroll
+                    for (int i = 0; i < TILES_M; i++)
+#pragma unroll
+                        for (int j = 0; j < TILES_N; j++)
+                            multiply_add(sum[i][j], left[i], right[j / 2][j % 2 * 2], right[j / 2][j % 2 * 2 + 1]);
+                }
+            }
+            wait_for_copies<0>();
+            __syncthreads();
+#pragma unroll
+            for (int i = 0; i < TILES_M; i++)
+#pragma unroll
+                for (int j = 0; j < TILES_N; j++)
+#pragma unroll
+                    for (int e = 0; e < 4; e++) {
+                        const int y = i0 + row + i * 16 + lane / 4 + e / 2 * 8, x = j0 + column + j * 8 + lane % 4 * 2 + e % 2;
+                        if (y < m && x < n) store(c.at(y, x), sum[i][j][e]);
+                    }
+        }
+}

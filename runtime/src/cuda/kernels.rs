@@ -1,0 +1,172 @@
+//! From kernel texts to functions on a GPU: files of several kernels, compiled through NVRTC's cache, loaded, and looked
+//! up by name.
+
+use super::error::{CudaError, cause, could_not};
+use super::gpu::Gpu;
+use crate::cpu::compile::CompileStats;
+use cudarc::driver::{CudaContext, DriverError, result, sys};
+use diptych_codegen::cuda::{KernelText, file_text};
+use diptych_codegen::entry::CompiledEntry;
+use diptych_nvrtc::Form;
+use std::collections::{BTreeMap, HashMap};
+use std::ffi::CString;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Most kernels of one file: enough to share the cost of what every file begins with, few enough that a change of one
+/// kernel leaves most files as they were.
+const KERNELS_A_FILE: usize = 8;
+
+/// Shared memory that a block may have without being asked for, in bytes.
+const SHARED_BYTES_UNASKED: usize = 48 << 10;
+
+/// A kernel on a GPU, and what its launch takes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct GpuKernel {
+    pub function: sys::CUfunction,
+    pub threads: u32,
+    pub shared_bytes: u32,
+    /// Bytes of scratch for each block.
+    pub scratch_bytes: usize,
+}
+
+/// Loaded kernels.
+#[derive(Debug)]
+pub struct GpuKernels {
+    functions: HashMap<String, GpuKernel>,
+    /// Functions live as long as these.
+    _modules: Vec<Module>,
+    /// What was compiled and what was found.
+    pub stats: CompileStats,
+}
+
+// The pointers are the driver's handles, which any thread may use.
+unsafe impl Send for GpuKernels {}
+unsafe impl Sync for GpuKernels {}
+
+impl GpuKernels {
+    /// Compiles kernels (each name once) for a GPU and loads them.
+    ///
+    /// # Errors
+    /// When NVRTC refuses a kernel, or the driver what NVRTC made of it.
+    pub fn load<'a>(
+        gpu: &Gpu,
+        kernels: impl IntoIterator<Item = &'a KernelText>,
+    ) -> Result<GpuKernels, CudaError> {
+        let start = Instant::now();
+        let distinct: BTreeMap<&str, &KernelText> =
+            kernels.into_iter().map(|kernel| (kernel.name.as_str(), kernel)).collect();
+        let kernels: Vec<&KernelText> = distinct.into_values().collect();
+        let (nvrtc, cache) = gpu.compiler();
+        let mut loaded = GpuKernels {
+            functions: HashMap::new(),
+            _modules: Vec::new(),
+            stats: CompileStats {
+                hits: 0,
+                compiled: 0,
+                seconds: 0.0,
+                compiler_seconds: 0.0,
+                warnings: Vec::new(),
+            },
+        };
+        for file in kernels.chunks(KERNELS_A_FILE) {
+            let lap = Instant::now();
+            let text = file_text(file.iter().copied());
+            let name = format!("{}.cu", file[0].name);
+            let compiled = cache.compile(nvrtc, &text, &name, gpu.target(), gpu.form())?;
+            match compiled.cached {
+                true => loaded.stats.hits += 1,
+                false => {
+                    loaded.stats.compiled += 1;
+                    loaded.stats.compiler_seconds += lap.elapsed().as_secs_f64();
+                }
+            }
+            loaded.stats.warnings.extend(compiled.warnings);
+            let mut image = compiled.bytes;
+            if gpu.form() == Form::Ptx {
+                image.push(0);
+            }
+            let module = Module::load(gpu.context(), &image, &name)?;
+            for kernel in file {
+                loaded.functions.insert(kernel.name.clone(), module.kernel(kernel)?);
+            }
+            loaded._modules.push(module);
+        }
+        loaded.stats.warnings.dedup();
+        loaded.stats.seconds = start.elapsed().as_secs_f64();
+        Ok(loaded)
+    }
+
+    /// Those of entries.
+    ///
+    /// # Errors
+    /// As of [`GpuKernels::load`].
+    pub(crate) fn of_entries<'e>(
+        gpu: &Gpu,
+        entries: impl Iterator<Item = &'e CompiledEntry>,
+    ) -> Result<GpuKernels, CudaError> {
+        Self::load(gpu, entries.flat_map(|entry| &entry.device_kernels))
+    }
+
+    /// The kernel of a name.
+    pub(crate) fn kernel(&self, name: &str) -> Option<GpuKernel> {
+        self.functions.get(name).copied()
+    }
+}
+
+/// Loaded machine code.
+#[derive(Debug)]
+struct Module {
+    context: Arc<CudaContext>,
+    module: sys::CUmodule,
+}
+
+impl Module {
+    fn load(context: &Arc<CudaContext>, image: &[u8], name: &str) -> Result<Module, CudaError> {
+        context.bind_to_thread().map_err(could_not("choose the GPU"))?;
+        // SAFETY: a CUBIN says where it ends; PTX ends in a NUL.
+        match unsafe { result::module::load_data(image.as_ptr().cast()) } {
+            Ok(module) => Ok(Module { context: context.clone(), module }),
+            Err(error) => Err(CudaError::Module { file: name.to_owned(), cause: told(error) }),
+        }
+    }
+
+    fn kernel(&self, text: &KernelText) -> Result<GpuKernel, CudaError> {
+        let failed = |error: DriverError| CudaError::Module { file: text.name.clone(), cause: cause(error) };
+        let nul = |_| CudaError::Module { file: text.name.clone(), cause: "its name has a NUL".to_owned() };
+        let name = CString::new(text.name.as_str()).map_err(nul)?;
+        // SAFETY: the module is loaded and stays so as long as the function is used.
+        let function = unsafe { result::module::get_function(self.module, name) }.map_err(failed)?;
+        if text.shared_bytes > SHARED_BYTES_UNASKED {
+            let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            let bytes = i32::try_from(text.shared_bytes).unwrap_or(i32::MAX);
+            // SAFETY: the function is the module's.
+            unsafe { result::function::set_function_attribute(function, attribute, bytes) }
+                .map_err(failed)?;
+        }
+        let number = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+        Ok(GpuKernel {
+            function,
+            threads: number(text.threads),
+            shared_bytes: number(text.shared_bytes),
+            scratch_bytes: text.scratch_bytes,
+        })
+    }
+}
+
+impl Drop for Module {
+    fn drop(&mut self) {
+        if self.context.bind_to_thread().is_ok() {
+            // SAFETY: loaded once, and nobody launches its functions any more.
+            let _ = unsafe { result::module::unload(self.module) };
+        }
+    }
+}
+
+/// The driver's word for an error, with what the virtual GPU found, if it is one.
+pub(super) fn told(error: DriverError) -> String {
+    match super::virtual_gpu::take_diagnostic() {
+        Some(found) => format!("{found} [{}]", cause(error)),
+        None => cause(error),
+    }
+}

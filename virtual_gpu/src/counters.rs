@@ -1,0 +1,260 @@
+//! What a launch did: per instruction, and summed over lines of the source.
+
+use crate::parse::SourceLine;
+use crate::program::{Kernel, Operation};
+
+/// Counts of one instruction, of a line, or of a launch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Instructions executed, per warp.
+    pub warp_instructions: u64,
+    /// Instructions executed, per lane.
+    pub lane_instructions: u64,
+    /// Tensor-core instructions, per warp.
+    pub tensor_core_instructions: u64,
+    /// Passes through the banks of shared memory.
+    pub shared_wavefronts: u64,
+    /// Passes that the same accesses would take without conflicts.
+    pub ideal_shared_wavefronts: u64,
+    /// Sectors of 32 bytes that loads from global memory touched.
+    pub load_sectors: u64,
+    /// Sectors that the same bytes would fill.
+    pub ideal_load_sectors: u64,
+    /// Sectors that stores to global memory touched.
+    pub store_sectors: u64,
+    /// Sectors that the same bytes would fill.
+    pub ideal_store_sectors: u64,
+}
+
+fn ratio(actual: u64, ideal: u64) -> f64 {
+    if ideal == 0 { 1.0 } else { actual as f64 / ideal as f64 }
+}
+
+impl Counters {
+    /// Passes through the banks over those without conflicts; 1 is the best, and the value where nothing was accessed.
+    pub fn bank_conflict_ratio(&self) -> f64 {
+        ratio(self.shared_wavefronts, self.ideal_shared_wavefronts)
+    }
+
+    /// Sectors that loads touched over those that their bytes fill.
+    pub fn load_sector_ratio(&self) -> f64 {
+        ratio(self.load_sectors, self.ideal_load_sectors)
+    }
+
+    /// Sectors that stores touched over those that their bytes fill.
+    pub fn store_sector_ratio(&self) -> f64 {
+        ratio(self.store_sectors, self.ideal_store_sectors)
+    }
+
+    /// Adds other counts to these.
+    pub fn add(&mut self, other: &Counters) {
+        self.warp_instructions += other.warp_instructions;
+        self.lane_instructions += other.lane_instructions;
+        self.tensor_core_instructions += other.tensor_core_instructions;
+        self.shared_wavefronts += other.shared_wavefronts;
+        self.ideal_shared_wavefronts += other.ideal_shared_wavefronts;
+        self.load_sectors += other.load_sectors;
+        self.ideal_load_sectors += other.ideal_load_sectors;
+        self.store_sectors += other.store_sectors;
+        self.ideal_store_sectors += other.ideal_store_sectors;
+    }
+}
+
+/// Counts of one instruction of the PTX.
+#[derive(Clone, Debug, PartialEq)]
+pub struct InstructionReport {
+    /// Line of the PTX text, from 1.
+    pub ptx_line: u32,
+    /// The instruction.
+    pub opcode: String,
+    /// Line of the CUDA source, where the PTX names it.
+    pub source: Option<SourceLine>,
+    /// Its counts.
+    pub counters: Counters,
+}
+
+/// What a launch did.
+#[derive(Clone, Debug, PartialEq, Default)]
+pub struct LaunchReport {
+    /// Sums over the launch.
+    pub total: Counters,
+    /// Counts by instruction, in the order of the PTX; instructions that were never executed have zeros.
+    pub instructions: Vec<InstructionReport>,
+}
+
+impl LaunchReport {
+    pub(crate) fn of(kernel: &Kernel, counters: &[Counters]) -> Self {
+        let mut report = LaunchReport::default();
+        for (at, counters) in counters.iter().enumerate() {
+            let site = &kernel.sites[at];
+            let mut counters = *counters;
+            if matches!(
+                kernel.instructions[at].operation,
+                Operation::MatrixMultiply { .. } | Operation::WarpgroupMultiply(_)
+            ) {
+                counters.tensor_core_instructions = counters.warp_instructions;
+            }
+            report.total.add(&counters);
+            report.instructions.push(InstructionReport {
+                ptx_line: site.ptx_line,
+                opcode: site.opcode.clone(),
+                source: site.source.map(|source| kernel.source_lines[source as usize].clone()),
+                counters,
+            });
+        }
+        report
+    }
+
+    /// Sums over the instructions of some lines of the kernel's own body; inlined code counts where it is called.
+    pub fn source_lines(&self, lines: impl std::ops::RangeBounds<u32>) -> Counters {
+        self.sum(|instruction| {
+            instruction.source.as_ref().is_some_and(|source| lines.contains(&source.kernel_line()))
+        })
+    }
+
+    /// Sums over the instructions of some lines of the PTX.
+    pub fn ptx_lines(&self, lines: impl std::ops::RangeBounds<u32>) -> Counters {
+        self.sum(|instruction| lines.contains(&instruction.ptx_line))
+    }
+
+    /// Sums over the innermost loop that executed tensor-core instructions most often: the instructions that were
+    /// executed as often as the most frequent of those.
+    pub fn main_loop(&self) -> Counters {
+        let tensor = |instruction: &&InstructionReport| instruction.counters.tensor_core_instructions > 0;
+        let most = self.instructions.iter().filter(tensor).map(|i| i.counters.warp_instructions).max();
+        let Some(most) = most else { return Counters::default() };
+        let at_most = |instruction: &InstructionReport| {
+            instruction.counters.tensor_core_instructions > 0
+                && instruction.counters.warp_instructions == most
+        };
+        let first = self.instructions.iter().position(at_most).unwrap_or(0);
+        let last = self.instructions.iter().rposition(at_most).unwrap_or(0);
+        // What belongs to the same loop stands around them and runs as often.
+        let runs = |at: usize| self.instructions[at].counters.warp_instructions >= most;
+        let start = (0..first).rev().take_while(|at| runs(*at)).last().unwrap_or(first);
+        let end = (last..self.instructions.len()).take_while(|at| runs(*at)).last().unwrap_or(last);
+        let mut sum = Counters::default();
+        self.instructions[start..=end].iter().for_each(|instruction| sum.add(&instruction.counters));
+        sum
+    }
+
+    fn sum(&self, select: impl Fn(&InstructionReport) -> bool) -> Counters {
+        let mut sum = Counters::default();
+        self.instructions.iter().filter(|i| select(i)).for_each(|instruction| sum.add(&instruction.counters));
+        sum
+    }
+}
+
+/// Whether each lane's address is that of the lane before, `step` on.
+#[inline(always)]
+fn follows(addresses: &[u64; 32], step: u64) -> bool {
+    let mut other = false;
+    for lane in 1..32 {
+        other |= addresses[lane] != addresses[0].wrapping_add(step * lane as u64);
+    }
+    !other
+}
+
+/// Wavefronts of one access to shared memory, and those without conflicts. Lanes take part in groups that together
+/// fill 128 bytes; lanes that read the same word share it.
+pub(crate) fn wavefronts(addresses: &[u64; 32], mask: u32, bytes: usize) -> (u64, u64) {
+    let lanes_per_phase = (128 / bytes.clamp(4, 16)).min(32);
+    let (mut actual, mut ideal) = (0, 0);
+    // Lanes next to each other, each its own bytes, and all lanes at one place: by far the most frequent.
+    if mask == u32::MAX && bytes >= 4 {
+        let phases = 32 / lanes_per_phase as u64;
+        if addresses[0].is_multiple_of(bytes as u64) && follows(addresses, bytes as u64)
+            || follows(addresses, 0)
+        {
+            return (phases, phases);
+        }
+    }
+    for first in (0..32).step_by(lanes_per_phase) {
+        let lanes = (first..first + lanes_per_phase).filter(|lane| mask >> lane & 1 != 0);
+        let mut words: [u64; 128] = [u64::MAX; 128];
+        let mut depth = [0u8; 32];
+        let (mut most, mut count, mut any) = (0, 0, false);
+        for lane in lanes {
+            any = true;
+            let start = addresses[lane] / 4;
+            let end = (addresses[lane] + bytes as u64 - 1) / 4;
+            for word in start..=end {
+                if count > 0 && words[count - 1] == word {
+                    continue;
+                }
+                let bank = (word % 32) as usize;
+                if depth[bank] > 0 && words[..count].contains(&word) {
+                    continue;
+                }
+                if count < words.len() {
+                    words[count] = word;
+                    count += 1;
+                }
+                depth[bank] += 1;
+                most = most.max(depth[bank]);
+            }
+        }
+        actual += u64::from(most);
+        ideal += u64::from(any);
+    }
+    (actual, ideal)
+}
+
+/// Sectors of 32 bytes that one access touches, and those that its distinct bytes would fill.
+pub(crate) fn sectors(addresses: &[u64; 32], mask: u32, bytes: usize) -> (u64, u64) {
+    if mask == u32::MAX && follows(addresses, bytes as u64) {
+        let (first, last) = (addresses[0], addresses[0] + 32 * bytes as u64 - 1);
+        return (last / 32 - first / 32 + 1, bytes as u64);
+    }
+    let mut touched: [u64; 64] = [u64::MAX; 64];
+    let mut count = 0;
+    let mut starts: [u64; 32] = [u64::MAX; 32];
+    let mut distinct = 0;
+    for lane in (0..32).filter(|lane| mask >> lane & 1 != 0) {
+        let address = addresses[lane];
+        if distinct == 0 || (starts[distinct - 1] != address && !starts[..distinct].contains(&address)) {
+            starts[distinct] = address;
+            distinct += 1;
+        }
+        for sector in address / 32..=(address + bytes as u64 - 1) / 32 {
+            if count > 0 && touched[count - 1] == sector || touched[..count].contains(&sector) {
+                continue;
+            }
+            if count < touched.len() {
+                touched[count] = sector;
+                count += 1;
+            }
+        }
+    }
+    (count as u64, ((distinct * bytes) as u64).div_ceil(32))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn addresses(f: impl Fn(u64) -> u64) -> [u64; 32] {
+        std::array::from_fn(|lane| f(lane as u64))
+    }
+
+    #[test]
+    fn conflicts_are_words_of_one_bank() {
+        assert_eq!(wavefronts(&addresses(|lane| lane * 4), !0, 4), (1, 1));
+        assert_eq!(wavefronts(&addresses(|lane| lane * 128), !0, 4), (32, 1));
+        assert_eq!(wavefronts(&addresses(|lane| lane * 8), !0, 4), (2, 1));
+        assert_eq!(wavefronts(&addresses(|_| 64), !0, 4), (1, 1));
+        assert_eq!(wavefronts(&addresses(|lane| lane * 16), !0, 16), (4, 4));
+        assert_eq!(wavefronts(&addresses(|lane| lane * 64), !0, 16), (16, 4));
+        assert_eq!(wavefronts(&addresses(|lane| lane * 2), !0, 2), (1, 1));
+        assert_eq!(wavefronts(&addresses(|lane| lane * 128), 0xff, 16), (8, 1));
+    }
+
+    #[test]
+    fn sectors_over_those_that_the_bytes_fill() {
+        assert_eq!(sectors(&addresses(|lane| lane * 4), !0, 4), (4, 4));
+        assert_eq!(sectors(&addresses(|lane| 4 + lane * 4), !0, 4), (5, 4));
+        assert_eq!(sectors(&addresses(|lane| lane * 128), !0, 4), (32, 4));
+        assert_eq!(sectors(&addresses(|_| 64), !0, 4), (1, 1));
+        assert_eq!(sectors(&addresses(|lane| lane * 16), !0, 16), (16, 16));
+    }
+}
