@@ -170,32 +170,33 @@ pub(crate) fn wavefronts(addresses: &[u64; 32], mask: u32, bytes: usize) -> (u64
         }
     }
     for first in (0..32).step_by(lanes_per_phase) {
-        let lanes = (first..first + lanes_per_phase).filter(|lane| mask >> lane & 1 != 0);
+        // Of each bank the word that it served last, and how many so far; words of banks that served several.
+        let (mut latest, mut depth) = ([u64::MAX; 32], [0u8; 32]);
         let mut words: [u64; 128] = [u64::MAX; 128];
-        let mut depth = [0u8; 32];
-        let (mut most, mut count, mut any) = (0, 0, false);
-        for lane in lanes {
-            any = true;
-            let start = addresses[lane] / 4;
-            let end = (addresses[lane] + bytes as u64 - 1) / 4;
-            for word in start..=end {
-                if count > 0 && words[count - 1] == word {
-                    continue;
-                }
+        let (mut most, mut count) = (0, 0);
+        let phase = mask >> first & (u32::MAX >> (32 - lanes_per_phase));
+        let mut left = phase;
+        while left != 0 {
+            let lane = first + left.trailing_zeros() as usize;
+            left &= left - 1;
+            for word in addresses[lane] / 4..=(addresses[lane] + bytes as u64 - 1) / 4 {
                 let bank = (word % 32) as usize;
-                if depth[bank] > 0 && words[..count].contains(&word) {
+                if latest[bank] == word || (depth[bank] > 1 && words[..count].contains(&word)) {
                     continue;
                 }
-                if count < words.len() {
-                    words[count] = word;
-                    count += 1;
+                for seen in [latest[bank], word] {
+                    if depth[bank] > 0 && count < words.len() {
+                        words[count] = seen;
+                        count += 1;
+                    }
                 }
+                latest[bank] = word;
                 depth[bank] += 1;
                 most = most.max(depth[bank]);
             }
         }
         actual += u64::from(most);
-        ideal += u64::from(any);
+        ideal += u64::from(phase != 0);
     }
     (actual, ideal)
 }

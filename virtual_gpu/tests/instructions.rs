@@ -5,92 +5,8 @@
 
 mod common;
 
-use common::Bench;
-use diptych_virtual_gpu::{Arguments, Target};
-
-const COUNT: usize = 512;
-
-/// Operands: values at the edges first, then random bits.
-fn operands(seed: u64) -> Vec<u64> {
-    let edges = [
-        0,
-        1,
-        2,
-        31,
-        32,
-        33,
-        63,
-        64,
-        0x7fff_ffff,
-        0x8000_0000,
-        0xffff_ffff,
-        0x7fff,
-        0x8000,
-        0xffff,
-        0x3f80_0000,
-        0xbf80_0000,
-        0x7f80_0000,
-        0xff80_0000,
-        0x7fc0_0000,
-        0x0000_0100,
-        0x8000_0001,
-        i64::MAX as u64,
-        i64::MIN as u64,
-        u64::MAX,
-    ];
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut random = move || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state.wrapping_mul(0x2545_f491_4f6c_dd1d)
-    };
-    (0..COUNT)
-        .map(|at| {
-            let pick = random();
-            // Every edge meets many of the others.
-            if at % 3 != 0 { edges[(pick >> 32) as usize % edges.len()] } else { pick }
-        })
-        .collect()
-}
-
-/// Runs `text` for every triple of operands. It may use %a, %b, %c (64 bits), %ra, %rb, %rc (32), %ha, %hb, %hc (16),
-/// the predicate %p (bit 0 of c), and has to leave its result in %d (64 bits), %rd (32) or %hd (16), as `result` says.
-fn run(text: &str, result: &str) -> Vec<u64> {
-    let store = match result {
-        "%d" => "mov.b64 %out, %d;",
-        "%rd" => "cvt.u64.u32 %out, %rd;",
-        "%hd" => "cvt.u64.u16 %out, %hd;",
-        _ => "selp.b64 %out, 1, 0, %pd;",
-    };
-    let ptx = format!(
-        ".version 8.0\n.target sm_80\n.address_size 64\n.visible .entry one(.param .u64 in, .param .u64 out) {{
-            .reg .b64 %in, %to, %at, %a, %b, %c, %d, %out, %e; .reg .b32 %i, %ra, %rb, %rc, %rd, %re;
-            .reg .b16 %ha, %hb, %hc, %hd, %he; .reg .pred %p, %pd, %q;
-            ld.param.u64 %in, [in]; ld.param.u64 %to, [out];
-            mov.u32 %i, %ctaid.x; mad.lo.u32 %i, %i, 32, 0; mov.u32 %re, %tid.x; add.u32 %i, %i, %re;
-            mul.wide.u32 %at, %i, 24; add.s64 %in, %in, %at;
-            ld.global.u64 %a, [%in]; ld.global.u64 %b, [%in+8]; ld.global.u64 %c, [%in+16];
-            cvt.u32.u64 %ra, %a; cvt.u32.u64 %rb, %b; cvt.u32.u64 %rc, %c;
-            cvt.u16.u64 %ha, %a; cvt.u16.u64 %hb, %b; cvt.u16.u64 %hc, %c;
-            and.b32 %re, %rc, 1; setp.ne.u32 %p, %re, 0;
-            mov.b64 %d, 0; mov.b32 %rd, 0; mov.b16 %hd, 0; setp.ne.u32 %pd, 0, 0;
-            {text}
-            {store}
-            mul.wide.u32 %at, %i, 8; add.s64 %to, %to, %at; st.global.u64 [%to], %out; ret; }}"
-    );
-    let mut bench = Bench::of_ptx(&ptx, Target::Sm80);
-    let [a, b, c] = [operands(1), operands(2), operands(3)];
-    let bytes: Vec<u8> = (0..COUNT).flat_map(|at| [a[at], b[at], c[at]]).flat_map(u64::to_le_bytes).collect();
-    let (input, output) = (bench.upload(&bytes), bench.empty(COUNT * 8));
-    let arguments = Arguments::new().pointer(input).pointer(output);
-    bench
-        .launch("one", [COUNT as u32 / 32, 1, 1], [32, 1, 1], 0, arguments)
-        .unwrap_or_else(|e| panic!("{text}: {e}"));
-    let mut bytes = vec![0; COUNT * 8];
-    bench.device.read(output, &mut bytes).unwrap();
-    bytes.chunks_exact(8).map(|bytes| u64::from_le_bytes(bytes.try_into().unwrap())).collect()
-}
+use common::single::{COUNT, operands, run};
+use diptych_virtual_gpu::Target;
 
 fn check(text: &str, result: &str, want: impl Fn(u64, u64, u64) -> u64) {
     let got = run(text, result);
@@ -373,6 +289,11 @@ fn halves() {
         };
         one(0) | one(16) << 16
     });
+    check("fma.rn.relu.bf16 %hd, %ha, %hb, %hc;", "%hd", |a, b, c| {
+        let part = |x: u64| bf16::from_bits(x as u16).to_f64();
+        let value = bf16::from_f64(part(a) * part(b) + part(c));
+        if value.is_nan() { 0x7fff } else { u64::from(value.max(bf16::ZERO).to_bits() & 0x7fff) }
+    });
     check("neg.bf16x2 %rd, %ra;", "%rd", |a, _, _| u64::from(a as u32 ^ 0x8000_8000));
 }
 
@@ -432,7 +353,11 @@ fn conversions() {
         one(a) << 16 | one(b)
     });
     check("cvt.rn.relu.f16x2.f32 %rd, %ra, %rb;", "%rd", |a, b, _| {
-        let one = |x: u64| if f(x) > 0.0 { u64::from(f16::from_f32(f(x)).to_bits()) } else { 0 };
+        let one = |x: u64| match f(x) {
+            x if x.is_nan() => 0x7fff,
+            x if x > 0.0 => u64::from(f16::from_f32(x).to_bits()),
+            _ => 0,
+        };
         one(a) << 16 | one(b)
     });
     check("cvt.rna.tf32.f32 %rd, %ra;", "%rd", |a, _, _| {
@@ -446,104 +371,6 @@ fn conversions() {
                 | if magnitude == 0x7f80_0000 { magnitude } else { (magnitude + 0x1000) & !0x1fff },
         )
     });
-}
-
-#[test]
-fn lanes_together() {
-    let lane = |at: usize| at % 32;
-    let ra = operands(1);
-    let shuffle = |text: &str, source: &dyn Fn(usize) -> Option<usize>| {
-        let got = run(
-            &format!("shfl.sync.{text} 0xffffffff; selp.u32 %re, 1, 0, %q; mov.b64 %d, {{%rd, %re}};"),
-            "%d",
-        );
-        for at in 0..COUNT {
-            let (from, valid) = match source(lane(at)) {
-                Some(from) => (at - lane(at) + from, 1),
-                None => (at, 0),
-            };
-            assert_eq!(got[at], ra[from] & 0xffff_ffff | valid << 32, "{text}, lane {}", lane(at));
-        }
-    };
-    shuffle("bfly.b32 %rd|%q, %ra, 5, 31,", &|lane| Some(lane ^ 5));
-    shuffle("up.b32 %rd|%q, %ra, 3, 0,", &|lane| lane.checked_sub(3));
-    shuffle("down.b32 %rd|%q, %ra, 4, 31,", &|lane| Some(lane + 4).filter(|lane| *lane < 32));
-    shuffle("idx.b32 %rd|%q, %ra, 7, 31,", &|_| Some(7));
-    // In segments of eight lanes: the clamp's bits 8 to 12 are those of the lane that stay.
-    shuffle("down.b32 %rd|%q, %ra, 4, 0x181f,", &|lane| Some(lane + 4).filter(|to| to / 8 == lane / 8));
-    shuffle("idx.b32 %rd|%q, %ra, 2, 0x181f,", &|lane| Some(lane / 8 * 8 + 2));
-    let c = operands(3);
-    let warp = |at: usize| (at - lane(at)..at - lane(at) + 32).collect::<Vec<_>>();
-    let votes = |at: usize| warp(at).iter().map(|i| (c[*i] & 1) << lane(*i)).sum::<u64>();
-    let got = run("vote.sync.ballot.b32 %rd, %p, -1;", "%rd");
-    assert!((0..COUNT).all(|at| got[at] == votes(at)));
-    let got = run("vote.sync.any.pred %pd, !%p, -1;", "%pd");
-    assert!((0..COUNT).all(|at| got[at] == u64::from(votes(at) != 0xffff_ffff)));
-    let got = run("redux.sync.max.s32 %rd, %ra, -1;", "%rd");
-    assert!(
-        (0..COUNT)
-            .all(|at| got[at] as u32 as i32 == warp(at).iter().map(|i| ra[*i] as u32 as i32).max().unwrap())
-    );
-    let got = run("match.any.sync.b32 %rd, %ra, -1;", "%rd");
-    for at in 0..COUNT {
-        let same = warp(at)
-            .iter()
-            .filter(|i| ra[**i] as u32 == ra[at] as u32)
-            .map(|i| 1u64 << lane(*i))
-            .sum::<u64>();
-        assert_eq!(got[at], same);
-    }
-    // Lanes go different ways and meet again.
-    let text = "@%p bra ODD; add.s32 %rd, %ra, 1; bra.uni JOIN; ODD: add.s32 %rd, %ra, 2; JOIN: \
-                shfl.sync.idx.b32 %rd, %rd, 0, 31, -1;";
-    let got = run(text, "%rd");
-    for at in 0..COUNT {
-        let first = at - lane(at);
-        assert_eq!(got[at] as u32, (ra[first] as u32).wrapping_add(1 + (c[first] & 1) as u32));
-    }
-    // A loop that each lane leaves after its own number of rounds.
-    let text = "and.b32 %re, %ra, 15; LOOP: add.s32 %rd, %rd, %re; sub.s32 %re, %re, 1; setp.gt.s32 %q, %re, 0; \
-                @%q bra LOOP; activemask.b32 %re; setp.ne.u32 %q, %re, -1; @%q mov.u32 %rd, -1;";
-    let got = run(text, "%rd");
-    for at in 0..COUNT {
-        let n = ra[at] & 15;
-        assert_eq!(got[at], n * (n + 1) / 2, "lane {}", lane(at));
-    }
-}
-
-#[test]
-fn atomics_of_all_lanes_add_up() {
-    let ptx = "
-        .version 8.0\n.target sm_80\n.address_size 64
-        .visible .entry count(.param .u64 out) {
-            .reg .b64 %d<3>; .reg .b32 %r<8>; .reg .pred %p<2>;
-            .shared .align 4 .b8 sums[8];
-            ld.param.u64 %d0, [out];
-            mov.u32 %r0, %tid.x;
-            setp.ne.u32 %p0, %r0, 0;
-            @!%p0 st.shared.v2.u32 [sums], {0, 0};
-            bar.sync 0;
-            red.shared.add.u32 [sums], %r0;
-            atom.shared.max.s32 %r1, [sums+4], %r0;
-            bar.sync 0;
-            ld.shared.v2.u32 {%r2, %r3}, [sums];
-            @!%p0 atom.global.add.u32 %r4, [%d0], %r2;
-            @!%p0 red.global.max.u32 [%d0+4], %r3;
-            cvt.rn.f32.u32 %r5, %r0;
-            red.global.add.f32 [%d0+8], %r5;
-            red.global.xor.b64 [%d0+16], 1;
-            ret;
-        }";
-    let mut bench = Bench::of_ptx(ptx, Target::Sm80);
-    let out = bench.upload(&[0; 24]);
-    bench
-        .launch("count", [3, 1, 1], [96, 1, 1], 0, Arguments::new().pointer(out))
-        .unwrap_or_else(|e| panic!("{e}"));
-    let mut bytes = [0; 24];
-    bench.device.read(out, &mut bytes).unwrap();
-    let word = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap());
-    let sum = 95 * 96 / 2 * 3;
-    assert_eq!((word(0), word(4), f32::from_bits(word(8)), word(16)), (sum, 95, sum as f32, 0));
 }
 
 #[test]

@@ -45,9 +45,11 @@ pub(super) fn runs(addresses: &Wide, mask: u32, bytes: usize) -> impl Iterator<I
 }
 
 pub(super) fn check_alignment(addresses: &Wide, mask: u32, bytes: usize, what: &str) -> Result<()> {
+    // Sizes are powers of two.
+    let low_bits = bytes as u64 - 1;
     let mut any = 0;
     for lane in 0..32 {
-        any |= u32::from(!addresses[lane].is_multiple_of(bytes as u64)) << lane;
+        any |= u32::from(addresses[lane] & low_bits != 0) << lane;
     }
     if any & mask == 0 {
         return Ok(());
@@ -96,6 +98,23 @@ fn set_elements(warp: &mut Warp, elements: &Elements, lane: usize, bytes: &[u8])
     }
 }
 
+/// Puts what a run of lanes loaded into their registers.
+#[inline(always)]
+fn set_run(warp: &mut Warp, elements: &Elements, addresses: &Wide, run: Run, bytes: &[u8]) {
+    let place = |lane: usize| (addresses[lane] - run.start) as usize;
+    if elements.bytes == 4 && elements.count == 1 && !elements.wide && elements.slots[0] != NONE {
+        let values = &mut warp.narrow[elements.slots[0] as usize];
+        for lane in lanes(run.lanes) {
+            let at = place(lane);
+            values[lane] = u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"));
+        }
+        return;
+    }
+    for lane in lanes(run.lanes) {
+        set_elements(warp, elements, lane, &bytes[place(lane)..]);
+    }
+}
+
 #[inline(always)]
 fn get_elements(warp: &Warp, elements: &Elements, lane: usize, bytes: &mut [u8]) {
     let size = usize::from(elements.bytes);
@@ -108,6 +127,40 @@ fn get_elements(warp: &Warp, elements: &Elements, lane: usize, bytes: &mut [u8])
             bytes[at * size..(at + 1) * size].copy_from_slice(&value[..size]);
         }
     }
+}
+
+/// Lanes of one store that write different values to one place: which of them stays is not defined. Addresses are
+/// multiples of the size, so places are the same or apart.
+fn check_agreement(
+    warp: &Warp,
+    elements: &Elements,
+    addresses: &Wide,
+    mask: u32,
+    fault: Fault,
+) -> Result<()> {
+    let mut before: Option<u64> = None;
+    let ascending =
+        lanes(mask).all(|lane| before.replace(addresses[lane]).is_none_or(|last| last < addresses[lane]));
+    if ascending {
+        return Ok(());
+    }
+    let mut places: Vec<(u64, usize)> = lanes(mask).map(|lane| (addresses[lane], lane)).collect();
+    places.sort_unstable();
+    let size = usize::from(elements.bytes) * usize::from(elements.count);
+    for pair in places.windows(2).filter(|pair| pair[0].0 == pair[1].0) {
+        let (first, second) = (pair[0].1, pair[1].1);
+        let (mut mine, mut other) = ([0; 64], [0; 64]);
+        get_elements(warp, elements, first, &mut mine);
+        get_elements(warp, elements, second, &mut other);
+        if mine[..size] != other[..size] {
+            let message = format!(
+                "lanes {first} and {second} of one store write different values to the {size} bytes at {:#x}",
+                pair[0].0
+            );
+            return Err(Problem::at_lane(fault, second as u32, message));
+        }
+    }
+    Ok(())
 }
 
 /// Where a generic address leads: the space and the base of its window.
@@ -174,14 +227,7 @@ impl Block<'_> {
                 for run in runs(addresses, mask, total) {
                     match self.shared.read(run.start, run.length, warp.index, &self.clocks, false) {
                         Ok(bytes) => {
-                            for lane in lanes(run.lanes) {
-                                set_elements(
-                                    warp,
-                                    elements,
-                                    lane,
-                                    &bytes[(addresses[lane] - run.start) as usize..],
-                                );
-                            }
+                            set_run(warp, elements, addresses, run, bytes);
                         }
                         Err(problem) => {
                             return Err(self.shared_problem(problem, addresses, run.lanes, total, false));
@@ -207,19 +253,13 @@ impl Block<'_> {
                         epoch: self.epoch,
                         atomic,
                         acquired: &self.acquired,
+                        warp: Some((warp.index, self.clocks.seen(warp.index))),
                     };
                     let accessor = self.configuration.races.then_some(&accessor);
                     let defined = self.configuration.initialised;
                     match self.memory.kernel_read(run.start, run.length, defined, accessor) {
                         Ok(bytes) => {
-                            for lane in lanes(run.lanes) {
-                                set_elements(
-                                    warp,
-                                    elements,
-                                    lane,
-                                    &bytes[(addresses[lane] - run.start) as usize..],
-                                );
-                            }
+                            set_run(warp, elements, addresses, run, bytes);
                         }
                         Err(problem) => {
                             return Err(self.global_problem(problem, addresses, run, total, false));
@@ -299,6 +339,9 @@ impl Block<'_> {
         match space {
             Space::Shared => {
                 check_alignment(addresses, mask, total, "shared")?;
+                if self.configuration.races {
+                    check_agreement(warp, elements, addresses, mask, Fault::SharedRace)?;
+                }
                 self.count_shared(warp.pc, addresses, mask, total);
                 for run in runs(addresses, mask, total) {
                     match self.shared.write(run.start, run.length, warp.index, warp.pc, &self.clocks) {
@@ -316,6 +359,9 @@ impl Block<'_> {
             }
             Space::Global | Space::Generic => {
                 check_alignment(addresses, mask, total, "global")?;
+                if self.configuration.races && !atomic {
+                    check_agreement(warp, elements, addresses, mask, Fault::GlobalRace)?;
+                }
                 if self.configuration.counters {
                     let (touched, ideal) = sectors(addresses, mask, total);
                     let counters = &mut self.counters[warp.pc as usize];
@@ -329,6 +375,7 @@ impl Block<'_> {
                         epoch: self.epoch,
                         atomic,
                         acquired: &self.acquired,
+                        warp: Some((warp.index, self.clocks.seen(warp.index))),
                     };
                     let accessor = self.configuration.races.then_some(&accessor);
                     match self.memory.kernel_write(run.start, run.length, accessor) {

@@ -72,6 +72,7 @@ impl Block<'_> {
                 epoch: self.epoch,
                 atomic: true,
                 acquired: &self.acquired,
+                warp: Some((warp.index, self.clocks.seen(warp.index))),
             };
             let accessor = self.configuration.races.then_some(&accessor);
             let old = match self.memory.kernel_read(address, size, self.configuration.initialised, accessor) {

@@ -190,6 +190,7 @@ impl Block<'_> {
                     &mut bytes[row.skip..row.skip + row.length],
                     load.instruction,
                     load.lane,
+                    None,
                 )?;
                 let start = u64::from(load.pieces.shared) + row.offset as u64;
                 for (chunk, bytes) in bytes.chunks(16).enumerate() {
@@ -321,6 +322,7 @@ impl Block<'_> {
                 epoch: self.epoch,
                 atomic: false,
                 acquired: &self.acquired,
+                warp: None,
             };
             let accessor = self.configuration.races.then_some(&accessor);
             match self.memory.kernel_write(row.address, row.length, accessor) {

@@ -182,7 +182,7 @@ fn finish(mode: FloatMode, value: f32) -> u32 {
     if mode.flush {
         bits = flush(bits);
     }
-    if mode.saturate || mode.relu {
+    if mode.saturate || (mode.relu && !value.is_nan()) {
         let value = f32::from_bits(bits);
         let positive = if value > 0.0 { value } else { 0.0 };
         bits = if mode.saturate && positive > 1.0 { 1.0f32 } else { positive }.to_bits();

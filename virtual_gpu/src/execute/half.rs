@@ -69,7 +69,8 @@ fn round_half(format: HalfFormat, value: f64) -> u32 {
 }
 
 fn finish_half(format: HalfFormat, mode: FloatMode, value: f64) -> u32 {
-    let value = match (mode.saturate || mode.relu, value > 0.0) {
+    let clamps = mode.saturate || (mode.relu && !value.is_nan());
+    let value = match (clamps, value > 0.0) {
         (true, false) => 0.0,
         (true, true) if mode.saturate => value.min(1.0),
         _ => value,

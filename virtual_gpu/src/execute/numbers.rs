@@ -125,7 +125,9 @@ pub(crate) fn canonical(value: f32) -> u32 {
 /// `high + low` in f32 by a directed rounding; `low` is the error of `high`.
 pub(crate) fn directed(high: f64, low: f64, rounding: Rounding) -> f32 {
     if low == 0.0 || !high.is_finite() {
-        return f32::from_bits(FLOAT32.round(high, rounding));
+        let near = high as f32;
+        let exact = f64::from(near) == high && near != 0.0;
+        return if exact { near } else { f32::from_bits(FLOAT32.round(high, rounding)) };
     }
     // One bit below the 53 that are there is enough to say on which side of a representable value the sum lies.
     let toward = if (low > 0.0) == (high > 0.0) { high } else { f64::from_bits(high.to_bits() - 1) };

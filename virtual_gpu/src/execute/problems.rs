@@ -115,9 +115,11 @@ impl Block<'_> {
             GlobalProblem::OutOfBounds => {
                 lanes(run.lanes).find(|lane| !self.memory.holds(addresses[*lane], bytes)).unwrap_or(0)
             }
-            GlobalProblem::Undefined(offset) | GlobalProblem::Race { offset, .. } => {
+            GlobalProblem::Undefined(offset)
+            | GlobalProblem::Race { offset, .. }
+            | GlobalProblem::RaceWithin { offset, .. } => {
                 let at = run.start + offset as u64;
-                lanes(run.lanes).find(|lane| at < addresses[*lane] + bytes as u64).unwrap_or(0)
+                lanes(run.lanes).find(|lane| at < addresses[*lane].saturating_add(bytes as u64)).unwrap_or(0)
             }
         };
         let address = addresses[lane];
@@ -129,6 +131,11 @@ impl Block<'_> {
             }
             GlobalProblem::Undefined(_) => {
                 (Fault::UninitialisedRead, format!("{access}, which nobody wrote"))
+            }
+            GlobalProblem::RaceWithin { warp, .. } => {
+                let message =
+                    format!("{access}, which warp {warp} of the block wrote, with no barrier between");
+                (Fault::GlobalRace, message)
             }
             GlobalProblem::Race { block, wrote, .. } => {
                 let other = match block {

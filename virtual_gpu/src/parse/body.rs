@@ -6,6 +6,13 @@ use super::{Class, Kernel, Operand, Register, SourceLine, Space, Statement, Vari
 use crate::error::LoadError;
 use std::collections::HashMap;
 
+/// Registers that one declaration can make.
+const MAXIMUM_REGISTERS: u64 = 1 << 20;
+/// Bytes of shared or local memory that a kernel can declare.
+const MAXIMUM_BYTES: usize = 1 << 24;
+/// Braces and brackets within each other in an operand.
+const MAXIMUM_DEPTH: u32 = 8;
+
 /// File, line and column.
 type Position = (u32, u32, u32);
 
@@ -24,11 +31,19 @@ pub(super) struct Body<'a> {
     parents: HashMap<Position, Position>,
     source: Option<u32>,
     names: HashMap<SourceLine, u32>,
+    depth: u32,
 }
 
 impl<'a> Body<'a> {
     pub fn of(parser: &'a mut Parser) -> Self {
-        Body { parser, scopes: Vec::new(), parents: HashMap::new(), source: None, names: HashMap::new() }
+        Body {
+            parser,
+            scopes: Vec::new(),
+            parents: HashMap::new(),
+            source: None,
+            names: HashMap::new(),
+            depth: 0,
+        }
     }
 
     pub fn parse(&mut self, kernel: &mut Kernel) -> Result<(), LoadError> {
@@ -113,6 +128,9 @@ impl<'a> Body<'a> {
             let next = &mut kernel.registers[class as usize];
             if self.parser.eat("<") {
                 let count = self.parser.number()?;
+                if count > MAXIMUM_REGISTERS {
+                    return Err(LoadError::syntax(line, format!("{count} registers {name}")));
+                }
                 self.parser.expect(">")?;
                 for index in 0..count as u32 {
                     scope
@@ -140,6 +158,9 @@ impl<'a> Body<'a> {
             ".shared" => (Space::Shared, &mut kernel.static_shared),
             _ => (Space::Local, &mut kernel.local_bytes),
         };
+        if *end as usize + bytes.len() + alignment as usize > MAXIMUM_BYTES {
+            return Err(LoadError::syntax(line, format!("{name} has {} bytes, too many", bytes.len())));
+        }
         let offset = end.next_multiple_of(alignment as u32);
         *end = offset + bytes.len() as u32;
         kernel
@@ -232,6 +253,16 @@ impl<'a> Body<'a> {
 
     fn operand(&mut self) -> Result<Operand, LoadError> {
         let line = self.parser.line();
+        self.depth += 1;
+        if self.depth > MAXIMUM_DEPTH {
+            return Err(LoadError::syntax(line, "an operand with too many brackets"));
+        }
+        let operand = self.operand_at(line);
+        self.depth -= 1;
+        operand
+    }
+
+    fn operand_at(&mut self, line: u32) -> Result<Operand, LoadError> {
         let text = self.parser.next()?;
         match text.as_str() {
             "[" => self.address(),

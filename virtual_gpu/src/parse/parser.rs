@@ -11,6 +11,9 @@ use std::sync::Arc;
 /// pointer is never a valid shared address.
 pub(crate) const SHARED_START: u32 = 1024;
 
+/// Bytes of a variable at most.
+const MAXIMUM_VARIABLE: usize = 1 << 30;
+
 pub(super) struct Parser {
     pub tokens: Vec<Token>,
     pub at: usize,
@@ -178,12 +181,20 @@ impl Parser {
             .ok_or_else(|| LoadError::syntax(line, format!("`{kind}` is not a type")))?;
         alignment = alignment.max(element as u64);
         let name = self.next()?;
-        let mut count = 1;
+        let mut count = 1usize;
         while self.eat("[") {
-            count *= if self.peek() == "]" { 0 } else { self.number()? as usize };
+            count = count.saturating_mul(if self.peek() == "]" { 0 } else { self.number()? as usize });
             self.expect("]")?;
         }
-        let mut bytes = vec![0; count.saturating_mul(element)];
+        if !alignment.is_power_of_two() || alignment > 1 << 16 {
+            return Err(LoadError::syntax(line, format!("{name} has an alignment of {alignment}")));
+        }
+        let size = count.saturating_mul(element);
+        if size > MAXIMUM_VARIABLE {
+            let problem = format!("{name} has {size} bytes: more than {MAXIMUM_VARIABLE} are not modelled");
+            return Err(LoadError::syntax(line, problem));
+        }
+        let mut bytes = vec![0; size];
         let initialised = self.eat("=");
         if initialised {
             let mut at = 0;
@@ -227,7 +238,7 @@ impl Parser {
                     while self.eat(",") {
                         sizes.push(self.number()? as u32);
                     }
-                    let product = sizes.iter().product();
+                    let product = sizes.iter().fold(1u32, |product, size| product.saturating_mul(*size));
                     sizes.resize(3, 1);
                     match directive.as_str() {
                         ".maxntid" => kernel.maximum_threads = product,
@@ -277,10 +288,18 @@ impl Parser {
             let name = self.next()?;
             let mut size = element;
             if self.eat("[") {
-                size *= self.number()? as usize;
+                size = size.saturating_mul(self.number()? as usize);
                 self.expect("]")?;
             }
-            let offset = usize::next_multiple_of(end, alignment.max(element));
+            // Parameters have 32,764 bytes together at most.
+            let alignment = alignment.max(element);
+            if !alignment.is_power_of_two() || alignment > 4096 || size > 1 << 15 || end > 1 << 15 {
+                return Err(LoadError::syntax(
+                    line,
+                    format!("{name} has {size} bytes, aligned to {alignment}"),
+                ));
+            }
+            let offset = usize::next_multiple_of(end, alignment);
             end = offset + size;
             let variable = Variable { space: Space::Parameter, offset: offset as u64, size: size as u64 };
             kernel.variables.insert(name.clone(), variable);

@@ -188,7 +188,7 @@ pub(crate) struct FloatMode {
     pub flush: bool,
     /// `.sat`: clamped to [0, 1], NaN to 0.
     pub saturate: bool,
-    /// `.relu`: negative results and NaN become 0.
+    /// `.relu`: negative results become 0; NaN stays.
     pub relu: bool,
 }
 
