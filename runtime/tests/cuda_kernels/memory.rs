@@ -89,7 +89,7 @@ fn fill(buffer: &Buffer, program: &Program, panel: usize, random: &mut Random, h
     let is_padding = |at: usize| match &buffer.layout {
         Layout::Packed { k, n } => {
             let of_panel = product(k) * panel;
-            let columns = product(n).next_multiple_of(panel) / panel * of_panel;
+            let columns = product(n).div_ceil(panel) * of_panel;
             at % columns / of_panel * panel + at % panel >= product(n)
         }
         _ => false,
