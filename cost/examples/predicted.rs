@@ -17,7 +17,7 @@ use diptych_ir::EntryKind;
 use diptych_models::hugging_face::Checkpoint;
 use diptych_models::{Registry, build, initialize};
 use diptych_runtime::device::Cpu;
-use diptych_runtime::executor::{Binding, CacheRooms, CacheSize, Executable, LaunchTime, Sequence};
+use diptych_runtime::executor::{Binding, CacheRooms, CacheSize, Executable, LaunchTime, RunError, Sequence};
 use diptych_runtime::session::{Device, Session};
 use held::{with_cache, with_weights};
 use std::path::Path;
@@ -46,19 +46,19 @@ struct Best {
     launches: Vec<f64>,
 }
 
-fn time(run: &mut Executable, device: &Device, binding: &Binding, rounds: usize) -> Best {
-    run.refresh(&device, binding)?;
-    run.run(&device, binding)?;
+fn time(run: &mut Executable, device: &Device, binding: &Binding, rounds: usize) -> Result<Best, RunError> {
+    run.refresh(device, binding)?;
+    run.run(device, binding)?;
     let mut best = Best { run: f64::INFINITY, launches: Vec::new() };
     // Not recorded first, since reading the clock takes time of its own.
     for _ in 0..rounds {
         let start = Instant::now();
-        run.run(&device, binding)?;
+        run.run(device, binding)?;
         best.run = best.run.min(start.elapsed().as_secs_f64());
     }
     for _ in 0..rounds {
         run.record(1);
-        run.run(&device, binding)?;
+        run.run(device, binding)?;
         let times: Vec<f64> = run.take_recording().times().iter().map(LaunchTime::seconds).collect();
         if best.launches.is_empty() {
             best.launches = times;
@@ -66,7 +66,7 @@ fn time(run: &mut Executable, device: &Device, binding: &Binding, rounds: usize)
             best.launches.iter_mut().zip(times).for_each(|(best, time)| *best = best.min(time));
         }
     }
-    best
+    Ok(best)
 }
 
 /// A kernel's row in the table of errors.
@@ -222,7 +222,7 @@ fn main() -> Result<(), Failure> {
         let chunks = chunks.iter().map(|chunks| if kind.cached() { &chunks[..] } else { &[] });
         let sequences: Vec<_> = chunks.enumerate().map(sequence).collect();
         binding.bind(&sequences)?;
-        let best = time(&mut run, &device, &binding, rounds);
+        let best = time(&mut run, &device, &binding, rounds)?;
         let sizes = RunSizes::equal(batch, origin, length);
         let prediction = predict_entry(&session.compiled.entries[&kind], &machine, threads, &sizes);
         errors.push(report(kind.name(), &prediction, &best, &mut rows).abs());

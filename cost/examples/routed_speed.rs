@@ -10,7 +10,7 @@ use diptych_ir::{EntryKind, Program};
 use diptych_models::{ModelBuilder, initialize};
 use diptych_passes::AdamWOptions;
 use diptych_runtime::device::Cpu;
-use diptych_runtime::executor::{Binding, Executable, LaunchTime, Sequence};
+use diptych_runtime::executor::{Binding, Executable, LaunchTime, RunError, Sequence};
 use diptych_runtime::session::{Device, Session};
 
 type Failure = Box<dyn std::error::Error>;
@@ -92,23 +92,24 @@ impl Runner {
             if let Some(inverse) = run.input::<f32>("inverse_tokens") {
                 inverse[0] = 1.0 / sizes.tokens as f32;
             }
-            run.refresh(&device, &binding)?;
-            run.run(&device, &binding)?;
+            run.refresh(device, &binding)?;
+            run.run(device, &binding)?;
             runs.push((kind, run, Vec::new()));
         }
         Ok(Runner { session, runs, binding })
     }
 
-    fn round(&mut self, device: &Device) {
+    fn round(&mut self, device: &Device) -> Result<(), RunError> {
         for (_, run, best) in &mut self.runs {
             run.record(1);
-            run.run(&device, &self.binding)?;
+            run.run(device, &self.binding)?;
             let times: Vec<f64> = run.take_recording().times().iter().map(LaunchTime::seconds).collect();
             match best.is_empty() {
                 true => *best = times,
                 false => best.iter_mut().zip(times).for_each(|(best, time)| *best = best.min(time)),
             }
         }
+        Ok(())
     }
 
     /// Seconds in kernels of the layers, measured and predicted, by entry.
@@ -158,7 +159,9 @@ fn main() -> Result<(), Failure> {
         Target::load("this-machine")?.into_machine(Some((measurement.rates, measurement.memory_bytes)))?;
     let mut runners = [Runner::new(&device, sizes, true)?, Runner::new(&device, sizes, false)?];
     for _ in 0..rounds {
-        runners.iter_mut().for_each(|runner| runner.round(&device));
+        for runner in &mut runners {
+            runner.round(&device)?;
+        }
     }
     let [routed, dense] =
         runners.each_ref().map(|runner| runner.seconds(&machine, threads, sizes.tokens, profile));

@@ -125,7 +125,7 @@ fn load(
     }
     run.input::<i32>("last").ok_or("no last")?[0] = rows as i32 - 1;
     let start = Instant::now();
-    run.refresh(&device, &binding)?;
+    run.refresh(device, &binding)?;
     let derived = run.bound().derived;
     eprintln!("derived {} KiB in {:.2} ms", derived >> 10, start.elapsed().as_secs_f64() * 1e3);
     Ok(Loaded { run, binding, _session: session })

@@ -83,7 +83,7 @@ fn measure(
         let mut best = f64::INFINITY;
         for _ in 0..=rounds {
             let start = Instant::now();
-            train.run(&device, &binding)?;
+            train.run(device, &binding)?;
             best = best.min(start.elapsed().as_secs_f64());
         }
         let text: Vec<i32> = (0..length).map(token).collect();

@@ -48,11 +48,11 @@ fn program(summed: [usize; 2], columns: [usize; 2]) -> Program {
 fn run(device: &Device, session: &Session, x: &[f32], tokens: &[i32]) -> BTreeMap<&'static str, Vec<f32>> {
     let mut run = session.executable(device, EntryKind::Score, None, LIMITS).unwrap();
     let mut binding = Binding::cached(LIMITS, CONTEXT, CacheSize::default());
-    run.refresh(&device, &binding).unwrap();
+    run.refresh(device, &binding).unwrap();
     binding.bind(&[Sequence { origin: 0, length: tokens.len(), chunks: &[], state: 0 }]).unwrap();
     run.input::<f32>("x").unwrap()[..x.len()].copy_from_slice(x);
     run.input::<i32>("tokens").unwrap()[..tokens.len()].copy_from_slice(tokens);
-    run.run(&device, &binding).unwrap();
+    run.run(device, &binding).unwrap();
     let root = |name: &'static str| {
         let width = run.root_width(name).unwrap();
         (name, run.root(name).unwrap()[..tokens.len() * width].to_vec())

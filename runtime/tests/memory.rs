@@ -74,8 +74,8 @@ fn two_steps(device: &Device, preset: &str, kinds: &[EntryKind], spoilt: bool) -
             if spoilt {
                 workspace.fill(0xff).unwrap();
             }
-            run.refresh(&device, &binding).unwrap();
-            run.run(&device, &binding).unwrap();
+            run.refresh(device, &binding).unwrap();
+            run.run(device, &binding).unwrap();
             found.extend_from_slice(run.root("log_prob").unwrap_or_default());
         }
     }
@@ -177,8 +177,8 @@ fn decoded(device: &Device, program: &Program, byte: u8) -> Vec<u32> {
             last.fill(length as i32 - 1);
         }
         workspace.fill(byte).unwrap();
-        run.refresh(&device, &binding).unwrap();
-        run.run(&device, &binding).unwrap();
+        run.refresh(device, &binding).unwrap();
+        run.run(device, &binding).unwrap();
         found.extend_from_slice(run.root("logits").unwrap());
     }
     assert!(found.iter().all(|number| number.is_finite()));

@@ -45,8 +45,8 @@ fn gradients(device: &Device, preset: &str, compiled: CompiledProgram) -> BTreeM
         values.iter_mut().enumerate().for_each(|(at, value)| *value = token(at + ahead));
     }
     train.input::<f32>("inverse_tokens").unwrap()[0] = 1.0 / LIMITS.rows as f32;
-    train.refresh(&device, &binding).unwrap();
-    train.run(&device, &binding).unwrap();
+    train.refresh(device, &binding).unwrap();
+    train.run(device, &binding).unwrap();
     let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<u32>>();
     let mut found = BTreeMap::from([("loss".to_owned(), bits(&train.root("loss").unwrap()[..1]))]);
     for name in session.store.names().filter(|name| name.as_str().starts_with("gradient.")) {

@@ -50,7 +50,7 @@ fn trained(device: &Device, program: &Program, kind: EntryKind, options: EntryOp
         ids.for_each(|(at, id)| *id = (at * stride % 613) as i32);
     }
     run.input::<f32>("inverse_tokens").unwrap()[0] = 1.0 / limits.rows as f32;
-    run.run(&device, &binding).unwrap();
+    run.run(device, &binding).unwrap();
     let mut bits: Vec<u32> = run.root("loss").unwrap().iter().map(|loss| loss.to_bits()).collect();
     let states = session.compiled.program.states.keys().filter(|name| name.as_str().starts_with("gradient"));
     for &state in states {
@@ -88,7 +88,8 @@ fn rows_of_a_block_change_no_bit_of_scores() {
     let device = Device::cpu(Some(2)).unwrap();
     let program = program(true);
     let scored = |block_rows: usize| -> Vec<u32> {
-        let options = EntryOptions { block_rows, ..device.options() };
+        let blocks = BlockSizes::of_processor(block_rows);
+        let options = EntryOptions { blocks, ..device.options() };
         let session = session(&device, &program, &[EntryKind::Score], options);
         let limits = Limits { rows: LENGTHS.iter().sum(), batch: LENGTHS.len() };
         let mut binding = Binding::new(limits, CONTEXT);
@@ -98,8 +99,8 @@ fn rows_of_a_block_change_no_bit_of_scores() {
             let ids = run.input::<i32>(name).unwrap().iter_mut().enumerate();
             ids.for_each(|(at, id)| *id = (at * stride % 613) as i32);
         }
-        run.refresh(&device.pool, &binding);
-        run.run(&device.pool, &binding);
+        run.refresh(&device, &binding).unwrap();
+        run.run(&device, &binding).unwrap();
         run.root("log_prob").unwrap().iter().map(|number| number.to_bits()).collect()
     };
     let usual = scored(144);

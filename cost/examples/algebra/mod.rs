@@ -144,7 +144,7 @@ impl Loaded {
     fn seconds(&mut self, device: &Device, entry: EntryKind) -> Option<f64> {
         let run = self.runs.iter_mut().find(|run| run.entry == entry)?;
         let start = Instant::now();
-        run.executable.run(&device, &run.binding).ok()?;
+        run.executable.run(device, &run.binding).ok()?;
         Some(start.elapsed().as_secs_f64())
     }
 }
@@ -210,7 +210,7 @@ impl Run {
             .collect();
         let mut binding = executor::Binding::cached(limits, model.architecture.context(), cache);
         binding.bind(&sequences)?;
-        executable.refresh(&device, &binding)?;
+        executable.refresh(device, &binding)?;
         Ok(Run { entry: wanted.entry, executable, binding, _caches: caches })
     }
 }
