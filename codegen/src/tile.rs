@@ -344,8 +344,8 @@ pub struct Dot {
     pub c: Place,
     /// Whether the chains go on from what c holds.
     pub accumulate: bool,
-    /// What the numbers of both operands are as the graph has them, wherever they lie: bf16 if both are, otherwise f32.
-    pub values: DType,
+    /// What the numbers of a and of b are as the graph has them, wherever they lie.
+    pub values: [DType; 2],
 }
 
 /// One statement of a program.

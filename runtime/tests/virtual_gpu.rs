@@ -17,11 +17,12 @@ use diptych_runtime::train::Trainer;
 use runs::{model, options, text};
 use serde_json::json;
 
-/// The virtual GPU, or `None`, with a reason, where it was not built or NVRTC is not installed.
+/// The virtual GPU, or `None`, with a reason, where NVRTC is not installed. Where its folder is named, it must be there.
 fn virtual_gpu(target: Target) -> Option<Device> {
+    let is_named = std::env::var_os("DIPTYCH_CUDA").is_some();
     match Device::open(DeviceName::Virtual(target), None) {
         Ok(device) => Some(device),
-        Err(SessionError::Cuda(error @ (CudaError::NoVirtualGpu { .. } | CudaError::Nvrtc(_)))) => {
+        Err(SessionError::Cuda(error @ CudaError::Nvrtc(_))) if !is_named => {
             println!("skipped: {error}");
             None
         }

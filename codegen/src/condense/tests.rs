@@ -158,7 +158,7 @@ fn a_tile_that_is_turned_over_into_is_named_anew_once() {
         turned: Some(Box::new(view(Base::Arg(0), &[(ROW, 8), (COLUMN, 1)]))),
         c: Place::Strided(tile(5)),
         accumulate: false,
-        values: DType::F32,
+        values: [DType::F32; 2],
     });
     let stored = nest(vec![Instr::Load(matrix(Base::Tile(5))), Instr::Store(matrix(Base::Arg(1)), 0)]);
     let mut program = program(2, 6, vec![dot, stored]);

@@ -11,9 +11,8 @@ use diptych_ir::DType;
 
 /// How many k a dot of floats stages at a time: see `prelude/dot.cu`.
 const K_STEP: usize = 16;
-/// The same of bf16, and how many stages there are: see `prelude/dot_bf16.cu`.
+/// The same on tensor cores: see `prelude/dot_bf16.cu`.
 const BF16_STEP: usize = 32;
-const BF16_STAGES: usize = 3;
 /// Elements of bf16 in a piece of 16 bytes.
 const PIECE: usize = 8;
 
@@ -22,8 +21,8 @@ const PIECE: usize = 8;
 enum Method {
     /// `dot`: chains of multiply-adds in registers.
     Registers { rows: usize, columns: usize },
-    /// `dot_bf16`: `mma.sync` m16n8k16.
-    TensorCores { rows: usize, columns: usize },
+    /// `dot_bf16`: `mma.sync` m16n8k16, and how many numbers of bf16 each of a and of b is.
+    TensorCores { rows: usize, columns: usize, parts: [usize; 2] },
 }
 
 impl Method {
@@ -36,18 +35,32 @@ impl Method {
             sizes.iter().copied().find(|&size| wanted <= size).unwrap_or(sizes[sizes.len() - 1])
         };
         let (m, n) = (most(&dot.m), most(&dot.n));
-        match (dot.values, m) {
-            // Of 16 rows, each of the 8 warps has as many columns as two multiplications take.
-            (DType::BF16, ..=16) => Method::TensorCores { rows: 16, columns: 128 },
-            (DType::BF16, _) => Method::TensorCores { rows: 64, columns: of(n, &[64, 128]) },
-            _ => Method::Registers { rows: of(m, &[16, 64]), columns: of(n, &[16, 64, 128]) },
-        }
+        // A float is three numbers of bf16: three products with one of bf16 where registers would have one, which tensor
+        // cores do in a fifth of the time. Two floats are nine, and it is no longer worth the shared memory.
+        let parts = match dot.values {
+            [DType::BF16, DType::BF16] => [1, 1],
+            [DType::F32, DType::BF16] => [3, 1],
+            [DType::BF16, DType::F32] => [1, 3],
+            _ => return Method::Registers { rows: of(m, &[16, 64]), columns: of(n, &[16, 64, 128]) },
+        };
+        // Of 16 rows, each of the 8 warps has as many columns as two multiplications take.
+        let (rows, columns) = if m <= 16 { (16, 128) } else { (64, of(n, &[64, 128])) };
+        // Three parts of 128 columns would be as much as all else that a block has.
+        let columns = if parts[1] > 1 && rows > 16 { 64 } else { columns };
+        Method::TensorCores { rows, columns, parts }
+    }
+
+    /// Copies in flight, and what is multiplied: what is cut in parts is not copied but loaded, and two will do.
+    fn stages(parts: [usize; 2]) -> usize {
+        if parts == [1, 1] { 3 } else { 2 }
     }
 
     fn staged_bytes(self) -> usize {
         match self {
             Method::Registers { rows, columns } => K_STEP * (rows + 4 + columns + 4) * size_of::<f32>(),
-            Method::TensorCores { rows, columns } => BF16_STAGES * BF16_STEP * (rows + columns) * 2,
+            Method::TensorCores { rows, columns, parts } => {
+                Method::stages(parts) * BF16_STEP * (rows * parts[0] + columns * parts[1]) * 2
+            }
         }
     }
 }
@@ -99,10 +112,12 @@ impl Writer<'_> {
             Method::Registers { rows, columns } => {
                 (format!("dot<{rows}, {columns}, {along}, {accumulate}>"), "float")
             }
-            Method::TensorCores { rows, columns } => (
-                format!("dot_bf16<{rows}, {columns}, {along}, {}, {}, {accumulate}>", a.copy, b.copy),
-                "bf16",
-            ),
+            Method::TensorCores { rows, columns, parts: parts @ [of_a, of_b] } => {
+                let stages = Method::stages(parts);
+                let copies = format!("{}, {}", a.copy, b.copy);
+                let shape = format!("{rows}, {columns}, {stages}, {along}, {of_a}, {of_b}");
+                (format!("dot_bf16<{shape}, {copies}, {accumulate}>"), "bf16")
+            }
         };
         self.line(format!("{call}({m}, {n}, {k},"));
         self.line(format!("    {},", a.text));
@@ -139,7 +154,11 @@ impl Writer<'_> {
             Place::Packed(view) => Operand {
                 text: self.panels(view, &dot.batch, true, dot.across),
                 along_k: dot.across,
-                copy: if self.panels_are_aligned(view, &dot.batch) { "COPY_ASYNC" } else { "COPY_ELEMENTS" },
+                copy: match (self.panels_are_aligned(view, &dot.batch), view.dtype) {
+                    (true, DType::BF16) => "COPY_ASYNC",
+                    (true, DType::F32) => "COPY_PIECES",
+                    _ => "COPY_ELEMENTS",
+                },
             },
         }
     }
@@ -161,12 +180,16 @@ impl Writer<'_> {
                 };
                 stride.is_multiple_of(PIECE) || stride == 1 && whole
             });
-        if !contiguous || !in_pieces || self.stored_type(view) != DType::BF16 {
+        if !contiguous || !in_pieces {
             return "COPY_ELEMENTS";
         }
-        match view.base {
-            Base::Tile(tile) if matches!(self.placement.tiles[tile], Room::Shared(_)) => "COPY_PIECES",
-            _ => "COPY_ASYNC",
+        match (self.stored_type(view), view.base) {
+            (DType::BF16, Base::Tile(tile)) if matches!(self.placement.tiles[tile], Room::Shared(_)) => {
+                "COPY_PIECES"
+            }
+            (DType::BF16, _) => "COPY_ASYNC",
+            (DType::F32, _) => "COPY_PIECES",
+            _ => "COPY_ELEMENTS",
         }
     }
 
@@ -176,7 +199,7 @@ impl Writer<'_> {
             Extent::Blocks { size, block } => size == block || (block * stride).is_multiple_of(PIECE),
             _ => !batch.contains(&dim) || stride.is_multiple_of(PIECE),
         };
-        view.dtype == DType::BF16 && view.first.1.is_multiple_of(PIECE) && view.n.iter().all(whole)
+        view.first.1.is_multiple_of(PIECE) && view.n.iter().all(whole)
     }
 
     /// A view as an operand of rows and columns.

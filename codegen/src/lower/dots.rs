@@ -69,8 +69,7 @@ impl Lowering<'_> {
         if accumulate {
             self.start_sum(schedule, id, &order, &c, 0.0)?;
         }
-        let of_bf16 = |id: NodeId| self.graph.ty(id).dtype == DType::BF16;
-        let values = if of_bf16(rows_of) && of_bf16(columns_of) { DType::BF16 } else { DType::F32 };
+        let values = [rows_of, columns_of].map(|id| self.graph.ty(id).dtype);
         let turned = turned.map(Box::new);
         let stmt = Stmt::Dot(Dot { batch, m, n, k, a, b, across, turned, c, accumulate, values });
         schedule.push(computed.phase, computed.stage, Order::Last, stmt);

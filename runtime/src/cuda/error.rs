@@ -94,6 +94,18 @@ pub enum CudaError {
         /// Its word for why.
         cause: String,
     },
+    /// A block of a kernel needs more shared memory than the GPU has for one.
+    #[error(
+        "kernel `{kernel}` needs {needed} bytes of shared memory for a block, and this GPU gives {most}: code is          generated for A100 (sm_80) and H100 (sm_90a)"
+    )]
+    SharedMemory {
+        /// The kernel.
+        kernel: String,
+        /// What it needs.
+        needed: usize,
+        /// What there is.
+        most: usize,
+    },
     /// An entry asks for what is not there.
     #[error("cannot load entry `{entry}` on the GPU: {problem}")]
     Missing {

@@ -223,8 +223,8 @@ impl GpuExecutable {
     /// When a kernel fails, or parameters were not copied to the GPU.
     pub fn refresh(&mut self, binding: &Binding) -> Result<(), CudaError> {
         self.check(binding)?;
-        let workspace = self.workspace.clone();
-        let alone = workspace.alone();
+        let (workspace, gpu) = (self.workspace.clone(), self.gpu.clone());
+        let (alone, _gpu) = (workspace.alone(), gpu.context().alone());
         self.given.bind(binding)?;
         let mut walk = Walk::new(self, binding.size(), alone.scratch(), None);
         let done = walk.start().and_then(|()| walk.steps(&self.load_steps, 0, 0));
@@ -237,8 +237,8 @@ impl GpuExecutable {
     /// When a kernel fails, or parameters were not copied to the GPU.
     pub fn run(&mut self, binding: &Binding) -> Result<(), CudaError> {
         self.check(binding)?;
-        let workspace = self.workspace.clone();
-        let alone = workspace.alone();
+        let (workspace, gpu) = (self.workspace.clone(), self.gpu.clone());
+        let (alone, _gpu) = (workspace.alone(), gpu.context().alone());
         self.given.bind(binding)?;
         let size = bucket(binding.size(), self.given.largest(), self.given.has_turns());
         let records = self.timing.as_ref().is_some_and(Timing::has_room);

@@ -1,9 +1,10 @@
 //! One GPU: its context, the streams that work goes to, and what code for it is made with.
 
+use super::context::Context;
 use super::driver::{self, Kind};
 use super::error::{CudaError, could_not};
 use crate::device::DeviceName;
-use cudarc::driver::{CudaContext, CudaStream, sys};
+use cudarc::driver::{CudaStream, sys};
 use diptych_codegen::cuda::Architecture;
 use diptych_codegen::entry::EntryOptions;
 use diptych_nvrtc::{Features, Form, KernelCache, Nvrtc, Target};
@@ -15,13 +16,15 @@ const SIDE_STREAMS: usize = 3;
 /// A GPU, real or virtual.
 #[derive(Debug)]
 pub struct Gpu {
-    context: Arc<CudaContext>,
+    context: Arc<Context>,
     index: usize,
     stream: Arc<CudaStream>,
     side_streams: Vec<Arc<CudaStream>>,
     name: String,
     target: Target,
     multiprocessors: usize,
+    /// Shared memory that a block can have, in bytes.
+    shared_bytes: usize,
     is_virtual: bool,
     /// Whether the user wants each launch to end before the next.
     waits: bool,
@@ -62,23 +65,30 @@ impl Gpu {
         if index >= count {
             return Err(CudaError::NoDevice { index, count });
         }
-        let context = CudaContext::new(index).map_err(could_not("take the GPU"))?;
-        let name = context.name().map_err(could_not("name the GPU"))?;
-        let (major, minor) = context.compute_capability().map_err(could_not("tell what the GPU is"))?;
+        let context = Arc::new(Context::new(index)?);
+        let cuda = context.cuda();
+        let name = cuda.name().map_err(could_not("name the GPU"))?;
+        let (major, minor) = cuda.compute_capability().map_err(could_not("tell what the GPU is"))?;
         if major < 8 {
             let capability = format!("{major}.{minor}");
             return Err(CudaError::GpuTooOld { index, name, capability });
         }
-        let attribute = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
-        let multiprocessors = context.attribute(attribute).map_err(could_not("tell what the GPU is"))?;
-        let new_stream = || context.new_stream().map_err(could_not("make a stream"));
+        let attribute = |attribute| -> Result<usize, CudaError> {
+            let number = cuda.attribute(attribute).map_err(could_not("tell what the GPU is"))?;
+            Ok(usize::try_from(number).unwrap_or(0))
+        };
+        use sys::CUdevice_attribute as Attribute;
+        let multiprocessors = attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?.max(1);
+        let shared_bytes = attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?;
+        let new_stream = || cuda.new_stream().map_err(could_not("make a stream"));
         Ok(Gpu {
             index,
             stream: new_stream()?,
             side_streams: (0..SIDE_STREAMS).map(|_| new_stream()).collect::<Result<_, _>>()?,
             name,
             target: target_of(major, minor),
-            multiprocessors: usize::try_from(multiprocessors).unwrap_or(1).max(1),
+            multiprocessors,
+            shared_bytes,
             is_virtual,
             waits: std::env::var_os("CUDA_LAUNCH_BLOCKING").is_some_and(|value| value == "1"),
             nvrtc: Nvrtc::find()?,
@@ -133,11 +143,15 @@ impl Gpu {
     /// # Errors
     /// When the GPU is lost.
     pub fn memory(&self) -> Result<(usize, usize), CudaError> {
-        self.context.mem_get_info().map_err(could_not("tell how much memory is free"))
+        self.context.cuda().mem_get_info().map_err(could_not("tell how much memory is free"))
     }
 
-    pub(crate) fn context(&self) -> &Arc<CudaContext> {
+    pub(crate) fn context(&self) -> &Arc<Context> {
         &self.context
+    }
+
+    pub(super) fn shared_bytes(&self) -> usize {
+        self.shared_bytes
     }
 
     pub(super) fn stream(&self) -> &Arc<CudaStream> {

@@ -1,10 +1,11 @@
 //! From kernel texts to functions on a GPU: files of several kernels, compiled through NVRTC's cache, loaded, and looked
 //! up by name.
 
-use super::error::{CudaError, cause, could_not};
+use super::context::Context;
+use super::error::{CudaError, cause};
 use super::gpu::Gpu;
 use crate::cpu::compile::CompileStats;
-use cudarc::driver::{CudaContext, DriverError, result, sys};
+use cudarc::driver::{DriverError, result, sys};
 use diptych_codegen::cuda::{KernelText, file_text};
 use diptych_codegen::entry::CompiledEntry;
 use diptych_nvrtc::Form;
@@ -88,6 +89,11 @@ impl GpuKernels {
             }
             let module = Module::load(gpu.context(), &image, &name)?;
             for kernel in file {
+                let most = gpu.shared_bytes();
+                if kernel.shared_bytes > most {
+                    let (kernel, needed) = (kernel.name.clone(), kernel.shared_bytes);
+                    return Err(CudaError::SharedMemory { kernel, needed, most });
+                }
                 loaded.functions.insert(kernel.name.clone(), module.kernel(kernel)?);
             }
             loaded._modules.push(module);
@@ -117,13 +123,13 @@ impl GpuKernels {
 /// Loaded machine code.
 #[derive(Debug)]
 struct Module {
-    context: Arc<CudaContext>,
+    context: Arc<Context>,
     module: sys::CUmodule,
 }
 
 impl Module {
-    fn load(context: &Arc<CudaContext>, image: &[u8], name: &str) -> Result<Module, CudaError> {
-        context.bind_to_thread().map_err(could_not("choose the GPU"))?;
+    fn load(context: &Arc<Context>, image: &[u8], name: &str) -> Result<Module, CudaError> {
+        context.bind()?;
         // SAFETY: a CUBIN says where it ends; PTX ends in a NUL.
         match unsafe { result::module::load_data(image.as_ptr().cast()) } {
             Ok(module) => Ok(Module { context: context.clone(), module }),
@@ -156,7 +162,7 @@ impl Module {
 
 impl Drop for Module {
     fn drop(&mut self) {
-        if self.context.bind_to_thread().is_ok() {
+        if self.context.bind().is_ok() {
             // SAFETY: loaded once, and nobody launches its functions any more.
             let _ = unsafe { result::module::unload(self.module) };
         }

@@ -1,14 +1,15 @@
 //! Memory of a GPU, and memory of the host that it can copy from and to by itself. It knows no layout.
 
+use super::context::Context;
 use super::error::{CudaError, could_not};
-use cudarc::driver::{CudaContext, DriverError, result, sys};
+use cudarc::driver::{DriverError, result, sys};
 use std::ffi::c_void;
 use std::sync::Arc;
 
 /// Bytes on a GPU, from a multiple of 256 on.
 #[derive(Debug)]
 pub struct DeviceBytes {
-    context: Arc<CudaContext>,
+    context: Arc<Context>,
     address: sys::CUdeviceptr,
     bytes: usize,
 }
@@ -19,17 +20,17 @@ impl DeviceBytes {
     /// # Errors
     /// When the GPU has not so much left.
     pub(crate) fn new(
-        context: &Arc<CudaContext>,
+        context: &Arc<Context>,
         bytes: usize,
         what: &'static str,
     ) -> Result<DeviceBytes, CudaError> {
-        context.bind_to_thread().map_err(could_not("choose the GPU"))?;
+        context.bind()?;
         // SAFETY: freed when dropped. The driver gives nothing for no bytes.
         match unsafe { result::malloc_sync(bytes.max(1)) } {
             Ok(address) => Ok(DeviceBytes { context: context.clone(), address, bytes }),
             Err(DriverError(sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY)) => {
                 let (free, total) =
-                    context.mem_get_info().map_err(could_not("tell how much memory is free"))?;
+                    context.cuda().mem_get_info().map_err(could_not("tell how much memory is free"))?;
                 Err(CudaError::OutOfMemory { what, bytes, free, total })
             }
             Err(error) => Err(could_not("take memory")(error)),
@@ -38,7 +39,7 @@ impl DeviceBytes {
 
     /// As [`DeviceBytes::new`], all zero.
     pub(crate) fn zeroed(
-        context: &Arc<CudaContext>,
+        context: &Arc<Context>,
         bytes: usize,
         what: &'static str,
     ) -> Result<DeviceBytes, CudaError> {
@@ -67,20 +68,17 @@ impl DeviceBytes {
         std::ptr::without_provenance_mut(self.address as usize)
     }
 
-    fn bind(&self) -> Result<(), CudaError> {
-        self.context.bind_to_thread().map_err(could_not("choose the GPU"))
-    }
-
     /// Sets every byte, and waits.
     pub(crate) fn fill(&self, byte: u8) -> Result<(), CudaError> {
         if self.bytes == 0 {
             return Ok(());
         }
-        self.bind()?;
+        let _alone = self.context.alone();
+        self.context.bind()?;
         // SAFETY: the memory has so many bytes.
         let filled = unsafe { result::memset_d8_sync(self.address, byte, self.bytes) };
         // The driver may return before the GPU is done, and its own streams do not wait for ours.
-        filled.and_then(|()| self.context.synchronize()).map_err(could_not("fill memory"))
+        filled.and_then(|()| self.context.cuda().synchronize()).map_err(could_not("fill memory"))
     }
 
     /// Copies from the host, from a byte on, and waits.
@@ -89,10 +87,11 @@ impl DeviceBytes {
         if from.is_empty() {
             return Ok(());
         }
-        self.bind()?;
+        let _alone = self.context.alone();
+        self.context.bind()?;
         // SAFETY: the memory has room, as was just seen.
         let copied = unsafe { result::memcpy_htod_sync(self.address + start as u64, from) };
-        copied.and_then(|()| self.context.synchronize()).map_err(could_not("copy to the GPU"))
+        copied.and_then(|()| self.context.cuda().synchronize()).map_err(could_not("copy to the GPU"))
     }
 
     /// Copies to the host, from a byte on, and waits.
@@ -101,7 +100,8 @@ impl DeviceBytes {
         if to.is_empty() {
             return Ok(());
         }
-        self.bind()?;
+        let _alone = self.context.alone();
+        self.context.bind()?;
         // SAFETY: the memory has so many bytes, as was just seen.
         unsafe { result::memcpy_dtoh_sync(to, self.address + start as u64) }
             .map_err(could_not("copy from the GPU"))
@@ -110,7 +110,7 @@ impl DeviceBytes {
 
 impl Drop for DeviceBytes {
     fn drop(&mut self) {
-        if self.bind().is_ok() {
+        if self.context.bind().is_ok() {
             // SAFETY: taken once, and nobody uses it any more. What could fail is that the GPU is lost already.
             let _ = unsafe { result::free_sync(self.address) };
         }
@@ -120,7 +120,7 @@ impl Drop for DeviceBytes {
 /// Bytes of the host that stay where they are, zero at first.
 #[derive(Debug)]
 pub(crate) struct PinnedBytes {
-    context: Arc<CudaContext>,
+    context: Arc<Context>,
     start: *mut c_void,
     bytes: usize,
 }
@@ -134,8 +134,8 @@ impl PinnedBytes {
     ///
     /// # Errors
     /// When the host has not so much that can be pinned.
-    pub fn zeroed(context: &Arc<CudaContext>, bytes: usize) -> Result<PinnedBytes, CudaError> {
-        context.bind_to_thread().map_err(could_not("choose the GPU"))?;
+    pub fn zeroed(context: &Arc<Context>, bytes: usize) -> Result<PinnedBytes, CudaError> {
+        context.bind()?;
         // SAFETY: freed when dropped, and has so many bytes.
         let start = unsafe {
             let start = result::malloc_host(bytes.max(1), 0)
@@ -166,7 +166,7 @@ impl PinnedBytes {
 
 impl Drop for PinnedBytes {
     fn drop(&mut self) {
-        if self.context.bind_to_thread().is_ok() {
+        if self.context.bind().is_ok() {
             // SAFETY: taken once, and nobody uses it any more.
             let _ = unsafe { result::free_host(self.start) };
         }

@@ -2,6 +2,7 @@
 //! graphs of launches. Nothing here knows of graphs of ops, files or layouts.
 
 mod buckets;
+mod context;
 mod driver;
 mod error;
 mod executable;

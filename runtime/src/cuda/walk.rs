@@ -50,7 +50,7 @@ impl<'a> Walk<'a> {
 
     /// Copies inputs and tables.
     pub fn start(&mut self) -> Result<(), CudaError> {
-        self.executable.gpu.context().bind_to_thread().map_err(could_not("choose the GPU"))?;
+        self.executable.gpu.context().bind()?;
         if let Some(timing) = &mut self.timing {
             timing.begin(self.executable.gpu.stream())?;
         }

@@ -1,16 +1,17 @@
-// dot_bf16: c[i,j] (+)= sum over k of a[i,k] * b[k,j] for operands whose numbers are of bf16, on tensor cores, by all
-// threads of a block of 256. It is one family of instructions everywhere: mma.sync m16n8k16 with sums in floats, over
-// ascending k from zero or from the c that is there, 16 k at a time from the first on. Rows, columns and k that are not
-// there are zeros. So the bits of an element depend on its row of a, its column of b and k alone, whatever tile it is
+// dot_bf16: c[i,j] (+)= sum over k of a[i,k] * b[k,j] where the numbers of at least one operand are of bf16, on tensor
+// cores, by all threads of a block of 256. It is one family of instructions everywhere: mma.sync m16n8k16 with sums in
+// floats, over ascending k from zero or from the c that is there, 16 k at a time from the first on. An operand of floats
+// has three parts: a float is the exact sum of three numbers of bf16, each what the ones before leave, rounded; of each
+// 16 k the smallest parts are multiplied first. (A float beyond the largest of bf16, 3.39e38, becomes infinite.) Rows,
+// columns and k that are not there are zeros. So the bits of an element depend on its row of a, its column of b and k alone, whatever tile it is
 // in: few rows take the same instructions as many.
 //
-// Shared memory holds BF16_STAGES times BF16_STEP k of both operands, each as it lies in memory: a row of a tile is what
+// Shared memory holds some stages of BF16_STEP k of both operands, each as it lies in memory: a row of a tile is what
 // is contiguous there. Pieces of 16 bytes are exchanged within a row as its number says, so that the 8 rows that a
 // matrix load reads at once, and the pieces that a warp writes, are in different banks. While one stage is multiplied
 // the next are on their way.
 
 #define BF16_STEP 32
-#define BF16_STAGES 3
 
 // How a stage is filled.
 #define COPY_ELEMENTS 0 // one by one: what is stored wider, or not at multiples of 16 bytes
@@ -49,14 +50,19 @@ static __device__ __forceinline__ void multiply_add(float (&c)[4], const unsigne
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
-// A number as the bits of bf16.
-static __device__ __forceinline__ unsigned short bf16_bits(const bf16 *p) { return p->bits; }
-template <class ELEMENT> static __device__ __forceinline__ unsigned short bf16_bits(const ELEMENT *p) {
-    return to_bf16(load(p)).bits;
+// 8 numbers side by side, from a multiple of 16 bytes on.
+static __device__ __forceinline__ void load_piece(float (&x)[8], const float *p) {
+    const float4 low = ((const float4 *)p)[0], high = ((const float4 *)p)[1];
+    x[0] = low.x, x[1] = low.y, x[2] = low.z, x[3] = low.w;
+    x[4] = high.x, x[5] = high.y, x[6] = high.z, x[7] = high.w;
+}
+template <class ELEMENT> static __device__ __forceinline__ void load_piece(float (&x)[8], const ELEMENT *p) {
+#pragma unroll
+    for (int e = 0; e < 8; e++) x[e] = load(p + e);
 }
 
 // Fills one stage with BF16_STEP x EXTENT elements of an operand, of which `extent` and `depth` are there.
-template <int EXTENT, bool ALONG_K, int COPY, class AT>
+template <int EXTENT, bool ALONG_K, int PARTS, int COPY, class AT>
 static __device__ __forceinline__ void fill_stage(bf16 *stage, int extent, int depth, AT at) {
     const int WIDTH = ALONG_K ? BF16_STEP : EXTENT, PIECES = EXTENT * BF16_STEP / 8;
 #pragma unroll
@@ -68,29 +74,41 @@ static __device__ __forceinline__ void fill_stage(bf16 *stage, int extent, int d
         const int rows = ALONG_K ? extent : depth, columns = ALONG_K ? depth : extent;
         const int there = row < rows ? smaller(8, larger(0, columns - column)) : 0;
         bf16 *const to = stage + exchanged<WIDTH>(row, column);
-        if (COPY == COPY_ASYNC) {
+        if (PARTS == 1 && COPY == COPY_ASYNC) {
             copy_async(to, there > 0 ? at(kk, x) : at(0, 0), there * 2);
-        } else if (COPY == COPY_PIECES && there == 8) {
+        } else if (PARTS == 1 && COPY == COPY_PIECES && there == 8) {
             *(uint4 *)to = *(const uint4 *)at(kk, x);
         } else {
-            unsigned words[4];
+            float left[8];
+            if (COPY != COPY_ELEMENTS && there == 8)
+                load_piece(left, at(kk, x));
+            else
 #pragma unroll
-            for (int word = 0; word < 4; word++) {
-                const int low = 2 * word, high = low + 1;
-                words[word] = low < there ? bf16_bits(ALONG_K ? at(kk + low, x) : at(kk, x + low)) : 0;
-                if (high < there) words[word] |= (unsigned)bf16_bits(ALONG_K ? at(kk + high, x) : at(kk, x + high)) << 16;
+                for (int e = 0; e < 8; e++)
+                    left[e] = e < there ? load(ALONG_K ? at(kk + e, x) : at(kk, x + e)) : 0.0f;
+#pragma unroll
+            for (int part = 0; part < PARTS; part++) {
+                unsigned words[4];
+#pragma unroll
+                for (int word = 0; word < 4; word++) {
+                    const bf16 low = to_bf16(left[2 * word]), high = to_bf16(left[2 * word + 1]);
+                    words[word] = low.bits | (unsigned)high.bits << 16;
+                    left[2 * word] -= to_float(low);
+                    left[2 * word + 1] -= to_float(high);
+                }
+                *(uint4 *)(to + part * EXTENT * BF16_STEP) = make_uint4(words[0], words[1], words[2], words[3]);
             }
-            *(uint4 *)to = make_uint4(words[0], words[1], words[2], words[3]);
         }
     }
 }
 
 // 8 warps: where there are 64 rows each has 32 of them and a quarter of the columns, otherwise all 16 and an eighth.
-template <int ROWS, int COLUMNS, bool A_ALONG_K, bool B_ALONG_K, int A_COPY, int B_COPY, bool ACCUMULATE, class A, class B, class C>
+template <int ROWS, int COLUMNS, int STAGES, bool A_ALONG_K, bool B_ALONG_K, int A_PARTS, int B_PARTS, int A_COPY, int B_COPY,
+          bool ACCUMULATE, class A, class B, class C>
 static __device__ __forceinline__ void dot_bf16(int m, int n, int k, A a, B b, C c, bf16 *stages) {
     const int WARPS_M = ROWS / 32 > 0 ? ROWS / 32 : 1, WARPS_N = 8 / WARPS_M;
     const int TILES_M = ROWS / WARPS_M / 16, TILES_N = COLUMNS / WARPS_N / 8;
-    const int STAGE = (ROWS + COLUMNS) * BF16_STEP;
+    const int STAGE = (ROWS * A_PARTS + COLUMNS * B_PARTS) * BF16_STEP;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     const int row = warp / WARPS_N * (TILES_M * 16), column = warp % WARPS_N * (TILES_N * 8);
     // Which row, and which of its pieces, of the matrices that it loads a lane names.
@@ -110,45 +128,53 @@ static __device__ __forceinline__ void dot_bf16(int m, int n, int k, A a, B b, C
                         sum[i][j][e] = ACCUMULATE && y < m && x < n ? load(c.at(y, x)) : 0.0f;
                     }
             const auto fill = [&](int step) {
-                bf16 *const stage = stages + step % BF16_STAGES * STAGE;
+                bf16 *const stage = stages + step % STAGES * STAGE;
                 const int k0 = step * BF16_STEP;
                 if (step < steps) {
-                    fill_stage<ROWS, A_ALONG_K, A_COPY>(stage, m - i0, k - k0, [&](int kk, int x) { return a.at(i0 + x, k0 + kk); });
-                    fill_stage<COLUMNS, B_ALONG_K, B_COPY>(stage + ROWS * BF16_STEP, n - j0, k - k0,
+                    fill_stage<ROWS, A_ALONG_K, A_PARTS, A_COPY>(stage, m - i0, k - k0, [&](int kk, int x) { return a.at(i0 + x, k0 + kk); });
+                    fill_stage<COLUMNS, B_ALONG_K, B_PARTS, B_COPY>(stage + ROWS * A_PARTS * BF16_STEP, n - j0, k - k0,
                                                            [&](int kk, int x) { return b.at(k0 + kk, j0 + x); });
                 }
                 end_of_copies();
             };
 #pragma unroll
-            for (int step = 0; step < BF16_STAGES - 1; step++) fill(step);
+            for (int step = 0; step < STAGES - 1; step++) fill(step);
 #pragma unroll 1
             for (int step = 0; step < steps; step++) {
-                wait_for_copies<BF16_STAGES - 2>();
+                wait_for_copies<STAGES - 2>();
                 __syncthreads();
-                fill(step + BF16_STAGES - 1);
-                const bf16 *const of_a = stages + step % BF16_STAGES * STAGE, *const of_b = of_a + ROWS * BF16_STEP;
+                fill(step + STAGES - 1);
+                const bf16 *const of_a = stages + step % STAGES * STAGE, *const of_b = of_a + ROWS * A_PARTS * BF16_STEP;
 #pragma unroll
                 for (int kk = 0; kk < BF16_STEP; kk += 16) {
-                    unsigned left[TILES_M][4], right[TILES_N / 2][4];
+                    unsigned left[A_PARTS][TILES_M][4], right[B_PARTS][TILES_N / 2][4];
 #pragma unroll
-                    for (int i = 0; i < TILES_M; i++) {
-                        const int first = row + i * 16;
-                        const int at = A_ALONG_K ? exchanged<BF16_STEP>(first + near, kk + far_piece)
-                                                 : exchanged<ROWS>(kk + far, first + near_piece);
-                        load_matrices<!A_ALONG_K>(left[i], of_a + at);
-                    }
+                    for (int part = 0; part < A_PARTS; part++)
 #pragma unroll
-                    for (int j = 0; j < TILES_N / 2; j++) {
-                        const int first = column + j * 16;
-                        const int at = B_ALONG_K ? exchanged<BF16_STEP>(first + far, kk + near_piece)
-                                                 : exchanged<COLUMNS>(kk + near, first + far_piece);
-                        load_matrices<!B_ALONG_K>(right[j], of_b + at);
-                    }
+                        for (int i = 0; i < TILES_M; i++) {
+                            const int first = row + i * 16;
+                            const int at = A_ALONG_K ? exchanged<BF16_STEP>(first + near, kk + far_piece)
+                                                     : exchanged<ROWS>(kk + far, first + near_piece);
+                            load_matrices<!A_ALONG_K>(left[part][i], of_a + part * ROWS * BF16_STEP + at);
+                        }
 #pragma unroll
-                    for (int i = 0; i < TILES_M; i++)
+                    for (int part = 0; part < B_PARTS; part++)
 #pragma unroll
-                        for (int j = 0; j < TILES_N; j++)
-                            multiply_add(sum[i][j], left[i], right[j / 2][j % 2 * 2], right[j / 2][j % 2 * 2 + 1]);
+                        for (int j = 0; j < TILES_N / 2; j++) {
+                            const int first = column + j * 16;
+                            const int at = B_ALONG_K ? exchanged<BF16_STEP>(first + far, kk + near_piece)
+                                                     : exchanged<COLUMNS>(kk + near, first + far_piece);
+                            load_matrices<!B_ALONG_K>(right[part][j], of_b + part * COLUMNS * BF16_STEP + at);
+                        }
+#pragma unroll
+                    for (int part = A_PARTS * B_PARTS - 1; part >= 0; part--)
+#pragma unroll
+                        for (int i = 0; i < TILES_M; i++)
+#pragma unroll
+                            for (int j = 0; j < TILES_N; j++) {
+                                const unsigned *const b_of = right[B_PARTS > 1 ? part : 0][j / 2] + j % 2 * 2;
+                                multiply_add(sum[i][j], left[A_PARTS > 1 ? part : 0][i], b_of[0], b_of[1]);
+                            }
                 }
             }
             wait_for_copies<0>();
