@@ -4,6 +4,8 @@
 #[path = "support/runs.rs"]
 mod runs;
 
+use diptych_codegen::driver::compile_program;
+use diptych_codegen::entry::{EntryOptions, Limits, PlanStep};
 use diptych_ir::{EntryKind, Program};
 use diptych_models::initialize;
 use diptych_nvrtc::Target;
@@ -11,10 +13,10 @@ use diptych_passes::AdamWOptions;
 use diptych_runtime::cuda::CudaError;
 use diptych_runtime::decode::{ServeOptions, Server, Window};
 use diptych_runtime::device::DeviceName;
-use diptych_runtime::executor::Part;
+use diptych_runtime::executor::{Binding, Part, Sequence};
 use diptych_runtime::session::{Device, Session, SessionError};
 use diptych_runtime::train::Trainer;
-use runs::{model, options, text};
+use runs::{TIME, model, options, text};
 use serde_json::json;
 
 /// The virtual GPU, or `None`, with a reason, where NVRTC is not installed. Where its folder is named, it must be there.
@@ -120,6 +122,37 @@ fn trained(device: &Device, program: &Program, change: serde_json::Value) -> (Ve
     (losses, whole)
 }
 
+/// The bits of a micro-batch's log-probabilities and gradients, where rows are walked in turns of so many. It runs thrice:
+/// launched, captured and replayed; gradients add up.
+fn in_turns(device: &Device, program: &Program, turn_rows: usize) -> Vec<u32> {
+    let options = EntryOptions { turn_rows, ..device.options() };
+    let kinds = [EntryKind::Train];
+    let compiled = compile_program(program, &kinds, &AdamWOptions::default(), options).unwrap();
+    let turns = |step: &PlanStep| matches!(step, PlanStep::Turns { .. });
+    assert!(compiled.entries[&EntryKind::Train].steps.iter().any(turns), "there are no turns to be tested");
+    let mut session = Session::load(device, compiled, TIME).unwrap();
+    for name in program.params.keys() {
+        session.store.set(*name, &initialize(program, name.as_str(), 3).unwrap()).unwrap();
+    }
+    session.store.upload().unwrap();
+    let limits = Limits { rows: 2 * TIME, batch: 2 };
+    let mut run = session.executable(device, EntryKind::Train, None, limits).unwrap();
+    let mut binding = Binding::new(limits, TIME);
+    binding.bind(&[30, 23].map(|length| Sequence { origin: 0, length, chunks: &[], state: 0 })).unwrap();
+    let mut found = Vec::new();
+    for _ in 0..3 {
+        run.input::<i32>("tokens").unwrap()[..53].copy_from_slice(&tokens(53, 31));
+        run.input::<i32>("targets").unwrap()[..53].copy_from_slice(&tokens(53, 17));
+        run.input::<f32>("inverse_tokens").unwrap()[0] = 1.0 / 53.0;
+        run.run(device, &binding).unwrap();
+        found.extend(bits(&run.root("log_prob").unwrap()[..53]));
+    }
+    for name in session.store.names().filter(|name| name.as_str().starts_with("gradient")) {
+        found.extend(bits(&session.store.get(name).unwrap()));
+    }
+    found
+}
+
 #[test]
 fn a_tiny_llama_is_trained_scored_and_served_as_on_the_cpu() {
     let Some(gpu) = virtual_gpu(Target::SM_80) else { return };
@@ -169,6 +202,11 @@ fn a_tiny_llama_is_trained_scored_and_served_as_on_the_cpu() {
         assert!(apart(&weight_of_gpu, &weight) < 1e-3);
         println!("losses {losses:?} {of_gpu:?}");
     }
+
+    // Many more columns than what is summed, so that logits are streamed.
+    let (program, _) = model("llama", "llama-tiny", json!({ "vocab": 613 }));
+    let whole = in_turns(&gpu, &program, 8192);
+    assert!([7, 20].into_iter().all(|rows| in_turns(&gpu, &program, rows) == whole), "turns change bits");
 
     // Recorded runs have the same bits, and times that add up.
     let (program, _) = model("llama", "llama-tiny", json!({}));

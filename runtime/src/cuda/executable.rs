@@ -9,6 +9,7 @@ use super::memory::DeviceBytes;
 use super::parameters::GpuParameters;
 use super::staging::{Given, Twins};
 use super::timing::Timing;
+use super::virtual_gpu;
 use super::walk::Walk;
 use crate::executor::resolve::{self, LoadedStep, Ports, Resolved, RunSize, assert_fits, keeps_padding};
 use crate::executor::{
@@ -240,6 +241,9 @@ impl GpuExecutable {
         let (workspace, gpu) = (self.workspace.clone(), self.gpu.clone());
         let (alone, _gpu) = (workspace.alone(), gpu.context().alone());
         self.given.bind(binding)?;
+        if self.gpu.is_virtual() {
+            virtual_gpu::forget(workspace.arena(), workspace.arena_bytes());
+        }
         let size = bucket(binding.size(), self.given.largest(), self.given.has_turns());
         let records = self.timing.as_ref().is_some_and(Timing::has_room);
         let launches_apart = records || self.gpu.waits();

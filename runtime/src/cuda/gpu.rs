@@ -162,6 +162,10 @@ impl Gpu {
         &self.side_streams
     }
 
+    pub(super) fn is_virtual(&self) -> bool {
+        self.is_virtual
+    }
+
     pub(super) fn waits(&self) -> bool {
         self.waits
     }

@@ -17,6 +17,10 @@ type Configure = unsafe extern "C" fn(*const c_char, usize) -> u32;
 const DIAGNOSTIC: &CStr = c"diptych_virtual_gpu_take_diagnostic";
 type TakeDiagnostic = unsafe extern "C" fn(*mut c_char, usize) -> usize;
 
+/// The function that makes bytes undefined again.
+const FORGET: &CStr = c"diptych_virtual_gpu_forget";
+type Forget = unsafe extern "C" fn(u64, usize) -> u32;
+
 /// Opens the library for a virtual GPU of an architecture, so that cudarc, which opens it by name, is given this one.
 ///
 /// # Errors
@@ -77,6 +81,18 @@ pub(super) fn take_diagnostic() -> Option<String> {
         take(text.as_mut_ptr().cast(), text.len());
         text.truncate(length);
         (length > 0).then(|| String::from_utf8_lossy(&text).into_owned())
+    }
+}
+
+/// Makes bytes of a virtual GPU undefined again, so that who reads what another run left there is found. Does nothing on
+/// another GPU.
+pub(super) fn forget(start: *mut u8, bytes: usize) {
+    // SAFETY: the driver was loaded; the function of this name has this type. What it refuses is no memory of its own,
+    // of which nothing can be found out either.
+    unsafe {
+        if let Ok(forget) = cudarc::driver::sys::culib().get::<Forget>(FORGET) {
+            forget(start as u64, bytes);
+        }
     }
 }
 

@@ -131,6 +131,10 @@ impl Workspace {
         self.arena.is_of_gpu()
     }
 
+    pub(crate) fn arena_bytes(&self) -> usize {
+        self.arena.len()
+    }
+
     pub(crate) fn arena(&self) -> *mut u8 {
         self.arena.pointer()
     }
