@@ -111,9 +111,10 @@ impl Writer<'_> {
             let (name, length) = (self.table(position), table.len());
             self.line(format!("__device__ const float {name}[{length}] = {{{}}};", numbers.join(", ")));
         }
-        // Where shared memory lets two blocks stay on a multiprocessor, registers have to as well: 128 a thread. What
-        // several products keep through one another is more.
-        let most = if super::dots::count(&self.program.body) > 1 { 1 } else { 2 };
+        // Where shared memory lets two blocks stay on a multiprocessor, registers have to as well: 128 a thread. Several
+        // products, or one with tiles elsewhere, keep more addresses than that.
+        let many = super::dots::count(&self.program.body) > 1 || self.placement.scratch_bytes > 0;
+        let most = if many { 1 } else { 2 };
         let together = architecture.blocks_of(self.placement.shared_bytes).clamp(1, most);
         self.line(format!("extern \"C\" __global__ void __launch_bounds__({THREADS}, {together})"));
         let name = self.name.clone();
