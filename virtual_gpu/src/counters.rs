@@ -145,45 +145,68 @@ impl LaunchReport {
     }
 }
 
+/// Whether each lane's address is that of the lane before, `step` on.
+#[inline(always)]
+fn follows(addresses: &[u64; 32], step: u64) -> bool {
+    let mut other = false;
+    for lane in 1..32 {
+        other |= addresses[lane] != addresses[0].wrapping_add(step * lane as u64);
+    }
+    !other
+}
+
 /// Wavefronts of one access to shared memory, and those without conflicts. Lanes take part in groups that together
 /// fill 128 bytes; lanes that read the same word share it.
 pub(crate) fn wavefronts(addresses: &[u64; 32], mask: u32, bytes: usize) -> (u64, u64) {
-    // Lanes next to each other, each its own bytes: by far the most frequent, and without conflicts.
     let lanes_per_phase = (128 / bytes.clamp(4, 16)).min(32);
     let (mut actual, mut ideal) = (0, 0);
+    // Lanes next to each other, each its own bytes, and all lanes at one place: by far the most frequent.
+    if mask == u32::MAX && bytes >= 4 {
+        let phases = 32 / lanes_per_phase as u64;
+        if addresses[0].is_multiple_of(bytes as u64) && follows(addresses, bytes as u64)
+            || follows(addresses, 0)
+        {
+            return (phases, phases);
+        }
+    }
     for first in (0..32).step_by(lanes_per_phase) {
-        let lanes = (first..first + lanes_per_phase).filter(|lane| mask >> lane & 1 != 0);
+        // Of each bank the word that it served last, and how many so far; words of banks that served several.
+        let (mut latest, mut depth) = ([u64::MAX; 32], [0u8; 32]);
         let mut words: [u64; 128] = [u64::MAX; 128];
-        let mut depth = [0u8; 32];
-        let (mut most, mut count, mut any) = (0, 0, false);
-        for lane in lanes {
-            any = true;
-            let start = addresses[lane] / 4;
-            let end = (addresses[lane] + bytes as u64 - 1) / 4;
-            for word in start..=end {
-                if count > 0 && words[count - 1] == word {
-                    continue;
-                }
+        let (mut most, mut count) = (0, 0);
+        let phase = mask >> first & (u32::MAX >> (32 - lanes_per_phase));
+        let mut left = phase;
+        while left != 0 {
+            let lane = first + left.trailing_zeros() as usize;
+            left &= left - 1;
+            for word in addresses[lane] / 4..=(addresses[lane] + bytes as u64 - 1) / 4 {
                 let bank = (word % 32) as usize;
-                if depth[bank] > 0 && words[..count].contains(&word) {
+                if latest[bank] == word || (depth[bank] > 1 && words[..count].contains(&word)) {
                     continue;
                 }
-                if count < words.len() {
-                    words[count] = word;
-                    count += 1;
+                for seen in [latest[bank], word] {
+                    if depth[bank] > 0 && count < words.len() {
+                        words[count] = seen;
+                        count += 1;
+                    }
                 }
+                latest[bank] = word;
                 depth[bank] += 1;
                 most = most.max(depth[bank]);
             }
         }
         actual += u64::from(most);
-        ideal += u64::from(any);
+        ideal += u64::from(phase != 0);
     }
     (actual, ideal)
 }
 
 /// Sectors of 32 bytes that one access touches, and those that its distinct bytes would fill.
 pub(crate) fn sectors(addresses: &[u64; 32], mask: u32, bytes: usize) -> (u64, u64) {
+    if mask == u32::MAX && follows(addresses, bytes as u64) {
+        let (first, last) = (addresses[0], addresses[0] + 32 * bytes as u64 - 1);
+        return (last / 32 - first / 32 + 1, bytes as u64);
+    }
     let mut touched: [u64; 64] = [u64::MAX; 64];
     let mut count = 0;
     let mut starts: [u64; 32] = [u64::MAX; 32];

@@ -13,7 +13,8 @@ pub enum Fault {
     UninitialisedRead,
     /// Two warps touch shared memory, one of them writes, and no barrier orders them.
     SharedRace,
-    /// Two blocks of a launch touch global memory, one of them writes, and nothing orders them.
+    /// Two blocks of a launch, or two warps of a block, touch global memory, one of them writes, and nothing orders
+    /// them.
     GlobalRace,
     /// The target of an asynchronous copy was touched before the copy was waited for, or the source of an asynchronous
     /// read was overwritten before that.

@@ -62,7 +62,7 @@ impl TensorMap {
                 self.box_sizes.len()
             ));
         }
-        if self.address % 16 != 0 {
+        if !self.address.is_multiple_of(16) {
             return Err(format!("the address {:#x} is not a multiple of 16", self.address));
         }
         if !matches!(self.element_bytes, 1 | 2 | 4 | 8) {
@@ -78,7 +78,7 @@ impl TensorMap {
             return Err(format!("a box size of {size}: from 1 to 256"));
         }
         let inner = self.box_sizes[0] as usize * self.element_bytes;
-        if inner % 16 != 0 {
+        if !inner.is_multiple_of(16) {
             return Err(format!("the innermost box size is {inner} bytes: a multiple of 16"));
         }
         if self.swizzle != Swizzle::None && inner > self.swizzle.width() {
@@ -148,9 +148,9 @@ impl TensorMap {
             .map(|row| {
                 let (mut left, mut inside) = (row, low < high);
                 let mut address = self.address as i64 + (first + low) * self.element_bytes as i64;
-                for axis in 1..self.sizes.len() {
+                for (axis, first) in coordinates.iter().enumerate().skip(1) {
                     let size = self.box_sizes[axis] as usize;
-                    let at = i64::from(coordinates[axis]) + (left % size) as i64;
+                    let at = i64::from(*first) + (left % size) as i64;
                     left /= size;
                     inside &= (0..self.sizes[axis] as i64).contains(&at);
                     address = address.wrapping_add(at.wrapping_mul(self.strides[axis - 1] as i64));

@@ -8,7 +8,7 @@ fn attribute(target: Target, attribute: c_uint) -> Option<u32> {
     let (major, minor) = target.compute_capability();
     let hopper = target == Target::Sm90a;
     Some(match attribute {
-        1 | 2 | 3 => 1024,
+        1..=3 => 1024,
         4 => 64,
         5 => i32::MAX as u32,
         6 | 7 => 65535,

@@ -100,8 +100,6 @@ fn tensor_copies(context: &std::sync::Arc<cudarc::driver::CudaContext>) {
     let Some(text) = ptx(include_str!("../../tests/kernels/wgmma_gemm.cu"), "sm_90a", Form::Ptx) else {
         return;
     };
-    let module = context.load_module(Ptx::from_src(String::from_utf8(text).unwrap())).unwrap();
-    let gemm = module.load_function("wgmma_gemm").unwrap();
     let stream = context.default_stream();
     let (m, n, k) = (64usize, 128usize, 64usize);
     let values = |count: usize, step: usize| -> Vec<half::bf16> {

@@ -101,18 +101,24 @@ impl Decoder<'_> {
         let class = if wide { Class::Wide } else { Class::Narrow };
         match (self.operand(0)?.clone(), self.operand(1)?.clone()) {
             (Operand::Vector(parts), _) => {
-                if bytes % parts.len() != 0 {
+                if parts.is_empty() || bytes % parts.len() != 0 {
                     return self.unsupported("a vector whose parts do not fill the register");
                 }
                 let a = if wide { self.wide(1)? } else { self.narrow(1)? };
                 let parts = self.elements(0, bytes / parts.len(), false, parts.len(), true)?;
+                if parts.wide {
+                    return self.unsupported("parts of 64 bits");
+                }
                 Ok(Operation::Unpack { a, wide, parts })
             }
             (_, Operand::Vector(parts)) => {
-                if bytes % parts.len() != 0 {
+                if parts.is_empty() || bytes % parts.len() != 0 {
                     return self.unsupported("a vector whose parts do not fill the register");
                 }
                 let parts = self.elements(1, bytes / parts.len(), false, parts.len(), false)?;
+                if parts.wide {
+                    return self.unsupported("parts of 64 bits");
+                }
                 let d = self.destination(0, class)?;
                 Ok(Operation::Pack { d, wide, parts })
             }

@@ -45,7 +45,7 @@ impl Decoder<'_> {
                 }
                 m.drop_all(|text| matches!(text, "sync" | "aligned" | "u32"));
                 let count = self.immediate(0)? as u32;
-                if !(24..=256).contains(&count) || count % 8 != 0 {
+                if !(24..=256).contains(&count) || !count.is_multiple_of(8) {
                     return self
                         .unsupported("the number of registers has to be a multiple of 8 from 24 to 256");
                 }

@@ -1,15 +1,13 @@
 //! Loads, stores and atomics of all spaces.
 
 use super::block::Block;
-use super::scalar::add_half;
 use super::warp::{Warp, Wide, lanes};
 use crate::counters::{sectors, wavefronts};
 use crate::diagnostic::{Fault, Problem};
-use crate::memory::global::{Accessor, GlobalProblem};
-use crate::memory::shared::SharedProblem;
+use crate::memory::global::Accessor;
 use crate::memory::{LOCAL_WINDOW, PARAMETER_WINDOW, SHARED_WINDOW, WINDOW_BYTES};
 use crate::parse::Space;
-use crate::program::{Address, AtomicKind, AtomicOperation, Elements, HalfFormat, NONE, Slot};
+use crate::program::{Address, Elements, NONE};
 
 type Result<T> = std::result::Result<T, Problem>;
 
@@ -47,9 +45,11 @@ pub(super) fn runs(addresses: &Wide, mask: u32, bytes: usize) -> impl Iterator<I
 }
 
 pub(super) fn check_alignment(addresses: &Wide, mask: u32, bytes: usize, what: &str) -> Result<()> {
+    // Sizes are powers of two.
+    let low_bits = bytes as u64 - 1;
     let mut any = 0;
     for lane in 0..32 {
-        any |= u32::from(addresses[lane] % bytes as u64 != 0) << lane;
+        any |= u32::from(addresses[lane] & low_bits != 0) << lane;
     }
     if any & mask == 0 {
         return Ok(());
@@ -63,7 +63,7 @@ pub(super) fn check_alignment(addresses: &Wide, mask: u32, bytes: usize, what: &
     ))
 }
 
-fn read_value(bytes: &[u8], size: usize) -> u64 {
+pub(super) fn read_value(bytes: &[u8], size: usize) -> u64 {
     let mut value = [0; 8];
     value[..size].copy_from_slice(&bytes[..size]);
     u64::from_le_bytes(value)
@@ -98,6 +98,23 @@ fn set_elements(warp: &mut Warp, elements: &Elements, lane: usize, bytes: &[u8])
     }
 }
 
+/// Puts what a run of lanes loaded into their registers.
+#[inline(always)]
+fn set_run(warp: &mut Warp, elements: &Elements, addresses: &Wide, run: Run, bytes: &[u8]) {
+    let place = |lane: usize| (addresses[lane] - run.start) as usize;
+    if elements.bytes == 4 && elements.count == 1 && !elements.wide && elements.slots[0] != NONE {
+        let values = &mut warp.narrow[elements.slots[0] as usize];
+        for lane in lanes(run.lanes) {
+            let at = place(lane);
+            values[lane] = u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"));
+        }
+        return;
+    }
+    for lane in lanes(run.lanes) {
+        set_elements(warp, elements, lane, &bytes[place(lane)..]);
+    }
+}
+
 #[inline(always)]
 fn get_elements(warp: &Warp, elements: &Elements, lane: usize, bytes: &mut [u8]) {
     let size = usize::from(elements.bytes);
@@ -110,6 +127,40 @@ fn get_elements(warp: &Warp, elements: &Elements, lane: usize, bytes: &mut [u8])
             bytes[at * size..(at + 1) * size].copy_from_slice(&value[..size]);
         }
     }
+}
+
+/// Lanes of one store that write different values to one place: which of them stays is not defined. Addresses are
+/// multiples of the size, so places are the same or apart.
+fn check_agreement(
+    warp: &Warp,
+    elements: &Elements,
+    addresses: &Wide,
+    mask: u32,
+    fault: Fault,
+) -> Result<()> {
+    let mut before: Option<u64> = None;
+    let ascending =
+        lanes(mask).all(|lane| before.replace(addresses[lane]).is_none_or(|last| last < addresses[lane]));
+    if ascending {
+        return Ok(());
+    }
+    let mut places: Vec<(u64, usize)> = lanes(mask).map(|lane| (addresses[lane], lane)).collect();
+    places.sort_unstable();
+    let size = usize::from(elements.bytes) * usize::from(elements.count);
+    for pair in places.windows(2).filter(|pair| pair[0].0 == pair[1].0) {
+        let (first, second) = (pair[0].1, pair[1].1);
+        let (mut mine, mut other) = ([0; 64], [0; 64]);
+        get_elements(warp, elements, first, &mut mine);
+        get_elements(warp, elements, second, &mut other);
+        if mine[..size] != other[..size] {
+            let message = format!(
+                "lanes {first} and {second} of one store write different values to the {size} bytes at {:#x}",
+                pair[0].0
+            );
+            return Err(Problem::at_lane(fault, second as u32, message));
+        }
+    }
+    Ok(())
 }
 
 /// Where a generic address leads: the space and the base of its window.
@@ -125,7 +176,7 @@ fn window(address: u64) -> (Space, u64) {
 }
 
 /// Splits lanes by the space that their generic addresses lead to, and makes the addresses those of that space.
-fn by_space(addresses: &mut Wide, mask: u32) -> Vec<(Space, u32)> {
+pub(super) fn by_space(addresses: &mut Wide, mask: u32) -> Vec<(Space, u32)> {
     let mut result: Vec<(Space, u32)> = Vec::new();
     for lane in lanes(mask) {
         let (space, base) = window(addresses[lane]);
@@ -176,14 +227,7 @@ impl Block<'_> {
                 for run in runs(addresses, mask, total) {
                     match self.shared.read(run.start, run.length, warp.index, &self.clocks, false) {
                         Ok(bytes) => {
-                            for lane in lanes(run.lanes) {
-                                set_elements(
-                                    warp,
-                                    elements,
-                                    lane,
-                                    &bytes[(addresses[lane] - run.start) as usize..],
-                                );
-                            }
+                            set_run(warp, elements, addresses, run, bytes);
                         }
                         Err(problem) => {
                             return Err(self.shared_problem(problem, addresses, run.lanes, total, false));
@@ -209,19 +253,13 @@ impl Block<'_> {
                         epoch: self.epoch,
                         atomic,
                         acquired: &self.acquired,
+                        warp: Some((warp.index, self.clocks.seen(warp.index))),
                     };
                     let accessor = self.configuration.races.then_some(&accessor);
                     let defined = self.configuration.initialised;
                     match self.memory.kernel_read(run.start, run.length, defined, accessor) {
                         Ok(bytes) => {
-                            for lane in lanes(run.lanes) {
-                                set_elements(
-                                    warp,
-                                    elements,
-                                    lane,
-                                    &bytes[(addresses[lane] - run.start) as usize..],
-                                );
-                            }
+                            set_run(warp, elements, addresses, run, bytes);
                         }
                         Err(problem) => {
                             return Err(self.global_problem(problem, addresses, run, total, false));
@@ -301,6 +339,9 @@ impl Block<'_> {
         match space {
             Space::Shared => {
                 check_alignment(addresses, mask, total, "shared")?;
+                if self.configuration.races {
+                    check_agreement(warp, elements, addresses, mask, Fault::SharedRace)?;
+                }
                 self.count_shared(warp.pc, addresses, mask, total);
                 for run in runs(addresses, mask, total) {
                     match self.shared.write(run.start, run.length, warp.index, warp.pc, &self.clocks) {
@@ -318,6 +359,9 @@ impl Block<'_> {
             }
             Space::Global | Space::Generic => {
                 check_alignment(addresses, mask, total, "global")?;
+                if self.configuration.races && !atomic {
+                    check_agreement(warp, elements, addresses, mask, Fault::GlobalRace)?;
+                }
                 if self.configuration.counters {
                     let (touched, ideal) = sectors(addresses, mask, total);
                     let counters = &mut self.counters[warp.pc as usize];
@@ -331,6 +375,7 @@ impl Block<'_> {
                         epoch: self.epoch,
                         atomic,
                         acquired: &self.acquired,
+                        warp: Some((warp.index, self.clocks.seen(warp.index))),
                     };
                     let accessor = self.configuration.races.then_some(&accessor);
                     match self.memory.kernel_write(run.start, run.length, accessor) {
@@ -373,303 +418,6 @@ impl Block<'_> {
             let counters = &mut self.counters[pc as usize];
             counters.shared_wavefronts += actual;
             counters.ideal_shared_wavefronts += ideal;
-        }
-    }
-
-    pub fn atomic(
-        &mut self,
-        warp: &mut Warp,
-        space: Space,
-        operation: AtomicOperation,
-        kind: AtomicKind,
-        slots: [Slot; 3],
-        address: &Address,
-        mask: u32,
-    ) -> Result<()> {
-        let mut addresses = warp.addresses(address);
-        let parts =
-            if space == Space::Generic { by_space(&mut addresses, mask) } else { vec![(space, mask)] };
-        let size = kind.bytes();
-        for (space, mask) in parts {
-            check_alignment(&addresses, mask, size, "atomic")?;
-            for lane in lanes(mask) {
-                self.atomic_lane(warp, space, operation, kind, slots, addresses, lane)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn atomic_lane(
-        &mut self,
-        warp: &mut Warp,
-        space: Space,
-        operation: AtomicOperation,
-        kind: AtomicKind,
-        [d, b, c]: [Slot; 3],
-        addresses: Wide,
-        lane: usize,
-    ) -> Result<()> {
-        let size = kind.bytes();
-        let value = |slot: Slot| match (slot, size) {
-            (NONE, _) => 0,
-            (slot, 8) => warp.wide[slot as usize][lane],
-            (slot, _) => warp.narrow[slot as usize][lane].into(),
-        };
-        let (b, c) = (value(b), value(c));
-        let address = addresses[lane];
-        let run = Run { lanes: 1 << lane, start: address, length: size };
-        let old = if space == Space::Shared {
-            // Atomics of different warps need no order among themselves.
-            match self.shared.atomic(address, size, warp.index, warp.pc, &self.clocks) {
-                Ok(bytes) => {
-                    let old = read_value(bytes, size);
-                    bytes.copy_from_slice(&combine(operation, kind, old, b, c).to_le_bytes()[..size]);
-                    old
-                }
-                Err(problem) => return Err(self.shared_problem(problem, &addresses, run.lanes, size, true)),
-            }
-        } else if space == Space::Global {
-            self.acquire_global(address);
-            let accessor = Accessor {
-                launch: self.launch,
-                block: self.linear,
-                epoch: self.epoch,
-                atomic: true,
-                acquired: &self.acquired,
-            };
-            let accessor = self.configuration.races.then_some(&accessor);
-            let old = match self.memory.kernel_read(address, size, self.configuration.initialised, accessor) {
-                Ok(bytes) => read_value(bytes, size),
-                Err(problem) => return Err(self.global_problem(problem, &addresses, run, size, false)),
-            };
-            match self.memory.kernel_write(address, size, accessor) {
-                Ok(bytes) => {
-                    bytes.copy_from_slice(&combine(operation, kind, old, b, c).to_le_bytes()[..size])
-                }
-                Err(problem) => return Err(self.global_problem(problem, &addresses, run, size, true)),
-            }
-            self.release_global(address);
-            old
-        } else {
-            let message = "an atomic outside global and shared memory";
-            return Err(Problem::at_lane(Fault::OutOfBounds, lane as u32, message));
-        };
-        if d != NONE {
-            if size == 8 {
-                warp.wide[d as usize][lane] = old;
-            } else {
-                warp.narrow[d as usize][lane] = old as u32;
-            }
-        }
-        Ok(())
-    }
-
-    /// After a fence, an atomic or a strong store publishes what the block has written so far.
-    fn release_global(&mut self, address: u64) {
-        if self.fenced {
-            let published = self.published.entry(address).or_default();
-            published.retain(|(block, _)| *block != self.linear);
-            published.push((self.linear, self.epoch));
-            published.extend(self.acquired.iter().map(|(block, epoch)| (*block, *epoch)));
-            self.epoch += 1;
-            self.fenced = false;
-        }
-    }
-
-    /// An atomic or a strong load learns what was published there.
-    fn acquire_global(&mut self, address: u64) {
-        if let Some(published) = self.published.get(&address) {
-            for (block, epoch) in published {
-                let known = self.acquired.entry(*block).or_default();
-                *known = (*known).max(*epoch);
-            }
-        }
-    }
-
-    /// The problem in words, with the lane that has it.
-    pub fn shared_problem(
-        &self,
-        problem: SharedProblem,
-        addresses: &Wide,
-        mask: u32,
-        bytes: usize,
-        write: bool,
-    ) -> Problem {
-        let concerned = |at: usize| {
-            lanes(mask).find(|lane| {
-                let start = addresses[*lane] as usize;
-                at >= start && at < start + bytes
-            })
-        };
-        let size = self.shared.bytes.len();
-        let (lane, at) = match problem {
-            SharedProblem::OutOfBounds => {
-                let first = u64::from(crate::parse::SHARED_START);
-                let outside = |lane: &usize| {
-                    addresses[*lane] < first || addresses[*lane].saturating_add(bytes as u64) > size as u64
-                };
-                let lane = lanes(mask).find(outside).unwrap_or(0);
-                (Some(lane), addresses[lane] as usize)
-            }
-            SharedProblem::Undefined { at }
-            | SharedProblem::WriteRace { at, .. }
-            | SharedProblem::ReadRace { at, .. }
-            | SharedProblem::Pending { at, .. }
-            | SharedProblem::NoProxyFence { at, .. }
-            | SharedProblem::Mbarrier { at }
-            | SharedProblem::PendingRead { at, .. } => (concerned(at), at),
-        };
-        let mut result = self.describe_shared(problem, at, bytes, write);
-        result.lane = lane.map(|lane| lane as u32);
-        result
-    }
-
-    pub fn describe_shared(&self, problem: SharedProblem, at: usize, bytes: usize, write: bool) -> Problem {
-        let verb = if write { "writes" } else { "reads" };
-        let access = format!("{verb} {bytes} bytes of shared memory at {at:#x}");
-        let line = |instruction: u32| self.line_of(instruction);
-        let (fault, message) = match problem {
-            SharedProblem::OutOfBounds => {
-                let (first, end) = (crate::parse::SHARED_START, self.shared.bytes.len());
-                (Fault::OutOfBounds, format!("{access}, but the block has {first:#x} up to {end:#x}"))
-            }
-            SharedProblem::Undefined { .. } => {
-                (Fault::UninitialisedRead, format!("{access} that nobody wrote"))
-            }
-            SharedProblem::WriteRace { warp: Some(warp), instruction, .. } => (
-                Fault::SharedRace,
-                format!("{access} that warp {warp} wrote at {}, with no barrier between", line(instruction)),
-            ),
-            SharedProblem::WriteRace { warp: None, instruction, .. } => (
-                Fault::SharedRace,
-                format!(
-                    "{access} that a bulk copy issued at {} wrote; this warp has not waited for its mbarrier",
-                    line(instruction)
-                ),
-            ),
-            SharedProblem::ReadRace { warp, .. } => {
-                (Fault::SharedRace, format!("{access} that warp {warp} read, with no barrier between"))
-            }
-            SharedProblem::Pending { instruction, .. } => (
-                Fault::MissingWait,
-                format!(
-                    "{access}, the target of an asynchronous copy issued at {} that was not waited for",
-                    line(instruction)
-                ),
-            ),
-            SharedProblem::NoProxyFence { warp, instruction, .. } => (
-                Fault::MissingFence,
-                format!(
-                    "{access} through the asynchronous proxy; warp {warp} wrote them with ordinary stores at {} and no \
-                     fence.proxy.async followed before the barrier",
-                    line(instruction)
-                ),
-            ),
-            SharedProblem::Mbarrier { .. } => {
-                (Fault::InvalidUse, format!("{access}, which belong to an mbarrier"))
-            }
-            SharedProblem::PendingRead { warp, instruction, .. } => (
-                Fault::MissingWait,
-                format!(
-                    "{access} that an asynchronous instruction of warp {warp}, issued at {}, may still read",
-                    line(instruction)
-                ),
-            ),
-        };
-        Problem::new(fault, message)
-    }
-
-    /// The problem in words; the lane is the first whose own access has it.
-    pub fn global_problem(
-        &mut self,
-        problem: GlobalProblem,
-        addresses: &Wide,
-        run: Run,
-        bytes: usize,
-        write: bool,
-    ) -> Problem {
-        let verb = if write { "writes" } else { "reads" };
-        let lane = match problem {
-            GlobalProblem::OutOfBounds => {
-                lanes(run.lanes).find(|lane| !self.memory.holds(addresses[*lane], bytes)).unwrap_or(0)
-            }
-            GlobalProblem::Undefined(offset) | GlobalProblem::Race { offset, .. } => {
-                let at = run.start + offset as u64;
-                lanes(run.lanes).find(|lane| at < addresses[*lane] + bytes as u64).unwrap_or(0)
-            }
-        };
-        let address = addresses[lane];
-        let place = self.memory.describe(address);
-        let access = format!("{verb} {bytes} bytes at {address:#x}{place}");
-        let (fault, message) = match problem {
-            GlobalProblem::OutOfBounds => {
-                (Fault::OutOfBounds, format!("{access}, which no allocation holds"))
-            }
-            GlobalProblem::Undefined(_) => {
-                (Fault::UninitialisedRead, format!("{access}, which nobody wrote"))
-            }
-            GlobalProblem::Race { block, wrote, .. } => {
-                let other = match block {
-                    Some(block) => format!("block {:?}", self.block_index(block)),
-                    None => "several other blocks".to_string(),
-                };
-                let did = if wrote { "wrote" } else { "read" };
-                (Fault::GlobalRace, format!("{access}, which {other} of the same launch {did}"))
-            }
-        };
-        Problem::at_lane(fault, lane as u32, message)
-    }
-}
-
-fn combine(operation: AtomicOperation, kind: AtomicKind, old: u64, b: u64, c: u64) -> u64 {
-    use AtomicKind::{BF16, BF16x2, F16, F16x2, F32, F64, S32, S64, U32, U64};
-    match (operation, kind) {
-        (AtomicOperation::Exchange, _) => b,
-        (AtomicOperation::CompareAndSwap, U64 | S64) => {
-            if old == b {
-                c
-            } else {
-                old
-            }
-        }
-        (AtomicOperation::CompareAndSwap, _) => {
-            if old as u32 == b as u32 {
-                c
-            } else {
-                old
-            }
-        }
-        (AtomicOperation::And, _) => old & b,
-        (AtomicOperation::Or, _) => old | b,
-        (AtomicOperation::Xor, _) => old ^ b,
-        (AtomicOperation::Add, F32) => {
-            super::numbers::canonical(f32::from_bits(old as u32) + f32::from_bits(b as u32)).into()
-        }
-        (AtomicOperation::Add, F64) => (f64::from_bits(old) + f64::from_bits(b)).to_bits(),
-        (AtomicOperation::Add, F16x2 | F16) => add_half(HalfFormat::Float16, old as u32, b as u32).into(),
-        (AtomicOperation::Add, BF16x2 | BF16) => add_half(HalfFormat::BFloat16, old as u32, b as u32).into(),
-        (AtomicOperation::Add, _) => old.wrapping_add(b),
-        (AtomicOperation::Min, S32) => (old as i32).min(b as i32) as u32 as u64,
-        (AtomicOperation::Max, S32) => (old as i32).max(b as i32) as u32 as u64,
-        (AtomicOperation::Min, S64) => (old as i64).min(b as i64) as u64,
-        (AtomicOperation::Max, S64) => (old as i64).max(b as i64) as u64,
-        (AtomicOperation::Min, U32) => (old as u32).min(b as u32).into(),
-        (AtomicOperation::Max, U32) => (old as u32).max(b as u32).into(),
-        (AtomicOperation::Min, _) => old.min(b),
-        (AtomicOperation::Max, _) => old.max(b),
-        (AtomicOperation::Increment, _) => {
-            if old as u32 >= b as u32 {
-                0
-            } else {
-                old + 1
-            }
-        }
-        (AtomicOperation::Decrement, _) => {
-            if old as u32 == 0 || old as u32 > b as u32 {
-                b
-            } else {
-                old - 1
-            }
         }
     }
 }

@@ -28,75 +28,119 @@ fn add_toward_zero(a: f32, b: f32) -> f32 {
 }
 
 const WIDTH: usize = 8;
+type Columns = [f32; WIDTH];
+
+/// The products of one value of `a` with `WIDTH` columns of `b`, for some k.
+#[inline(always)]
+fn product(a: &[f32], b: &[f32], columns: usize, first: usize, k: usize) -> Columns {
+    let b: &Columns = b[k * columns + first..][..WIDTH].try_into().expect("WIDTH columns");
+    let mut result = [0.0; WIDTH];
+    for n in 0..WIDTH {
+        result[n] = a[k] * b[n];
+    }
+    result
+}
+
+#[inline(always)]
+fn add(mut x: Columns, y: Columns) -> Columns {
+    for n in 0..WIDTH {
+        x[n] += y[n];
+    }
+    x
+}
+
+#[inline(always)]
+fn add_columns_toward_zero(mut x: Columns, y: Columns) -> Columns {
+    for n in 0..WIDTH {
+        x[n] = add_toward_zero(x[n], y[n]);
+    }
+    x
+}
 
 /// Adds to a row of accumulators the products of a row of `a` with columns of `b`: `a[k]` and `b[k * columns + n]`.
-/// The loops over columns become vector code.
+/// The loops over columns become vector code; what they call is inlined for that.
 #[inline(always)]
 pub(super) fn accumulate(family: MatrixFamily, a: &[f32], b: &[f32], columns: usize, row: &mut [f32]) {
     let depth = family.depth();
-    debug_assert!(
-        a.len() == depth && b.len() == depth * columns && row.len() == columns && columns % WIDTH == 0
+    assert!(
+        a.len() == depth
+            && b.len() == depth * columns
+            && row.len() == columns
+            && columns.is_multiple_of(WIDTH)
     );
     for first in (0..columns).step_by(WIDTH) {
-        let product = |k: usize| -> [f32; WIDTH] {
-            let b: &[f32; WIDTH] = b[k * columns + first..][..WIDTH].try_into().expect("WIDTH columns");
-            std::array::from_fn(|n| a[k] * b[n])
-        };
-        let accumulator: &mut [f32; WIDTH] =
-            (&mut row[first..first + WIDTH]).try_into().expect("WIDTH columns");
-        let add = |x: [f32; WIDTH], y: [f32; WIDTH]| -> [f32; WIDTH] { std::array::from_fn(|n| x[n] + y[n]) };
-        match family {
+        macro_rules! p {
+            ($k:expr) => {
+                product(a, b, columns, first, $k)
+            };
+        }
+        let place: &mut Columns = (&mut row[first..first + WIDTH]).try_into().expect("WIDTH columns");
+        let accumulator = *place;
+        *place = match family {
             MatrixFamily::Mma16k8 => {
-                let pair = |k: usize| add(product(k), product(k + 1));
-                let sum = add(add(pair(0), pair(2)), add(pair(4), pair(6)));
-                for n in 0..WIDTH {
-                    accumulator[n] = add_toward_zero(accumulator[n], sum[n]);
-                }
+                let left = add(add(p!(0), p!(1)), add(p!(2), p!(3)));
+                let right = add(add(p!(4), p!(5)), add(p!(6), p!(7)));
+                add_columns_toward_zero(accumulator, add(left, right))
             }
             MatrixFamily::Mma16k16 => {
-                let chain =
-                    |k: usize| add(add(add(product(k), product(k + 4)), product(k + 8)), product(k + 12));
-                let sum = add(add(chain(0), chain(2)), add(chain(1), chain(3)));
-                for n in 0..WIDTH {
-                    accumulator[n] = add_toward_zero(accumulator[n], sum[n]);
+                let mut chains = [p!(0), p!(1), p!(2), p!(3)];
+                for k in 4..16 {
+                    chains[k % 4] = add(chains[k % 4], p!(k));
                 }
+                let sum = add(add(chains[0], chains[2]), add(chains[1], chains[3]));
+                add_columns_toward_zero(accumulator, sum)
             }
             MatrixFamily::MmaTf32k4 => {
-                let mut sum = *accumulator;
+                let mut sum = accumulator;
                 for k in 0..4 {
-                    sum = add(sum, product(k));
+                    sum = add(sum, p!(k));
                 }
-                *accumulator = sum;
+                sum
             }
             MatrixFamily::MmaTf32k8 => {
-                let half =
-                    |k: usize| add(add(add(product(k), product(k + 1)), product(k + 2)), product(k + 3));
-                *accumulator = add(add(*accumulator, half(4)), half(0));
+                let low = add(add(add(p!(0), p!(1)), p!(2)), p!(3));
+                let high = add(add(add(p!(4), p!(5)), p!(6)), p!(7));
+                add(add(accumulator, high), low)
             }
             MatrixFamily::Wgmma16 => {
-                let chain = |k: usize| {
-                    let mut sum = product(k + 14);
-                    for step in (0..7).rev() {
-                        sum = add(sum, product(k + 2 * step));
-                    }
-                    sum
-                };
-                let (even, odd) = (chain(0), chain(1));
-                for n in 0..WIDTH {
-                    accumulator[n] = add_toward_zero(add_toward_zero(accumulator[n], odd[n]), even[n]);
+                let (mut even, mut odd) = (p!(14), p!(15));
+                for step in (0..7).rev() {
+                    even = add(even, p!(2 * step));
+                    odd = add(odd, p!(2 * step + 1));
                 }
+                add_columns_toward_zero(add_columns_toward_zero(accumulator, odd), even)
             }
             MatrixFamily::WgmmaTf32 => {
-                let mut sum = *accumulator;
+                let mut sum = accumulator;
                 for k in (1..8).rev() {
-                    sum = add(sum, product(k));
+                    sum = add(sum, p!(k));
                 }
-                let last = product(0);
-                for n in 0..WIDTH {
-                    accumulator[n] = add_toward_zero(sum[n], last[n]);
-                }
+                add_columns_toward_zero(sum, p!(0))
             }
-        }
+        };
+    }
+}
+
+/// `accumulate` for each row of `a`, with the widest vectors that the processor has.
+pub(super) fn accumulate_rows(family: MatrixFamily, a: &[f32], b: &[f32], columns: usize, rows: &mut [f32]) {
+    #[cfg(target_arch = "x86_64")]
+    if std::is_x86_feature_detected!("avx2") {
+        // SAFETY: the processor has what the function was compiled for.
+        return unsafe { accumulate_rows_avx2(family, a, b, columns, rows) };
+    }
+    accumulate_each(family, a, b, columns, rows);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+unsafe fn accumulate_rows_avx2(family: MatrixFamily, a: &[f32], b: &[f32], columns: usize, rows: &mut [f32]) {
+    accumulate_each(family, a, b, columns, rows);
+}
+
+#[inline(always)]
+fn accumulate_each(family: MatrixFamily, a: &[f32], b: &[f32], columns: usize, rows: &mut [f32]) {
+    for (a, row) in a.chunks_exact(family.depth()).zip(rows.chunks_exact_mut(columns)) {
+        accumulate(family, a, b, columns, row);
     }
 }
 

@@ -72,7 +72,7 @@ impl Block<'_> {
         } else {
             self.memory.read(address, &mut bytes).is_ok()
         };
-        let map = if found && address % 64 == 0 { TensorMap::decode(&bytes) } else { None };
+        let map = if found && address.is_multiple_of(64) { TensorMap::decode(&bytes) } else { None };
         map.ok_or_else(|| {
             let message = format!(
                 "no tensor map at {address:#x}: one that cuTensorMapEncodeTiled made is expected, at a multiple of 64, \
@@ -120,7 +120,7 @@ impl Block<'_> {
 
     fn flat_pieces(&self, shared: u64, global: u64, bytes: u32, lane: usize) -> Result<Pieces> {
         let shared = shared_offset(shared);
-        if shared % 16 != 0 || global % 16 != 0 || bytes % 16 != 0 {
+        if !shared.is_multiple_of(16) || !global.is_multiple_of(16) || !bytes.is_multiple_of(16) {
             let message = format!(
                 "a bulk copy of {bytes} bytes between {global:#x} and {shared:#x} of shared memory: all three have to \
                  be multiples of 16"
@@ -190,6 +190,7 @@ impl Block<'_> {
                     &mut bytes[row.skip..row.skip + row.length],
                     load.instruction,
                     load.lane,
+                    None,
                 )?;
                 let start = u64::from(load.pieces.shared) + row.offset as u64;
                 for (chunk, bytes) in bytes.chunks(16).enumerate() {
@@ -321,6 +322,7 @@ impl Block<'_> {
                 epoch: self.epoch,
                 atomic: false,
                 acquired: &self.acquired,
+                warp: None,
             };
             let accessor = self.configuration.races.then_some(&accessor);
             match self.memory.kernel_write(row.address, row.length, accessor) {

@@ -86,6 +86,14 @@ impl Warp {
                 let value = float16(a & 0xffff);
                 if value.is_nan() { NAN32 } else { value.to_bits() }
             }),
+            // As expf and its kin use it.
+            (F32, F32) if *conversion == (Conversion { saturate: true, ..plain(F32, F32) }) => {
+                self.map_narrow(d, a, mask, |a| {
+                    let value = f32::from_bits(a);
+                    let positive = if value > 0.0 { value } else { 0.0 };
+                    (if positive > 1.0 { 1.0f32 } else { positive }).to_bits()
+                });
+            }
             (U32 | S32, U16) if simple => self.map_narrow(d, a, mask, |a| a & 0xffff),
             (U16, U32 | S32) if simple => self.map_narrow(d, a, mask, |a| a & 0xffff),
             _ => self.convert_any(conversion, d, a, mask),
@@ -250,7 +258,8 @@ fn from_number(conversion: &Conversion, value: Number) -> u64 {
     if conversion.saturate {
         float = if float > 0.0 { float.min(1.0) } else { 0.0 };
     }
-    if conversion.relu && !(float > 0.0) {
+    // Zero of either sign becomes +0; NaN stays.
+    if conversion.relu && float <= 0.0 {
         float = 0.0;
     }
     let round = |format: Format| u64::from(format.round(float, conversion.rounding));

@@ -131,7 +131,13 @@ impl Block<'_> {
                 copy.lanes &= !(1 << lane);
                 let length = usize::from(copy.source[lane]);
                 let mut bytes = [0; 16];
-                self.read_source(copy.global[lane], &mut bytes[..length], copy.instruction, lane)?;
+                self.read_source(
+                    copy.global[lane],
+                    &mut bytes[..length],
+                    copy.instruction,
+                    lane,
+                    Some(warp.index),
+                )?;
                 let start = copy.shared[lane] as usize;
                 self.shared.land(
                     start,
@@ -154,6 +160,7 @@ impl Block<'_> {
         bytes: &mut [u8],
         instruction: u32,
         lane: usize,
+        warp: Option<usize>,
     ) -> Result<(), Problem> {
         if bytes.is_empty() {
             return Ok(());
@@ -164,6 +171,7 @@ impl Block<'_> {
             epoch: self.epoch,
             atomic: false,
             acquired: &self.acquired,
+            warp: warp.map(|warp| (warp, self.clocks.seen(warp))),
         };
         let accessor = self.configuration.races.then_some(&accessor);
         match self.memory.kernel_read(address, bytes.len(), self.configuration.initialised, accessor) {

@@ -133,7 +133,7 @@ impl Block<'_> {
         count: u32,
         lane: usize,
     ) -> Result<(), Problem> {
-        if address % 8 != 0 {
+        if !address.is_multiple_of(8) {
             let message = format!("an mbarrier at {address:#x}, which is not a multiple of 8");
             return Err(Problem::at_lane(Fault::Misaligned, lane as u32, message));
         }

@@ -1,15 +1,22 @@
 //! Executes launches: blocks in a seeded random order, one after the other, the warps of a block in random turns.
 
+// Loops over lanes name the lane in every array that they touch.
+#![allow(clippy::needless_range_loop)]
+
 mod access;
 mod accumulate;
+mod atomics;
 mod block;
 mod bulk;
 mod convert;
 mod copies;
+mod float;
+mod half;
 mod lanes;
 mod matrix;
 mod mbarrier;
 mod numbers;
+mod problems;
 mod random;
 mod run;
 mod scalar;

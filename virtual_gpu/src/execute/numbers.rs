@@ -64,7 +64,7 @@ impl Format {
         };
         let kept = kept as u32 + u32::from(up);
         // A carry out of the fraction raises the exponent by itself, from subnormal to normal as well.
-        let biased = if subnormal > 0 { 0 } else { (exponent - self.minimum) as u32 };
+        let biased = if subnormal > 0 { 0 } else { (exponent.min(self.maximum + 1) - self.minimum) as u32 };
         let result = (biased << self.fraction) + kept;
         if result >= infinity {
             let finite = match rounding {
@@ -125,7 +125,9 @@ pub(crate) fn canonical(value: f32) -> u32 {
 /// `high + low` in f32 by a directed rounding; `low` is the error of `high`.
 pub(crate) fn directed(high: f64, low: f64, rounding: Rounding) -> f32 {
     if low == 0.0 || !high.is_finite() {
-        return f32::from_bits(FLOAT32.round(high, rounding));
+        let near = high as f32;
+        let exact = f64::from(near) == high && near != 0.0;
+        return if exact { near } else { f32::from_bits(FLOAT32.round(high, rounding)) };
     }
     // One bit below the 53 that are there is enough to say on which side of a representable value the sum lies.
     let toward = if (low > 0.0) == (high > 0.0) { high } else { f64::from_bits(high.to_bits() - 1) };
@@ -167,7 +169,9 @@ pub(crate) fn exp2(x: f32) -> f32 {
     let f = clamped - whole;
     // Taylor series of 2^f for |f| <= 1/2: ln(2)^k / k!.
     let mut p = 1.525_273_4e-5f32;
-    for c in [1.540_353e-4, 1.333_355_8e-3, 9.618_129e-3, 5.550_411e-2, 0.240_226_5, 0.693_147_2, 1.0] {
+    for c in
+        [1.540_353e-4, 1.333_355_8e-3, 9.618_129e-3, 5.550_411e-2, 0.240_226_5, std::f32::consts::LN_2, 1.0]
+    {
         p = p.mul_add(f, c);
     }
     // In two factors, since the power itself may be out of range where the product is not.

@@ -1,17 +1,13 @@
 //! Arithmetic on the 32 lanes of a warp. Each loop is over lanes and free of branches, so that it becomes vector code;
 //! lanes that do not execute are computed as well and dropped.
 
-use super::numbers::{
-    Format, NAN32, canonical, directed, exp2, flush, half, log2, maximum, minimum, to_bfloat16, two_sum,
-};
 use super::warp::{Warp, lanes};
 use crate::program::{
-    CompareKind, Comparison, FloatBinary, FloatMode, FloatUnary, HalfFormat, Logic, NarrowBinary as N2,
-    NarrowTernary as N3, NarrowUnary as N1, Operation, Rounding, Slot, WideBinary as W2, WideShift,
-    WideTernary as W3, WideToNarrow, WideUnary as W1,
+    FloatBinary, FloatUnary, Logic, NarrowBinary as N2, NarrowTernary as N3, NarrowUnary as N1, Operation,
+    Slot, WideBinary as W2, WideShift, WideTernary as W3, WideToNarrow, WideUnary as W1,
 };
 
-fn signed16(value: u32) -> i32 {
+pub(super) fn signed16(value: u32) -> i32 {
     i32::from(value as u16 as i16)
 }
 
@@ -215,44 +211,6 @@ impl Warp {
             Operation::DoubleFused(d, a, b, c) => self.map_wide3(d, [a, b, c], mask, |a, b, c| {
                 canonical64(f64::from_bits(a).mul_add(f64::from_bits(b), f64::from_bits(c)))
             }),
-            Operation::HalfUnary { operation, format, packed, d, a } => {
-                self.map_narrow(d, a, mask, |a| {
-                    halves(packed, |shift| {
-                        let bits = a >> shift & 0xffff;
-                        match operation {
-                            FloatUnary::Negate => return bits ^ 0x8000,
-                            FloatUnary::Abs => return bits & 0x7fff,
-                            _ => {}
-                        }
-                        let value = half(format, bits);
-                        round_half(
-                            format,
-                            f64::from(match operation {
-                                FloatUnary::Exp2 => exp2(value),
-                                FloatUnary::Tanh => f64::from(value).tanh() as f32,
-                                _ => f32::NAN,
-                            }),
-                        )
-                    })
-                });
-            }
-            Operation::HalfBinary { operation, format, packed, mode, d, a, b } => {
-                self.map_narrow2(d, a, b, mask, |a, b| {
-                    halves(packed, |shift| {
-                        half_binary(operation, format, mode, a >> shift & 0xffff, b >> shift & 0xffff)
-                    })
-                });
-            }
-            Operation::HalfFused { format, packed, mode, d, a, b, c } => {
-                self.map_narrow3(d, [a, b, c], mask, |a, b, c| {
-                    halves(packed, |shift| {
-                        let value = |bits: u32| f64::from(half(format, bits >> shift & 0xffff));
-                        // Products are exact in f64; the sum keeps a sticky bit, so that it is rounded once.
-                        let (high, low) = two_sum(value(a) * value(b), value(c));
-                        finish_half(format, mode, sticky(high, low))
-                    })
-                });
-            }
             Operation::TestFloat { test, wide, d, a } => {
                 let mut result = 0;
                 for lane in lanes(mask) {
@@ -274,7 +232,7 @@ impl Warp {
                 }
                 self.set_predicate(d, result, mask);
             }
-            _ => return false,
+            _ => return self.half_scalar(operation, mask),
         }
         true
     }
@@ -427,170 +385,6 @@ impl Warp {
             W2::Xor => map!(|a, b| a ^ b),
         }
     }
-
-    #[inline(always)]
-    fn float_unary(&mut self, operation: FloatUnary, ftz: bool, d: Slot, a: Slot, mask: u32) {
-        let value = |bits: u32| f32::from_bits(if ftz { flush(bits) } else { bits });
-        let result = |value: f32| if ftz { flush(canonical(value)) } else { canonical(value) };
-        match operation {
-            FloatUnary::Negate => self.map_narrow(d, a, mask, |a| value(a).to_bits() ^ 0x8000_0000),
-            FloatUnary::Abs => self.map_narrow(d, a, mask, |a| value(a).to_bits() & 0x7fff_ffff),
-            FloatUnary::Sqrt | FloatUnary::SqrtApproximate => {
-                self.map_narrow(d, a, mask, |a| result(value(a).sqrt()))
-            }
-            FloatUnary::Reciprocal | FloatUnary::ReciprocalApproximate => {
-                self.map_narrow(d, a, mask, |a| result(1.0 / value(a)));
-            }
-            FloatUnary::ReciprocalSqrt => {
-                self.map_narrow(d, a, mask, |a| result((1.0 / f64::from(value(a)).sqrt()) as f32));
-            }
-            FloatUnary::Exp2 => self.map_narrow(d, a, mask, |a| result(exp2(value(a)))),
-            FloatUnary::Log2 => self.map_narrow(d, a, mask, |a| result(log2(value(a)))),
-            FloatUnary::Sine => self.map_narrow(d, a, mask, |a| result(f64::from(value(a)).sin() as f32)),
-            FloatUnary::Cosine => self.map_narrow(d, a, mask, |a| result(f64::from(value(a)).cos() as f32)),
-            FloatUnary::Tanh => self.map_narrow(d, a, mask, |a| result(f64::from(value(a)).tanh() as f32)),
-        }
-    }
-
-    #[inline(always)]
-    fn float_binary(
-        &mut self,
-        operation: FloatBinary,
-        mode: FloatMode,
-        d: Slot,
-        a: Slot,
-        b: Slot,
-        mask: u32,
-    ) {
-        let f = f32::from_bits;
-        if mode.is_plain() {
-            return match operation {
-                FloatBinary::Add => self.map_narrow2(d, a, b, mask, |a, b| canonical(f(a) + f(b))),
-                FloatBinary::Sub => self.map_narrow2(d, a, b, mask, |a, b| canonical(f(a) - f(b))),
-                FloatBinary::Mul => self.map_narrow2(d, a, b, mask, |a, b| canonical(f(a) * f(b))),
-                FloatBinary::Div | FloatBinary::DivApproximate => {
-                    self.map_narrow2(d, a, b, mask, |a, b| canonical(f(a) / f(b)));
-                }
-                FloatBinary::Min => self.map_narrow2(d, a, b, mask, |a, b| canonical(minimum(f(a), f(b)))),
-                FloatBinary::Max => self.map_narrow2(d, a, b, mask, |a, b| canonical(maximum(f(a), f(b)))),
-                FloatBinary::MinNan => {
-                    self.map_narrow2(d, a, b, mask, |a, b| or_nan(a, b, minimum(f(a), f(b)).to_bits()));
-                }
-                FloatBinary::MaxNan => {
-                    self.map_narrow2(d, a, b, mask, |a, b| or_nan(a, b, maximum(f(a), f(b)).to_bits()));
-                }
-                FloatBinary::CopySign => {
-                    self.map_narrow2(d, a, b, mask, |a, b| a & 0x8000_0000 | b & 0x7fff_ffff);
-                }
-            };
-        }
-        self.map_narrow2(d, a, b, mask, |a, b| {
-            let (a, b) = if mode.flush { (flush(a), flush(b)) } else { (a, b) };
-            let value = match operation {
-                FloatBinary::Add | FloatBinary::Sub => {
-                    let b = if operation == FloatBinary::Sub { -f(b) } else { f(b) };
-                    if mode.rounding == Rounding::Nearest {
-                        f(a) + b
-                    } else {
-                        let (high, low) = two_sum(f(a).into(), b.into());
-                        directed(high, low, mode.rounding)
-                    }
-                }
-                FloatBinary::Mul if mode.rounding == Rounding::Nearest => f(a) * f(b),
-                FloatBinary::Mul => directed(f64::from(f(a)) * f64::from(f(b)), 0.0, mode.rounding),
-                FloatBinary::Div | FloatBinary::DivApproximate => f(a) / f(b),
-                FloatBinary::Min => minimum(f(a), f(b)),
-                FloatBinary::Max => maximum(f(a), f(b)),
-                FloatBinary::MinNan => f(or_nan(a, b, minimum(f(a), f(b)).to_bits())),
-                FloatBinary::MaxNan => f(or_nan(a, b, maximum(f(a), f(b)).to_bits())),
-                FloatBinary::CopySign => f(a & 0x8000_0000 | b & 0x7fff_ffff),
-            };
-            finish(mode, value)
-        });
-    }
-
-    #[inline(always)]
-    fn float_fused(&mut self, mode: FloatMode, d: Slot, sources: [Slot; 3], mask: u32) {
-        let f = f32::from_bits;
-        if mode.is_plain() {
-            return self.map_narrow3(d, sources, mask, |a, b, c| canonical(f(a).mul_add(f(b), f(c))));
-        }
-        self.map_narrow3(d, sources, mask, |a, b, c| {
-            let [a, b, c] = if mode.flush { [flush(a), flush(b), flush(c)] } else { [a, b, c] }.map(f);
-            let value = if mode.rounding == Rounding::Nearest {
-                a.mul_add(b, c)
-            } else {
-                let (high, low) = two_sum(f64::from(a) * f64::from(b), c.into());
-                directed(high, low, mode.rounding)
-            };
-            finish(mode, value)
-        });
-    }
-
-    #[inline(always)]
-    fn compare(&self, comparison: Comparison, kind: CompareKind, a: Slot, b: Slot) -> u32 {
-        macro_rules! ordered {
-            ($compare:ident, $convert:expr) => {{
-                let c = $convert;
-                match comparison {
-                    Comparison::Equal | Comparison::EqualUnordered => {
-                        self.$compare(a, b, |a, b| c(a) == c(b))
-                    }
-                    Comparison::NotEqual | Comparison::NotEqualUnordered => {
-                        self.$compare(a, b, |a, b| c(a) != c(b))
-                    }
-                    Comparison::Less | Comparison::LessUnordered => self.$compare(a, b, |a, b| c(a) < c(b)),
-                    Comparison::LessEqual | Comparison::LessEqualUnordered => {
-                        self.$compare(a, b, |a, b| c(a) <= c(b))
-                    }
-                    Comparison::Greater | Comparison::GreaterUnordered => {
-                        self.$compare(a, b, |a, b| c(a) > c(b))
-                    }
-                    Comparison::GreaterEqual | Comparison::GreaterEqualUnordered => {
-                        self.$compare(a, b, |a, b| c(a) >= c(b))
-                    }
-                    Comparison::BothNumbers => u32::MAX,
-                    Comparison::EitherNan => 0,
-                }
-            }};
-        }
-        let nan = match kind {
-            CompareKind::S16 => return ordered!(compare_narrow, signed16),
-            CompareKind::U16 | CompareKind::U32 => return ordered!(compare_narrow, |a: u32| a),
-            CompareKind::S32 => return ordered!(compare_narrow, |a: u32| a as i32),
-            CompareKind::S64 => return ordered!(compare_wide, |a: u64| a as i64),
-            CompareKind::U64 => return ordered!(compare_wide, |a: u64| a),
-            CompareKind::F32 { .. } => {
-                self.compare_narrow(a, b, |a, b| f32::from_bits(a).is_nan() | f32::from_bits(b).is_nan())
-            }
-            CompareKind::F64 => {
-                self.compare_wide(a, b, |a, b| f64::from_bits(a).is_nan() | f64::from_bits(b).is_nan())
-            }
-            CompareKind::Half(format) => {
-                self.compare_narrow(a, b, |a, b| half(format, a).is_nan() | half(format, b).is_nan())
-            }
-        };
-        let result = match kind {
-            CompareKind::F32 { flush: true } => ordered!(compare_narrow, |a: u32| f32::from_bits(flush(a))),
-            CompareKind::F32 { flush: false } => ordered!(compare_narrow, f32::from_bits),
-            CompareKind::F64 => ordered!(compare_wide, f64::from_bits),
-            CompareKind::Half(format) => ordered!(compare_narrow, |a: u32| half(format, a)),
-            _ => unreachable!("integers have returned"),
-        };
-        match comparison {
-            Comparison::BothNumbers => !nan,
-            Comparison::EitherNan => nan,
-            // Of floats, `ne` is false where one is NaN.
-            Comparison::NotEqual => result & !nan,
-            Comparison::EqualUnordered
-            | Comparison::NotEqualUnordered
-            | Comparison::LessUnordered
-            | Comparison::LessEqualUnordered
-            | Comparison::GreaterUnordered
-            | Comparison::GreaterEqualUnordered => result | nan,
-            _ => result,
-        }
-    }
 }
 
 pub(super) fn combine_logic(logic: Logic, a: u32, b: u32) -> u32 {
@@ -601,31 +395,12 @@ pub(super) fn combine_logic(logic: Logic, a: u32, b: u32) -> u32 {
     }
 }
 
-#[inline(always)]
-fn or_nan(a: u32, b: u32, value: u32) -> u32 {
-    if f32::from_bits(a).is_nan() | f32::from_bits(b).is_nan() { NAN32 } else { value }
-}
-
-#[inline(always)]
-fn finish(mode: FloatMode, value: f32) -> u32 {
-    let mut bits = canonical(value);
-    if mode.flush {
-        bits = flush(bits);
-    }
-    if mode.saturate || mode.relu {
-        let value = f32::from_bits(bits);
-        let positive = if value > 0.0 { value } else { 0.0 };
-        bits = if mode.saturate && positive > 1.0 { 1.0f32 } else { positive }.to_bits();
-    }
-    bits
+fn pair(high: u32, low: u32) -> u64 {
+    u64::from(high) << 32 | u64::from(low)
 }
 
 fn canonical64(value: f64) -> u64 {
     if value.is_nan() { 0x7fff_ffff_ffff_ffff } else { value.to_bits() }
-}
-
-fn pair(high: u32, low: u32) -> u64 {
-    u64::from(high) << 32 | u64::from(low)
 }
 
 fn wide_product(signed: bool, a: u32, b: u32) -> u64 {
@@ -690,65 +465,4 @@ fn permute(a: u32, b: u32, selectors: [u32; 4]) -> u32 {
         result |= u32::from(byte) << (8 * at);
     }
     result
-}
-
-fn halves(packed: bool, f: impl Fn(u32) -> u32) -> u32 {
-    if packed { f(0) | f(16) << 16 } else { f(0) }
-}
-
-fn sticky(high: f64, low: f64) -> f64 {
-    if low == 0.0 || !high.is_finite() {
-        return high;
-    }
-    let toward = if (low > 0.0) == (high > 0.0) { high.to_bits() } else { high.to_bits() - 1 };
-    f64::from_bits(toward | 1)
-}
-
-fn round_half(format: HalfFormat, value: f64) -> u32 {
-    Format::of(format).round(value, Rounding::Nearest)
-}
-
-fn finish_half(format: HalfFormat, mode: FloatMode, value: f64) -> u32 {
-    let value = match (mode.saturate || mode.relu, value > 0.0) {
-        (true, false) => 0.0,
-        (true, true) if mode.saturate => value.min(1.0),
-        _ => value,
-    };
-    let bits = round_half(format, value);
-    if mode.flush && bits & 0x7fff < 0x400 && format == HalfFormat::Float16 { bits & 0x8000 } else { bits }
-}
-
-fn half_binary(operation: FloatBinary, format: HalfFormat, mode: FloatMode, a: u32, b: u32) -> u32 {
-    let (x, y) = (half(format, a), half(format, b));
-    match operation {
-        FloatBinary::Min => return finish_half(format, mode, minimum(x, y).into()),
-        FloatBinary::Max => return finish_half(format, mode, maximum(x, y).into()),
-        FloatBinary::MinNan | FloatBinary::MaxNan if x.is_nan() || y.is_nan() => return 0x7fff,
-        FloatBinary::MinNan => return finish_half(format, mode, minimum(x, y).into()),
-        FloatBinary::MaxNan => return finish_half(format, mode, maximum(x, y).into()),
-        FloatBinary::CopySign => return a & 0x8000 | b & 0x7fff,
-        _ => {}
-    }
-    let (x, y) = (f64::from(x), f64::from(y));
-    let (high, low) = match operation {
-        FloatBinary::Add => two_sum(x, y),
-        FloatBinary::Sub => two_sum(x, -y),
-        _ => (x * y, 0.0),
-    };
-    if format == HalfFormat::BFloat16 && mode.is_plain() && low == 0.0 {
-        // Exact in f64; where it is exact in f32 as well, which is almost always, the short way is the same.
-        let narrow = high as f32;
-        if f64::from(narrow) == high {
-            return to_bfloat16(narrow);
-        }
-    }
-    finish_half(format, mode, sticky(high, low))
-}
-
-/// The sums of both halves of two words.
-pub(super) fn add_half(format: HalfFormat, a: u32, b: u32) -> u32 {
-    let mode = FloatMode { rounding: Rounding::Nearest, flush: false, saturate: false, relu: false };
-    halves(true, |shift| {
-        half_binary(FloatBinary::Add, format, mode, a >> shift & 0xffff, b >> shift & 0xffff)
-    })
 }

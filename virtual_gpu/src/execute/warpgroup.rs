@@ -4,7 +4,7 @@
 //! write them, and nobody may touch the accumulators or operands in registers. Each warp computes its own 16 of the 64
 //! rows.
 
-use super::accumulate::accumulate;
+use super::accumulate::accumulate_rows;
 use super::block::Block;
 use super::matrix::element;
 use super::warp::Warp;
@@ -287,10 +287,7 @@ impl Block<'_> {
                 }
             }
         }
-        for row in 0..16 {
-            let left = &left[row * depth..(row + 1) * depth];
-            accumulate(matrix.family, left, &right, columns, &mut sum[row * columns..(row + 1) * columns]);
-        }
+        accumulate_rows(matrix.family, &left[..16 * depth], &right, columns, &mut sum);
         for (at, slot) in matrix.accumulators.iter().enumerate() {
             for (lane, bits) in warp.narrow[*slot as usize].iter_mut().enumerate() {
                 *bits = sum[place(at, lane)].to_bits();

@@ -1,5 +1,6 @@
 //! Global memory: allocations, which of their bytes are defined, and which block of a launch touched each last.
 
+use crate::clocks::AGENTS;
 use crate::error::MemoryError;
 
 /// First address that is given out.
@@ -42,6 +43,15 @@ struct Page {
     shift: u32,
     writers: Vec<Touch>,
     readers: Vec<Touch>,
+    /// Of the writers, the warp and its clock.
+    stamps: Vec<Stamp>,
+}
+
+/// A warp and its clock, by which warps of one block are told apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+struct Stamp {
+    warp: u32,
+    clock: u32,
 }
 
 impl Page {
@@ -50,6 +60,7 @@ impl Page {
             shift: 2,
             writers: vec![Touch::default(); PAGE / 4],
             readers: vec![Touch::default(); PAGE / 4],
+            stamps: vec![Stamp::default(); PAGE / 4],
         }
     }
 
@@ -58,6 +69,7 @@ impl Page {
         for touches in [&mut self.writers, &mut self.readers] {
             *touches = touches.iter().flat_map(|touch| std::iter::repeat_n(*touch, copies)).collect();
         }
+        self.stamps = self.stamps.iter().flat_map(|stamp| std::iter::repeat_n(*stamp, copies)).collect();
         self.shift = shift;
     }
 }
@@ -80,11 +92,25 @@ pub(crate) struct Accessor<'a> {
     pub atomic: bool,
     /// Blocks whose writes up to an epoch were made visible by fences and atomics.
     pub acquired: &'a std::collections::HashMap<u32, u32>,
+    /// The warp, and what it has seen of the others of its block; none for the asynchronous proxy.
+    pub warp: Option<(usize, &'a [u32; AGENTS])>,
 }
 
 impl Accessor<'_> {
     fn touch(&self) -> Touch {
         Touch::new(self.launch, self.block, self.epoch, self.atomic)
+    }
+
+    fn stamp(&self) -> Stamp {
+        self.warp.map_or(Stamp::default(), |(warp, seen)| Stamp { warp: warp as u32, clock: seen[warp] })
+    }
+
+    /// Whether another warp of the block wrote, and no barrier orders that before this access.
+    fn conflicts_within(&self, other: Touch, stamp: Stamp) -> bool {
+        let same = other.launch() == self.launch & 0xff_ffff && other.block() == self.block;
+        let Some((warp, seen)) = self.warp else { return false };
+        let writer = stamp.warp as usize;
+        same && !(other.atomic() && self.atomic) && writer != warp && stamp.clock > seen[writer]
     }
 
     fn conflicts(&self, other: Touch) -> bool {
@@ -112,6 +138,11 @@ pub(crate) enum GlobalProblem {
         offset: usize,
         block: Option<u32>,
         wrote: bool,
+    },
+    /// With a warp of the same block, which wrote.
+    RaceWithin {
+        offset: usize,
+        warp: u32,
     },
 }
 
@@ -242,8 +273,11 @@ impl GlobalMemory {
     pub fn fill(&mut self, address: u64, value: &[u8], count: usize) -> Result<(), MemoryError> {
         let length = count.saturating_mul(value.len());
         let (allocation, offset) = self.host(address, length)?;
-        for chunk in allocation.bytes[offset..offset + length].chunks_exact_mut(value.len()) {
-            chunk.copy_from_slice(value);
+        let bytes = &mut allocation.bytes[offset..offset + length];
+        match value {
+            [] => {}
+            [first, others @ ..] if others.iter().all(|other| other == first) => bytes.fill(*first),
+            _ => bytes.chunks_exact_mut(value.len()).for_each(|chunk| chunk.copy_from_slice(value)),
         }
         set_bits(&mut allocation.defined, offset, length, true);
         Ok(())
@@ -322,7 +356,7 @@ impl Allocation {
         accessor: &Accessor,
         write: bool,
     ) -> Result<(), GlobalProblem> {
-        let touch = accessor.touch();
+        let (touch, stamp) = (accessor.touch(), accessor.stamp());
         let (mut at, end) = (offset, offset + length);
         while at < end {
             let page_end = (at / PAGE + 1) * PAGE;
@@ -335,15 +369,19 @@ impl Allocation {
             let units = (at % PAGE) >> page.shift..(at % PAGE + stop - at) >> page.shift;
             let first = units.start;
             let place = |unit: usize, shift: u32| at + ((unit - first) << shift) - offset;
-            let mut clear = Touch(u64::MAX);
+            let mut clear = (Touch(u64::MAX), stamp);
             for unit in units {
-                let writer = page.writers[unit];
-                if writer != clear {
+                let (writer, wrote_at) = (page.writers[unit], page.stamps[unit]);
+                if (writer, wrote_at) != clear {
                     if accessor.conflicts(writer) {
                         let offset = place(unit, page.shift);
                         return Err(GlobalProblem::Race { offset, block: Some(writer.block()), wrote: true });
                     }
-                    clear = writer;
+                    if accessor.conflicts_within(writer, wrote_at) {
+                        let offset = place(unit, page.shift);
+                        return Err(GlobalProblem::RaceWithin { offset, warp: wrote_at.warp });
+                    }
+                    clear = (writer, wrote_at);
                 }
                 let reader = page.readers[unit];
                 if write {
@@ -356,6 +394,7 @@ impl Allocation {
                         });
                     }
                     page.writers[unit] = touch;
+                    page.stamps[unit] = stamp;
                     if accessor.atomic {
                         page.readers[unit] = touch;
                     }
@@ -410,7 +449,7 @@ mod tests {
     use std::collections::HashMap;
 
     fn accessor(block: u32, acquired: &HashMap<u32, u32>) -> Accessor<'_> {
-        Accessor { launch: 1, block, epoch: 0, atomic: false, acquired }
+        Accessor { launch: 1, block, epoch: 0, atomic: false, acquired, warp: None }
     }
 
     #[test]

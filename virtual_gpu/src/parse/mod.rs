@@ -1,5 +1,6 @@
 //! PTX text to statements with resolved registers, variables and labels. Knows the grammar, not what instructions mean.
 
+mod body;
 mod lexer;
 mod parser;
 

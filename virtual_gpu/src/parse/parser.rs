@@ -1,10 +1,8 @@
 //! The grammar of PTX modules, as far as NVRTC and inline assembly use it.
 
+use super::body::Body;
 use super::lexer::{Token, tokens};
-use super::{
-    Class, Kernel, Module, ModuleVariable, Operand, Parameter, Register, SourceLine, Space, Statement,
-    Variable,
-};
+use super::{Kernel, Module, ModuleVariable, Parameter, Space, Variable};
 use crate::error::LoadError;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,12 +11,13 @@ use std::sync::Arc;
 /// pointer is never a valid shared address.
 pub(crate) const SHARED_START: u32 = 1024;
 
-type Position = (u32, u32, u32);
+/// Bytes of a variable at most.
+const MAXIMUM_VARIABLE: usize = 1 << 30;
 
-struct Parser {
-    tokens: Vec<Token>,
-    at: usize,
-    files: HashMap<u32, Arc<str>>,
+pub(super) struct Parser {
+    pub tokens: Vec<Token>,
+    pub at: usize,
+    pub files: HashMap<u32, Arc<str>>,
 }
 
 /// Parses a module. Errors name the line.
@@ -29,15 +28,15 @@ pub(crate) fn parse(text: &str) -> Result<Module, LoadError> {
 }
 
 impl Parser {
-    fn line(&self) -> u32 {
+    pub fn line(&self) -> u32 {
         self.tokens.get(self.at).or(self.tokens.last()).map_or(1, |token| token.line)
     }
 
-    fn peek(&self) -> &str {
+    pub fn peek(&self) -> &str {
         self.tokens.get(self.at).map_or("", |token| &token.text)
     }
 
-    fn next(&mut self) -> Result<String, LoadError> {
+    pub fn next(&mut self) -> Result<String, LoadError> {
         let token = self
             .tokens
             .get(self.at)
@@ -46,13 +45,13 @@ impl Parser {
         Ok(token.text.clone())
     }
 
-    fn eat(&mut self, text: &str) -> bool {
+    pub fn eat(&mut self, text: &str) -> bool {
         let found = self.peek() == text;
         self.at += usize::from(found);
         found
     }
 
-    fn expect(&mut self, text: &str) -> Result<(), LoadError> {
+    pub fn expect(&mut self, text: &str) -> Result<(), LoadError> {
         let line = self.line();
         let found = self.next()?;
         if found == text {
@@ -61,7 +60,7 @@ impl Parser {
         Err(LoadError::syntax(line, format!("expected `{text}`, found `{found}`")))
     }
 
-    fn skip_past(&mut self, text: &str) -> Result<(), LoadError> {
+    pub fn skip_past(&mut self, text: &str) -> Result<(), LoadError> {
         while self.next()? != text {}
         Ok(())
     }
@@ -78,7 +77,7 @@ impl Parser {
         }
     }
 
-    fn number(&mut self) -> Result<u64, LoadError> {
+    pub fn number(&mut self) -> Result<u64, LoadError> {
         let line = self.line();
         let text = self.next()?;
         number(&text).ok_or_else(|| LoadError::syntax(line, format!("expected a number, found `{text}`")))
@@ -168,7 +167,7 @@ impl Parser {
     }
 
     /// After the space: `.align 4 .b8 name[16] = {1, 2};`. Gives name, alignment, bytes, and whether a value was given.
-    fn variable(&mut self) -> Result<(String, u64, Vec<u8>, bool), LoadError> {
+    pub fn variable(&mut self) -> Result<(String, u64, Vec<u8>, bool), LoadError> {
         let mut alignment = 0;
         if self.eat(".attribute") {
             self.skip_past(")")?;
@@ -182,12 +181,20 @@ impl Parser {
             .ok_or_else(|| LoadError::syntax(line, format!("`{kind}` is not a type")))?;
         alignment = alignment.max(element as u64);
         let name = self.next()?;
-        let mut count = 1;
+        let mut count = 1usize;
         while self.eat("[") {
-            count *= if self.peek() == "]" { 0 } else { self.number()? as usize };
+            count = count.saturating_mul(if self.peek() == "]" { 0 } else { self.number()? as usize });
             self.expect("]")?;
         }
-        let mut bytes = vec![0; count.saturating_mul(element)];
+        if !alignment.is_power_of_two() || alignment > 1 << 16 {
+            return Err(LoadError::syntax(line, format!("{name} has an alignment of {alignment}")));
+        }
+        let size = count.saturating_mul(element);
+        if size > MAXIMUM_VARIABLE {
+            let problem = format!("{name} has {size} bytes: more than {MAXIMUM_VARIABLE} are not modelled");
+            return Err(LoadError::syntax(line, problem));
+        }
+        let mut bytes = vec![0; size];
         let initialised = self.eat("=");
         if initialised {
             let mut at = 0;
@@ -231,7 +238,7 @@ impl Parser {
                     while self.eat(",") {
                         sizes.push(self.number()? as u32);
                     }
-                    let product = sizes.iter().product();
+                    let product = sizes.iter().fold(1u32, |product, size| product.saturating_mul(*size));
                     sizes.resize(3, 1);
                     match directive.as_str() {
                         ".maxntid" => kernel.maximum_threads = product,
@@ -251,14 +258,7 @@ impl Parser {
                 }
             }
         }
-        Body {
-            parser: self,
-            scopes: Vec::new(),
-            parents: HashMap::new(),
-            source: None,
-            names: HashMap::new(),
-        }
-        .parse(&mut kernel)?;
+        Body::of(self).parse(&mut kernel)?;
         Ok(kernel)
     }
 
@@ -288,10 +288,18 @@ impl Parser {
             let name = self.next()?;
             let mut size = element;
             if self.eat("[") {
-                size *= self.number()? as usize;
+                size = size.saturating_mul(self.number()? as usize);
                 self.expect("]")?;
             }
-            let offset = usize::next_multiple_of(end, alignment.max(element));
+            // Parameters have 32,764 bytes together at most.
+            let alignment = alignment.max(element);
+            if !alignment.is_power_of_two() || alignment > 4096 || size > 1 << 15 || end > 1 << 15 {
+                return Err(LoadError::syntax(
+                    line,
+                    format!("{name} has {size} bytes, aligned to {alignment}"),
+                ));
+            }
+            let offset = usize::next_multiple_of(end, alignment);
             end = offset + size;
             let variable = Variable { space: Space::Parameter, offset: offset as u64, size: size as u64 };
             kernel.variables.insert(name.clone(), variable);
@@ -302,300 +310,8 @@ impl Parser {
     }
 }
 
-/// Names declared in one pair of braces.
-#[derive(Default)]
-struct Scope {
-    registers: HashMap<String, Register>,
-    /// Labels get a unique name, since inline assembly repeats them in scopes of its own.
-    labels: HashMap<String, String>,
-}
-
-struct Body<'a> {
-    parser: &'a mut Parser,
-    scopes: Vec<Scope>,
-    /// Where the code of a position was inlined, for the chain of calls.
-    parents: HashMap<Position, Position>,
-    source: Option<u32>,
-    names: HashMap<SourceLine, u32>,
-}
-
-impl Body<'_> {
-    fn parse(&mut self, kernel: &mut Kernel) -> Result<(), LoadError> {
-        self.parser.expect("{")?;
-        self.open_scope(kernel);
-        while !self.scopes.is_empty() {
-            let line = self.parser.line();
-            let text = self.parser.next()?;
-            match text.as_str() {
-                "{" => self.open_scope(kernel),
-                "}" => {
-                    self.scopes.pop();
-                }
-                ";" => {}
-                ".reg" => self.registers(kernel)?,
-                ".shared" | ".local" => self.variable(kernel, &text, line)?,
-                ".loc" => self.location(kernel)?,
-                ".pragma" => self.parser.skip_past(";")?,
-                _ if self.parser.peek() == ":" => {
-                    self.parser.at += 1;
-                    let unique = self.label(&text);
-                    kernel.labels.insert(unique, kernel.statements.len());
-                }
-                _ => {
-                    self.parser.at -= 1;
-                    let statement = self.statement(line)?;
-                    kernel.statements.push(statement);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Enters a scope; its labels are looked up ahead, since jumps go forward as well.
-    fn open_scope(&mut self, kernel: &Kernel) {
-        let mut scope = Scope::default();
-        let (mut at, mut depth) = (self.parser.at, 0);
-        while let Some(token) = self.parser.tokens.get(at) {
-            match token.text.as_str() {
-                "{" => depth += 1,
-                "}" if depth == 0 => break,
-                "}" => depth -= 1,
-                ":" if depth == 0 => {
-                    let name = &self.parser.tokens[at - 1].text;
-                    scope.labels.insert(name.clone(), format!("{name}@{}:{at}", kernel.name));
-                }
-                _ => {}
-            }
-            at += 1;
-        }
-        self.scopes.push(scope);
-    }
-
-    fn label(&self, name: &str) -> String {
-        self.scopes
-            .iter()
-            .rev()
-            .find_map(|scope| scope.labels.get(name))
-            .cloned()
-            .unwrap_or_else(|| name.to_string())
-    }
-
-    fn registers(&mut self, kernel: &mut Kernel) -> Result<(), LoadError> {
-        let line = self.parser.line();
-        let kind = self.parser.next()?;
-        let class = match kind.as_str() {
-            ".pred" => Class::Predicate,
-            ".b64" | ".u64" | ".s64" | ".f64" => Class::Wide,
-            other => match type_size(other.trim_start_matches('.')) {
-                Some(1..=4) => Class::Narrow,
-                _ => {
-                    return Err(LoadError::syntax(
-                        line,
-                        format!("registers of type `{other}` are not modelled"),
-                    ));
-                }
-            },
-        };
-        let scope = self.scopes.last_mut().expect("within the braces of a body");
-        loop {
-            let name = self.parser.next()?;
-            let next = &mut kernel.registers[class as usize];
-            if self.parser.eat("<") {
-                let count = self.parser.number()?;
-                self.parser.expect(">")?;
-                for index in 0..count as u32 {
-                    scope
-                        .registers
-                        .insert(format!("{name}{index}"), Register { class, index: *next + index });
-                }
-                *next += count as u32;
-            } else {
-                scope.registers.insert(name, Register { class, index: *next });
-                *next += 1;
-            }
-            if !self.parser.eat(",") {
-                break;
-            }
-        }
-        self.parser.expect(";")
-    }
-
-    fn variable(&mut self, kernel: &mut Kernel, space: &str, line: u32) -> Result<(), LoadError> {
-        let (name, alignment, bytes, initialised) = self.parser.variable()?;
-        if initialised {
-            return Err(LoadError::syntax(line, format!("{name} cannot have an initial value")));
-        }
-        let (space, end) = match space {
-            ".shared" => (Space::Shared, &mut kernel.static_shared),
-            _ => (Space::Local, &mut kernel.local_bytes),
-        };
-        let offset = end.next_multiple_of(alignment as u32);
-        *end = offset + bytes.len() as u32;
-        kernel
-            .variables
-            .insert(name, Variable { space, offset: u64::from(offset), size: bytes.len() as u64 });
-        Ok(())
-    }
-
-    /// `.loc file line column[, function_name label, inlined_at file line column]`.
-    fn location(&mut self, kernel: &mut Kernel) -> Result<(), LoadError> {
-        let position = self.position()?;
-        self.parents.remove(&position);
-        while self.parser.eat(",") {
-            match self.parser.next()?.as_str() {
-                "function_name" => {
-                    self.parser.next()?;
-                    if self.parser.eat("+") {
-                        self.parser.next()?;
-                    }
-                }
-                "inlined_at" => {
-                    let parent = self.position()?;
-                    self.parents.insert(position, parent);
-                }
-                _ => {}
-            }
-        }
-        let (file, line, _) = position;
-        if line == 0 {
-            return Ok(());
-        }
-        let mut inlined_at = Vec::new();
-        let mut at = position;
-        while let Some(parent) = self.parents.get(&at)
-            && inlined_at.len() < 32
-        {
-            inlined_at.push(parent.1);
-            at = *parent;
-        }
-        let file = self.parser.files.get(&file).cloned().unwrap_or_else(|| "?".into());
-        let source = SourceLine { file, line, inlined_at };
-        let count = kernel.source_lines.len() as u32;
-        let index = *self.names.entry(source.clone()).or_insert(count);
-        if index == count {
-            kernel.source_lines.push(source);
-        }
-        self.source = Some(index);
-        Ok(())
-    }
-
-    fn position(&mut self) -> Result<Position, LoadError> {
-        Ok((self.parser.number()? as u32, self.parser.number()? as u32, self.parser.number()? as u32))
-    }
-
-    fn statement(&mut self, line: u32) -> Result<Statement, LoadError> {
-        let mut guard = None;
-        if self.parser.eat("@") {
-            let negated = self.parser.eat("!");
-            let name = self.parser.next()?;
-            let register = self.register(&name).filter(|register| register.class == Class::Predicate);
-            let register =
-                register.ok_or_else(|| LoadError::syntax(line, format!("`{name}` is not a predicate")))?;
-            guard = Some((register, !negated));
-        }
-        if !self.parser.tokens.get(self.parser.at).is_some_and(Token::is_word) {
-            return Err(LoadError::syntax(
-                line,
-                format!("expected an instruction, found `{}`", self.parser.peek()),
-            ));
-        }
-        let opcode = self.parser.next()?;
-        let mut operands = Vec::new();
-        if opcode == "call" || opcode.starts_with("call.") {
-            self.parser.skip_past(";")?;
-            return Ok(Statement { guard, opcode, operands, line, source: self.source });
-        }
-        while !self.parser.eat(";") {
-            operands.push(self.operand()?);
-            if !self.parser.eat(",") {
-                self.parser.expect(";")?;
-                break;
-            }
-        }
-        Ok(Statement { guard, opcode, operands, line, source: self.source })
-    }
-
-    fn register(&self, name: &str) -> Option<Register> {
-        self.scopes.iter().rev().find_map(|scope| scope.registers.get(name)).copied()
-    }
-
-    fn operand(&mut self) -> Result<Operand, LoadError> {
-        let line = self.parser.line();
-        let text = self.parser.next()?;
-        match text.as_str() {
-            "[" => self.address(),
-            "{" => {
-                let mut elements = Vec::new();
-                while !self.parser.eat("}") {
-                    elements.push(self.operand()?);
-                    self.parser.eat(",");
-                }
-                Ok(Operand::Vector(elements))
-            }
-            "!" => {
-                let name = self.parser.next()?;
-                let register = self.register(&name);
-                register
-                    .map(Operand::Not)
-                    .ok_or_else(|| LoadError::syntax(line, format!("`{name}` is not a register")))
-            }
-            "-" => match self.operand()? {
-                Operand::Immediate(value) => Ok(Operand::Immediate(value.wrapping_neg())),
-                _ => {
-                    Err(LoadError::syntax(line, "a minus sign stands before something that is not a number"))
-                }
-            },
-            word => {
-                let first = if let Some(value) = number(word) {
-                    Operand::Immediate(value)
-                } else if let Some(register) = self.register(word) {
-                    Operand::Register(register)
-                } else {
-                    Operand::Name(self.label(word))
-                };
-                if self.parser.eat("|") {
-                    return Ok(Operand::Pair(Box::new(first), Box::new(self.operand()?)));
-                }
-                // `variable+4` as an operand of mov.
-                if matches!(first, Operand::Name(_)) && self.parser.eat("+") {
-                    let offset = self.parser.number()? as i64;
-                    return Ok(Operand::Address { base: Box::new(first), offset, coordinates: Vec::new() });
-                }
-                Ok(first)
-            }
-        }
-    }
-
-    fn address(&mut self) -> Result<Operand, LoadError> {
-        let line = self.parser.line();
-        let base = match self.operand()? {
-            // `variable+4` was read as a whole.
-            Operand::Address { base, offset, .. } => (base, offset),
-            other => (Box::new(other), 0),
-        };
-        let (base, mut offset) = base;
-        let mut coordinates = Vec::new();
-        loop {
-            let text = self.parser.next()?;
-            match text.as_str() {
-                "+" => {
-                    let negative = self.parser.eat("-");
-                    let value = self.parser.number()? as i64;
-                    offset = offset.wrapping_add(if negative { value.wrapping_neg() } else { value });
-                }
-                "-" => offset = offset.wrapping_sub(self.parser.number()? as i64),
-                "," => coordinates.push(self.operand()?),
-                "]" => return Ok(Operand::Address { base, offset, coordinates }),
-                other => {
-                    return Err(LoadError::syntax(line, format!("`{other}` is not expected in an address")));
-                }
-            }
-        }
-    }
-}
-
 /// The bits of a number as PTX writes it: decimal, `0x`, octal, `0f` and `0d` with the bits of a float.
-fn number(text: &str) -> Option<u64> {
+pub(super) fn number(text: &str) -> Option<u64> {
     if !text.starts_with(|c: char| c.is_ascii_digit()) {
         return None;
     }
