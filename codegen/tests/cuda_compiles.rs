@@ -2,6 +2,9 @@
 //! every kernel of a model of production size. What the writer says of them holds: which tiles do not fit in shared
 //! memory, and what tensor cores multiply.
 
+#[path = "support/nvrtc.rs"]
+mod installed;
+
 use diptych_codegen::cuda::{Architecture, KernelText, file_text, step};
 use diptych_codegen::driver::{CompiledProgram, compile_program};
 use diptych_codegen::entry::EntryOptions;
@@ -9,6 +12,7 @@ use diptych_ir::EntryKind;
 use diptych_models::{Registry, build};
 use diptych_nvrtc::{Form, KernelCache, KernelResources, Nvrtc, disassemble, find_nvdisasm};
 use diptych_passes::AdamWOptions;
+use installed::nvrtc;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem::offset_of;
@@ -45,10 +49,6 @@ fn compiled(
 fn kernels(program: &CompiledProgram) -> BTreeMap<&str, &KernelText> {
     let all = program.entries.values().flat_map(|entry| &entry.device_kernels);
     all.map(|kernel| (kernel.name.as_str(), kernel)).collect()
-}
-
-fn nvrtc() -> Option<Nvrtc> {
-    Nvrtc::find().map_err(|error| println!("skipped: {error}")).ok()
 }
 
 /// Compiles kernels, some a file, and gives what each uses and its file's machine code.

@@ -1,10 +1,14 @@
 //! The dots of the CUDA prelude, executed on the virtual GPU in every form in which kernels call them: sizes that are no
 //! multiples of tiles, operands in both orders, copied in every way, whole and in parts.
 
+#[path = "support/nvrtc.rs"]
+mod installed;
+
 use diptych_codegen::cuda::{KernelText, file_text};
 use diptych_nvrtc::{Form, KernelCache, Nvrtc};
 use diptych_virtual_gpu::{Arguments, Configuration, Device, LaunchReport, LaunchSizes, Target};
 use half::bf16;
+use installed::nvrtc;
 
 /// A way to call a dot.
 struct Call {
@@ -143,10 +147,6 @@ probe(int m, int n, int k, const {a} *a, const {b} *b, float *c) {{
 fn check_conflicts(call: &Call, report: &LaunchReport) {
     let (all, inner) = (report.total.bank_conflict_ratio(), report.main_loop().bank_conflict_ratio());
     assert!(all <= 1.1 && inner <= 1.05, "{all} {inner}: {}", call.text([[0; 2]; 2]));
-}
-
-fn nvrtc() -> Option<Nvrtc> {
-    Nvrtc::find().map_err(|error| println!("skipped: {error}")).ok()
 }
 
 fn calls(parts: Option<[usize; 2]>, copies: &[[&'static str; 2]]) -> Vec<Call> {
