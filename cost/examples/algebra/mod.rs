@@ -140,7 +140,7 @@ impl Loaded {
         Ok(Loaded { runs, session })
     }
 
-    /// Runs an entry once: seconds, or none if it was not compiled.
+    /// Runs an entry once: seconds, or none if it was not compiled, or fails.
     fn seconds(&mut self, device: &Device, entry: EntryKind) -> Option<f64> {
         let run = self.runs.iter_mut().find(|run| run.entry == entry)?;
         let start = Instant::now();

@@ -199,7 +199,7 @@ impl CpuExecutable {
         self.recorder = (runs > 0).then(|| Recorder::new(runs, slices, self.threads));
     }
 
-    /// What was recorded since [`Executable::record`], which ends with this; empty if nothing was.
+    /// What was recorded since [`CpuExecutable::record`], which ends with this; empty if nothing was.
     pub fn take_recording(&mut self) -> Recording {
         let recorder = self.recorder.take().unwrap_or_else(|| Recorder::new(0, 0, self.threads));
         recorder.finish(self.launches.clone())
