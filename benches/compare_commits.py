@@ -165,7 +165,9 @@ def run(options):
             print(f"{work} is left out: not both commits have it", file=sys.stderr)
             continue
         for number in range(options.rounds):
-            for at, side in enumerate(sides):
+            # They take turns in being first: what comes second finds caches and clocks as the first left them.
+            for at in (0, 1) if number % 2 == 0 else (1, 0):
+                side = sides[at]
                 print(f"{work}, round {number + 1} of {options.rounds}: {['before', 'after'][at]}", file=sys.stderr)
                 for name, milliseconds in side.measure(work, options).items():
                     times.setdefault(name, ([], []))[at].append(milliseconds)

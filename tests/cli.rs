@@ -411,7 +411,7 @@ fn stored_blocks_hold_the_numbers_of_the_file() {
         let Some(columns) = session.store.columns(name) else { continue };
         for column in 0..columns.count() {
             let blocks = checkpoint.blocks(name.as_str(), columns.first(column), columns.depth()).unwrap();
-            session.store.set_column(name, &columns, column, blocks);
+            session.store.set_column(name, &columns, column, blocks).unwrap();
         }
         let numbers = session.store.get(name).unwrap();
         assert_eq!(numbers, checkpoint.load_param(name.as_str()).unwrap(), "{name}");

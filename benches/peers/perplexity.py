@@ -1,9 +1,11 @@
-"""The perplexity of texts in each format of weights, with Diptych and with llama.cpp's tool: in windows of 512 tokens, of
-which the second half counts. Needs what setup.sh installs; exits with 1 where they differ by more than 0.5%.
+"""The perplexity of texts in each format of weights, with Diptych and with llama.cpp's tool, and in Q8_0 with OpenVINO: in
+windows of 512 tokens, of which the second half counts. Needs what setup.sh installs. Exits with 1 where Diptych and
+llama.cpp differ by more than 0.5%.
 
-  perplexity.py [TEXT ...]     without any, the documentation of this repository, and the GPL where Debian keeps it
+  perplexity.py [TEXT ...]     without any, docs/decisions.md, and the GPL where Debian keeps it
 """
 
+import json
 import re
 import subprocess
 import sys
@@ -46,12 +48,25 @@ def model(form):
     return path
 
 
+def openvino(path, text):
+    """OpenVINO's perplexity of a text in 8 bits, where it is installed."""
+    python = HOME / "venv-openvino/bin/python"
+    if not python.exists():
+        return "–"
+    ids = run(HOME / "llama.cpp/bin/llama-tokenize", "-m", path, "-f", text, "--ids", "--no-bos", "--log-disable")
+    found = text.with_suffix(".ids")
+    found.write_text(json.dumps(json.loads(re.search(r"\[[\d, ]*\]", ids).group())))
+    script = ROOT / "benches/peers/perplexity_openvino.py"
+    perplexity = find(r"PPL = ([\d.]+)", run(python, script, path, found, WINDOW))
+    return f"{perplexity:.4f}"
+
+
 def texts():
     named = [Path(name) for name in sys.argv[1:]]
     if named:
         return [(path.name, path.read_text()) for path in named]
-    pages = sorted((ROOT / "docs").glob("*.md"))
-    found = [("docs/*.md", "\n".join(page.read_text() for page in pages))]
+    page = ROOT / "docs/decisions.md"
+    found = [(page.name, page.read_text())]
     license = Path("/usr/share/common-licenses/GPL-3")
     return found + [("GPL-3", license.read_text())] if license.exists() else found
 
@@ -59,18 +74,21 @@ def texts():
 def main():
     run("cargo", "build", "--release", "--quiet", "--bin", "diptych")
     apart = 0
-    print("| text | format | Diptych | llama.cpp | ratio |\n|---|---|---|---|---|")
+    print("| text | format | Diptych | llama.cpp | ratio | OpenVINO |\n|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         for name, text in texts():
             path = Path(folder) / "text.txt"
             path.write_text(text)
             for form in FORMATS:
-                arguments = ["--gguf", model(form), "--weights", "stored", "--data", path, "--window", WINDOW]
-                ours = find(r"perplexity\s+([\d.]+)", run(ROOT / "target/release/diptych", "score", "--second-half", *arguments))
+                weights = "f32" if form == "F32" else "stored"
+                arguments = ["--gguf", model(form), "--weights", weights, "--data", path, "--window", WINDOW]
+                score = run(ROOT / "target/release/diptych", "score", "--second-half", *arguments)
+                ours = find(r"perplexity\s+([\d.]+)", score)
                 tool = HOME / "llama.cpp/bin/llama-perplexity"
                 theirs = find(r"PPL = ([\d.]+)", run(tool, "-m", model(form), "-f", path, "-c", WINDOW, "-t", 2))
                 apart = max(apart, abs(ours / theirs - 1))
-                print(f"| {name} | {form} | {ours:.4f} | {theirs:.4f} | {ours / theirs:.4f} |", flush=True)
+                other = openvino(model(form), path) if form == "Q8_0" else ""
+                print(f"| {name} | {form} | {ours:.4f} | {theirs:.4f} | {ours / theirs:.4f} | {other} |", flush=True)
     print(f"\nat most {apart:.2%} apart")
     sys.exit(apart > WITHIN)
 

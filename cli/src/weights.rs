@@ -227,7 +227,7 @@ impl Weights {
                         for column in 0..columns.count() {
                             let blocks =
                                 checkpoint.blocks(name.as_str(), columns.first(column), columns.depth())?;
-                            session.store.set_column(name, &columns, column, blocks);
+                            session.store.set_column(name, &columns, column, blocks)?;
                         }
                         checkpoint.release(name.as_str())?;
                         continue;

@@ -219,6 +219,10 @@ const FINALISTS: usize = 2;
 /// knows nothing of fusion, so less says nothing.
 const WORTH_REWRITING: f64 = 0.02;
 
+/// Rows of a block, and threads, for which forms are compared, whatever those of the machine at hand: bits depend on the
+/// form, and neither a search of blocks nor `--threads` may choose it.
+const REFERENCE: (usize, usize) = (144, 2);
+
 /// Compares forms once they are fused, each of them once.
 pub struct Judge<'a> {
     bindings: Vec<Binding>,
@@ -228,8 +232,9 @@ pub struct Judge<'a> {
 }
 
 impl<'a> Judge<'a> {
-    /// A judge of what these bindings take.
-    pub fn new(bindings: &[Binding], seconds: &'a SecondsOfRun<'a>, options: EntryOptions) -> Judge<'a> {
+    /// A judge of what these bindings take in panels of such a width.
+    pub fn new(bindings: &[Binding], seconds: &'a SecondsOfRun<'a>, panel: usize) -> Judge<'a> {
+        let options = EntryOptions::new(panel, REFERENCE.0, REFERENCE.1);
         Judge { bindings: bindings.to_vec(), seconds, options, known: HashMap::new() }
     }
 
@@ -308,7 +313,8 @@ pub fn candidates(forms: Vec<Form>, written: &Form, backward: &Objective) -> Vec
 
 /// Chooses the form of a program. Where the cost after fusion is asked for, a form that cannot be compiled for all entries
 /// of the objective, or will not do, is dropped. By the additive model alone nothing is compiled here: then
-/// [`compile_rewritten`](crate::driver::compile_rewritten) drops what it cannot compile.
+/// [`compile_rewritten`](crate::driver::compile_rewritten) drops what it cannot compile. Of the options only the panel has
+/// a say: a form depends on no machine.
 ///
 /// # Errors
 /// When the program is malformed, or no form of it can be compiled: why the best could not.
@@ -344,7 +350,7 @@ pub fn rewrite(
     laps.lap("algebra");
     let mut refused = Vec::new();
     if let Some(seconds) = rewriting.seconds {
-        let mut judge = Judge::new(&objective.bindings, seconds, options);
+        let mut judge = Judge::new(&objective.bindings, seconds, options.panel);
         (found, refused) = judge.compare(found, objective);
         laps.lap("comparison of forms");
     } else {

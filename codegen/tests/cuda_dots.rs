@@ -1,10 +1,14 @@
 //! The dots of the CUDA prelude, executed on the virtual GPU in every form in which kernels call them: sizes that are no
 //! multiples of tiles, operands in both orders, copied in every way, whole and in parts.
 
+#[path = "support/nvrtc.rs"]
+mod installed;
+
 use diptych_codegen::cuda::{KernelText, file_text};
 use diptych_nvrtc::{Form, KernelCache, Nvrtc};
 use diptych_virtual_gpu::{Arguments, Configuration, Device, LaunchReport, LaunchSizes, Target};
 use half::bf16;
+use installed::nvrtc;
 
 /// A way to call a dot.
 struct Call {
@@ -139,8 +143,10 @@ probe(int m, int n, int k, const {a} *a, const {b} *b, float *c) {{
     }
 }
 
-fn nvrtc() -> Option<Nvrtc> {
-    Nvrtc::find().map_err(|error| println!("skipped: {error}")).ok()
+/// Threads that read or write shared memory at once use different banks, but for where a tile is not full.
+fn check_conflicts(call: &Call, report: &LaunchReport) {
+    let (all, inner) = (report.total.bank_conflict_ratio(), report.main_loop().bank_conflict_ratio());
+    assert!(all <= 1.1 && inner <= 1.05, "{all} {inner}: {}", call.text([[0; 2]; 2]));
 }
 
 fn calls(parts: Option<[usize; 2]>, copies: &[[&'static str; 2]]) -> Vec<Call> {
@@ -166,7 +172,8 @@ fn calls(parts: Option<[usize; 2]>, copies: &[[&'static str; 2]]) -> Vec<Call> {
 fn a_dot_by_registers_is_a_chain_of_multiply_adds() {
     let Some(nvrtc) = nvrtc() else { return };
     for call in calls(None, &[["", ""]]) {
-        let (found, _, chains, _) = call.run(&nvrtc);
+        let (found, _, chains, report) = call.run(&nvrtc);
+        check_conflicts(&call, &report);
         assert!(
             found.iter().zip(&chains).all(|(x, y)| x.to_bits() == y.to_bits()),
             "{}",
@@ -189,5 +196,6 @@ fn a_dot_on_tensor_cores_is_as_exact_as_floats() {
         let distance = (difference / norm).sqrt();
         assert!(distance < 1e-6, "{distance:e}: {}", call.text([[0; 2]; 2]));
         assert!(report.total.tensor_core_instructions > 0);
+        check_conflicts(&call, &report);
     }
 }

@@ -179,7 +179,9 @@ fn no_block_changes_a_chain() {
         let depths: BTreeSet<usize> = width.blockings().iter().map(|blocking| blocking.depth).collect();
         for depth in depths.into_iter().filter(|&depth| depth != width.blocking().depth) {
             let library = support::load_with(width, &[format!("-DDOT_BLOCK_K={depth}")], EXPORTS);
-            chains::<f32>(&library, width, 75);
+            chains::<f32>(&library, width, 26);
+            chains::<bf16>(&library, width, 11);
+            across_chains(&library, width, 16);
         }
     }
 }
@@ -366,75 +368,72 @@ type Across = unsafe extern "C" fn(
 #[test]
 fn a_weight_that_lies_across_gives_the_same_chains() {
     for width in support::widths() {
-        let library = support::load(width, EXPORTS);
-        // SAFETY: exports.c declares it with this signature.
-        let across = unsafe { *library.get::<Across>(b"test_dot_across").unwrap() };
-        let mut random = Random(11);
-        let mut memory = [(); 3].map(|_| Guarded::new(&library));
-        let panel = width.panel();
-        for round in 0..if width == VectorWidth::Portable { 40 } else { 150 } {
-            let (largest_m, largest_k) = if round % 15 == 0 { (330, 900) } else { (60, 130) };
-            let (m, n) = (size(&mut random, largest_m), size(&mut random, 300));
-            let k = size(&mut random, largest_k);
-            let a = Layout::strided(&mut random, m, k);
-            let c = Layout::in_panels(&mut random, m, n, panel);
-            // Panels may have more rows than are asked for; the last is filled up.
-            let b_panel = (n + random.below(3)) * panel;
-            let b_at = |kk: usize, j: usize| kk / panel * b_panel + j * panel + kk % panel;
-            let a_values = a.fill(&mut random, m, k, panel);
-            let mut b_values = vec![f32::NAN; k.div_ceil(panel) * b_panel];
-            for kk in 0..k {
-                for j in 0..n {
-                    b_values[b_at(kk, j)] = random.float();
-                }
+        let rounds = if width == VectorWidth::Portable { 40 } else { 150 };
+        across_chains(&support::load(width, EXPORTS), width, rounds);
+    }
+}
+
+fn across_chains(library: &Library, width: VectorWidth, rounds: usize) {
+    // SAFETY: exports.c declares it with this signature.
+    let across = unsafe { *library.get::<Across>(b"test_dot_across").unwrap() };
+    let mut random = Random(11);
+    let mut memory = [(); 3].map(|_| Guarded::new(library));
+    let panel = width.panel();
+    for round in 0..rounds {
+        let (largest_m, largest_k) = if round % 15 == 0 { (330, 900) } else { (60, 130) };
+        let (m, n) = (size(&mut random, largest_m), size(&mut random, 300));
+        let k = size(&mut random, largest_k);
+        let a = Layout::strided(&mut random, m, k);
+        let c = Layout::in_panels(&mut random, m, n, panel);
+        // Panels may have more rows than are asked for; the last is filled up.
+        let b_panel = (n + random.below(3)) * panel;
+        let b_at = |kk: usize, j: usize| kk / panel * b_panel + j * panel + kk % panel;
+        let a_values = a.fill(&mut random, m, k, panel);
+        let mut b_values = vec![f32::NAN; k.div_ceil(panel) * b_panel];
+        for kk in 0..k {
+            for j in 0..n {
+                b_values[b_at(kk, j)] = random.float();
             }
-            let before = c.fill(&mut random, m, n, panel);
-            let accumulate = random.below(2) == 0;
-            let mut scratch = vec![f32::NAN; width.dot_scratch_floats()];
-            let (a_p, b_p, c_p) =
-                (memory[0].put(&a_values), memory[1].put(&b_values), memory[2].put(&before));
-            // SAFETY: the layouts were made for these sizes, and their allocations end where they must.
-            let found = unsafe {
-                let (m, n, k, goes_on) = (m as i64, n as i64, k as i64, i32::from(accumulate));
-                let (padded, scratch) = (i32::from(c.padded), scratch.as_mut_ptr());
-                across(
-                    m,
-                    n,
-                    k,
-                    a_p,
-                    a.row,
-                    a.step,
-                    b_p,
-                    b_panel as i64,
-                    c_p,
-                    c.row,
-                    c.panel,
-                    padded,
-                    goes_on,
-                    scratch,
-                );
-                std::slice::from_raw_parts(c_p, c.length).to_vec()
-            };
-            let mut is_element = vec![false; c.length];
-            for i in 0..m {
-                for j in 0..n {
-                    let at = c.at(i, j, panel);
-                    is_element[at] = true;
-                    let start = if accumulate { before[at] } else { 0.0 };
-                    let add = |sum: f32, kk| a_values[a.at(i, kk, panel)].mul_add(b_values[b_at(kk, j)], sum);
-                    let wanted = (0..k).fold(start, add);
-                    let what = format!("{width:?} m={m} n={n} k={k} accumulate={accumulate} at [{i},{j}]");
-                    assert_eq!(
-                        found[at].to_bits(),
-                        wanted.to_bits(),
-                        "{what}: {} is not {wanted}",
-                        found[at]
-                    );
-                }
-            }
-            let untouched =
-                c.padded || found.iter().zip(&is_element).all(|(x, element)| *element || x.is_nan());
-            assert!(untouched, "{width:?} m={m} n={n} k={k}: wrote to what is no element");
         }
+        let before = c.fill(&mut random, m, n, panel);
+        let accumulate = random.below(2) == 0;
+        let mut scratch = vec![f32::NAN; width.dot_scratch_floats()];
+        let (a_p, b_p, c_p) = (memory[0].put(&a_values), memory[1].put(&b_values), memory[2].put(&before));
+        // SAFETY: the layouts were made for these sizes, and their allocations end where they must.
+        let found = unsafe {
+            let (m, n, k, goes_on) = (m as i64, n as i64, k as i64, i32::from(accumulate));
+            let (padded, scratch) = (i32::from(c.padded), scratch.as_mut_ptr());
+            across(
+                m,
+                n,
+                k,
+                a_p,
+                a.row,
+                a.step,
+                b_p,
+                b_panel as i64,
+                c_p,
+                c.row,
+                c.panel,
+                padded,
+                goes_on,
+                scratch,
+            );
+            std::slice::from_raw_parts(c_p, c.length).to_vec()
+        };
+        let mut is_element = vec![false; c.length];
+        for i in 0..m {
+            for j in 0..n {
+                let at = c.at(i, j, panel);
+                is_element[at] = true;
+                let start = if accumulate { before[at] } else { 0.0 };
+                let add = |sum: f32, kk| a_values[a.at(i, kk, panel)].mul_add(b_values[b_at(kk, j)], sum);
+                let wanted = (0..k).fold(start, add);
+                let what = format!("{width:?} m={m} n={n} k={k} accumulate={accumulate} at [{i},{j}]");
+                assert_eq!(found[at].to_bits(), wanted.to_bits(), "{what}: {} is not {wanted}", found[at]);
+            }
+        }
+        let untouched = c.padded || found.iter().zip(&is_element).all(|(x, element)| *element || x.is_nan());
+        assert!(untouched, "{width:?} m={m} n={n} k={k}: wrote to what is no element");
     }
 }

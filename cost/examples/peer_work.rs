@@ -229,7 +229,7 @@ fn serve(job: &Serving, lines: impl Iterator<Item = std::io::Result<String>>) ->
         if let Some(columns) = session.store.columns(name) {
             for column in 0..columns.count() {
                 let blocks = checkpoint.blocks(name.as_str(), columns.first(column), columns.depth())?;
-                session.store.set_column(name, &columns, column, blocks);
+                session.store.set_column(name, &columns, column, blocks)?;
             }
             checkpoint.release(name.as_str())?;
             continue;

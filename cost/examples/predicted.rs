@@ -17,7 +17,7 @@ use diptych_ir::EntryKind;
 use diptych_models::hugging_face::Checkpoint;
 use diptych_models::{Registry, build, initialize};
 use diptych_runtime::device::Cpu;
-use diptych_runtime::executor::{Binding, CacheRooms, CacheSize, Executable, LaunchTime, Sequence};
+use diptych_runtime::executor::{Binding, CacheRooms, CacheSize, Executable, LaunchTime, RunError, Sequence};
 use diptych_runtime::session::{Device, Session};
 use held::{with_cache, with_weights};
 use std::path::Path;
@@ -46,7 +46,7 @@ struct Best {
     launches: Vec<f64>,
 }
 
-fn time(run: &mut Executable, device: &Device, binding: &Binding, rounds: usize) -> Result<Best, Failure> {
+fn time(run: &mut Executable, device: &Device, binding: &Binding, rounds: usize) -> Result<Best, RunError> {
     run.refresh(device, binding)?;
     run.run(device, binding)?;
     let mut best = Best { run: f64::INFINITY, launches: Vec::new() };

@@ -10,7 +10,7 @@ use diptych_ir::{EntryKind, Program};
 use diptych_models::{ModelBuilder, initialize};
 use diptych_passes::AdamWOptions;
 use diptych_runtime::device::Cpu;
-use diptych_runtime::executor::{Binding, Executable, LaunchTime, Sequence};
+use diptych_runtime::executor::{Binding, Executable, LaunchTime, RunError, Sequence};
 use diptych_runtime::session::{Device, Session};
 
 type Failure = Box<dyn std::error::Error>;
@@ -99,7 +99,7 @@ impl Runner {
         Ok(Runner { session, runs, binding })
     }
 
-    fn round(&mut self, device: &Device) -> Result<(), Failure> {
+    fn round(&mut self, device: &Device) -> Result<(), RunError> {
         for (_, run, best) in &mut self.runs {
             run.record(1);
             run.run(device, &self.binding)?;
@@ -159,7 +159,9 @@ fn main() -> Result<(), Failure> {
         Target::load("this-machine")?.into_machine(Some((measurement.rates, measurement.memory_bytes)))?;
     let mut runners = [Runner::new(&device, sizes, true)?, Runner::new(&device, sizes, false)?];
     for _ in 0..rounds {
-        runners.iter_mut().try_for_each(|runner| runner.round(&device))?;
+        for runner in &mut runners {
+            runner.round(&device)?;
+        }
     }
     let [routed, dense] =
         runners.each_ref().map(|runner| runner.seconds(&machine, threads, sizes.tokens, profile));

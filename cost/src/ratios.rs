@@ -100,7 +100,7 @@ pub fn sweep_ratios(
     let asked = [0.0, f64::INFINITY].iter().chain(ratios);
     let objectives: Vec<Objective> = asked.map(|&ratio| at_ratio(objective, ratio)).collect();
     let written = as_written(program, &both)?;
-    let mut judge = Judge::new(&both.bindings, seconds, options);
+    let mut judge = Judge::new(&both.bindings, seconds, options.panel);
     let mut forms: Vec<Candidate> = Vec::new();
     let mut known: HashMap<(Vec<String>, bool), usize> = HashMap::new();
     let mut chosen = Vec::new();

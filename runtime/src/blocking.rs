@@ -3,9 +3,10 @@
 
 use crate::cpu::compile::{CSource, CompileError, Compiler, KernelCache, compile_all};
 use crate::cpu::pool::Pool;
-use crate::executor::kernel_flags;
+use crate::executor::{AlignedBytes, OutOfMemory, kernel_flags};
 use diptych_codegen::c::prelude::{Blocking, DOT_FUNCTIONS, VectorWidth, dot_source};
 use diptych_ir::DType;
+use std::error::Error;
 use std::ffi::c_void;
 use std::time::Instant;
 
@@ -41,28 +42,36 @@ type Dot = unsafe extern "C" fn(
 );
 
 /// The blocks for kernels of a width that run on this pool: as found before, or else searched now, some seconds.
-/// Where nothing can be kept or compiled they are the default.
+/// Where nothing can be kept they are the default, so that one machine does not change its mind.
 pub fn fastest(pool: &Pool, compiler: &Compiler, cache: &KernelCache, width: VectorWidth) -> Blocking {
     let candidates = width.blockings();
-    let [_, _, ..] = candidates[..] else { return width.blocking() };
+    if candidates.len() < 2 {
+        return width.blocking();
+    }
     let sources: Vec<CSource> = candidates.iter().map(source).collect();
     let flags = kernel_flags(width, compiler);
-    let threads = CSource { name: "threads".to_owned(), text: pool.threads().to_string() };
-    let key = sources.iter().chain([&threads]);
-    let Some(note) = cache.note("blocking", key, &flags, compiler) else { return width.blocking() };
-    let known = note.read().and_then(|text| {
-        let mut numbers = text.split_whitespace().map(str::parse::<usize>);
-        let found = Blocking { rows: numbers.next()?.ok()?, depth: numbers.next()?.ok()? };
-        candidates.contains(&found).then_some(found)
-    });
-    known.unwrap_or_else(|| {
-        let Ok(found) = search(pool, compiler, cache, width, &candidates, &sources, &flags) else {
-            return width.blocking();
-        };
-        // What cannot be kept is searched again.
-        note.write(&format!("{} {}\n", found.rows, found.depth)).ok();
-        found
-    })
+    let asked = format!("{candidates:?} {DEPTHS:?} {ELEMENTS} {COLUMNS} {WORTH_CHANGING} {}", pool.threads());
+    let asked = CSource { name: "what is searched".to_owned(), text: asked };
+    let Some(note) = cache.note("blocking", sources.iter().chain([&asked]), &flags, compiler) else {
+        return width.blocking();
+    };
+    let kept = || parse(&note.read()?).filter(|found| candidates.contains(found));
+    let search = || {
+        // Two searches at once would disturb each other.
+        let _alone = note.alone().ok()?;
+        if let Some(found) = kept() {
+            return Some(found);
+        }
+        let found = search(pool, compiler, cache, width, &candidates, &sources, &flags).ok()?;
+        note.write(&format!("{} {}\n", found.rows, found.depth)).ok()?;
+        Some(found)
+    };
+    kept().or_else(search).unwrap_or_else(|| width.blocking())
+}
+
+fn parse(text: &str) -> Option<Blocking> {
+    let mut numbers = text.split_whitespace().map(str::parse);
+    Some(Blocking { rows: numbers.next()?.ok()?, depth: numbers.next()?.ok()? })
 }
 
 fn source(blocking: &Blocking) -> CSource {
@@ -77,7 +86,7 @@ fn search(
     candidates: &[Blocking],
     sources: &[CSource],
     flags: &[String],
-) -> Result<Blocking, CompileError> {
+) -> Result<Blocking, Box<dyn Error>> {
     let compiled = compile_all(compiler, sources, flags, cache, pool.threads())?;
     let dots: Vec<Dot> = compiled
         .libraries
@@ -87,27 +96,36 @@ fn search(
             Ok(unsafe { std::mem::transmute::<*const c_void, Dot>(library.symbol(DOT_FUNCTIONS[0])?) })
         })
         .collect::<Result<_, CompileError>>()?;
-    let default = candidates.iter().position(|&candidate| candidate == width.blocking()).unwrap_or(0);
-    // For each candidate, how long it takes against the default: the logarithms, summed over depths.
-    let mut longer = vec![0.0; candidates.len()];
+    let mut seconds = Vec::new();
     for depth in DEPTHS {
-        let mut work = Work::new(pool, candidates, width, depth);
-        let mut seconds = vec![Vec::new(); candidates.len()];
-        for _ in 0..ROUNDS {
-            for (at, (&candidate, &dot)) in candidates.iter().zip(&dots).enumerate() {
-                seconds[at].push(work.seconds(pool, candidate, dot));
-            }
-        }
-        for (at, longer) in longer.iter_mut().enumerate() {
-            let mut ratios: Vec<f64> =
-                seconds[at].iter().zip(&seconds[default]).map(|(one, other)| one / other).collect();
-            ratios.sort_by(f64::total_cmp);
-            *longer += ratios[ROUNDS / 2].ln();
-        }
+        let mut work = Work::new(pool, candidates, width, depth)?;
+        let round = |_| {
+            let of = |(&candidate, &dot): (&Blocking, &Dot)| work.seconds(pool, candidate, dot);
+            candidates.iter().zip(&dots).map(of).collect()
+        };
+        seconds.push((0..ROUNDS).map(round).collect());
     }
-    let best = (0..candidates.len()).min_by(|&a, &b| longer[a].total_cmp(&longer[b])).unwrap_or(default);
-    let share = (longer[best] / DEPTHS.len() as f64).exp();
-    Ok(candidates[if share < WORTH_CHANGING { best } else { default }])
+    Ok(best(candidates, width.blocking(), &seconds))
+}
+
+/// The candidate that takes the least time against the default, if that is worth a change. Of each depth there are
+/// rounds, and of each round the seconds of each candidate; those of one round are compared.
+fn best(candidates: &[Blocking], default: Blocking, seconds: &[Vec<Vec<f64>>]) -> Blocking {
+    let Some(normal) = candidates.iter().position(|&candidate| candidate == default) else { return default };
+    // The geometric mean over depths of the medians over rounds.
+    let share = |at: usize| {
+        let median = |rounds: &Vec<Vec<f64>>| {
+            let mut ratios: Vec<f64> = rounds.iter().map(|round| round[at] / round[normal]).collect();
+            ratios.sort_by(f64::total_cmp);
+            ratios[ratios.len() / 2].ln()
+        };
+        (seconds.iter().map(median).sum::<f64>() / seconds.len() as f64).exp()
+    };
+    let shares = (0..candidates.len()).map(|at| (share(at), candidates[at]));
+    match shares.min_by(|one, other| one.0.total_cmp(&other.0)) {
+        Some((share, found)) if share < WORTH_CHANGING => found,
+        _ => default,
+    }
 }
 
 /// Products of rows of each thread with one matrix of all.
@@ -116,9 +134,9 @@ struct Work {
     depth: usize,
     /// Rows of each thread: a multiple of those of every candidate.
     rows: usize,
-    right: Vec<f32>,
+    right: AlignedBytes,
     /// Of each thread: rows, products and scratch.
-    own: Vec<[Vec<f32>; 3]>,
+    own: Vec<[AlignedBytes; 3]>,
 }
 
 /// Where a thread's own memory is.
@@ -129,20 +147,33 @@ struct Own([*mut f32; 3]);
 unsafe impl Sync for Own {}
 
 impl Work {
-    fn new(pool: &Pool, candidates: &[Blocking], width: VectorWidth, depth: usize) -> Work {
+    fn new(
+        pool: &Pool,
+        candidates: &[Blocking],
+        width: VectorWidth,
+        depth: usize,
+    ) -> Result<Work, OutOfMemory> {
         let rows = candidates.iter().map(|candidate| candidate.rows).max().unwrap_or(0);
-        let own =
-            || [vec![0.5; rows * depth], vec![0.0; rows * COLUMNS], vec![0.0; width.dot_scratch_floats()]];
+        // Memory as kernels have it. Numbers do not matter, but for those that slow a processor down: all are one.
+        let floats = |count: usize| -> Result<AlignedBytes, OutOfMemory> {
+            let mut bytes = AlignedBytes::zeroed(count * size_of::<f32>())?;
+            bytes.as_mut_slice::<f32>().fill(1.0);
+            Ok(bytes)
+        };
+        let own = || -> Result<[AlignedBytes; 3], OutOfMemory> {
+            Ok([floats(rows * depth)?, floats(rows * COLUMNS)?, floats(width.dot_scratch_floats())?])
+        };
         let columns = (ELEMENTS / depth).next_multiple_of(COLUMNS);
-        let own = (0..pool.threads()).map(|_| own()).collect();
-        Work { width, depth, rows, right: vec![0.25; depth * columns], own }
+        let own = (0..pool.threads()).map(|_| own()).collect::<Result<_, _>>()?;
+        Ok(Work { width, depth, rows, right: floats(depth * columns)?, own })
     }
 
     /// Seconds for all rows in blocks of a candidate.
     fn seconds(&mut self, pool: &Pool, candidate: Blocking, dot: Dot) -> f64 {
         let own: Vec<Own> =
-            self.own.iter_mut().map(|own| Own(own.each_mut().map(|part| part.as_mut_ptr()))).collect();
-        let (depth, panel, rows, right) = (self.depth, self.width.panel(), self.rows, &self.right);
+            self.own.iter().map(|own| Own(own.each_ref().map(|part| part.as_ptr().cast()))).collect();
+        let (depth, panel, rows, right) =
+            (self.depth, self.width.panel(), self.rows, self.right.as_slice::<f32>());
         let start = Instant::now();
         pool.run(&|thread, _| {
             let [left, products, scratch] = own[thread].0;
@@ -180,6 +211,31 @@ impl Work {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_saves_too_little_is_not_taken() {
+        let [default, deep, wide] =
+            [(144, 192), (144, 256), (288, 192)].map(|(rows, depth)| Blocking { rows, depth });
+        let candidates = [default, deep, wide];
+        // Rounds differ by far more than candidates.
+        let rounds = |deep: f64, wide: f64| -> Vec<Vec<f64>> {
+            [1.0, 3.0, 1.5].map(|slow| vec![slow, slow * deep, slow * wide]).to_vec()
+        };
+        assert_eq!(best(&candidates, default, &[rounds(0.9, 1.0), rounds(0.96, 0.8)]), wide);
+        assert_eq!(best(&candidates, default, &[rounds(0.9, 1.0), rounds(1.0, 1.1)]), deep);
+        assert_eq!(best(&candidates, default, &[rounds(0.99, 0.98), rounds(0.98, 1.0)]), default);
+        let mut disturbed = rounds(1.0, 1.0);
+        disturbed[1][2] = 0.1;
+        assert_eq!(best(&candidates, default, &[disturbed]), default);
+    }
+
+    #[test]
+    fn nothing_is_searched_where_nothing_can_be_kept() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let (pool, compiler) = (Pool::new(1).unwrap(), Compiler::find().unwrap());
+        let (cache, width) = (KernelCache::at(file.path().join("kernels")), VectorWidth::detect());
+        assert_eq!(fastest(&pool, &compiler, &cache, width), width.blocking());
+    }
 
     #[test]
     fn what_was_found_is_kept_and_what_is_damaged_is_searched_again() {

@@ -12,7 +12,7 @@ use diptych_ir::{Axis, DType, EntryKind, Initializer, Program, Symbol};
 use diptych_models::ModelBuilder;
 use diptych_passes::AdamWOptions;
 use diptych_runtime::device::Cpu;
-use diptych_runtime::executor::{Binding, CacheSize, Panels, Sequence, round_to_blocks};
+use diptych_runtime::executor::{Binding, CacheSize, Panels, ParameterError, Sequence, round_to_blocks};
 use diptych_runtime::session::{Device, Session};
 use in_blocks::{Numbers, held_in, random_blocks, set_random_blocks};
 use std::collections::BTreeMap;
@@ -62,7 +62,8 @@ fn run(device: &Device, session: &Session, x: &[f32], tokens: &[i32]) -> BTreeMa
 
 fn devices() -> Vec<(VectorWidth, Device)> {
     let widths = VectorWidth::ALL.into_iter().filter(|width| width.is_supported());
-    widths.map(|width| (width, Device::Cpu(Cpu { width, ..Cpu::new(Some(2)).unwrap() }))).collect()
+    let of = |width: VectorWidth| Cpu { width, blocking: width.blocking(), ..Cpu::new(Some(2)).unwrap() };
+    widths.map(|width| (width, Device::Cpu(of(width)))).collect()
 }
 
 #[test]
@@ -213,4 +214,27 @@ fn rounding_to_blocks_loses_little() {
     assert_eq!(round_to_blocks(BlockFormat::Q8_0, &[f32::NAN; 32]), None);
     assert_eq!(round_to_blocks(BlockFormat::Q4_1, &[f32::INFINITY; 32]), None);
     assert_eq!(round_to_blocks(BlockFormat::Q8_0, &[1e9; 32]), None);
+}
+
+#[test]
+fn columns_that_a_weight_does_not_have_are_refused() {
+    let program = held_in(&program([1, 64], [40, 1]), BlockFormat::Q8_0);
+    let device = Device::cpu(Some(1)).unwrap();
+    let mut session =
+        Session::compile(&device, &program, CONTEXT, &[EntryKind::Score], &AdamWOptions::default()).unwrap();
+    let [name, absent] = ["w", "absent"].map(Symbol::new);
+    let store = &mut session.store;
+    let columns = store.columns(name).unwrap();
+    let blocks = random_blocks(BlockFormat::Q8_0, 64, 0.5, &mut Numbers(3));
+    store.set_column(name, &columns, 39, &blocks).unwrap();
+    let refused = |error: ParameterError| error.to_string();
+    let error = refused(store.set_column(name, &columns, 40, &blocks).unwrap_err());
+    assert_eq!(error, "parameter `w` has no column 40 of 68 bytes: it has 40, of 68 bytes each");
+    let error = refused(store.set_column(name, &columns, 0, &blocks[1..]).unwrap_err());
+    assert_eq!(error, "parameter `w` has no column 0 of 67 bytes: it has 40, of 68 bytes each");
+    let mut other = columns.clone();
+    other.panels.depth = 32;
+    let error = refused(store.set_column(name, &other, 0, &blocks[..34]).unwrap_err());
+    assert_eq!(error, "parameter `w` has no column 0 of 34 bytes: it has 40, of 68 bytes each");
+    assert_eq!(refused(store.set_column(absent, &columns, 0, &blocks).unwrap_err()), "no parameter `absent`");
 }

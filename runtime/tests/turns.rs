@@ -84,6 +84,33 @@ fn rows_of_a_turn_and_of_a_block_change_no_bit_of_loss_and_gradients() {
 }
 
 #[test]
+fn rows_of_a_block_change_no_bit_of_scores() {
+    let device = Device::cpu(Some(2)).unwrap();
+    let program = program(true);
+    let scored = |block_rows: usize| -> Vec<u32> {
+        let blocks = BlockSizes::of_processor(block_rows);
+        let options = EntryOptions { blocks, ..device.options() };
+        let session = session(&device, &program, &[EntryKind::Score], options);
+        let limits = Limits { rows: LENGTHS.iter().sum(), batch: LENGTHS.len() };
+        let mut binding = Binding::new(limits, CONTEXT);
+        binding.bind(&LENGTHS.map(|length| Sequence { origin: 0, length, chunks: &[], state: 0 })).unwrap();
+        let mut run = session.executable(&device, EntryKind::Score, None, limits).unwrap();
+        for (name, stride) in [("tokens", 31), ("targets", 17)] {
+            let ids = run.input::<i32>(name).unwrap().iter_mut().enumerate();
+            ids.for_each(|(at, id)| *id = (at * stride % 613) as i32);
+        }
+        run.refresh(&device, &binding).unwrap();
+        run.run(&device, &binding).unwrap();
+        run.root("log_prob").unwrap().iter().map(|number| number.to_bits()).collect()
+    };
+    let usual = scored(144);
+    assert!(usual.iter().any(|&bits| bits != 0));
+    for rows in [12, 100, 288] {
+        assert!(scored(rows) == usual, "blocks of {rows} rows give other bits");
+    }
+}
+
+#[test]
 fn the_threads_that_decoding_is_divided_among_change_no_bit() {
     let program = program(true);
     // As many threads as columns and chunks are divided among, and fewer.

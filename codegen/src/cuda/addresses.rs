@@ -26,9 +26,15 @@ impl Writer<'_> {
         self.program.dims[dim].extent
     }
 
+    /// Whether an instance sees one position of a dimension, so that nothing walks it.
+    pub(super) fn is_single(&self, dim: DimId) -> bool {
+        self.extent(dim).constant() == Some(1) && !matches!(self.extent(dim), Extent::Choice { .. })
+    }
+
     /// The index of each of these dimensions, by the name of its loop.
     pub(super) fn walked<'b>(&'b self, dims: &'b [DimId]) -> impl Fn(DimId) -> Option<String> + 'b {
-        move |dim| dims.contains(&dim).then(|| format!("i_{}", self.name(dim)))
+        let walked = move |dim| dims.contains(&dim) && !self.is_single(dim);
+        move |dim| walked(dim).then(|| format!("i_{}", self.name(dim)))
     }
 
     /// The number of positions of a dimension that this instance looks at.

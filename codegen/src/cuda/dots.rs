@@ -65,6 +65,17 @@ impl Method {
     }
 }
 
+/// How many dots some statements have.
+pub(super) fn count(body: &[Stmt]) -> usize {
+    let of = |stmt: &Stmt| match stmt {
+        Stmt::Dot(_) => 1,
+        Stmt::Stream { body, .. } | Stmt::Steps { body, .. } => count(body),
+        Stmt::When { yes, no, .. } => count(yes) + count(no),
+        _ => 0,
+    };
+    body.iter().map(of).sum()
+}
+
 /// Shared memory that the dots of a program stage their operands in.
 pub(super) fn staged_bytes(program: &TileProgram) -> usize {
     fn most(program: &TileProgram, body: &[Stmt]) -> usize {

@@ -137,6 +137,7 @@ impl Writer<'_> {
     /// The number of points of some dimensions as they are dealt out: of the first as many as there are, of others as
     /// many as there can be, so that coordinates are had by dividing by constants.
     fn total(&self, dims: &[DimId]) -> String {
+        let dims: Vec<DimId> = dims.iter().copied().filter(|&dim| !self.is_single(dim)).collect();
         let Some((&first, rest)) = dims.split_first() else { return "1".to_owned() };
         let inner: usize = rest.iter().map(|&dim| self.extent(dim).most()).product();
         match (self.extent(first).constant(), inner) {
@@ -148,6 +149,7 @@ impl Writer<'_> {
 
     /// Declares the coordinates of `point`; gives the conditions under which they are there.
     fn coordinates(&mut self, dims: &[DimId]) -> Vec<String> {
+        let dims: Vec<DimId> = dims.iter().copied().filter(|&dim| !self.is_single(dim)).collect();
         let mut inner = 1;
         let mut lines = Vec::new();
         let mut guards = Vec::new();
@@ -156,7 +158,6 @@ impl Writer<'_> {
             let divided = if inner == 1 { "point".to_owned() } else { format!("point / {inner}") };
             let own = match position {
                 0 => divided,
-                _ if most == 1 => "0".to_owned(),
                 _ => format!("{divided} % {most}"),
             };
             lines.push(format!("const int i_{name} = {own};"));
@@ -173,7 +174,7 @@ impl Writer<'_> {
 
     /// Deals the points of some dimensions out over threads.
     pub(super) fn open_points(&mut self, dims: &[DimId]) {
-        if dims.is_empty() {
+        if dims.iter().all(|&dim| self.is_single(dim)) {
             return self.open("if (threadIdx.x == 0) {");
         }
         if let &[dim] = dims

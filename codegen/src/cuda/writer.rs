@@ -111,8 +111,11 @@ impl Writer<'_> {
             let (name, length) = (self.table(position), table.len());
             self.line(format!("__device__ const float {name}[{length}] = {{{}}};", numbers.join(", ")));
         }
-        // Where shared memory lets two blocks stay on a multiprocessor, registers have to as well: 128 a thread.
-        let together = architecture.blocks_of(self.placement.shared_bytes).clamp(1, 2);
+        // Where shared memory lets two blocks stay on a multiprocessor, registers have to as well: 128 a thread. Several
+        // products, or one with tiles elsewhere, keep more addresses than that.
+        let many = super::dots::count(&self.program.body) > 1 || self.placement.scratch_bytes > 0;
+        let most = if many { 1 } else { 2 };
+        let together = architecture.blocks_of(self.placement.shared_bytes).clamp(1, most);
         self.line(format!("extern \"C\" __global__ void __launch_bounds__({THREADS}, {together})"));
         let name = self.name.clone();
         let mut parameters = vec![
@@ -252,6 +255,7 @@ impl Writer<'_> {
             Extent::Blocks { size, block } if size == block => {
                 self.line(format!("const int {name}_start = 0;"));
             }
+            Extent::Blocks { block: 1, .. } => self.line(format!("const int {name}_start = {own};")),
             Extent::Blocks { size, block } => {
                 self.line(format!("const int {name}_start = {} * {block};", bracketed(own)));
                 if size % block != 0 {

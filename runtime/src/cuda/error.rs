@@ -54,6 +54,21 @@ pub enum CudaError {
         /// Its compute capability.
         capability: String,
     },
+    /// A block of the GPU can have less shared memory than code is generated for.
+    #[error(
+        "GPU {index}, {name}, gives a block {found} bytes of shared memory; Diptych generates code for {needed}, which \
+         A100 (8.0), H100 (9.0) and later GPUs for servers have"
+    )]
+    GpuTooSmall {
+        /// Its number.
+        index: usize,
+        /// What it is.
+        name: String,
+        /// Bytes of shared memory that a block can have.
+        found: usize,
+        /// What kernels may need.
+        needed: usize,
+    },
     /// The process runs on a driver of another kind.
     #[error(
         "this process runs on {first} already and cannot run on {asked} as well: the CUDA driver is loaded once. Start \
@@ -96,8 +111,8 @@ pub enum CudaError {
     },
     /// A block of a kernel needs more shared memory than the GPU has for one.
     #[error(
-        "kernel `{kernel}` needs {needed} bytes of shared memory for a block, and this GPU gives {most}: code \
-         is generated for A100 (sm_80) and H100 (sm_90a)"
+        "kernel `{kernel}` needs {needed} bytes of shared memory for a block, and this GPU gives {most}: code is \
+         generated for A100 (sm_80) and H100 (sm_90a)"
     )]
     SharedMemory {
         /// The kernel.
@@ -154,6 +169,11 @@ pub enum CudaError {
     /// Parameters were set and are not on the GPU yet.
     #[error("parameter `{0}` was set and not copied to the GPU: call `ParameterStore::upload` before a run")]
     NotUploaded(String),
+    /// What a failed run wrote is neither old nor new.
+    #[error(
+        "parameters and states on the GPU are not to be trusted, since a run that writes them failed: load them again"
+    )]
+    Lost,
     /// A run with longer sequences than the entry was loaded for.
     #[error("the binding is for contexts of {found} positions, and the entry was loaded for {expected}")]
     Context {

@@ -241,6 +241,10 @@ impl GpuExecutable {
         let (workspace, gpu) = (self.workspace.clone(), self.gpu.clone());
         let (alone, _gpu) = (workspace.alone(), gpu.context().alone());
         self.given.bind(binding)?;
+        // Before they are written, so that nobody takes what the host has for them if the run fails.
+        for &name in &self.writes {
+            self.parameters.gpu_is_newer(name);
+        }
         if self.gpu.is_virtual() {
             virtual_gpu::forget(workspace.arena(), workspace.arena_bytes());
         }
@@ -263,9 +267,6 @@ impl GpuExecutable {
         self.wait(done)?;
         if let Some(timing) = self.timing.as_mut().filter(|_| records) {
             timing.end()?;
-        }
-        for &name in &self.writes {
-            self.parameters.gpu_is_newer(name);
         }
         Ok(())
     }
@@ -293,6 +294,7 @@ impl GpuExecutable {
             let cause = "an earlier run failed".to_owned();
             return Err(CudaError::Run { entry: self.entry, cause });
         }
+        self.parameters.check()?;
         match self.parameters.waiting() {
             Some(name) => Err(CudaError::NotUploaded(name.to_string())),
             None => Ok(()),
@@ -303,7 +305,12 @@ impl GpuExecutable {
     fn wait(&mut self, asked: Result<(), CudaError>) -> Result<(), CudaError> {
         let waited = self.gpu.stream().synchronize();
         let done = asked.and_then(|()| waited.map_err(|error| self.failure(error)));
-        self.failed |= done.is_err();
+        if done.is_err() {
+            self.failed = true;
+            if !self.writes.is_empty() {
+                self.parameters.lose();
+            }
+        }
         done
     }
 

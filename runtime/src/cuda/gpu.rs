@@ -80,13 +80,18 @@ impl Gpu {
         use sys::CUdevice_attribute as Attribute;
         let multiprocessors = attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?.max(1);
         let shared_bytes = attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?;
+        let target = target_of(major, minor);
+        let needed = architecture(target).shared_bytes();
+        if shared_bytes < needed {
+            return Err(CudaError::GpuTooSmall { index, name, found: shared_bytes, needed });
+        }
         let new_stream = || cuda.new_stream().map_err(could_not("make a stream"));
         Ok(Gpu {
             index,
             stream: new_stream()?,
             side_streams: (0..SIDE_STREAMS).map(|_| new_stream()).collect::<Result<_, _>>()?,
             name,
-            target: target_of(major, minor),
+            target,
             multiprocessors,
             shared_bytes,
             is_virtual,
@@ -121,11 +126,7 @@ impl Gpu {
 
     /// What code is generated for.
     pub(crate) fn options(&self) -> EntryOptions {
-        EntryOptions::cuda(match self.target {
-            Target { capability: 90, features: Features::Architecture } => Architecture::Sm90a,
-            // What came after has no instruction of sm_90a alone, and all of sm_80.
-            _ => Architecture::Sm80,
-        })
+        EntryOptions::cuda(architecture(self.target))
     }
 
     /// Its multiprocessors.
@@ -172,6 +173,15 @@ impl Gpu {
 
     pub(super) fn compiler(&self) -> (&Nvrtc, &KernelCache) {
         (&self.nvrtc, &self.cache)
+    }
+}
+
+/// What code is written for, given what it is compiled for.
+fn architecture(target: Target) -> Architecture {
+    match target {
+        Target { capability: 90, features: Features::Architecture } => Architecture::Sm90a,
+        // What came after has no instruction of sm_90a alone, and all of sm_80.
+        _ => Architecture::Sm80,
     }
 }
 

@@ -6,7 +6,7 @@ use super::gpu::Gpu;
 use super::memory::DeviceBytes;
 use diptych_ir::Symbol;
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 /// Values begin at multiples of this, in bytes.
@@ -45,6 +45,8 @@ pub(crate) struct GpuParameters {
     parameters: DeviceBytes,
     states: DeviceBytes,
     places: BTreeMap<Symbol, Place>,
+    /// Whether a run that writes them failed.
+    lost: AtomicBool,
     fetching: Mutex<()>,
 }
 
@@ -69,6 +71,7 @@ impl GpuParameters {
             parameters: DeviceBytes::new(gpu.context(), ends[0], "parameters")?,
             states: DeviceBytes::new(gpu.context(), ends[1], "gradients and moments")?,
             places,
+            lost: AtomicBool::new(false),
             fetching: Mutex::new(()),
         })
     }
@@ -93,6 +96,19 @@ impl GpuParameters {
         self.places.get(&name).into_iter().for_each(|place| place.set(Newer::Gpu));
     }
 
+    /// A run that writes values failed: what they are is not known.
+    pub fn lose(&self) {
+        self.lost.store(true, Ordering::Release);
+    }
+
+    /// Refuses values that a failed run may have written.
+    ///
+    /// # Errors
+    /// When there was one.
+    pub fn check(&self) -> Result<(), CudaError> {
+        if self.lost.load(Ordering::Acquire) { Err(CudaError::Lost) } else { Ok(()) }
+    }
+
     /// A value whose newer one is the host's, if there is any.
     pub fn waiting(&self) -> Option<Symbol> {
         self.places.iter().find(|(_, place)| place.is(Newer::Host)).map(|(&name, _)| name)
@@ -112,7 +128,7 @@ impl GpuParameters {
     /// Copies a value to the host, if the GPU's is newer.
     ///
     /// # Errors
-    /// When the driver refuses.
+    /// When the driver refuses, or a run that writes values failed.
     ///
     /// # Safety
     /// `host` must have room for the value, which nobody else may read or write meanwhile but through this function.
@@ -120,6 +136,7 @@ impl GpuParameters {
         let Some(place) = self.places.get(&name).filter(|place| place.is(Newer::Gpu)) else { return Ok(()) };
         let _one = self.fetching.lock().unwrap_or_else(PoisonError::into_inner);
         if place.is(Newer::Gpu) {
+            self.check()?;
             // SAFETY: as promised.
             let host = unsafe { std::slice::from_raw_parts_mut(host, place.bytes) };
             self.memory(place).download(place.start, host)?;

@@ -108,7 +108,7 @@ mod tests {
             found.iter().map(|path| path.parent().unwrap().to_owned()).collect()
         };
         assert_eq!(of("/opt/bin/diptych"), ["/opt/bin", "/opt/bin/deps"].map(PathBuf::from));
-        let of_test = of("/work/target/release/deps/some_test-1234");
-        assert_eq!(of_test, ["/work/target/release", "/work/target/release/deps"].map(PathBuf::from));
+        let of_test = of("/project/target/release/deps/some_test-1234");
+        assert_eq!(of_test, ["/project/target/release", "/project/target/release/deps"].map(PathBuf::from));
     }
 }

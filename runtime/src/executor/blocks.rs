@@ -6,7 +6,7 @@ use diptych_passes::layout::bytes_of_256;
 use half::f16;
 
 /// Blocks of panels with so many columns.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Panels {
     /// The format.
     pub format: BlockFormat,
@@ -62,6 +62,11 @@ impl Panels {
     /// Bytes of a panel.
     pub fn panel_bytes(self) -> usize {
         self.depth * self.panel * bytes_of_256(self.format) / 256
+    }
+
+    /// Bytes of a column's blocks, as files have them.
+    pub fn column_bytes(self) -> usize {
+        self.depth / self.format.elements() * self.format.bytes()
     }
 
     /// Bytes of the 16-bit numbers that 256 rows share, of the scales of 32 rows, and of these rows in all.

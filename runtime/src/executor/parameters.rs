@@ -57,6 +57,22 @@ pub enum ParameterError {
         /// The format of blocks, or the type.
         format: &'static str,
     },
+    /// A column that the blocks of a parameter do not have.
+    #[error(
+        "parameter `{name}` has no column {number} of {found} bytes: it has {columns}, of {expected} bytes each"
+    )]
+    Column {
+        /// The parameter.
+        name: String,
+        /// Which column.
+        number: usize,
+        /// How many there are.
+        columns: usize,
+        /// Bytes of a column.
+        expected: usize,
+        /// Those given.
+        found: usize,
+    },
     /// The GPU's copy, which is the newer one, cannot be had.
     #[error("parameter `{name}` cannot be copied from the GPU: {cause}")]
     OnGpu {
@@ -206,7 +222,7 @@ impl ParameterStore {
             let blocks = round_to_blocks(format, &column);
             let blocks = blocks
                 .ok_or_else(|| ParameterError::Range { name: name.to_string(), format: format.name() })?;
-            self.set_column(name, columns, number, &blocks);
+            self.set_column(name, columns, number, &blocks)?;
         }
         Ok(())
     }
@@ -230,14 +246,28 @@ impl ParameterStore {
     }
 
     /// Sets a column of a value that is held in blocks, from blocks as files have them.
-    pub fn set_column(&mut self, name: Symbol, columns: &Columns, number: usize, blocks: &[u8]) {
-        if let Some(stored) = self.values.get_mut(&name) {
-            let (first, column) = columns.place(number);
-            let bytes = stored.bytes.as_mut_slice::<u8>();
-            let panel = &mut bytes[first..first + columns.panels.panel_bytes()];
-            columns.panels.put(panel, column, blocks);
-            self.was_set(name);
+    ///
+    /// # Errors
+    /// When there is no such value, `columns` is not what [`ParameterStore::columns`] says of it, or it has no such column.
+    pub fn set_column(
+        &mut self,
+        name: Symbol,
+        columns: &Columns,
+        number: usize,
+        blocks: &[u8],
+    ) -> Result<(), ParameterError> {
+        let own = self.columns(name);
+        let stored = self.values.get_mut(&name).ok_or_else(|| ParameterError::Unknown(name.to_string()))?;
+        let (count, expected) = own.as_ref().map_or((0, 0), |own| (own.count(), own.panels.column_bytes()));
+        if own.as_ref() != Some(columns) || number >= count || blocks.len() != expected {
+            let (name, found) = (name.to_string(), blocks.len());
+            return Err(ParameterError::Column { name, number, columns: count, expected, found });
         }
+        let (first, column) = columns.place(number);
+        let panel = &mut stored.bytes.as_mut_slice::<u8>()[first..first + columns.panels.panel_bytes()];
+        columns.panels.put(panel, column, blocks);
+        self.was_set(name);
+        Ok(())
     }
 
     /// Sets the elements of a value from position `start` on, in the user's order.
@@ -351,7 +381,7 @@ fn get<T: bytemuck::Pod>(
 }
 
 /// The columns of a value that is held in blocks: those of the first layer first.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct Columns {
     /// How blocks lie.
     pub panels: Panels,

@@ -62,7 +62,7 @@ pub fn set_random_blocks(store: &mut ParameterStore, program: &Program, size: f3
         let columns = store.columns(name).unwrap();
         for column in 0..columns.count() {
             let bytes = random_blocks(blocks.format, columns.depth(), size, &mut numbers);
-            store.set_column(name, &columns, column, &bytes);
+            store.set_column(name, &columns, column, &bytes).unwrap();
         }
     }
 }

@@ -19,7 +19,8 @@ impl Driver {
         let kernel = &launch.function.module.kernels()[launch.function.kernel];
         if launch.sizes.dynamic_shared > launch.function.dynamic_shared {
             let text = format!(
-                "kernel {}: {} bytes of dynamic shared memory, but CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES is {}",
+                "kernel {}: {} bytes of dynamic shared memory, but \
+                 CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES is {}",
                 kernel.name(),
                 launch.sizes.dynamic_shared,
                 launch.function.dynamic_shared

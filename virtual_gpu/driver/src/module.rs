@@ -17,8 +17,8 @@ impl Driver {
     }
 }
 
-/// PTX as text that ends with a zero byte. Machine code (ELF, fat binaries) is refused: there is nothing here that could
-/// execute it, and executing something else in its place would prove nothing.
+/// PTX as text that ends with a zero byte. Machine code (ELF, fat binaries) is refused: there is nothing here that
+/// could execute it, and executing something else in its place would prove nothing.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn cuModuleLoadData(module: *mut Handle, image: *const c_void) -> CudaResult {
     with_device(|driver| {

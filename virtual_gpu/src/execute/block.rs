@@ -300,8 +300,8 @@ impl<'a> Block<'a> {
         }
         if aligned && mask != warp.live {
             let message = format!(
-                "lanes {mask:#x} of a warp arrive at the barrier while lanes {:#x} are elsewhere: all threads of a warp \
-                 have to execute it together",
+                "lanes {mask:#x} of a warp arrive at the barrier while lanes {:#x} are elsewhere: all threads of a \
+                 warp have to execute it together",
                 warp.live & !mask
             );
             return Err(Problem::at_lane(Fault::Divergent, mask.trailing_zeros(), message));

@@ -1,5 +1,6 @@
-//! Decoded kernels: one [`Operation`] drives the 32 lanes of a warp. Operands are slots of the register file; immediates
-//! and special registers are slots as well, filled when a warp starts, so that no operation asks what its operand is.
+//! Decoded kernels: one [`Operation`] drives the 32 lanes of a warp. Operands are slots of the register file;
+//! immediates and special registers are slots as well, filled when a warp starts, so that no operation asks what its
+//! operand is.
 
 mod operation;
 mod scalar;

@@ -1,6 +1,8 @@
 //! What the tests of this folder share: kernels compiled by NVRTC, random inputs, and comparison.
 #![allow(dead_code)]
 
+pub mod single;
+
 use diptych_nvrtc::{Form, KernelCache, Nvrtc, find_nvrtc};
 use diptych_virtual_gpu::{
     Arguments, Configuration, Device, Diagnostic, LaunchError, LaunchReport, LaunchSizes, Module, Target,

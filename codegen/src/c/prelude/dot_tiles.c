@@ -18,6 +18,7 @@
 #define DOT_BLOCK_M 288
 #define DOT_SCRATCH_FLOATS (DOT_BLOCK_M * DOT_MOST_K + LANES + PANEL * DOT_MOST_K)
 _Static_assert(DOT_BLOCK_K <= DOT_MOST_K, "the scratch is too small");
+_Static_assert(DOT_BLOCK_K % PANEL == 0, "panels that lie across are not cut");
 /* So few rows are bound by reading b: it is not cut into blocks. Later tiles of rows find a panel in the second-level
  * cache, up to a k of some 4000. */
 #define DOT_FEW_ROWS 36

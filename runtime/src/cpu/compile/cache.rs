@@ -87,12 +87,22 @@ impl Note {
         std::fs::read_to_string(&self.path).ok()
     }
 
+    /// Lets nobody else keep a text here, in this process or another, until what is given is dropped.
+    ///
+    /// # Errors
+    /// When the folder cannot be written to, or the system has no locks there.
+    pub fn alone(&self) -> io::Result<std::fs::File> {
+        create_private(&self.folder)?;
+        let file = std::fs::File::create(self.path.with_extension("lock"))?;
+        file.lock()?;
+        Ok(file)
+    }
+
     /// Keeps a text in place of what is there.
     ///
     /// # Errors
     /// When the folder cannot be written to.
     pub fn write(&self, text: &str) -> io::Result<()> {
-        create_private(&self.folder)?;
         let file = tempfile::NamedTempFile::new_in(&self.folder)?;
         std::fs::write(file.path(), text)?;
         file.persist(&self.path)?;
