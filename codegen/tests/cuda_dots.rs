@@ -104,6 +104,7 @@ probe(int m, int n, int k, const {a} *a, const {b} *b, float *c) {{
             shared_bytes: 0,
             scratch_bytes: 0,
             scratch_tiles: Vec::new(),
+            maps: Vec::new(),
         };
         let ptx = KernelCache::standard()
             .compile(nvrtc, &file_text([&kernel]), "probe.cu", "sm_80".parse().unwrap(), Form::Ptx)

@@ -16,10 +16,12 @@ mod prelude;
 mod routing;
 mod statements;
 pub mod step;
+mod tensor_map;
 mod writer;
 
 pub use architecture::Architecture;
 pub use error::CudaError;
+pub use tensor_map::{PIECE_BYTES, ResolvedMap, Swizzle, TensorDim, TensorExtent, TensorMap};
 pub use writer::{KernelText, file_text, write};
 
 /// Columns of a packed panel: 128 bytes of bf16, which is a row of the widest swizzle of TMA, and of a wgmma operand.

@@ -6,7 +6,8 @@ use super::step::STEP_TEXT;
 use crate::tile::CHUNK;
 
 /// A part of the prelude, and the texts by one of which a kernel that uses it is known.
-const PARTS: [(&[&str], &str); 7] = [
+const PARTS: [(&[&str], &str); 8] = [
+    (&["tensor_map *maps"], include_str!("prelude/tensor_map.cu")),
     (&["= f_"], include_str!("prelude/functions.cu")),
     (&["over_lanes<"], include_str!("prelude/lanes.cu")),
     (&["dot<", "dot_bf16<"], include_str!("prelude/operands.cu")),

@@ -1,7 +1,8 @@
 //! What a launch gives a kernel, in Rust and in CUDA: the one place that says it.
 //!
 //! ```text
-//! extern "C" __global__ void NAME(const step_tables *tables, unsigned char *scratch, long long flat, T0 *arg0, …)
+//! extern "C" __global__ void NAME(const step_tables *tables, unsigned char *scratch, long long flat, [const tensor_map *maps,]
+//!                                      T0 *arg0, …)
 //! ```
 //!
 //! - `tables` points to a [`StepTables`] in device memory. A captured graph keeps the pointer; what changes from run to
@@ -11,6 +12,11 @@
 //! - `scratch` is memory for the tiles that do not fit in shared memory: [`KernelText::scratch_bytes`] for each block of
 //!   the launch, aligned to 256 bytes; null where a kernel needs none.
 //! - `flat` is [`Launch::flat`](crate::entry::Launch::flat), the elements of a flat value; 0 for other kernels.
+//! - `maps`, of a kernel that has [`KernelText::maps`], and of no other, points to the launch's own maps in device memory:
+//!   128 bytes each as `cuTensorMapEncodeTiled` makes them, in the kernel's order, aligned to 128. They are for the
+//!   rows of the run or the turn. Copies from the host put them there before the launch, so that in each block the
+//!   thread that copies boxes does `fence.proxy.tensormap::generic.acquire.sys [map], 128` once for each map before its
+//!   first copy ("CUDA C++ Programming Guide", tensor maps in global memory): `prelude/tensor_map.cu`.
 //! - then the arguments of the tile program, in its order: one pointer each, aligned to 256 bytes at the first slot of
 //!   its buffer. Arguments may be the same buffer where the plan says so.
 //!
@@ -19,6 +25,7 @@
 //! instances b, b + g, b + 2g, … of all that there are, which the kernel counts itself from `tables`. As many blocks as
 //! [`GridCount::instances`](crate::entry::GridCount::instances) says, with one thread, is the most that have work.
 //!
+//! [`KernelText::maps`]: super::KernelText::maps
 //! [`KernelText::scratch_bytes`]: super::KernelText::scratch_bytes
 //! [`KernelText::threads`]: super::KernelText::threads
 //! [`KernelText::shared_bytes`]: super::KernelText::shared_bytes

@@ -6,7 +6,7 @@ use super::barriers::{Pending, Touched};
 use super::passes::has_long_rows;
 use super::placement::{Placement, Room, element};
 use super::prelude::prelude;
-use super::{Architecture, CudaError};
+use super::{Architecture, CudaError, TensorMap};
 use crate::tile::{DimId, Extent, Stmt, TileProgram};
 use diptych_passes::layout::Leading;
 
@@ -28,6 +28,8 @@ pub struct KernelText {
     pub scratch_bytes: usize,
     /// The names of these tiles.
     pub scratch_tiles: Vec<String>,
+    /// Tensors of which boxes are copied to shared memory by TMA, in the order of the parameter `maps`.
+    pub maps: Vec<TensorMap>,
 }
 
 /// A whole file of kernels.
@@ -49,8 +51,15 @@ pub fn write(program: &TileProgram, name: &str, architecture: Architecture) -> R
     let error = |problem: String| CudaError { kernel: name.to_owned(), problem };
     let placement = Placement::of(program, architecture, super::dots::staged_bytes(program));
     let pending = Pending::default().at_loop(program, &program.body, &placement).map_err(error)?;
-    let mut writer =
-        Writer { program, placement, name: name.to_owned(), text: String::new(), depth: 0, pending };
+    let mut writer = Writer {
+        program,
+        placement,
+        name: name.to_owned(),
+        text: String::new(),
+        depth: 0,
+        pending,
+        maps: Vec::new(),
+    };
     writer.kernel(architecture).map_err(error)?;
     let in_scratch = |tile: &usize| matches!(writer.placement.tiles[*tile], Room::Scratch(_));
     let scratch_tiles = (0..program.tiles.len()).filter(in_scratch);
@@ -61,6 +70,7 @@ pub fn write(program: &TileProgram, name: &str, architecture: Architecture) -> R
         scratch_bytes: writer.placement.scratch_bytes,
         scratch_tiles: scratch_tiles.map(|tile| program.tiles[tile].name.clone()).collect(),
         text: writer.text,
+        maps: writer.maps,
     })
 }
 
@@ -71,6 +81,7 @@ pub(super) struct Writer<'a> {
     text: String,
     depth: usize,
     pub(super) pending: Pending,
+    maps: Vec<TensorMap>,
 }
 
 impl Writer<'_> {
@@ -104,6 +115,18 @@ impl Writer<'_> {
         format!("{}_table_{table}", self.name)
     }
 
+    /// The address of a tensor map of the launch, which the kernel has from now on.
+    #[expect(dead_code, reason = "no dot copies boxes yet")]
+    pub(super) fn map(&mut self, map: TensorMap) -> Result<String, String> {
+        map.check()?;
+        let known = self.maps.iter().position(|known| *known == map);
+        let at = known.unwrap_or(self.maps.len());
+        if known.is_none() {
+            self.maps.push(map);
+        }
+        Ok(format!("maps + {at}"))
+    }
+
     fn kernel(&mut self, architecture: Architecture) -> Result<(), String> {
         self.header(architecture);
         for (position, table) in self.program.tables.iter().enumerate() {
@@ -117,17 +140,8 @@ impl Writer<'_> {
         let most = if many { 1 } else { 2 };
         let together = architecture.blocks_of(self.placement.shared_bytes).clamp(1, most);
         self.line(format!("extern \"C\" __global__ void __launch_bounds__({THREADS}, {together})"));
-        let name = self.name.clone();
-        let mut parameters = vec![
-            "const step_tables *tables".to_owned(),
-            "unsigned char *scratch".into(),
-            "long long flat".into(),
-        ];
-        for arg in &self.program.args {
-            let constant = if arg.written { "" } else { "const " };
-            parameters.push(format!("{constant}{} *{}", type_name(arg.dtype), arg.name));
-        }
-        self.open(format!("{name}({}) {{", parameters.join(", ")));
+        let signature = self.text.len();
+        self.depth += 1;
         self.line("const step_tables step = *tables;");
         self.tiles();
         if has_long_rows(self.program, &self.program.body)? {
@@ -141,7 +155,26 @@ impl Writer<'_> {
             self.close();
         }
         self.close();
+        // Which maps there are is known from the body.
+        self.text.insert_str(signature, &self.signature());
         Ok(())
+    }
+
+    /// The kernel's name and parameters.
+    fn signature(&self) -> String {
+        let mut parameters = vec![
+            "const step_tables *tables".to_owned(),
+            "unsigned char *scratch".into(),
+            "long long flat".into(),
+        ];
+        if !self.maps.is_empty() {
+            parameters.push("const tensor_map *maps".into());
+        }
+        for arg in &self.program.args {
+            let constant = if arg.written { "" } else { "const " };
+            parameters.push(format!("{constant}{} *{}", type_name(arg.dtype), arg.name));
+        }
+        format!("{}({}) {{\n", self.name, parameters.join(", "))
     }
 
     /// What is fused, how it is cut, and where tiles lie.
