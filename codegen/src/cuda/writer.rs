@@ -106,7 +106,7 @@ impl Writer<'_> {
     /// Lets all threads wait, if what is touched next asks for it.
     pub(super) fn wait_before(&mut self, next: &Touched) {
         if self.pending.waits_before(next, &self.placement) {
-            self.line("__syncthreads();");
+            self.line("workers_wait();");
         }
     }
 
