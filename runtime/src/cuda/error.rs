@@ -155,6 +155,20 @@ pub enum CudaError {
         /// The driver's word for it, and of the virtual GPU what its check found.
         cause: String,
     },
+    /// A kernel copies boxes of a tensor that the driver cannot describe.
+    #[error(
+        "kernel `{kernel}` of entry `{entry}` cannot have a tensor map of its argument `{argument}`: {problem}"
+    )]
+    TensorMap {
+        /// The kernel.
+        kernel: String,
+        /// The entry that launches it.
+        entry: &'static str,
+        /// The argument.
+        argument: String,
+        /// What is wrong, with addresses and strides in bytes.
+        problem: String,
+    },
     /// Some kernel of a run failed, and it is not known which.
     #[error(
         "a kernel of entry `{entry}` failed: {cause}. Run with the environment variable CUDA_LAUNCH_BLOCKING=1 to learn \

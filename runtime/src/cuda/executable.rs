@@ -5,6 +5,7 @@ use super::buckets::{Buckets, Choice, bucket};
 use super::error::CudaError;
 use super::gpu::Gpu;
 use super::kernels::{GpuKernel, GpuKernels, told};
+use super::maps::Maps;
 use super::memory::DeviceBytes;
 use super::parameters::GpuParameters;
 use super::staging::{Given, Twins};
@@ -45,6 +46,7 @@ pub struct GpuExecutable {
     pub(super) kernel_names: Vec<String>,
     ports: Ports,
     pub(super) given: Given,
+    pub(super) maps: Maps,
     roots: Vec<(usize, Leading, usize)>,
     pub(super) root_memory: Twins,
     parameters: Arc<GpuParameters>,
@@ -74,7 +76,7 @@ impl GpuExecutable {
         let bytes = entry.device_kernels.iter().map(|kernel| kernel.scratch_bytes);
         let scratch = bytes.max().unwrap_or(0) * BLOCKS_WITH_SCRATCH * gpu.multiprocessors();
         let arena = place(&lifetimes(entry, limits, cache)).bytes;
-        MemoryBound::of(entry, limits, arena, scratch)
+        MemoryBound { maps: Maps::bytes(entry, limits), ..MemoryBound::of(entry, limits, arena, scratch) }
     }
 
     /// Takes memory and resolves every argument, for sequences of at most `context` positions.
@@ -136,17 +138,21 @@ impl GpuExecutable {
             };
             bases.push(base.ok_or_else(|| missing("no room for a cache on the GPU".to_owned()))?);
         }
+        let sizes: Vec<usize> =
+            entry.lifetimes(limits, cache.chunks * CHUNK).iter().map(|value| value.bytes).collect();
         let slot_bytes = |id: usize| {
             let buffer = &entry.buffers[id];
             match (&buffer.role, caches) {
                 (Role::Cache { .. } | Role::State { .. }, Some(caches)) => {
                     CacheRooms::layer_bytes(buffer, entry.panel, caches.size())
                 }
+                _ if entry.lies_along_cache(buffer) => sizes[id] / buffer.slots.max(1),
                 _ => buffer.slot_elements(limits, entry.panel) * buffer.dtype.bytes(),
             }
         };
         let kernel = |kernel: usize| kernels.kernel(&entry.device_kernels.get(kernel)?.name);
         let resolved = resolve::resolve(entry, &bases, &slot_bytes, &kernel).map_err(missing)?;
+        let maps = Maps::new(gpu, entry, &resolved, limits)?;
         let Resolved { steps, load_steps, launches } = resolved;
         let root = |(id, buffer): (usize, &diptych_codegen::entry::Buffer)| {
             let row = buffer.layout.row_elements(entry.panel) * buffer.dtype.bytes();
@@ -162,6 +168,7 @@ impl GpuExecutable {
             kernel_names: entry.device_kernels.iter().map(|kernel| kernel.name.clone()).collect(),
             ports: Ports::of(entry, limits),
             given,
+            maps,
             roots: entry.buffers.iter().enumerate().filter_map(root).collect(),
             root_memory,
             parameters,
@@ -226,7 +233,7 @@ impl GpuExecutable {
         self.check(binding)?;
         let (workspace, gpu) = (self.workspace.clone(), self.gpu.clone());
         let (alone, _gpu) = (workspace.alone(), gpu.context().alone());
-        self.given.bind(binding)?;
+        self.prepare(binding)?;
         let mut walk = Walk::new(self, binding.size(), alone.scratch(), None);
         let done = walk.start().and_then(|()| walk.steps(&self.load_steps, 0, 0));
         self.wait(done)
@@ -240,7 +247,7 @@ impl GpuExecutable {
         self.check(binding)?;
         let (workspace, gpu) = (self.workspace.clone(), self.gpu.clone());
         let (alone, _gpu) = (workspace.alone(), gpu.context().alone());
-        self.given.bind(binding)?;
+        self.prepare(binding)?;
         // Before they are written, so that nobody takes what the host has for them if the run fails.
         for &name in &self.writes {
             self.parameters.gpu_is_newer(name);
@@ -269,6 +276,13 @@ impl GpuExecutable {
             timing.end()?;
         }
         Ok(())
+    }
+
+    /// Writes down what kernels are told of a run.
+    fn prepare(&mut self, binding: &Binding) -> Result<(), CudaError> {
+        self.given.bind(binding)?;
+        self.gpu.context().bind()?;
+        self.maps.prepare(binding.size(), self.gpu.stream())
     }
 
     /// Captures a run as a graph, and runs it.

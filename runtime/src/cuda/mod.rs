@@ -8,6 +8,7 @@ mod error;
 mod executable;
 mod gpu;
 mod kernels;
+mod maps;
 mod memory;
 mod parameters;
 mod staging;

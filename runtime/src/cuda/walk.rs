@@ -20,7 +20,8 @@ pub(super) struct Walk<'a> {
     scratch: *mut u8,
     /// The struct of the run or the turn, on the GPU.
     tables: u64,
-    /// The first row of the turn at hand.
+    /// The turn at hand, and its first row.
+    turn: usize,
     row: usize,
     /// Whether what runs together goes to streams of its own: within a graph, where that costs nothing.
     forks: bool,
@@ -36,7 +37,7 @@ impl<'a> Walk<'a> {
         timing: Option<&'a mut Timing>,
     ) -> Self {
         let tables = executable.given.tables(None);
-        Walk { executable, size, scratch, tables, row: 0, forks: false, timing }
+        Walk { executable, size, scratch, tables, turn: 0, row: 0, forks: false, timing }
     }
 
     /// One that captures.
@@ -116,12 +117,12 @@ impl<'a> Walk<'a> {
         let (whole, tables) = (self.size, self.tables);
         let (rows, turns) = even_turns(whole.rows, most);
         for turn in 0..turns {
-            self.row = turn * rows;
+            (self.turn, self.row) = (turn, turn * rows);
             self.size.rows = rows.min(whole.rows - self.row.min(whole.rows));
             self.tables = self.executable.given.tables(Some((most, turn)));
             self.steps(body, iteration, layer)?;
         }
-        (self.row, self.size, self.tables) = (0, whole, tables);
+        (self.turn, self.row, self.size, self.tables) = (0, 0, whole, tables);
         Ok(())
     }
 
@@ -180,14 +181,20 @@ impl<'a> Walk<'a> {
             *arg = argument.at(iteration, layer, self.row);
         }
         // See `diptych_codegen::cuda::step`.
-        let mut parameters = [std::ptr::null_mut::<c_void>(); MOST_ARGS + 3];
+        let maps = self.executable.maps.address(launch.position, iteration, self.turn);
+        let mut parameters = [std::ptr::null_mut::<c_void>(); MOST_ARGS + 4];
         parameters[0] = (&raw const self.tables).cast_mut().cast();
         parameters[1] = (&raw const scratch).cast_mut().cast();
         parameters[2] = (&raw const launch.flat).cast_mut().cast();
-        for (parameter, arg) in parameters[3..].iter_mut().zip(&args) {
+        let mut end = 3;
+        if let Some(maps) = &maps {
+            parameters[end] = std::ptr::from_ref(maps).cast_mut().cast();
+            end += 1;
+        }
+        for (parameter, arg) in parameters[end..].iter_mut().zip(&args) {
             *parameter = std::ptr::from_ref(arg).cast_mut().cast();
         }
-        let parameters = &mut parameters[..3 + launch.args.len()];
+        let parameters = &mut parameters[..end + launch.args.len()];
         // SAFETY: the kernel takes these parameters, each of 8 bytes, which the driver copies; the addresses are of
         // buffers that the kernel was compiled for, and blocks write apart.
         let launched = unsafe {

@@ -27,6 +27,11 @@ impl Argument {
         // The buffer has a slot at every position that its plan names, and a row for each of the run.
         self.base.wrapping_add(self.slot.position(iteration, layer) * self.slot_bytes + row * self.row_bytes)
     }
+
+    /// Bytes that its slot has from a row of the run on.
+    pub fn room(&self, row: usize) -> usize {
+        self.slot_bytes.saturating_sub(row * self.row_bytes)
+    }
 }
 
 /// A launch of a kernel `F`.

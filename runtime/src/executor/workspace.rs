@@ -22,6 +22,8 @@ pub struct MemoryBound {
     pub derived: usize,
     /// Scratch of all threads.
     pub scratch: usize,
+    /// Tensor maps of launches, on a GPU.
+    pub maps: usize,
 }
 
 impl MemoryBound {
@@ -37,12 +39,13 @@ impl MemoryBound {
             inputs_and_roots: all(&|buffer| matches!(buffer.role, Role::Input(_) | Role::Root(_))),
             derived: all(&|buffer| buffer.role == Role::Derived),
             scratch,
+            maps: 0,
         }
     }
 
     /// All of it.
     pub fn total(&self) -> usize {
-        self.arena + self.padded + self.inputs_and_roots + self.derived + self.scratch
+        self.arena + self.padded + self.inputs_and_roots + self.derived + self.scratch + self.maps
     }
 
     /// What this entry and another take that share a workspace.
@@ -53,6 +56,7 @@ impl MemoryBound {
             inputs_and_roots: self.inputs_and_roots + other.inputs_and_roots,
             derived: self.derived + other.derived,
             scratch: self.scratch.max(other.scratch),
+            maps: self.maps + other.maps,
         }
     }
 }
@@ -92,7 +96,8 @@ impl Workspace {
         Ok(Arc::new(Workspace { arena, scratch, alone: Mutex::new(()) }))
     }
 
-    /// The same on a GPU. Nothing is zero there, as nothing may depend on what lies there.
+    /// The same on a GPU. Nothing is zero there, as nothing may depend on what lies there: even zeros would not stay, and a
+    /// value's bits need be no numbers of another's type.
     ///
     /// # Errors
     /// When the GPU has not enough memory.

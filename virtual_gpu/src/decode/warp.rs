@@ -199,6 +199,9 @@ impl Decoder<'_> {
             if m.take("alias") {
                 return Ok(Operation::Nothing);
             }
+            if m.take("tensormap::generic") {
+                return self.fence_tensor_map(m);
+            }
             return self.unsupported("this proxy");
         }
         if m.take("mbarrier_init") {
@@ -211,6 +214,20 @@ impl Decoder<'_> {
             return self.unsupported("a fence without a scope");
         }
         Ok(Operation::Fence { device })
+    }
+
+    fn fence_tensor_map(&mut self, m: &mut Modifiers) -> Result<Operation> {
+        let device = m.take("gpu") | m.take("sys") | m.take("cluster");
+        if !device && !m.take("cta") {
+            return self.unsupported("a fence without a scope");
+        }
+        if m.take("release") {
+            return Ok(Operation::Nothing);
+        }
+        if !m.take("acquire") || self.immediate(1)? != 128 {
+            return self.unsupported("only .release, and .acquire of the 128 bytes of a tensor map");
+        }
+        Ok(Operation::FenceTensorMap { map: self.address(0)?, acquires: device })
     }
 
     /// The label that a branch names.

@@ -66,6 +66,8 @@ pub(crate) struct Block<'a> {
     pub mbarriers: HashMap<u32, Mbarrier>,
     pub next_agent: usize,
     pub bulk_loads: Vec<BulkLoad>,
+    /// Tensor maps in global memory that a fence acquired: address, warp, and its clock then.
+    pub acquired_maps: Vec<(u64, usize, u32)>,
     pub instructions: u64,
     barriers: Vec<Barrier>,
     live_warps: u32,
@@ -124,6 +126,7 @@ impl<'a> Block<'a> {
             mbarriers: HashMap::new(),
             next_agent: FIRST_BARRIER_AGENT,
             bulk_loads: Vec::new(),
+            acquired_maps: Vec::new(),
             instructions: 0,
             barriers,
             live_warps: warps as u32,

@@ -4,6 +4,7 @@
 //! when their thread waits for the read, and reach global memory when it waits for the whole, or when the block ends.
 
 use super::block::Block;
+use super::copies::Source;
 use super::mbarrier::barrier_address;
 use super::warp::{Warp, lanes};
 use crate::diagnostic::{Fault, Problem};
@@ -24,6 +25,8 @@ struct Pieces {
 
 /// A load on its way.
 pub(crate) struct BulkLoad {
+    /// Whether it brings a box, which may have places that nobody wrote: what is wrong is to use them.
+    is_box: bool,
     pub barrier: u32,
     pub bytes: usize,
     pieces: Pieces,
@@ -60,7 +63,34 @@ fn shared_offset(address: u64) -> u64 {
 }
 
 impl Block<'_> {
-    fn tensor_map(&mut self, address: u64, lane: usize) -> Result<TensorMap> {
+    /// fence.proxy.tensormap::generic.acquire: from here on the block's tensor copies see these maps.
+    pub fn acquire_maps(&mut self, warp: &Warp, map: &Address, mask: u32) {
+        let (addresses, clock) = (warp.addresses(map), self.clocks.seen(warp.index)[warp.index]);
+        for lane in lanes(mask) {
+            let acquired = (addresses[lane], warp.index, clock);
+            if !self.acquired_maps.contains(&acquired) {
+                self.acquired_maps.push(acquired);
+            }
+        }
+    }
+
+    /// A map in global memory was put there by the generic proxy: the warp, or one that it has heard of since, must have
+    /// acquired it.
+    fn check_acquired(&self, warp: &Warp, address: u64, lane: usize) -> Result<()> {
+        let seen = self.clocks.seen(warp.index);
+        let known =
+            |&(map, by, clock): &(u64, usize, u32)| map == address && (by == warp.index || clock <= seen[by]);
+        if !self.configuration.races || self.acquired_maps.iter().any(known) {
+            return Ok(());
+        }
+        let message = format!(
+            "a copy by the tensor map at {address:#x} of global memory, which this block has not acquired: \
+             fence.proxy.tensormap::generic.acquire is missing before"
+        );
+        Err(Problem::at_lane(Fault::MissingFence, lane as u32, message))
+    }
+
+    fn tensor_map(&mut self, warp: &Warp, address: u64, lane: usize) -> Result<TensorMap> {
         let mut bytes = [0; 128];
         let within = (PARAMETER_WINDOW..PARAMETER_WINDOW + WINDOW_BYTES).contains(&address);
         let found = if within {
@@ -70,6 +100,7 @@ impl Block<'_> {
                 .map(|found| bytes.copy_from_slice(found))
                 .is_some()
         } else {
+            self.check_acquired(warp, address, lane)?;
             self.memory.read(address, &mut bytes).is_ok()
         };
         let map = if found && address.is_multiple_of(64) { TensorMap::decode(&bytes) } else { None };
@@ -83,7 +114,7 @@ impl Block<'_> {
     }
 
     fn tensor_pieces(&mut self, warp: &Warp, copy: &TensorCopy, lane: usize) -> Result<Pieces> {
-        let map = self.tensor_map(warp.wide[copy.map as usize][lane], lane)?;
+        let map = self.tensor_map(warp, warp.wide[copy.map as usize][lane], lane)?;
         if map.sizes.len() != usize::from(copy.dimensions) {
             let message = format!("{} dimensions for a tensor map of {}", copy.dimensions, map.sizes.len());
             return Err(Problem::at_lane(Fault::InvalidUse, lane as u32, message));
@@ -113,7 +144,7 @@ impl Block<'_> {
             } else {
                 warp.narrow[copy.barrier as usize][lane]
             };
-            self.start_load(warp, pieces, barrier, lane)?;
+            self.start_load(warp, pieces, barrier, lane, true)?;
         }
         Ok(())
     }
@@ -144,12 +175,19 @@ impl Block<'_> {
         let (to, from, barriers) = (warp.addresses(shared), warp.addresses(global), warp.addresses(barrier));
         for lane in lanes(mask) {
             let pieces = self.flat_pieces(to[lane], from[lane], warp.narrow[bytes as usize][lane], lane)?;
-            self.start_load(warp, pieces, barrier_address(barriers[lane]), lane)?;
+            self.start_load(warp, pieces, barrier_address(barriers[lane]), lane, false)?;
         }
         Ok(())
     }
 
-    fn start_load(&mut self, warp: &Warp, pieces: Pieces, barrier: u32, lane: usize) -> Result<()> {
+    fn start_load(
+        &mut self,
+        warp: &Warp,
+        pieces: Pieces,
+        barrier: u32,
+        lane: usize,
+        is_box: bool,
+    ) -> Result<()> {
         self.find_mbarrier(barrier, warp, lane)?;
         let bytes: usize = pieces.rows.iter().map(|row| row.row_bytes).sum();
         let start = u64::from(pieces.shared);
@@ -168,7 +206,7 @@ impl Block<'_> {
                 return Err(Problem::at_lane(Fault::OutOfBounds, lane as u32, message));
             }
         }
-        self.bulk_loads.push(BulkLoad { barrier, bytes, pieces, instruction: warp.pc, lane });
+        self.bulk_loads.push(BulkLoad { is_box, barrier, bytes, pieces, instruction: warp.pc, lane });
         Ok(())
     }
 
@@ -185,17 +223,25 @@ impl Block<'_> {
             let clock = self.clocks.tick();
             for row in &load.pieces.rows {
                 let mut bytes = vec![0; row.row_bytes];
+                let undefined = if load.is_box && self.configuration.initialised {
+                    self.memory.undefined(row.address, row.length)
+                } else {
+                    Vec::new()
+                };
                 self.read_source(
                     row.address,
                     &mut bytes[row.skip..row.skip + row.length],
                     load.instruction,
                     load.lane,
-                    None,
+                    Source { warp: None, initialised: !load.is_box },
                 )?;
                 let start = u64::from(load.pieces.shared) + row.offset as u64;
                 for (chunk, bytes) in bytes.chunks(16).enumerate() {
                     let place = load.pieces.swizzle.apply(start + 16 * chunk as u64) as usize;
                     self.shared.land(place, bytes, agent, clock, load.instruction);
+                }
+                for at in undefined {
+                    self.shared.forget(load.pieces.swizzle.apply(start + (row.skip + at) as u64) as usize);
                 }
             }
             self.landed(barrier, load.bytes);

@@ -21,6 +21,14 @@ struct Copy {
     instruction: u32,
 }
 
+/// How the source of a copy is read.
+pub(crate) struct Source {
+    /// By which warp; none for the asynchronous proxy.
+    pub warp: Option<usize>,
+    /// Whether all of it must have been written.
+    pub initialised: bool,
+}
+
 /// What the threads of a warp have in flight.
 #[derive(Default)]
 pub(crate) struct Copies {
@@ -136,7 +144,7 @@ impl Block<'_> {
                     &mut bytes[..length],
                     copy.instruction,
                     lane,
-                    Some(warp.index),
+                    Source { warp: Some(warp.index), initialised: true },
                 )?;
                 let start = copy.shared[lane] as usize;
                 self.shared.land(
@@ -160,7 +168,7 @@ impl Block<'_> {
         bytes: &mut [u8],
         instruction: u32,
         lane: usize,
-        warp: Option<usize>,
+        Source { warp, initialised }: Source,
     ) -> Result<(), Problem> {
         if bytes.is_empty() {
             return Ok(());
@@ -174,7 +182,8 @@ impl Block<'_> {
             warp: warp.map(|warp| (warp, self.clocks.seen(warp))),
         };
         let accessor = self.configuration.races.then_some(&accessor);
-        match self.memory.kernel_read(address, bytes.len(), self.configuration.initialised, accessor) {
+        let initialised = initialised && self.configuration.initialised;
+        match self.memory.kernel_read(address, bytes.len(), initialised, accessor) {
             Ok(source) => {
                 bytes.copy_from_slice(source);
                 Ok(())

@@ -162,6 +162,11 @@ impl Block<'_> {
             }
             Operation::Fence { device } => self.fenced |= *device,
             Operation::FenceProxyAsync => self.clocks.fence_proxy(warp.index),
+            Operation::FenceTensorMap { map, acquires } => {
+                if *acquires {
+                    self.acquire_maps(warp, map, mask);
+                }
+            }
             Operation::LoadMatrix { count, transpose, registers, address } => {
                 self.load_matrix(warp, *count, *transpose, registers, address, mask)?;
             }

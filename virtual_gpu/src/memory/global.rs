@@ -342,6 +342,17 @@ impl GlobalMemory {
         Ok(&mut allocation.bytes[offset..offset + length])
     }
 
+    /// Which of some bytes nobody wrote, by offset.
+    pub fn undefined(&mut self, address: u64, length: usize) -> Vec<usize> {
+        let Some(index) = self.find(address, length) else { return Vec::new() };
+        let allocation = &self.allocations[index];
+        let offset = (address - allocation.base) as usize;
+        if first_clear(&allocation.defined, offset, length).is_none() {
+            return Vec::new();
+        }
+        (0..length).filter(|at| !bit(&allocation.defined, offset + at)).collect()
+    }
+
     /// Whether an address and a length lie in one allocation.
     pub fn holds(&mut self, address: u64, length: usize) -> bool {
         self.find(address, length).is_some()

@@ -232,6 +232,13 @@ impl SharedMemory {
         }
     }
 
+    /// A byte that a copy brought is as undefined as where it came from.
+    pub fn forget(&mut self, at: usize) {
+        if self.checked {
+            self.writers[at >> self.shift] = Write::default();
+        }
+    }
+
     /// Eight bytes become an mbarrier, or stop being one.
     pub fn mark_mbarrier(
         &mut self,

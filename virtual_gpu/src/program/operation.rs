@@ -387,6 +387,12 @@ pub(crate) enum Operation {
         device: bool,
     },
     FenceProxyAsync,
+    /// `fence.proxy.tensormap::generic`: an acquire lets tensor copies see a map that was written to global memory, if its
+    /// scope is beyond the block; a release has nothing to do here, where kernels do not write maps.
+    FenceTensorMap {
+        map: Address,
+        acquires: bool,
+    },
     FenceMbarrierInit,
     MatrixMultiply {
         family: MatrixFamily,
