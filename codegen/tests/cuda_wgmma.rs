@@ -100,12 +100,12 @@ probe(int m, int n, int k, {parameter}const {a} *a, const bf16 *b, float *c) {{
     if (threadIdx.x == 0) slots.set_up();
     __syncthreads();
     if (threadIdx.x < 256) {{
-        asm volatile(\"setmaxnreg.inc.sync.aligned.u32 232;\");
+        consume();
         dot_wgmma<{rows}, {columns}, {parts}, {}, {}, {a_along_k}, {b_along_k}, {accumulate}>(m, n, k,
             strided<const {a}>{{a, {}, {}}}, strided<const bf16>{{b, {}, {}}}, strided<float>{{c, {n}, 1}}, slots);
         return;
     }}
-    asm volatile(\"setmaxnreg.dec.sync.aligned.u32 40;\");
+    copy();
     if (threadIdx.x == 256) {{
 {acquired}        produce<{rows}, {columns}, {a_bytes}>(m, n, k, {of_a}, {of_b}, slots);
     }}

@@ -5,6 +5,7 @@
 mod addresses;
 mod architecture;
 mod barriers;
+mod boxes;
 mod dots;
 mod error;
 mod lifetimes;
@@ -17,6 +18,7 @@ mod routing;
 mod statements;
 pub mod step;
 mod tensor_map;
+mod warpgroups;
 mod writer;
 
 pub use architecture::Architecture;

@@ -22,6 +22,10 @@ static __device__ __forceinline__ void show_to_tensor_cores() {
     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 
+// Registers of a block are dealt out at its start: 168 for each thread. Consumers get what the producer's warpgroup can spare.
+static __device__ __forceinline__ void consume() { asm volatile("setmaxnreg.inc.sync.aligned.u32 232;" ::: "memory"); }
+static __device__ __forceinline__ void copy() { asm volatile("setmaxnreg.dec.sync.aligned.u32 40;" ::: "memory"); }
+
 // Where a thread stands in a ring: which slot it has next, and which phase of the slot's barriers.
 template <int SLOTS, int BYTES> struct ring {
     unsigned char *memory;
