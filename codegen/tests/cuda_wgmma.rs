@@ -149,7 +149,8 @@ fn calls(wide: bool, from: &[[&'static str; 2]]) -> Vec<Call> {
 fn check(nvrtc: &Nvrtc, call: Call) {
     let outcome = call.run(nvrtc);
     let (distance, report) = (outcome.distance(), &outcome.report);
-    assert!(distance < 1e-6, "{distance:e}: {call:?}");
+    // Of three parts there are three times as many sums, each cut toward zero.
+    assert!(distance < if call.wide { 5e-6 } else { 1e-6 }, "{distance:e}: {call:?}");
     assert!(report.total.tensor_core_instructions > 0);
     println!(
         "{call:?} {distance:e} {} {}",

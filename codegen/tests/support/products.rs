@@ -116,7 +116,7 @@ impl Product {
             .unwrap_or_else(|error| panic!("{error}"));
         let module = device.load(std::str::from_utf8(&ptx.bytes).unwrap()).unwrap();
         let mut arguments = Arguments::new().integer(m as i32).integer(n as i32).integer(k as i32);
-        for address in maps_at {
+        if let Some(address) = maps_at {
             arguments = arguments.pointer(address);
         }
         let arguments = arguments.pointer(operands[0].0).pointer(operands[1].0).pointer(c_at);
