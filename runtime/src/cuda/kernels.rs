@@ -18,9 +18,6 @@ use std::time::Instant;
 /// kernel leaves most files as they were.
 const KERNELS_A_FILE: usize = 8;
 
-/// Shared memory that a block may have without being asked for, in bytes.
-const SHARED_BYTES_UNASKED: usize = 48 << 10;
-
 /// A kernel on a GPU, and what its launch takes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct GpuKernel {
@@ -143,7 +140,8 @@ impl Module {
         let name = CString::new(text.name.as_str()).map_err(nul)?;
         // SAFETY: the module is loaded and stays so as long as the function is used.
         let function = unsafe { result::module::get_function(self.module, name) }.map_err(failed)?;
-        if text.shared_bytes > SHARED_BYTES_UNASKED {
+        // A block may have 48 KiB without being asked for; what the kernel has besides counts too.
+        if text.shared_bytes > 0 {
             let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
             let bytes = i32::try_from(text.shared_bytes).unwrap_or(i32::MAX);
             // SAFETY: the function is the module's.

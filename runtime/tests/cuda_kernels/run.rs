@@ -3,11 +3,12 @@
 use super::memory::Twin;
 use diptych_codegen::c::step::StepTables;
 use diptych_codegen::cuda::step::StepTables as DeviceTables;
+use diptych_codegen::cuda::{Swizzle, TensorMap};
 use diptych_codegen::entry::{CompiledEntry, Launch, PlanStep, Slot};
 use diptych_ir::DType;
 use diptych_passes::layout::{CHECKPOINT, Leading};
 use diptych_runtime::executor::Kernels;
-use diptych_virtual_gpu::{Arguments, Configuration, Device, LaunchSizes, Module};
+use diptych_virtual_gpu::{self as virtual_gpu, Arguments, Configuration, Device, LaunchSizes, Module};
 use std::ffi::c_void;
 
 pub struct Run<'a> {
@@ -82,6 +83,26 @@ impl Run<'_> {
         }
     }
 
+    /// A kernel's map of an argument that begins at an address and has so many bytes.
+    fn tensor_map(&self, map: &TensorMap, address: u64, bytes: usize) -> [u8; 128] {
+        let resolved = map.resolve(|leading| self.rows(leading), bytes).unwrap();
+        let swizzle = match map.swizzle {
+            Swizzle::None => virtual_gpu::Swizzle::None,
+            Swizzle::Bytes32 => virtual_gpu::Swizzle::Bytes32,
+            Swizzle::Bytes64 => virtual_gpu::Swizzle::Bytes64,
+            Swizzle::Bytes128 => virtual_gpu::Swizzle::Bytes128,
+        };
+        let map = virtual_gpu::TensorMap {
+            address: address + (map.offset * map.dtype.bytes()) as u64,
+            element_bytes: map.dtype.bytes(),
+            sizes: resolved.sizes,
+            strides: resolved.strides,
+            box_sizes: resolved.box_sizes,
+            swizzle,
+        };
+        map.encode().unwrap()
+    }
+
     fn turns(&mut self, rows: usize, one: &[PlanStep], other: &[PlanStep], iteration: usize, layer: usize) {
         let (host, device) = (self.host_tables, self.device_tables);
         let all = host.rows as usize;
@@ -151,6 +172,23 @@ impl Run<'_> {
         };
         self.device.write(tables, bytes).unwrap();
         let mut arguments = Arguments::new().pointer(tables).pointer(scratch).pointer(other.flat as u64);
+        let encoded: Vec<u8> = (kernel.maps.iter())
+            .flat_map(|map| {
+                let place = other.args[map.arg];
+                let at = offset(self, place);
+                let slot_bytes = self.twins[place.buffer].slot_bytes;
+                self.tensor_map(
+                    map,
+                    self.twins[place.buffer].device + at as u64,
+                    slot_bytes - at % slot_bytes,
+                )
+            })
+            .collect();
+        let maps = self.device.allocate(encoded.len().max(4)).unwrap();
+        if !encoded.is_empty() {
+            self.device.write(maps, &encoded).unwrap();
+            arguments = arguments.pointer(maps);
+        }
         for &place in &other.args {
             arguments = arguments.pointer(self.twins[place.buffer].device + offset(self, place) as u64);
         }
@@ -164,6 +202,7 @@ impl Run<'_> {
         let launched = self.device.launch(compiled, &sizes, arguments.bytes(), &configuration);
         self.device.free(scratch).unwrap();
         self.device.free(tables).unwrap();
+        self.device.free(maps).unwrap();
         self.launches += 1;
         if let Err(error) = launched {
             self.wrong.push(format!("{}: {error}", kernel.name));
