@@ -496,7 +496,8 @@ impl Builder<'_> {
         let program = &lowered.program;
         let grid = program.grid.iter().map(|&dim| GridCount::of(program, dim, flat)).collect();
         let kernel = self.kernel(lowered.program)?;
-        Ok(Launch { kernel, args, flat, grid, region, nodes: nodes.to_vec(), time: self.time })
+        let (sources, sums) = (lowered.args, lowered.sums);
+        Ok(Launch { kernel, args, sources, sums, flat, grid, region, nodes: nodes.to_vec(), time: self.time })
     }
 
     /// A buffer for what kernels of a group leave for one another.

@@ -93,6 +93,20 @@ pub struct Lowered {
     pub program: TileProgram,
     /// What each argument is.
     pub args: Vec<Source>,
+    /// What its dots and reductions sum.
+    pub sums: Vec<Sum>,
+}
+
+/// A contraction or a reduction of the graph. Entries of one program have the same node for the same sum: of what is done
+/// for each entry apart, only the copying of values makes nodes that others do not have.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Sum {
+    /// The region.
+    pub region: RegionId,
+    /// The node, as normalised.
+    pub node: NodeId,
+    /// What it is called, for people.
+    pub name: String,
 }
 
 pub use added_rows::added_rows;
