@@ -4,9 +4,10 @@
 use diptych_codegen::cuda::{Architecture, SameBitsError, verify_same_bits};
 use diptych_codegen::driver::{CompiledProgram, compile_program};
 use diptych_codegen::entry::{CompileError, CompiledEntry, EntryOptions};
+use diptych_codegen::identity::Identity;
 use diptych_codegen::lower::Sum;
 use diptych_codegen::tile::{Dot, Extent, Instr, Stmt, TileProgram};
-use diptych_ir::{DType, EntryKind, NodeId, RegionId};
+use diptych_ir::{DType, EntryKind};
 use diptych_models::{Registry, build};
 use diptych_passes::AdamWOptions;
 use serde_json::{Value, json};
@@ -39,24 +40,23 @@ fn compiled(
 }
 
 /// The sums of an entry.
-fn sums(entry: &CompiledEntry) -> BTreeSet<(RegionId, NodeId)> {
+fn sums(entry: &CompiledEntry) -> BTreeSet<Identity> {
     let all = entry.all_launches().into_iter().flat_map(|launch| &launch.sums);
-    all.map(|sum: &Sum| (sum.region, sum.node)).collect()
+    all.map(|sum: &Sum| sum.identity).collect()
 }
 
-/// Compiling verifies. It is worth something only where entries have their sums in common: all that decoding sums, prefill
-/// sums too, and all but what each asks for of its last token, scoring and training.
+/// Compiling verifies. It is worth something only where entries have their sums in common: all that decoding sums, the
+/// others sum too.
 fn check(preset: &str, changes: &Value, kinds: &[EntryKind], architecture: Architecture) {
     let program = compiled(preset, changes, kinds, architecture).unwrap_or_else(|error| panic!("{preset}: {error}"));
     let [train, score, prefill, decode] =
         [EntryKind::Train, EntryKind::Score, EntryKind::Prefill, EntryKind::Decode]
             .map(|kind| sums(&program.entries[&kind]));
     assert!(decode.len() >= 10, "{preset}: {}", decode.len());
-    assert!(decode.is_subset(&prefill), "{preset}");
-    for (name, sums) in [("score", score), ("train", train)] {
+    for (name, sums) in [("prefill", prefill), ("score", score), ("train", train)] {
         let shared = decode.intersection(&sums).count();
         println!("{preset} on {architecture}: {shared} of the {} sums of decode are in {name}", decode.len());
-        assert!(shared * 10 >= decode.len() * 7, "{preset}: {shared} in {name}");
+        assert_eq!(shared, decode.len(), "{preset}: {name}");
     }
 }
 
@@ -68,6 +68,15 @@ fn entries_of_the_zoo_sum_in_one_way() {
                 check(preset, &json!({ "dtype": dtype }), &KINDS, architecture);
             }
         }
+    }
+}
+
+/// Experts and recurrences, as far as there is GPU code for them.
+#[test]
+fn entries_of_the_rest_of_the_zoo_sum_in_one_way() {
+    let architecture = Architecture::Sm90a;
+    for preset in ["moe-tiny", "moe-latent-tiny", "hybrid-tiny", "gated-linear-tiny", "mamba2-tiny"] {
+        check(preset, &json!({ "dtype": "bf16" }), &KINDS, architecture);
     }
 }
 
@@ -94,7 +103,7 @@ fn found(
     let launches: Vec<(usize, Vec<Sum>)> =
         decode.all_launches().iter().map(|launch| (launch.kernel, launch.sums.clone())).collect();
     for (kernel, sums) in launches {
-        let shared = |sum: &Sum| scored.contains(&(sum.region, sum.node));
+        let shared = |sum: &Sum| scored.contains(&sum.identity);
         let allowed: Vec<usize> = (0..sums.len()).filter(|&at| shared(&sums[at])).collect();
         if let Some(sum) = change(&mut decode.programs[kernel], &allowed) {
             let error = verify_same_bits(entries.values()).expect_err("another way to sum");

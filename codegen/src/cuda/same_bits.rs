@@ -4,9 +4,10 @@
 use super::dots::{Arithmetic, arithmetic};
 use super::passes::passes;
 use crate::entry::{CompiledEntry, Launch};
+use crate::identity::Identity;
 use crate::lower::Sum;
 use crate::tile::{CHUNK, DimId, Extent, Instr, Nest, Stmt, TileProgram};
-use diptych_ir::{EntryKind, NodeId, ReduceKind, RegionId};
+use diptych_ir::{EntryKind, ReduceKind};
 use std::collections::HashMap;
 
 /// Two entries sum in different ways what both compute, so that their bits would differ.
@@ -114,14 +115,14 @@ impl std::fmt::Display for Way {
 pub fn verify_same_bits<'a>(
     entries: impl IntoIterator<Item = &'a CompiledEntry>,
 ) -> Result<(), SameBitsError> {
-    let mut known: HashMap<(RegionId, NodeId), Found> = HashMap::new();
+    let mut known: HashMap<Identity, Found> = HashMap::new();
     for entry in entries {
         for launch in entry.all_launches() {
             let program = &entry.programs[launch.kernel];
             for (sum, way) in ways(program, launch) {
                 let kernel = entry.kernel_name(launch.kernel);
                 let found = Found { entry: entry.kind, kernel, way };
-                let first = known.entry((sum.region, sum.node)).or_insert_with(|| found.clone());
+                let first = known.entry(sum.identity).or_insert_with(|| found.clone());
                 if first.way != found.way {
                     let both = [&*first, &found];
                     return Err(SameBitsError {

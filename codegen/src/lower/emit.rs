@@ -307,7 +307,7 @@ impl Lowering<'_> {
         }
         let nest = schedule.nest(computed.phase, computed.stage, &walked);
         let value = self.value(nest, operand, computed.phase)?;
-        let (kind, fresh, sum) = (reduce.kind, in_registers && !accumulates, self.sum(id));
+        let (kind, fresh, sum) = (reduce.kind, in_registers && !accumulates, self.sum(id)?);
         nest.push(Instr::Reduce { kind, value, over, into, fresh, sum });
         self.emit_store(schedule, id)
     }

@@ -296,13 +296,15 @@ impl<'a> Lowering<'a> {
     }
 
     /// The position of a node among what the program sums.
-    pub(super) fn sum(&mut self, node: NodeId) -> usize {
-        let region = self.context.region;
-        let known = self.sums.iter().position(|sum| (sum.region, sum.node) == (region, node));
-        known.unwrap_or_else(|| {
-            self.sums.push(Sum { region, node, name: self.name(node) });
+    pub(super) fn sum(&mut self, node: NodeId) -> Result<usize, LowerError> {
+        let identity = self.context.identities.get(&(self.context.region, node)).copied();
+        let identity = identity.ok_or_else(|| self.error(node, "is part of no result".into()))?;
+        let sum = Sum { identity, name: self.name(node) };
+        let known = self.sums.iter().position(|known| *known == sum);
+        Ok(known.unwrap_or_else(|| {
+            self.sums.push(sum);
             self.sums.len() - 1
-        })
+        }))
     }
 
     /// The `history` nodes (with caches) whose operand is this node, seen through views.
