@@ -48,7 +48,8 @@ fn sums(entry: &CompiledEntry) -> BTreeSet<Identity> {
 /// Compiling verifies. It is worth something only where entries have their sums in common: all that decoding sums, the
 /// others sum too.
 fn check(preset: &str, changes: &Value, kinds: &[EntryKind], architecture: Architecture) {
-    let program = compiled(preset, changes, kinds, architecture).unwrap_or_else(|error| panic!("{preset}: {error}"));
+    let program =
+        compiled(preset, changes, kinds, architecture).unwrap_or_else(|error| panic!("{preset}: {error}"));
     let [train, score, prefill, decode] =
         [EntryKind::Train, EntryKind::Score, EntryKind::Prefill, EntryKind::Decode]
             .map(|kind| sums(&program.entries[&kind]));
@@ -93,9 +94,7 @@ fn entries_of_production_size_sum_in_one_way() {
 
 /// The first statement of decoding that sums what scoring sums too and that `change` takes is changed, and the verifier
 /// must tell.
-fn found(
-    change: &mut dyn FnMut(&mut TileProgram, &[usize]) -> Option<usize>,
-) -> (String, SameBitsError) {
+fn found(change: &mut dyn FnMut(&mut TileProgram, &[usize]) -> Option<usize>) -> (String, SameBitsError) {
     let program = compiled("llama-tiny", &json!({ "dtype": "bf16" }), &SERVING, Architecture::Sm80).unwrap();
     let mut entries = program.entries;
     let scored = sums(&entries[&EntryKind::Score]);
@@ -185,7 +184,8 @@ fn a_sum_that_is_cut_otherwise_is_found() {
         _ => None,
     };
     let dot_in_blocks = found(&mut |program, allowed| {
-        let of_dots = dots(&mut program.body).into_iter().map(|dot| (dot.sum, dot.k.clone())).collect::<Vec<_>>();
+        let of_dots =
+            dots(&mut program.body).into_iter().map(|dot| (dot.sum, dot.k.clone())).collect::<Vec<_>>();
         let (sum, dim) = of_dots.into_iter().find_map(|(sum, k)| {
             let dim = k.into_iter().find(|&dim| cut(program.dims[dim].extent).is_some())?;
             allowed.contains(&sum).then_some((sum, dim))

@@ -129,8 +129,7 @@ fn entries_agree(
     let kinds = if trained { vec![Train, Score, Prefill, Decode] } else { vec![Score, Prefill, Decode] };
     let served = session(devices[1], program, &kinds, compile);
     let probed = session(devices[1], &probes, &[Prefill, Decode], compile);
-    let caches =
-        CacheRooms::new(&probed.compiled.entries[&Decode], room(LENGTHS.len())).unwrap();
+    let caches = CacheRooms::new(&probed.compiled.entries[&Decode], room(LENGTHS.len())).unwrap();
     let vocab = vocabulary(program);
     let texts = texts_of(vocab);
     let mut log_probs = empty(1);

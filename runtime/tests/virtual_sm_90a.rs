@@ -24,8 +24,7 @@ const STEPS: usize = 20;
 /// The loss of each step.
 fn losses(device: &Device, dtype: &str) -> Vec<f64> {
     let (program, identity) = model("llama", "llama-tiny", json!({ "dtype": dtype }));
-    let schedule =
-        json!({ "kind": "cosine", "peak": 0.01, "warmup_steps": 4, "total_steps": STEPS });
+    let schedule = json!({ "kind": "cosine", "peak": 0.01, "warmup_steps": 4, "total_steps": STEPS });
     let options = options(json!({ "steps": STEPS, "schedule": schedule }));
     let mut trainer = Trainer::new(device, &program, identity, options).unwrap();
     trainer.initialize(|name| initialize(&program, name, 3).unwrap()).unwrap();
@@ -50,7 +49,9 @@ fn a_tiny_llama_trains_as_on_the_cpu() {
 fn every_entry_gives_the_same_bits_at_every_batch() {
     let Some(device) = virtual_gpu(Target::SM_90A) else { return };
     batches_agree(&device, "llama", "bf16", 1..=9);
-    for (family, dtype) in [("llama", "f32"), ("gpt2", "f32"), ("gpt2", "bf16"), ("mla", "f32"), ("mla", "bf16")] {
+    for (family, dtype) in
+        [("llama", "f32"), ("gpt2", "f32"), ("gpt2", "bf16"), ("mla", "f32"), ("mla", "bf16")]
+    {
         batches_agree(&device, family, dtype, [4, 9]);
     }
 }

@@ -382,7 +382,9 @@ fn launches_of(steps: &[PlanStep]) -> Vec<&Launch> {
         match step {
             PlanStep::Launch(launch) => launches.push(launch),
             PlanStep::Together(together) => launches.extend(together),
-            PlanStep::Repeat { body, .. } | PlanStep::Turns { body, .. } => launches.extend(launches_of(body)),
+            PlanStep::Repeat { body, .. } | PlanStep::Turns { body, .. } => {
+                launches.extend(launches_of(body))
+            }
             PlanStep::Copy { .. } => {}
         }
     }

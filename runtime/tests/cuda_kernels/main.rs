@@ -14,19 +14,20 @@ use diptych_codegen::cuda::{Architecture, PANEL, file_text, step};
 use diptych_codegen::driver::{CompiledProgram, compile_program};
 use diptych_codegen::entry::{CompiledEntry, EntryOptions, Language, Limits};
 use diptych_codegen::tile::CHUNK;
-use diptych_ir::{EntryKind, Program};
+use diptych_ir::{EntryKind, Program, text};
 use diptych_models::{Registry, build};
 use diptych_nvrtc::Form;
 use diptych_passes::AdamWOptions;
 use diptych_runtime::cpu::compile::{Compiler, KernelCache};
 use diptych_runtime::executor::{Binding, CacheSize, Kernels, Sequence, load_kernels};
-use diptych_virtual_gpu::{Device, Target};
+use diptych_virtual_gpu::{Device, Module, Target};
 use installed::nvrtc;
 use memory::twins;
 use places::Bound;
-use reference::{Random, Reference, stored};
+use reference::Reference;
 use run::Run;
 use serde_json::{Value, json};
+use std::time::Instant;
 
 const CONTEXT: usize = 192;
 
@@ -57,37 +58,50 @@ fn program(family: &str, dtype: &str) -> Program {
 }
 
 /// What the sequences of a run are: where each begins, and how long it is. There are more than 64 rows in all, and more
-/// than one chunk of positions.
+/// than one chunk of positions; where few rows are decoded, three chunks.
 fn sequences(kind: EntryKind) -> Vec<(usize, usize)> {
     match kind {
-        EntryKind::Decode => vec![(0, 1), (63, 1), (70, 1), (129, 1)],
-        EntryKind::Prefill => vec![(0, 67), (66, 3), (30, 40)],
-        EntryKind::Score => vec![(0, 70), (0, 1), (0, 37)],
+        EntryKind::Decode => vec![(0, 1), (63, 1), (129, 1)],
+        EntryKind::Prefill => vec![(0, 67), (66, 3), (5, 6)],
+        EntryKind::Score => vec![(0, 70), (0, 1), (0, 5)],
         EntryKind::Update => vec![(0, 1)],
-        _ => vec![(0, 67), (0, 41)],
+        _ => vec![(0, 67), (0, 3)],
     }
 }
 
-/// Checks entries that are compiled together, on some architectures; on the first also against a processor, if asked for.
-fn check(family: &str, dtype: &str, kinds: &[EntryKind], clip_norm: Option<f64>, architectures: &[Architecture]) {
+/// Checks entries that are compiled together, on each architecture; where bits are a processor's, on the first also against
+/// its kernels.
+fn check(family: &str, dtype: &str, kinds: &[EntryKind], clip_norm: Option<f64>) {
     let Some(nvrtc) = nvrtc() else { return };
     let program = program(family, dtype);
     let optimizer = AdamWOptions { clip_norm, ..AdamWOptions::default() };
     let compile = |options: EntryOptions| -> CompiledProgram {
         compile_program(&program, kinds, &optimizer, options).unwrap_or_else(|error| panic!("{error}"))
     };
-    for (at, &architecture) in architectures.iter().enumerate() {
-        let mut options = EntryOptions::cuda(architecture);
-        let width = VectorWidth::detect();
-        let beside_processor = dtype == "f32" && at == 0;
-        if beside_processor {
-            // The processor's panels are as wide as its vectors.
-            options.panel = width.panel();
+    let width = VectorWidth::detect();
+    let compiled = Architecture::ALL.iter().enumerate().map(|(at, &architecture)| {
+        let options = EntryOptions::cuda(architecture);
+        if dtype != "f32" || at > 0 {
+            return (architecture, compile(options), None);
         }
-        let compiled = compile(options);
-        let of_processor = beside_processor.then(|| compile(EntryOptions { language: Language::C, ..options }));
-        for &kind in kinds {
-            let entry = &compiled.entries[&kind];
+        // The processor's panels are as wide as its vectors.
+        let options = EntryOptions { panel: width.panel(), ..options };
+        let of_processor = EntryOptions { language: Language::C, ..options };
+        (architecture, compile(options), Some(compile(of_processor)))
+    });
+    let compiled: Vec<(Architecture, CompiledProgram, Option<CompiledProgram>)> = compiled.collect();
+    for &kind in kinds {
+        let program = compiled[0].1.program_of(kind);
+        let entries: Vec<&CompiledEntry> =
+            compiled.iter().map(|compiled| &compiled.1.entries[&kind]).collect();
+        let graph = text::print(program);
+        assert!(compiled.iter().all(|compiled| text::print(compiled.1.program_of(kind)) == graph));
+        let vocab = config(family)["vocab"].as_u64().unwrap() as usize;
+        let job = Job::new(kind, vocab);
+        let start = Instant::now();
+        let reference = Reference::of(program, &entries, &job.bound);
+        println!("{family} {dtype} {}: {:.1} s of the evaluator", kind.name(), start.elapsed().as_secs_f64());
+        for ((architecture, _, of_processor), entry) in compiled.iter().zip(entries) {
             let of_processor = of_processor.as_ref().map(|compiled| {
                 let of_processor = &compiled.entries[&kind];
                 assert!(of_processor.buffers == entry.buffers && of_processor.steps == entry.steps);
@@ -102,45 +116,60 @@ fn check(family: &str, dtype: &str, kinds: &[EntryKind], clip_norm: Option<f64>,
             let target = architecture.name().parse().unwrap();
             let cache = diptych_nvrtc::KernelCache::standard();
             let ptx = cache.compile(&nvrtc, &text, "kernels.cu", target, Form::Ptx).unwrap();
+            let mut device = Device::new(target_of(*architecture), 1 << 30);
+            let module = device.load(std::str::from_utf8(&ptx.bytes).unwrap()).unwrap();
             let of_processor = of_processor.as_ref().map(|(entry, kernels)| (*entry, kernels));
             let name = format!("{family} {dtype} {} on {architecture}", kind.name());
-            let ptx = std::str::from_utf8(&ptx.bytes).unwrap();
-            let vocab = config(family)["vocab"].as_u64().unwrap() as usize;
-            run_entry(&name, (compiled.program_of(kind), entry), of_processor, (architecture, ptx), dtype, vocab);
+            let tolerance = if dtype == "bf16" { 2e-2 } else { 1e-4 };
+            run_entry(&name, &job, &reference, (entry, of_processor), (&mut device, &module), tolerance);
         }
+    }
+}
+
+fn target_of(architecture: Architecture) -> Target {
+    match architecture {
+        Architecture::Sm80 => Target::Sm80,
+        Architecture::Sm90a => Target::Sm90a,
+    }
+}
+
+/// A run of an entry: its sequences, and how large it is.
+struct Job {
+    bound: Bound,
+    limits: Limits,
+    cache: CacheSize,
+}
+
+impl Job {
+    fn new(kind: EntryKind, vocab: usize) -> Job {
+        let sequences = sequences(kind);
+        let batch = sequences.len();
+        let chunks = CONTEXT.div_ceil(CHUNK);
+        // Chunks of a sequence lie apart, the last first.
+        let places =
+            |at: usize| (0..chunks).map(|chunk| ((chunks - 1 - chunk) * batch + at) as i32).collect();
+        let (chunks, cache) = match kind.cached() {
+            true => {
+                let size = CacheSize { chunks: chunks * batch, sequences: batch };
+                ((0..batch).map(places).collect(), size)
+            }
+            false => (Vec::new(), CacheSize::default()),
+        };
+        let bound = Bound { sequences, chunks, vocab };
+        Job { limits: Limits { rows: bound.rows() + 3, batch }, bound, cache }
     }
 }
 
 fn run_entry(
     name: &str,
-    (program, entry): (&Program, &CompiledEntry),
-    of_processor: Option<(&CompiledEntry, &Kernels)>,
-    (architecture, ptx): (Architecture, &str),
-    dtype: &str,
-    vocab: usize,
+    job: &Job,
+    reference: &Reference,
+    (entry, of_processor): (&CompiledEntry, Option<(&CompiledEntry, &Kernels)>),
+    (device, module): (&mut Device, &Module),
+    tolerance: f64,
 ) {
-    let target = match architecture {
-        Architecture::Sm80 => Target::Sm80,
-        Architecture::Sm90a => Target::Sm90a,
-    };
-    let mut device = Device::new(target, 1 << 30);
-    let module = device.load(ptx).unwrap();
-    let kind = entry.kind;
-    let of_run = sequences(kind);
-    let batch = of_run.len();
-    let chunks = CONTEXT.div_ceil(CHUNK);
-    // Chunks of a sequence lie apart, the last first.
-    let places = |at: usize| (0..chunks).map(|chunk| ((chunks - 1 - chunk) * batch + at) as i32).collect();
-    let bound = Bound {
-        sequences: of_run,
-        chunks: if kind.cached() { (0..batch).map(places).collect() } else { Vec::new() },
-        vocab,
-    };
-    let limits = Limits { rows: bound.rows() + 3, batch };
-    let cache = match kind.cached() {
-        true => CacheSize { chunks: chunks * batch, sequences: batch },
-        false => CacheSize::default(),
-    };
+    let start = Instant::now();
+    let &Job { ref bound, limits, cache } = job;
     let mut binding = Binding::cached(limits, CONTEXT, cache);
     let sequence = |(state, &(origin, length)): (usize, &(usize, usize))| {
         let chunks = bound.chunks.get(state).map_or(&[][..], |chunks| chunks);
@@ -151,25 +180,19 @@ fn run_entry(
     if let Some((_, kernels)) = of_processor {
         host_tables.dots = kernels.dots();
     }
-    let device_tables = tables(&mut device, &host_tables, limits);
-    let mut random = Random(42);
-    let stored = stored(program, &mut random);
-    let start = std::time::Instant::now();
-    let reference = Reference::of(program, entry, &stored, &bound, &mut random);
-    let evaluated = start.elapsed().as_secs_f64();
-    let mut twins = twins(entry, &reference, &bound, &mut device, (limits, cache), &mut random);
+    let device_tables = tables(device, &host_tables, limits);
+    let mut twins = twins(entry, reference, bound, device, (limits, cache));
     let mut run = Run {
         entry,
         of_processor,
-        reference: &reference,
-        bound: &bound,
-        module: &module,
-        device: &mut device,
+        reference,
+        bound,
+        module,
+        device,
         twins: &mut twins,
         host_tables,
         device_tables,
-        tolerance: if dtype == "bf16" { 2e-2 } else { 1e-4 },
-        of_kernels: 1e-5,
+        tolerance,
         row: 0,
         in_turns: false,
         wrong: Vec::new(),
@@ -182,8 +205,7 @@ fn run_entry(
     run.steps(&entry.steps, 0, 0);
     run.results();
     println!(
-        "{name}: {} launches, {} results, at most {:e} apart; {} with a processor's bits; {evaluated:.1} s of {:.1} s \
-         for the evaluator",
+        "{name}: {} launches, {} results at most {:.1e} apart, {} with a processor's bits, {:.1} s",
         run.launches,
         run.compared,
         run.largest,
@@ -191,8 +213,10 @@ fn run_entry(
         start.elapsed().as_secs_f64()
     );
     assert!(run.wrong.is_empty(), "{name}:\n{}", run.wrong.join("\n"));
-    assert!(run.compared >= run.launches / 2, "{name}");
+    // What is compared is no smaller part: kernels leave little for one another that is no value of the graph.
+    assert!(run.compared * 2 > run.launches, "{name}");
 }
+
 /// The tables of a run on the device.
 fn tables(
     device: &mut Device,
@@ -236,17 +260,17 @@ macro_rules! checks {
     ($($family:ident $dtype:ident: $serves:ident $trains:ident $steps:ident;)*) => {$(
         #[test]
         fn $serves() {
-            check(stringify!($family), stringify!($dtype), &SERVING, None, &Architecture::ALL);
+            check(stringify!($family), stringify!($dtype), &SERVING, None);
         }
 
         #[test]
         fn $trains() {
-            check(stringify!($family), stringify!($dtype), &TRAINING, Some(1.0), &Architecture::ALL);
+            check(stringify!($family), stringify!($dtype), &TRAINING, Some(1.0));
         }
 
         #[test]
         fn $steps() {
-            check(stringify!($family), stringify!($dtype), &[EntryKind::Step], None, &Architecture::ALL);
+            check(stringify!($family), stringify!($dtype), &[EntryKind::Step], None);
         }
     )*};
 }

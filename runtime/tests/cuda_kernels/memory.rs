@@ -46,8 +46,8 @@ pub fn twins(
     bound: &Bound,
     device: &mut Device,
     (limits, cache): (Limits, CacheSize),
-    random: &mut Random,
 ) -> Vec<Twin> {
+    let mut random = Random(7);
     let mut twin = |(id, buffer): (usize, &Buffer)| {
         let elements = rows(buffer, limits, cache) * buffer.layout.row_elements(entry.panel);
         let slot_bytes = elements * buffer.dtype.bytes();
@@ -68,7 +68,10 @@ pub fn twins(
                 put(0, bound.placed(shape, &trace.inputs[name], trace.sequences.clone(), Positions::New));
             }),
             Role::Cache { .. } | Role::State { .. } => {
-                put(0, Some((0..elements * buffer.slots).map(|at| (at, f64::from(random.float()))).collect()));
+                put(
+                    0,
+                    Some((0..elements * buffer.slots).map(|at| (at, f64::from(random.float()))).collect()),
+                );
                 for (key, slot) in cached(entry, id) {
                     for trace in &reference.traces {
                         let value = trace.value(key).expect("what a cache keeps");

@@ -52,7 +52,7 @@ pub struct Reference {
 }
 
 /// Random numbers for all parameters and states, as wide as their types are.
-pub fn stored(program: &Program, random: &mut Random) -> BTreeMap<Symbol, Value> {
+fn stored(program: &Program, random: &mut Random) -> BTreeMap<Symbol, Value> {
     let params = program.params.iter().map(|(&name, info)| (name, &info.ty));
     let states = program.states.iter().map(|(&name, ty)| (name, ty));
     let mut value = |(name, ty): (Symbol, &diptych_ir::TensorType)| {
@@ -64,7 +64,10 @@ pub fn stored(program: &Program, random: &mut Random) -> BTreeMap<Symbol, Value>
             true => random.float() * 0.01,
             false => random.float() * 0.3,
         };
-        let mut value = Value::build(axes, { let mut number = number; move |index| f64::from(number(index)) });
+        let mut value = Value::build(axes, {
+            let mut number = number;
+            move |index| f64::from(number(index))
+        });
         value.data.iter_mut().for_each(|x| *x = f64::from(ty.dtype.round(*x as f32)));
         (name, value)
     };
@@ -72,24 +75,20 @@ pub fn stored(program: &Program, random: &mut Random) -> BTreeMap<Symbol, Value>
 }
 
 impl Reference {
-    /// Evaluates an entry of a program for sequences: those of a batch whose rows are summed together, others each alone.
-    pub fn of(
-        program: &Program,
-        entry: &CompiledEntry,
-        stored: &BTreeMap<Symbol, Value>,
-        bound: &Bound,
-        random: &mut Random,
-    ) -> Reference {
-        let kind = entry.kind;
+    /// Evaluates an entry of a program, which was compiled for several devices, for sequences: those of a batch whose rows are summed together, others each alone.
+    pub fn of(program: &Program, entries: &[&CompiledEntry], bound: &Bound) -> Reference {
+        let kind = entries[0].kind;
+        let mut random = Random(42);
+        let stored = stored(program, &mut random);
         let mut program = program.clone();
         program.entries.retain(|entry| entry.kind == kind);
         let program = normalize(&program, kind.cached()).unwrap();
         let entry_of_graph = program.entry(kind).unwrap();
         let results: Vec<(Symbol, NodeId)> =
             entry_of_graph.roots.iter().chain(&entry_of_graph.updates).copied().collect();
-        let wanted: HashSet<(RegionId, NodeId)> = entry
-            .all_launches()
-            .into_iter()
+        let wanted: HashSet<(RegionId, NodeId)> = entries
+            .iter()
+            .flat_map(|entry| entry.all_launches())
             .flat_map(|launch| launch.sources.iter().map(move |source| (launch.region, source)))
             .filter_map(|(region, source)| match source {
                 Source::Value(node) | Source::Cache(node) => Some((region, *node)),
@@ -99,11 +98,13 @@ impl Reference {
             .collect();
         let all = bound.sequences.len();
         let groups: Vec<Range<usize>> = match kind {
-            EntryKind::Score | EntryKind::Prefill | EntryKind::Decode => (0..all).map(|at| at..at + 1).collect(),
+            EntryKind::Score | EntryKind::Prefill | EntryKind::Decode => {
+                (0..all).map(|at| at..at + 1).collect()
+            }
             _ => vec![0..all],
         };
         let trace = |sequences: Range<usize>| {
-            let (inputs, context) = given(&program, stored, bound, sequences.clone(), random);
+            let (inputs, context) = given(&program, &stored, bound, sequences.clone(), &mut random);
             let nodes: Vec<NodeId> = results.iter().map(|result| result.1).collect();
             let mut values = HashMap::new();
             evaluate_watched(&program, &nodes, &context, &mut |watched, value| {
@@ -115,7 +116,8 @@ impl Reference {
             .unwrap();
             Trace { sequences, inputs, values }
         };
-        Reference { stored: stored.clone(), traces: groups.into_iter().map(trace).collect(), results }
+        let traces = groups.into_iter().map(trace).collect();
+        Reference { stored, traces, results }
     }
 }
 

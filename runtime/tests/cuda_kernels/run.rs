@@ -8,11 +8,14 @@ use diptych_codegen::c::step::StepTables;
 use diptych_codegen::cuda::step::StepTables as DeviceTables;
 use diptych_codegen::entry::{ArgRef, CompiledEntry, Launch, PlanStep, Role, Slot};
 use diptych_codegen::lower::Source;
-use diptych_ir::{DType, Program};
+use diptych_ir::Program;
 use diptych_passes::layout::{CHECKPOINT, Leading};
 use diptych_runtime::executor::Kernels;
 use diptych_virtual_gpu::{Arguments, Configuration, Device, LaunchSizes, Module};
 use std::ffi::c_void;
+
+/// How far results may be from a processor's, in norm.
+const OF_PROCESSOR: f64 = 1e-5;
 
 pub struct Run<'a> {
     pub entry: &'a CompiledEntry,
@@ -27,8 +30,6 @@ pub struct Run<'a> {
     pub device_tables: DeviceTables,
     /// How far results may be from what they must be, in norm.
     pub tolerance: f64,
-    /// How far from a processor's.
-    pub of_kernels: f64,
     /// The largest distance that was found.
     pub largest: f64,
     pub compared: usize,
@@ -105,8 +106,11 @@ impl Run<'_> {
     fn launch(&mut self, launch: &Launch, iteration: usize, layer: usize) {
         let kernel = &self.entry.device_kernels[launch.kernel];
         let chunks = [self.host_tables.blocks, self.host_tables.past_blocks].map(|count| count as usize);
-        let instances: usize =
-            launch.grid.iter().map(|count| count.instances(|leading| self.rows(leading), chunks, 1)).product();
+        let instances: usize = launch
+            .grid
+            .iter()
+            .map(|count| count.instances(|leading| self.rows(leading), chunks, 1))
+            .product();
         let offset = |run: &Self, place: ArgRef| {
             let buffer = &run.entry.buffers[place.buffer];
             let moves = run.in_turns && buffer.turn.is_none() && buffer.layout.leading() == Leading::Rows;
@@ -195,7 +199,7 @@ impl Run<'_> {
         if self.of_processor.is_some() {
             let distance = self.twins[place.buffer].distance(self.device, buffer.dtype);
             self.same_bits += usize::from(distance == 0.0);
-            if distance.is_nan() || distance > self.of_kernels {
+            if distance.is_nan() || distance > OF_PROCESSOR {
                 let role = &buffer.role;
                 self.wrong.push(format!("{name}: {role:?} is {distance:e} from a processor's"));
             }

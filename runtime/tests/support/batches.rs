@@ -48,7 +48,9 @@ pub fn batches_agree(device: &Device, family: &str, dtype: &str, batches: impl I
         let case = |what: &str| case(&format!("{what} of {batch} texts"));
         let (mut scored, mut served, mut of_logits) = (log_probs.clone(), log_probs.clone(), logits.clone());
         for text in 0..batch {
-            [&mut scored, &mut served, &mut of_logits].into_iter().for_each(|found| found[text].fill(u32::MAX));
+            [&mut scored, &mut served, &mut of_logits]
+                .into_iter()
+                .for_each(|found| found[text].fill(u32::MAX));
         }
         score.collect(&texts, &(0..batch).map(whole).collect::<Vec<_>>(), "log_prob", &mut scored);
         assert_same(&case("score"), 1, &log_probs, &scored);

@@ -97,7 +97,8 @@ impl<'d> Runner<'d> {
         // Each text's chunks, in an order that is nobody's.
         let texts = limits.batch as i32;
         let chunks = |text| vec![CHUNKS as i32 * texts - 1 - text, text, texts + (text + 3) % texts];
-        let chunks = (0..texts).map(|text| if caches.is_some() { chunks(text) } else { Vec::new() }).collect();
+        let chunks =
+            (0..texts).map(|text| if caches.is_some() { chunks(text) } else { Vec::new() }).collect();
         Runner { device, run, binding, chunks }
     }
 
