@@ -91,6 +91,7 @@ impl Call {
         let parameter = if maps.is_empty() { "" } else { "const tensor_map *maps, " };
         let [a_bytes, b_bytes] = self.bytes();
         let (parts, n) = (self.parts(), self.sizes[1]);
+        let pairs = n.is_multiple_of(2);
         let a = if self.wide { "float" } else { "bf16" };
         let text = format!(
             "extern \"C\" __global__ void __launch_bounds__(384, 1)
@@ -101,7 +102,7 @@ probe(int m, int n, int k, {parameter}const {a} *a, const bf16 *b, float *c) {{
     __syncthreads();
     if (threadIdx.x < 256) {{
         consume();
-        dot_wgmma<{rows}, {columns}, {parts}, {}, {}, {a_along_k}, {b_along_k}, {accumulate}>(m, n, k,
+        dot_wgmma<{rows}, {columns}, {parts}, {}, {}, {a_along_k}, {b_along_k}, {accumulate}, {pairs}>(m, n, k,
             strided<const {a}>{{a, {}, {}}}, strided<const bf16>{{b, {}, {}}}, strided<float>{{c, {n}, 1}}, slots);
         return;
     }}

@@ -18,6 +18,34 @@ const BF16_STEP: usize = 32;
 /// Elements of bf16 in a piece of 16 bytes.
 const PIECE: usize = 8;
 
+/// What the bits of an element of a dot depend on, beside its operands and the dimensions that are summed, which are
+/// walked in their order. All else (tiles, stages, which operand gives the rows) is free.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Arithmetic {
+    pub(super) family: Family,
+    /// How many k an instruction sums at once.
+    pub(super) instruction_k: usize,
+    /// How many numbers of bf16 the operands are cut into: the fewer first, whichever side they are on. Of each
+    /// instruction's k, the products of the smallest parts come first.
+    pub(super) parts: [usize; 2],
+}
+
+/// The instructions that sum products. Within one, sums have an order that is the family's own.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Family {
+    /// Multiply-adds of floats.
+    MultiplyAdd,
+    /// `mma.sync`.
+    Mma,
+    /// `wgmma`.
+    Wgmma,
+}
+
+/// What a dot's bits depend on.
+pub(super) fn arithmetic(program: &TileProgram, dot: &Dot, architecture: Architecture) -> Arithmetic {
+    Method::of(program, dot, architecture).arithmetic()
+}
+
 /// What computes a dot, and the rows and columns of a block's tile.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Method {
@@ -68,6 +96,20 @@ impl Method {
         // Three parts of 128 columns would be as much as all else that a block has.
         let columns = if parts[1] > 1 && rows > 16 { 64 } else { columns };
         Method::TensorCores { rows, columns, parts }
+    }
+
+    fn arithmetic(self) -> Arithmetic {
+        match self {
+            Method::Registers { .. } => {
+                Arithmetic { family: Family::MultiplyAdd, instruction_k: 1, parts: [1, 1] }
+            }
+            Method::TensorCores { parts: [a, b], .. } => {
+                Arithmetic { family: Family::Mma, instruction_k: 16, parts: [a.min(b), a.max(b)] }
+            }
+            Method::Warpgroups(method) => {
+                Arithmetic { family: Family::Wgmma, instruction_k: 16, parts: [1, method.parts()] }
+            }
+        }
     }
 
     /// Copies in flight, and what is multiplied: what is cut in parts is not copied but loaded, and two will do.

@@ -72,6 +72,16 @@ impl Warpgroups {
         Some(Warpgroups { rows, columns: columns.unwrap_or(128), parts, swapped })
     }
 
+    /// How many numbers of bf16 one of the left operand is; one of the right is one.
+    pub(super) fn parts(self) -> usize {
+        self.parts
+    }
+
+    /// Whether the left operand is b.
+    pub(super) fn swapped(self) -> bool {
+        self.swapped
+    }
+
     /// Bytes of a slot that the left operand has. One of floats stays in registers.
     fn left_bytes(self) -> usize {
         if self.parts > 1 { 0 } else { self.rows * ROW_BYTES }
@@ -131,11 +141,16 @@ impl Writer<'_> {
             Place::Strided(view) => self.strided(view, (&dot.m, &dot.n), &dot.batch, false),
             Place::Packed(view) => self.panels(view, &dot.batch, false, swapped),
         };
+        let pairs = match &dot.c {
+            _ if swapped => false,
+            Place::Strided(view) => self.copy_of(view, &dot.n) != "COPY_ELEMENTS",
+            Place::Packed(view) => self.panels_are_aligned(view, &dot.batch),
+        };
         let of_a = self.operand_of_rows(&left, dot);
         let of_b = self.operand_of_rows(&right, dot);
         let from = format!("{}, {}", left.from.name(), right.from.name());
         let along = format!("{}, {}", left.along_k, right.along_k);
-        let shape = format!("{rows}, {columns}, {parts}, {from}, {along}, {}", dot.accumulate);
+        let shape = format!("{rows}, {columns}, {parts}, {from}, {along}, {}, {pairs}", dot.accumulate);
         self.line(format!("dot_wgmma<{shape}>({m}, {n}, {k},"));
         self.line(format!("    {of_a},"));
         self.line(format!("    {of_b},"));

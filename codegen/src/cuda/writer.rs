@@ -4,6 +4,7 @@
 use super::addresses::{float, type_name};
 use super::barriers::{Pending, Touched};
 use super::dots::Staging;
+use super::padding::padded;
 use super::passes::has_long_rows;
 use super::placement::{Placement, Room, element};
 use super::prelude::prelude;
@@ -55,6 +56,8 @@ pub fn file_text<'a>(kernels: impl IntoIterator<Item = &'a KernelText>) -> Strin
 /// When the program has a statement that no GPU code is written for.
 pub fn write(program: &TileProgram, name: &str, architecture: Architecture) -> Result<KernelText, CudaError> {
     let error = |problem: String| CudaError { kernel: name.to_owned(), problem };
+    let padded = architecture.has_warpgroups().then(|| padded(program));
+    let program = padded.as_ref().unwrap_or(program);
     let (staging, placement) = placed(program, architecture);
     let pending = Pending::default().at_loop(program, &program.body, &placement).map_err(error)?;
     let mut writer = Writer {

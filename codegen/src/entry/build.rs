@@ -8,6 +8,7 @@ use super::together::join;
 use super::{ArgRef, Buffer, BufferId, CompiledEntry, GridCount, Launch, PlanStep, Role, Slot};
 use crate::c;
 use crate::cuda::{self, Architecture};
+use crate::identity::{Identities, identities};
 use crate::lower::{BlockSizes, Context, Lowered, Source, added_rows, lower, lower_grouping};
 use crate::tile::{Dim, Extent, TileProgram};
 use diptych_ir::{DType, Entry, EntryKind, NodeId, Op, Program, ReduceKind, RegionId, ScalarFn};
@@ -135,6 +136,8 @@ pub(crate) fn compile_entry_timed(
     let fused = fuse_entry(&program, &entry, streamed, fuse_options)?;
     let fuse_seconds = start.elapsed().as_secs_f64();
     let start = Instant::now();
+    let results: Vec<NodeId> = entry.roots.iter().chain(&entry.updates).map(|result| result.1).collect();
+    let identities = identities(&program, &results);
     let values = ValueLayouts::of(&program, layouts, &entry.updates);
     let mut builder = Builder {
         program: &program,
@@ -144,6 +147,7 @@ pub(crate) fn compile_entry_timed(
         fused: &fused,
         options,
         training,
+        identities: &identities,
         continued: &continued.sums,
         buffers: Vec::new(),
         kernels: Vec::new(),
@@ -184,6 +188,7 @@ pub(super) struct Builder<'a> {
     fused: &'a HashMap<RegionId, RegionSteps>,
     pub(super) options: EntryOptions,
     training: bool,
+    identities: &'a Identities,
     /// Sums that go on from what is stored where they are written.
     continued: &'a HashSet<(RegionId, NodeId)>,
     pub(super) buffers: Vec<Buffer>,
@@ -439,6 +444,7 @@ impl Builder<'_> {
         let context = Context {
             program: self.program,
             region,
+            identities: self.identities,
             layouts: self.layouts,
             layout: &layout,
             in_place: &self.fused[&region].in_place,
@@ -496,7 +502,8 @@ impl Builder<'_> {
         let program = &lowered.program;
         let grid = program.grid.iter().map(|&dim| GridCount::of(program, dim, flat)).collect();
         let kernel = self.kernel(lowered.program)?;
-        Ok(Launch { kernel, args, flat, grid, region, nodes: nodes.to_vec(), time: self.time })
+        let (sources, sums) = (lowered.args, lowered.sums);
+        Ok(Launch { kernel, args, sources, sums, flat, grid, region, nodes: nodes.to_vec(), time: self.time })
     }
 
     /// A buffer for what kernels of a group leave for one another.

@@ -18,6 +18,7 @@ mod stages;
 mod tables;
 
 use crate::condense::condense;
+use crate::identity::{Identities, Identity};
 use crate::tile::TileProgram;
 use diptych_ir::{NodeId, Program, RegionId};
 use diptych_passes::fuse::{Group, GroupKind};
@@ -40,6 +41,8 @@ pub struct Context<'a> {
     pub program: &'a Program,
     /// The region that the group is of.
     pub region: RegionId,
+    /// What nodes are in all entries that have them.
+    pub identities: &'a Identities,
     /// The order of axes in memory.
     pub layouts: &'a Layouts,
     /// How each stored value of the region is laid out (without its layer axis).
@@ -93,6 +96,17 @@ pub struct Lowered {
     pub program: TileProgram,
     /// What each argument is.
     pub args: Vec<Source>,
+    /// What its dots and reductions sum.
+    pub sums: Vec<Sum>,
+}
+
+/// A contraction or a reduction of the graph.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Sum {
+    /// What it is in all entries that have it.
+    pub identity: Identity,
+    /// What it is called, for people.
+    pub name: String,
 }
 
 pub use added_rows::added_rows;

@@ -23,11 +23,14 @@ template <int LEFT> static __device__ __forceinline__ void wait_for_products() {
     asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(LEFT) : "memory");
 }
 // A matrix in shared memory: groups of 8 rows are 1024 bytes apart; where k does not run along memory, a row is 64 of them,
-// and the next 64 are a block further.
-static __device__ __forceinline__ unsigned long long matrix_at(unsigned address) {
-    const unsigned low = address >> 4 | BLOCK_BYTES / 16 << 16;
-    return (unsigned long long)(1u << 30 | 1024 / 16) << 32 | low;
+// and the next 64 are a block further. Of its description, the lower half says where it is, in pieces of 16 bytes.
+static __device__ __forceinline__ unsigned matrix_at(unsigned address) { return address >> 4 | BLOCK_BYTES / 16 << 16; }
+static __device__ __forceinline__ unsigned long long matrix(unsigned at) {
+    return (unsigned long long)(1u << 30 | 1024 / 16) << 32 | at;
 }
+
+// What is the same in all lanes, in a form from which the compiler knows it: it is kept once for a warp.
+static __device__ __forceinline__ unsigned uniform(unsigned x) { return __shfl_sync(0xffffffffu, x, 0); }
 
 // Sets what a slot has of an operand from k `depth` on to zero.
 template <int EXTENT, bool ALONG_K> static __device__ __forceinline__ void clear_beyond(bf16 *stage, int depth) {
@@ -56,6 +59,18 @@ template <bool PAIRS> static __device__ __forceinline__ void load_two(float &x, 
     }
 }
 
+template <bool PAIRS, class ELEMENT>
+static __device__ __forceinline__ void store_two(ELEMENT *one, ELEMENT *other, float x, float y) {
+    store(one, x);
+    store(other, y);
+}
+template <bool PAIRS> static __device__ __forceinline__ void store_two(float *one, float *other, float x, float y) {
+    if (PAIRS)
+        *(float2 *)one = make_float2(x, y);
+    else
+        *one = x, *other = y;
+}
+
 // The fragments of 64 rows x 16 k of an operand that a thread has in registers: of rows `i` and i + 8, k `kk` and kk + 8, and
 // what is beside each. `there` says which of the two rows is there, `k` where k ends.
 template <int PARTS, bool PAIRS, class AT>
@@ -74,27 +89,37 @@ static __device__ __forceinline__ void load_fragments(unsigned (&left)[PARTS][4]
 }
 
 // Of 128 rows each warpgroup has 64 and all columns, of 64 rows both have all and half of the columns.
-template <int ROWS, int COLUMNS, int PARTS, int A_FROM, int B_FROM, bool A_ALONG_K, bool B_ALONG_K, bool ACCUMULATE, class A,
-          class B, class C, class RING>
+// PAIRS says that elements 2j and 2j + 1 of a row of the result stand side by side at a multiple of their size.
+template <int ROWS, int COLUMNS, int PARTS, int A_FROM, int B_FROM, bool A_ALONG_K, bool B_ALONG_K, bool ACCUMULATE, bool PAIRS,
+          class A, class B, class C, class RING>
 static __device__ __forceinline__ void dot_wgmma(int m, int n, int k, A a, B b, C c, RING &ring_at) {
     const int WIDTH = ROWS == 128 ? COLUMNS : COLUMNS / 2, B_EXTENT = B_ALONG_K || COLUMNS > 64 ? COLUMNS : 64;
     const bool A_REGISTERS = A_FROM >= IN_REGISTERS;
     const bool A_FILLS = A_FROM == BY_ELEMENTS || A_FROM == BY_PIECES, B_FILLS = B_FROM == BY_ELEMENTS || B_FROM == BY_PIECES;
     const bool FILLS = A_FILLS || B_FILLS, CLEARS = A_FROM == BY_TMA_ZEROED || B_FROM == BY_TMA_ZEROED;
     const int A_BYTES = A_REGISTERS ? 0 : ROWS * RING_STEP * 2 * PARTS;
-    const int group = threadIdx.x / 128, lane = threadIdx.x % 32;
+    const int group = uniform(threadIdx.x / 128), lane = threadIdx.x % 32;
     const int row = ROWS == 128 ? group * 64 : 0, column = ROWS == 128 ? 0 : group * WIDTH;
     // Where the thread's elements of the result, and of the left operand in registers, begin.
     const int own_row = row + threadIdx.x / 32 % 4 * 16 + lane / 4, own_column = column + lane % 4 * 2;
     const int steps = (k + RING_STEP - 1) / RING_STEP;
     RING at = ring_at;
+    // The warpgroup's matrices in the first slot.
+    const unsigned first = shared_address(at.memory);
+    const unsigned a_at = uniform(matrix_at(first + (A_ALONG_K ? row * 128 : row / 64 * BLOCK_BYTES)));
+    const unsigned b_at = uniform(
+        matrix_at(first + A_BYTES + (B_ALONG_K ? column * 128 : column / 64 * BLOCK_BYTES + column % 64 * 2)));
     for (int i0 = 0; i0 < m; i0 += ROWS)
         for (int j0 = 0; j0 < n; j0 += COLUMNS) {
             float sum[WIDTH / 2];
 #pragma unroll
-            for (int e = 0; e < WIDTH / 2; e++) {
-                const int y = i0 + own_row + e / 2 % 2 * 8, x = j0 + own_column + e / 4 * 8 + e % 2;
-                sum[e] = ACCUMULATE && y < m && x < n ? load(c.at(y, x)) : 0.0f;
+            for (int e = 0; e < WIDTH / 2; e += 2) {
+                const int y = i0 + own_row + e / 2 % 2 * 8, x = j0 + own_column + e / 4 * 8;
+                sum[e] = sum[e + 1] = 0.0f;
+                if (ACCUMULATE && y < m && x + 1 < n)
+                    load_two<PAIRS>(sum[e], sum[e + 1], c.at(y, x), c.at(y, x + 1));
+                else if (ACCUMULATE && y < m && x < n)
+                    sum[e] = load(c.at(y, x));
             }
             unsigned left[4][PARTS][4];
             const bool there[2] = {i0 + own_row < m, i0 + own_row + 8 < m};
@@ -120,20 +145,18 @@ static __device__ __forceinline__ void dot_wgmma(int m, int n, int k, A a, B b, 
                         [&](int y, int x) { return a.at(i0 + own_row + y, x); });
             };
             const auto multiply = [&](const RING &at) {
-                const unsigned of_a = at.address() + (A_ALONG_K ? row * 128 : row / 64 * BLOCK_BYTES);
-                const unsigned of_b = at.address() + A_BYTES
-                    + (B_ALONG_K ? column * 128 : column / 64 * BLOCK_BYTES + column % 64 * 2);
+                const unsigned of_a = a_at + at.pieces(), of_b = b_at + at.pieces();
                 fence_registers();
 #pragma unroll
                 for (int kk = 0; kk < 4; kk++)
 #pragma unroll
                     for (int part = PARTS - 1; part >= 0; part--) {
-                        const auto right = matrix_at(of_b + kk * (B_ALONG_K ? 32 : 2048));
+                        const auto right = matrix(of_b + kk * (B_ALONG_K ? 2 : 128));
                         if constexpr (A_REGISTERS)
                             wgmma<!B_ALONG_K>(sum, left[kk][part], right);
                         else
                             wgmma<!A_ALONG_K, !B_ALONG_K>(
-                                sum, matrix_at(of_a + part * ROWS * RING_STEP * 2 + kk * (A_ALONG_K ? 32 : 2048)), right);
+                                sum, matrix(of_a + part * ROWS * RING_STEP / 8 + kk * (A_ALONG_K ? 2 : 128)), right);
                     }
                 end_of_products();
             };
@@ -181,9 +204,12 @@ static __device__ __forceinline__ void dot_wgmma(int m, int n, int k, A a, B b, 
                 }
             }
 #pragma unroll
-            for (int e = 0; e < WIDTH / 2; e++) {
-                const int y = i0 + own_row + e / 2 % 2 * 8, x = j0 + own_column + e / 4 * 8 + e % 2;
-                if (y < m && x < n) store(c.at(y, x), sum[e]);
+            for (int e = 0; e < WIDTH / 2; e += 2) {
+                const int y = i0 + own_row + e / 2 % 2 * 8, x = j0 + own_column + e / 4 * 8;
+                if (y < m && x + 1 < n)
+                    store_two<PAIRS>(c.at(y, x), c.at(y, x + 1), sum[e], sum[e + 1]);
+                else if (y < m && x < n)
+                    store(c.at(y, x), sum[e]);
             }
         }
     ring_at = at;

@@ -34,11 +34,13 @@ template <int SLOTS, int BYTES> struct ring {
     // The barriers stand behind the slots: those of full ones, then those of empty ones.
     __device__ __forceinline__ unsigned char *data() const { return memory + slot * BYTES; }
     __device__ __forceinline__ unsigned address() const { return shared_address(memory) + slot * BYTES; }
+    // How far the slot is from the first, in pieces of 16 bytes.
+    __device__ __forceinline__ unsigned pieces() const { return slot * (BYTES / 16); }
     __device__ __forceinline__ unsigned full() const { return shared_address(memory) + SLOTS * BYTES + slot * 8; }
     __device__ __forceinline__ unsigned empty() const { return full() + SLOTS * 8; }
     __device__ __forceinline__ ring next() const {
         const bool last = slot == SLOTS - 1;
-        return ring{memory, last ? 0 : slot + 1, last ? phase ^ 1 : phase};
+        return {memory, last ? 0 : slot + 1, last ? phase ^ 1 : phase};
     }
     // By one thread, before a barrier of the block.
     __device__ __forceinline__ void set_up() const {
