@@ -17,7 +17,7 @@ use diptych_passes::fuse::{
 };
 use diptych_passes::layout::{Layout, Layouts, Leading, product};
 use diptych_passes::micro_batches::continued_sums;
-use diptych_passes::normalize::normalize;
+use diptych_passes::normalize::{normalize, sum_heads_apart};
 use std::collections::{HashMap, HashSet};
 use std::time::Instant;
 
@@ -121,6 +121,7 @@ pub(crate) fn compile_entry_timed(
         return Err(plan_error("the program has no such entry"));
     }
     let program = normalize(&program, kind.cached())?;
+    let program = if options.blocks.divides_groups { sum_heads_apart(&program)? } else { program };
     diptych_ir::verify(&program)?;
     let mut entry = program.entry(kind).cloned().ok_or_else(|| plan_error("the entry got lost"))?;
     let continued = continued_sums(&program, &entry);
@@ -128,10 +129,15 @@ pub(crate) fn compile_entry_timed(
     let training = kind.trains();
     let rows = match kind {
         EntryKind::Decode => Rows::Few,
-        _ if training => Rows::Many,
+        _ if training && options.blocks.whole_rows => Rows::Many,
         _ => Rows::Any,
     };
-    let fuse_options = FuseOptions { rows, history_is_rename: !kind.cached() };
+    let fuse_options = FuseOptions {
+        rows,
+        history_is_rename: !kind.cached(),
+        operand_elements: options.blocks.operand_elements(rows == Rows::Few),
+        fine_columns: options.blocks.divides_finely(),
+    };
     let start = Instant::now();
     let fused = fuse_entry(&program, &entry, streamed, fuse_options)?;
     let fuse_seconds = start.elapsed().as_secs_f64();

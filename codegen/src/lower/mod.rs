@@ -16,6 +16,7 @@ mod recurrence;
 mod rounding;
 mod stages;
 mod tables;
+mod whole_sums;
 
 use crate::condense::condense;
 use crate::identity::{Identities, Identity};
@@ -127,6 +128,12 @@ pub fn lower(group: &Group, context: &Context) -> Result<Vec<Lowered>, LowerErro
             lowering.emit()?
         }
     };
-    lowered.iter_mut().for_each(|lowered| condense(&mut lowered.program));
+    for Lowered { program, .. } in &mut lowered {
+        condense(program);
+        // A dot that copies its operands takes any number of rows.
+        if context.operands_as_they_lie {
+            whole_sums::take_all_rows(program);
+        }
+    }
     Ok(lowered)
 }
