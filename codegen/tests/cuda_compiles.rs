@@ -134,7 +134,12 @@ fn kernels_of_production_size_compile_without_spills() {
             let of_warpgroups = kernel.text.contains("dot_wgmma<");
             assert_eq!(of_warpgroups, code.count("HGMMA") > 0, "{}", kernel.name);
             assert_eq!(of_warpgroups, code.count("UTMALDG") > 0, "{}", kernel.name);
-            assert_eq!(of_warpgroups, architecture == Architecture::Sm90a && (given || of_warpgroups), "{}", kernel.name);
+            assert_eq!(
+                of_warpgroups,
+                architecture == Architecture::Sm90a && (given || of_warpgroups),
+                "{}",
+                kernel.name
+            );
             tensor_cores += usize::from(given || of_warpgroups);
         }
         // Each product of a layer, forwards and backwards, and of attention.

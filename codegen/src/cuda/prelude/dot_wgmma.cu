@@ -18,6 +18,9 @@
 #define IN_REGISTERS_BY_PAIRS 5 // the same, two at a time, of k that runs along memory
 
 static __device__ __forceinline__ void fence_registers() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+// Registers that tensor cores read must have been written before the fence: what is done here is not moved behind it.
+static __device__ __forceinline__ void settle(float &x) { asm volatile("" : "+f"(x)); }
+static __device__ __forceinline__ void settle(unsigned &x) { asm volatile("" : "+r"(x)); }
 static __device__ __forceinline__ void end_of_products() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
 template <int LEFT> static __device__ __forceinline__ void wait_for_products() {
     asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(LEFT) : "memory");
@@ -84,7 +87,10 @@ static __device__ __forceinline__ void load_fragments(unsigned (&left)[PARTS][4]
         else if (there[e % 2] && column < k)
             x = load(at(e % 2 * 8, column));
 #pragma unroll
-        for (int part = 0; part < PARTS; part++) left[part][e] = next_part(x, y);
+        for (int part = 0; part < PARTS; part++) {
+            left[part][e] = next_part(x, y);
+            settle(left[part][e]);
+        }
     }
 }
 
@@ -121,6 +127,8 @@ static __device__ __forceinline__ void dot_wgmma(int m, int n, int k, A a, B b, 
                 else if (ACCUMULATE && y < m && x < n)
                     sum[e] = load(c.at(y, x));
             }
+#pragma unroll
+            for (int e = 0; e < WIDTH / 2; e++) settle(sum[e]);
             unsigned left[4][PARTS][4];
             const bool there[2] = {i0 + own_row < m, i0 + own_row + 8 < m};
             // What consumers do for a slot that the producer has left to them, until tensor cores may read it.
