@@ -13,7 +13,7 @@ use diptych_virtual_gpu::Device;
 use half::bf16;
 
 /// What is smaller than this, in the mean, is noise.
-const NOISE: f64 = 1e-7;
+const NOISE: f64 = 1e-9;
 
 /// A buffer in both places.
 pub struct Twin {
