@@ -4,7 +4,7 @@
 use super::buckets::{Buckets, Choice, bucket};
 use super::error::CudaError;
 use super::gpu::Gpu;
-use super::kernels::{GpuKernel, GpuKernels, told};
+use super::kernels::{GpuKernel, GpuKernels, Module, told};
 use super::maps::Maps;
 use super::memory::DeviceBytes;
 use super::parameters::GpuParameters;
@@ -60,6 +60,8 @@ pub struct GpuExecutable {
     cache: Option<CacheSize>,
     bound: MemoryBound,
     graphs: Buckets<CudaGraph>,
+    /// The code that is launched, also by the graphs.
+    _modules: Arc<Vec<Module>>,
     timing: Option<Timing>,
     /// Whether a run failed, after which the GPU's memory is not to be trusted.
     failed: bool,
@@ -180,6 +182,7 @@ impl GpuExecutable {
             cache: caches.filter(|_| cached).map(CacheRooms::size),
             bound,
             graphs: Buckets::new(MOST_GRAPHS),
+            _modules: kernels.modules(),
             timing: None,
             failed: false,
         })
