@@ -32,7 +32,7 @@ static LOADED: Mutex<Option<Kind>> = Mutex::new(None);
 const OLDEST: i32 = 12_000;
 
 /// What is called of the driver: by this crate, and by cudarc for it.
-const FUNCTIONS: [&str; 42] = [
+const FUNCTIONS: [&str; 45] = [
     "cuCtxGetCurrent",
     "cuCtxSetCurrent",
     "cuCtxSynchronize",
@@ -72,9 +72,12 @@ const FUNCTIONS: [&str; 42] = [
     "cuModuleLoadData",
     "cuModuleUnload",
     "cuStreamBeginCapture_v2",
+    "cuStreamCreate",
+    "cuStreamDestroy_v2",
     "cuStreamEndCapture",
     "cuStreamSynchronize",
     "cuStreamWaitEvent",
+    "cuTensorMapEncodeTiled",
 ];
 
 /// Loads the driver, if that was not done, and starts it. What fails before a library is loaded fixes nothing.
