@@ -1,10 +1,10 @@
 //! Native code against the reference evaluator, for a model of one's own: the
 //! same numbers go through both. It knows no architecture.
 
-use crate::{ModelError, models::initialize};
 use diptych_codegen::driver::rewrite_by_default;
 use diptych_ir::evaluate::{Context, Value, evaluate};
 use diptych_ir::{EntryKind, IrError, ParamInfo, Program, Symbol, UpdateRule};
+use diptych_models::{ModelError, initialize};
 use diptych_passes::differentiate;
 use diptych_passes::differentiate::gradient_name;
 use diptych_runtime::decode::{DecodeError, ServeOptions, Server, Window};
@@ -39,6 +39,9 @@ pub enum CheckError {
     Texts(String),
 }
 
+/// Differences that are smaller than this, in the mean, are noise.
+const NOISE: f64 = 1e-7;
+
 /// How far native code is from the evaluator at most.
 #[derive(Clone, Copy, Debug)]
 pub struct Differences {
@@ -50,7 +53,7 @@ pub struct Differences {
     pub gradients: f64,
 }
 
-/// What [`crate::ir::evaluate::evaluate`] is given for `texts`, which are as long
+/// What [`evaluate`] is given for `texts`, which are as long
 /// as each other: token ids, each of them the target of the one before, and the
 /// parameters as [`initialize`] starts them. Both may be changed before use.
 ///
@@ -94,6 +97,54 @@ pub fn reference_context(program: &Program, texts: &[&[i32]], seed: u64) -> Resu
 /// # Errors
 /// When a pass refuses the program, the machine has no C compiler, or the texts do not fit the model.
 pub fn check(program: &Program, context: &Context) -> Result<Differences, CheckError> {
+    let found = compare(&Device::cpu(None)?, program, context, None, largest_difference)?;
+    Ok(Differences {
+        gradients: found.gradients / found.largest_gradient.max(f64::MIN_POSITIVE),
+        ..found.differences()
+    })
+}
+
+/// The same on any device, with relative errors in norm in place of differences: of all log-probabilities, of the logits
+/// of a prompt of the first `prompt` tokens of each text or of a token that is decoded after it, and of the gradient of
+/// a parameter; of those the largest.
+///
+/// # Errors
+/// As those of [`check`], and when the device fails.
+pub fn relative_errors(
+    device: &Device,
+    program: &Program,
+    context: &Context,
+    prompt: usize,
+) -> Result<Differences, CheckError> {
+    Ok(compare(device, program, context, Some(prompt), relative_error)?.differences())
+}
+
+/// How far numbers are from what they should be.
+type Distance = fn(&[f32], &[f64]) -> f64;
+
+/// What a comparison finds.
+struct Found {
+    score: f64,
+    serving: f64,
+    gradients: f64,
+    /// The largest element of all gradients.
+    largest_gradient: f64,
+}
+
+impl Found {
+    fn differences(&self) -> Differences {
+        Differences { score: self.score, serving: self.serving, gradients: self.gradients }
+    }
+}
+
+/// Runs all entries, with a prompt of so many tokens of each text, or of half of it.
+fn compare(
+    device: &Device,
+    program: &Program,
+    context: &Context,
+    prompt: Option<usize>,
+    distance: Distance,
+) -> Result<Found, CheckError> {
     let input = |name: &str| {
         let value = context.inputs.get(&Symbol::new(name));
         value.ok_or_else(|| CheckError::Texts(format!("no input `{name}`; see `reference_context`")))
@@ -119,8 +170,7 @@ pub fn check(program: &Program, context: &Context) -> Result<Differences, CheckE
             )));
         }
     }
-    let device = Device::cpu(None)?;
-    let mut trainer = trainer(&device, program, batch, time)?;
+    let mut trainer = trainer(device, program, batch, time)?;
     let ordered = |name: &str| {
         let name = Symbol::new(name);
         let numbers = context.params[&name].in_order(&program.params[&name].order);
@@ -136,19 +186,20 @@ pub fn check(program: &Program, context: &Context) -> Result<Differences, CheckE
         sequences: batch,
         cache_positions: batch * time.next_multiple_of(64),
     };
-    let mut server = Server::new(&device, trainer.session(), options)?;
+    let prompt = prompt.unwrap_or(time.div_ceil(2)).clamp(1, time);
+    let mut server = Server::new(device, trainer.session(), options)?;
     let mut found = Vec::new();
     server.score(&windows, &mut found)?;
-    let score = largest_difference(&found, &root(program, EntryKind::Score, "log_prob", context)?.data);
-    let serving = serving(&mut server, program, context, &windows)?;
+    let score = distance(&found, &root(program, EntryKind::Score, "log_prob", context)?.data);
+    let serving = serving(&mut server, program, context, &windows, prompt, distance)?;
     drop(server);
 
     trainer.step(|_, inputs, wanted| {
         inputs.copy_from_slice(&tokens);
         wanted.copy_from_slice(&targets);
     })?;
-    let gradients = gradients(&trainer, program, context)?;
-    Ok(Differences { score, serving, gradients })
+    let (gradients, largest_gradient) = gradients(&trainer, program, context, distance)?;
+    Ok(Found { score, serving, gradients, largest_gradient })
 }
 
 /// What the evaluator makes of a root.
@@ -158,20 +209,22 @@ fn root(program: &Program, kind: EntryKind, name: &str, context: &Context) -> Re
     Ok(evaluate(program, &[node], context)?.remove(0))
 }
 
-/// The difference of logits: a prompt of half of each text, then token by token.
+/// The distance of logits: a prompt of the first tokens of each text, then token by token.
 fn serving(
     server: &mut Server,
     program: &Program,
     context: &Context,
     texts: &[Window],
+    prompt: usize,
+    distance: Distance,
 ) -> Result<f64, CheckError> {
     let batch = texts.len();
     let time = texts[0].tokens.len();
     let sequences = texts.iter().map(|_| server.start()).collect::<Result<Vec<_>, _>>()?;
     let mut most: f64 = 0.0;
-    for length in time.div_ceil(2)..=time {
+    for length in prompt..=time {
         let texts = sequences.iter().copied().zip(texts.iter().map(|text| text.tokens));
-        let found = match length == time.div_ceil(2) {
+        let found = match length == prompt {
             true => server.prefill(&texts.map(|(id, text)| (id, &text[..length])).collect::<Vec<_>>())?,
             false => server.decode(&texts.map(|(id, text)| (id, text[length - 1])).collect::<Vec<_>>())?,
         };
@@ -183,13 +236,18 @@ fn serving(
         let mut axes = wanted.axes.clone();
         axes.sort_by_key(|axis| axis.0.as_str() != "batch");
         let rows = Value::build(axes, |index| wanted.at(index));
-        most = most.max(largest_difference(found, &rows.data));
+        most = most.max(distance(found, &rows.data));
     }
     Ok(most)
 }
 
-/// The difference of the gradients that the last step left.
-fn gradients(trainer: &Trainer, program: &Program, context: &Context) -> Result<f64, CheckError> {
+/// The distance of the gradients that the last step left, and the largest element that they should have.
+fn gradients(
+    trainer: &Trainer,
+    program: &Program,
+    context: &Context,
+    distance: Distance,
+) -> Result<(f64, f64), CheckError> {
     let backward = differentiate(program)?;
     let updates = backward.entry(EntryKind::Train).map_or(&[][..], |entry| &entry.updates);
     let nodes: Vec<_> = updates.iter().map(|update| update.1).collect();
@@ -202,9 +260,9 @@ fn gradients(trainer: &Trainer, program: &Program, context: &Context) -> Result<
         let Some(at) = updates.iter().position(|update| update.0 == name) else { continue };
         let wanted = values[at].in_order(&info.order);
         largest = wanted.iter().fold(largest, |largest, number| largest.max(number.abs()));
-        apart = apart.max(largest_difference(&trainer.session().store.get(name)?, &wanted));
+        apart = apart.max(distance(&trainer.session().store.get(name)?, &wanted));
     }
-    Ok(apart / largest.max(f64::MIN_POSITIVE))
+    Ok((apart, largest))
 }
 
 /// A trainer of one step, from whose session the other entries can be had.
@@ -241,6 +299,19 @@ fn trainer<'d>(
     Trainer::load(device, Plan::new(device, &rewritten, identity, options, &also)?)
 }
 
+/// The norm of the difference over the norm of what is wanted; infinite where one is not a number, or their counts differ.
+/// What cancels but for rounding has no relative error, so noise counts as none.
+pub(crate) fn relative_error(found: &[f32], wanted: &[f64]) -> f64 {
+    if found.len() != wanted.len() || found.iter().any(|number| number.is_nan()) {
+        return f64::INFINITY;
+    }
+    let difference: f64 =
+        found.iter().zip(wanted).map(|(&found, wanted)| (f64::from(found) - wanted).powi(2)).sum();
+    let norm: f64 = wanted.iter().map(|wanted| wanted * wanted).sum();
+    let noise = NOISE * NOISE * wanted.len() as f64;
+    if difference <= noise { 0.0 } else { (difference / norm).sqrt() }
+}
+
 /// Infinite where one is not a number, or their counts differ.
 fn largest_difference(found: &[f32], wanted: &[f64]) -> f64 {
     if found.len() != wanted.len() {
@@ -253,91 +324,15 @@ fn largest_difference(found: &[f32], wanted: &[f64]) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ModelBuilder;
-    use crate::guide::stack;
-
-    fn model() -> Program {
-        stack(1, |m, h, embed| {
-            m.linear("down", h.tanh(), embed, m.axis("other", 16)).rename(m.axis("other", 16), embed)
-        })
-        .unwrap()
-    }
 
     #[test]
     fn what_differs_is_told() {
         assert_eq!(largest_difference(&[1.0, 2.0], &[1.5, 2.0]), 0.5);
         assert_eq!(largest_difference(&[f32::NAN, 2.0], &[1.5, 2.0]), f64::INFINITY);
         assert_eq!(largest_difference(&[1.0], &[1.0, 2.0]), f64::INFINITY);
-    }
-
-    #[test]
-    fn f32_is_near_f64_and_not_the_same() {
-        let program = model();
-        let context = reference_context(&program, &[&[1, 2, 3], &[4, 5, 6]], 1).unwrap();
-        let Differences { score, serving, gradients } = check(&program, &context).unwrap();
-        for difference in [score, serving, gradients] {
-            assert!(0.0 < difference && difference < 1e-5, "{difference}");
-        }
-    }
-
-    #[test]
-    fn attention_is_served_outside_of_repeats() {
-        let program = ModelBuilder::new("flat", 64).finish(|m| {
-            let (vocab, embed) = (m.axis("vocab", 32), m.axis("embed", 16));
-            let (head, head_dim) = (m.axis("head", 2), m.axis("head_dim", 8));
-            let x = m.embedding("embedding", vocab, embed).take(m.tokens(), vocab);
-            let [q, k, v] = ["q", "k", "v"].map(|name| m.linear(name, x, embed, [head, head_dim]));
-            let seen = (q.dot(k.history(), head_dim) * 0.35).causal().softmax(m.past());
-            let x = x + m.linear("o", seen.dot(v.history(), m.past()), [head, head_dim], embed);
-            m.head("head", x, embed, vocab)
-        });
-        let program = program.unwrap();
-        let context = reference_context(&program, &[&[1, 2, 3, 4, 5], &[6, 7, 8, 9, 10]], 1).unwrap();
-        let Differences { score, serving, gradients } = check(&program, &context).unwrap();
-        assert!(score.max(serving).max(gradients) < 1e-5, "{score} {serving} {gradients}");
-    }
-
-    #[test]
-    fn two_expansions_one_in_the_other_are_right_or_refused() {
-        // Both widths are formed block by block; the backward pass needs the sum over the wider one within the other.
-        let program = ModelBuilder::new("factored", 64).finish(|m| {
-            let (vocab, embed, wide) = (m.axis("vocab", 17), m.axis("embed", 2), m.axis("wide", 16));
-            let (out, one) = (m.axis("out", 300), m.axis("one", 1));
-            let x = m.embedding("embedding", vocab, embed).take(m.tokens(), vocab);
-            let x = m.linear("up", m.layer_norm("norm", x, embed, 0.1), embed, wide);
-            let z = m.embedding("other", vocab, one).take(m.tokens(), vocab);
-            m.linear("down", (x + m.linear("beside", z, one, wide)) * 0.5, wide, out)
-        });
-        let program = program.unwrap();
-        let context = reference_context(&program, &[&[1, 2, 3, 4], &[5, 6, 7, 8]], 1).unwrap();
-        match check(&program, &context) {
-            Ok(found) => assert!(found.gradients < 1e-4, "{found:?}"),
-            Err(error) => assert!(error.to_string().contains("reads that sum"), "{error}"),
-        }
-    }
-
-    #[test]
-    fn misfits_are_refused() {
-        let program = model();
-        let refused = |texts: &[&[i32]]| reference_context(&program, texts, 1).unwrap_err().to_string();
-        assert!(
-            refused(&[]).contains("their lengths are []; give at least one, all of one length from 2 on")
-        );
-        assert!(refused(&[&[1, 2], &[1, 2, 3]]).contains("their lengths are [2, 3]"));
-        let good = reference_context(&program, &[&[1, 2, 3]], 1).unwrap();
-
-        let mut context = good.clone();
-        context.params.remove(&Symbol::new("layers.down"));
-        let message = check(&program, &context).unwrap_err().to_string();
-        assert!(message.contains("the parameter `layers.down` has no numbers over ["), "{message}");
-
-        let mut context = good.clone();
-        context.inputs.insert(Symbol::new("targets"), Value::scalar(1.0));
-        let message = check(&program, &context).unwrap_err().to_string();
-        assert!(message.contains("3 tokens and 1 targets of 1 texts"), "{message}");
-
-        let context = reference_context(&program, &[&[1, 2, 77]], 1).unwrap();
-        let message = check(&program, &context).unwrap_err().to_string();
-        assert!(message.contains("77"), "{message}");
+        assert_eq!(relative_error(&[3.0, 4.5], &[3.0, 4.0]), 0.1);
+        assert_eq!(relative_error(&[f32::NAN, 2.0], &[1.5, 2.0]), f64::INFINITY);
+        assert_eq!(relative_error(&[1.0], &[1.0, 2.0]), f64::INFINITY);
+        assert_eq!(relative_error(&[1e-9, 0.0], &[0.0, 0.0]), 0.0);
     }
 }

@@ -22,7 +22,8 @@ impl Floor {
         let rates = &machine.rates;
         let seconds = |narrow: bool| -> f64 {
             let dots = work.dots.iter().filter(|dot| is_narrow(dot.precision) == narrow);
-            dots.map(|dot| dot.flops / machine.peak_flops_per_second(dot.precision)).sum()
+            // The sum of nothing is -0.
+            dots.map(|dot| dot.flops / machine.peak_flops_per_second(dot.precision)).sum::<f64>() + 0.0
         };
         let (ops, per_second) = (&work.scalar, &rates.scalar_per_second_per_thread);
         let pointwise = ops.arithmetic / per_second.arithmetic
@@ -33,7 +34,8 @@ impl Floor {
         let moved = rates.levels.last().map_or(0.0, |memory| {
             let all = rates.threads;
             let time = |direction: Direction| 1.0 / memory.bytes_per_second(direction, all, all);
-            work.traffic.iter().map(|traffic| traffic.footprint_bytes * time(traffic.direction)).sum()
+            work.traffic.iter().map(|traffic| traffic.footprint_bytes * time(traffic.direction)).sum::<f64>()
+                + 0.0
         });
         Floor {
             tensor_core_seconds: seconds(true),
@@ -64,12 +66,12 @@ fn is_narrow(precision: Precision) -> bool {
 
 /// Seconds that the products of some work take where each is multiplied at the peak of its precision.
 pub fn product_seconds(work: &Work, machine: &Machine) -> f64 {
-    work.dots.iter().map(|dot| dot.flops / machine.peak_flops_per_second(dot.precision)).sum()
+    work.dots.iter().map(|dot| dot.flops / machine.peak_flops_per_second(dot.precision)).sum::<f64>() + 0.0
 }
 
 /// FLOPs of work that tensor cores do.
 pub fn tensor_core_flops(work: &Work) -> f64 {
-    work.dots.iter().filter(|dot| is_narrow(dot.precision)).map(|dot| dot.flops).sum()
+    work.dots.iter().filter(|dot| is_narrow(dot.precision)).map(|dot| dot.flops).sum::<f64>() + 0.0
 }
 
 #[cfg(test)]

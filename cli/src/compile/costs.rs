@@ -10,8 +10,8 @@ use diptych_codegen::cuda::KernelText;
 use diptych_codegen::entry::{CompiledEntry, Launch};
 use diptych_cost::money::price_per_million_tokens;
 use diptych_cost::{
-    EntryPrediction, Floor, LaunchPrediction, Limit, Machine, Multiprocessor, Precision, RunSizes, Work,
-    launch_work, predict_entry, product_seconds, sizes_of, tensor_core_flops,
+    EntryPrediction, Floor, LaunchPrediction, Limit, Machine, Multiprocessor, Precision, RunSizes, Traffic,
+    Work, launch_work, predict_entry, product_seconds, sizes_of, tensor_core_flops,
 };
 use diptych_ir::EntryKind;
 use serde::Serialize;
@@ -301,7 +301,7 @@ fn entry_costs(
     machine: &Machine,
     kernels: &BTreeMap<String, KernelCosts>,
 ) -> EntryCosts {
-    let EntryPrediction { launches, copy_seconds } =
+    let EntryPrediction { launches, copy_seconds, copied_bytes } =
         predict_entry(entry, machine, machine.rates.threads, run);
     let cost = |(launch, predicted): (&Launch, &LaunchPrediction)| {
         let name = entry.kernel_name(launch.kernel);
@@ -319,7 +319,8 @@ fn entry_costs(
         }
     };
     let launches: Vec<LaunchCosts> = entry.launches().into_iter().zip(&launches).map(cost).collect();
-    let copies = Sum { roofline_seconds: copy_seconds, predicted_seconds: copy_seconds, ..Sum::default() };
+    let moved = vec![Traffic::read(copied_bytes), Traffic::write(copied_bytes)];
+    let copies = Sum::of(&Work { traffic: moved, ..Work::default() }, machine, copy_seconds);
     let sequence = run.sequences.first();
     EntryCosts {
         entry: kind.name(),
@@ -350,10 +351,10 @@ fn totals(entries: &[EntryCosts], accumulation: usize, machine: &Machine) -> Vec
         }
     };
     let mut totals = Vec::new();
-    if let Some(train) = of(EntryKind::Train) {
-        let further = of(EntryKind::Accumulate).map_or_else(Sum::default, |entry| entry.sum);
-        let update = of(EntryKind::Update).map_or_else(Sum::default, |entry| entry.sum);
-        let sum = train.sum.plus(further, accumulation.saturating_sub(1) as f64).plus(update, 1.0);
+    // Of a step all parts must be there.
+    let parts = [EntryKind::Train, EntryKind::Accumulate, EntryKind::Update].map(of);
+    if let [Some(train), Some(further), Some(update)] = parts {
+        let sum = train.sum.plus(further.sum, accumulation.saturating_sub(1) as f64).plus(update.sum, 1.0);
         let micro = if accumulation > 1 { format!("{accumulation} × ") } else { String::new() };
         let what = format!("a training step of {micro}{} × {} tokens", train.sequences, train.tokens);
         totals.push(total(what, accumulation * train.sequences * train.tokens, sum));

@@ -38,6 +38,9 @@ pub struct Arguments {
     /// Threads of the CPU; without it, one for each physical core that the process may use.
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
+    /// One entry alone: train, accumulate, update, step, score, prefill or decode.
+    #[arg(long, value_name = "ENTRY")]
+    entry: Option<String>,
     #[command(flatten)]
     objective: ObjectiveArguments,
     /// The folder to write; it must be empty or not there.
@@ -53,6 +56,7 @@ pub struct Arguments {
 /// # Errors
 /// When it cannot be compiled, a target is unknown, or the folder cannot be written.
 pub fn run(registry: &Registry, arguments: &Arguments) -> Result<()> {
+    let kinds = entry_kinds(arguments.entry.as_deref())?;
     let config = RunConfig::read(registry, &arguments.model, &arguments.objective.table()?)?;
     let mut places: Vec<Place> = Vec::new();
     for name in &arguments.targets {
@@ -70,33 +74,29 @@ pub fn run(registry: &Registry, arguments: &Arguments) -> Result<()> {
         };
         claim_folder(&folder, arguments.force)?;
         match place {
-            Place::Cpu => for_cpu(&config, arguments, &folder)?,
-            Place::Gpu(place) => for_gpu(&config, place, &folder)?,
+            Place::Cpu => for_cpu(&config, &kinds, arguments.threads, &folder)?,
+            Place::Gpu(place) => for_gpu(&config, &kinds, place, &folder)?,
         }
         tell(format!("written: {}", folder.display()));
     }
     Ok(())
 }
 
-fn for_cpu(config: &RunConfig, arguments: &Arguments, folder: &Path) -> Result<()> {
+fn for_cpu(config: &RunConfig, kinds: &[EntryKind], threads: Option<usize>, folder: &Path) -> Result<()> {
     let mut time = CompileTime::start();
-    let device = DeviceArguments {
-        device: DeviceName::Cpu,
-        threads: arguments.threads,
-        target: "this-machine".to_owned(),
-    };
+    let device = DeviceArguments { device: DeviceName::Cpu, threads, target: "this-machine".to_owned() };
     let device = open_device(&device)?;
     time.lap("device");
-    let model = write_model(config, device.options(), folder, &mut time)?;
+    let model = write_model(config, kinds, device.options(), folder, &mut time)?;
     for (kind, entry) in &model.compiled.entries {
         write(folder, &format!("{}.c", kind.name()), &file_text(&entry.kernels))?;
     }
     write(folder, "stages.txt", &time.taken().text(0.0))
 }
 
-fn for_gpu(config: &RunConfig, place: &GpuPlace, folder: &Path) -> Result<()> {
+fn for_gpu(config: &RunConfig, kinds: &[EntryKind], place: &GpuPlace, folder: &Path) -> Result<()> {
     let mut time = CompileTime::start();
-    let model = write_model(config, EntryOptions::cuda(place.architecture), folder, &mut time)?;
+    let model = write_model(config, kinds, EntryOptions::cuda(place.architecture), folder, &mut time)?;
     let code = machine_code::write(&model.compiled, place.architecture, folder)?;
     time.lap("machine code");
     let costs = costs(place, config, &model, &code)?;
@@ -111,12 +111,12 @@ fn for_gpu(config: &RunConfig, place: &GpuPlace, folder: &Path) -> Result<()> {
 /// Compiles the model, and writes what does not depend on the language of kernels.
 fn write_model(
     config: &RunConfig,
+    kinds: &[EntryKind],
     options: EntryOptions,
     folder: &Path,
     time: &mut CompileTime,
 ) -> Result<Compiled> {
-    let kinds: Vec<EntryKind> = entry_kinds(None)?;
-    let model = compile_model(config, &kinds, options, ObjectiveConfig::rewrite, time)?;
+    let model = compile_model(config, kinds, options, ObjectiveConfig::rewrite, time)?;
     write(folder, "model.graph", &text::print(&model.program))?;
     write(folder, "compiled.graph", &text::print(&model.compiled.program))?;
     for (kind, entry) in &model.compiled.entries {

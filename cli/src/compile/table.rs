@@ -1,8 +1,8 @@
 //! The costs as tables for people. It computes nothing but sums of launches of one kernel.
 
 use super::costs::{Costs, EntryCosts, KernelCosts, LaunchCosts, Sum};
-use crate::format::{columns, push, seconds, short, thousands, wrapped};
-use std::collections::BTreeMap;
+use crate::format::{columns, push, short, thousands, wrapped};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Columns of a line of text.
 const COLUMNS: usize = 120;
@@ -46,14 +46,26 @@ fn percent(share: f64) -> String {
     if share.is_finite() { format!("{:.0}%", 100.0 * share) } else { "–".to_owned() }
 }
 
+/// Microseconds of so many seconds.
+fn microseconds(seconds: f64) -> String {
+    match 1e6 * seconds {
+        least if least > 0.0 && least < 5e-3 => "<0.01".to_owned(),
+        other => short(other),
+    }
+}
+
 fn kernels(kernels: &BTreeMap<String, KernelCosts>) -> String {
     let opcodes = |kernel: &KernelCosts, opcode: &str| {
         kernel.instructions.as_ref().map_or(0, |code| code.opcodes.get(opcode).copied().unwrap_or(0))
     };
-    let told: Vec<&str> = OPCODES
-        .into_iter()
-        .filter(|opcode| kernels.values().any(|kernel| opcodes(kernel, opcode) > 0))
+    let present = |opcode: &&str| kernels.values().any(|kernel| opcodes(kernel, opcode) > 0);
+    // Those of tensor cores have names such as HMMA and HGMMA.
+    let all = kernels.values().filter_map(|kernel| kernel.instructions.as_ref());
+    let of_tensor_cores: BTreeSet<&str> = all
+        .flat_map(|code| code.opcodes.keys().map(String::as_str))
+        .filter(|opcode| opcode.ends_with("MMA"))
         .collect();
+    let told: Vec<&str> = of_tensor_cores.into_iter().chain(OPCODES.into_iter().filter(present)).collect();
     let has_resources = kernels.values().any(|kernel| kernel.resources.is_some());
     let has_instructions = kernels.values().any(|kernel| kernel.instructions.is_some());
     let mut header = row(&["threads", "shared"]);
@@ -61,8 +73,8 @@ fn kernels(kernels: &BTreeMap<String, KernelCosts>) -> String {
         header.extend(row(&["registers", "spills", "blocks/SM", "occupancy", "limited by"]));
     }
     if has_instructions {
-        header.extend(row(&["tensor", "of loop"]));
         header.extend(row(&told));
+        header.extend(row(&["in loop"]));
     }
     header.extend(row(&["kernel"]));
     let mut rows = vec![header];
@@ -82,11 +94,10 @@ fn kernels(kernels: &BTreeMap<String, KernelCosts>) -> String {
             cells.extend(std::iter::repeat_n("–".to_owned(), 5));
         }
         if let Some(code) = &kernel.instructions {
-            cells.push(code.tensor_core.to_string());
-            cells.push(code.main_loop_tensor_core_share.map_or("–".to_owned(), percent));
             cells.extend(told.iter().map(|opcode| opcodes(kernel, opcode).to_string()));
+            cells.push(code.main_loop_tensor_core_share.map_or("–".to_owned(), percent));
         } else if has_instructions {
-            cells.extend(std::iter::repeat_n("–".to_owned(), 2 + told.len()));
+            cells.extend(std::iter::repeat_n("–".to_owned(), 1 + told.len()));
         }
         cells.push(name.clone());
         rows.push(cells);
@@ -122,8 +133,8 @@ fn launches(entry: &EntryCosts) -> String {
         "launches",
         "blocks",
         "waves",
-        "roofline",
-        "predicted",
+        "roofline µs",
+        "predicted µs",
         "share",
         "bound by",
         "tensor FLOPs",
@@ -143,8 +154,8 @@ fn launches(entry: &EntryCosts) -> String {
     let all = entry.sum;
     let amounts = |sum: &Sum, bound: &str| {
         [
-            seconds(sum.roofline_seconds),
-            seconds(sum.predicted_seconds),
+            microseconds(sum.roofline_seconds),
+            microseconds(sum.predicted_seconds),
             percent(sum.predicted_seconds / all.predicted_seconds),
             bound.to_owned(),
             percent(sum.tensor_core_flops / sum.flops),
@@ -203,7 +214,7 @@ fn notes(costs: &Costs) -> Vec<String> {
          peaks. Predicted: with launches, waves and the shares of peaks that the best published kernels reach \
          (docs/costs.md). What these very kernels take, only a GPU can tell."
             .to_owned(),
-        "Blocks and waves are of one launch; all other figures of all launches of a kernel in a run. Tensor FLOPs and time: \
+        "In loop: tensor-core instructions over all instructions of a kernel's main loop. Blocks and waves are of one launch; all other figures of all launches of a kernel in a run. Tensor FLOPs and time: \
          the part of FLOPs that tensor cores do, and the part of the predicted time in which they work at their peak."
             .to_owned(),
     ];
