@@ -39,8 +39,8 @@ pub enum CheckError {
     Texts(String),
 }
 
-/// Differences that are smaller than this, in the mean, are noise.
-const NOISE: f64 = 1e-7;
+/// The least part of the largest norm of several values that the norm of another counts for.
+const LEAST_NORM: f64 = 0.1;
 
 /// How far native code is from the evaluator at most.
 #[derive(Clone, Copy, Debug)]
@@ -97,16 +97,20 @@ pub fn reference_context(program: &Program, texts: &[&[i32]], seed: u64) -> Resu
 /// # Errors
 /// When a pass refuses the program, the machine has no C compiler, or the texts do not fit the model.
 pub fn check(program: &Program, context: &Context) -> Result<Differences, CheckError> {
-    let found = compare(&Device::cpu(None)?, program, context, None, largest_difference)?;
+    let found = compare(&Device::cpu(None)?, program, context, None)?;
+    let most = |pairs: &[Pair]| pairs.iter().map(largest_difference).fold(0.0, f64::max);
+    let gradients = found.gradients.iter().flat_map(|pair| &pair.wanted);
+    let largest = gradients.fold(f64::MIN_POSITIVE, |largest, number| largest.max(number.abs()));
     Ok(Differences {
-        gradients: found.gradients / found.largest_gradient.max(f64::MIN_POSITIVE),
-        ..found.differences()
+        score: most(&found.score),
+        serving: most(&found.serving),
+        gradients: most(&found.gradients) / largest,
     })
 }
 
-/// The same on any device, with relative errors in norm in place of differences: of all log-probabilities, of the logits
-/// of a prompt of the first `prompt` tokens of each text or of a token that is decoded after it, and of the gradient of
-/// a parameter; of those the largest.
+/// The same on any device, with the errors of [`relative_error`] in place of differences: of all log-probabilities, of the
+/// logits of a prompt of the first `prompt` tokens of each text and of the tokens that are decoded after it, and of
+/// gradients.
 ///
 /// # Errors
 /// As those of [`check`], and when the device fails.
@@ -116,25 +120,25 @@ pub fn relative_errors(
     context: &Context,
     prompt: usize,
 ) -> Result<Differences, CheckError> {
-    Ok(compare(device, program, context, Some(prompt), relative_error)?.differences())
+    let found = compare(device, program, context, Some(prompt))?;
+    Ok(Differences {
+        score: relative_error(&found.score),
+        serving: relative_error(&found.serving),
+        gradients: relative_error(&found.gradients),
+    })
 }
 
-/// How far numbers are from what they should be.
-type Distance = fn(&[f32], &[f64]) -> f64;
+/// What was computed, and what it should be.
+pub(crate) struct Pair {
+    pub(crate) found: Vec<f32>,
+    pub(crate) wanted: Vec<f64>,
+}
 
-/// What a comparison finds.
+/// All that was computed.
 struct Found {
-    score: f64,
-    serving: f64,
-    gradients: f64,
-    /// The largest element of all gradients.
-    largest_gradient: f64,
-}
-
-impl Found {
-    fn differences(&self) -> Differences {
-        Differences { score: self.score, serving: self.serving, gradients: self.gradients }
-    }
+    score: Vec<Pair>,
+    serving: Vec<Pair>,
+    gradients: Vec<Pair>,
 }
 
 /// Runs all entries, with a prompt of so many tokens of each text, or of half of it.
@@ -143,7 +147,6 @@ fn compare(
     program: &Program,
     context: &Context,
     prompt: Option<usize>,
-    distance: Distance,
 ) -> Result<Found, CheckError> {
     let input = |name: &str| {
         let value = context.inputs.get(&Symbol::new(name));
@@ -190,16 +193,17 @@ fn compare(
     let mut server = Server::new(device, trainer.session(), options)?;
     let mut found = Vec::new();
     server.score(&windows, &mut found)?;
-    let score = distance(&found, &root(program, EntryKind::Score, "log_prob", context)?.data);
-    let serving = serving(&mut server, program, context, &windows, prompt, distance)?;
+    let wanted = root(program, EntryKind::Score, "log_prob", context)?.data;
+    let score = vec![Pair { found, wanted }];
+    let serving = serving(&mut server, program, context, &windows, prompt)?;
     drop(server);
 
     trainer.step(|_, inputs, wanted| {
         inputs.copy_from_slice(&tokens);
         wanted.copy_from_slice(&targets);
     })?;
-    let (gradients, largest_gradient) = gradients(&trainer, program, context, distance)?;
-    Ok(Found { score, serving, gradients, largest_gradient })
+    let gradients = gradients(&trainer, program, context)?;
+    Ok(Found { score, serving, gradients })
 }
 
 /// What the evaluator makes of a root.
@@ -209,19 +213,18 @@ fn root(program: &Program, kind: EntryKind, name: &str, context: &Context) -> Re
     Ok(evaluate(program, &[node], context)?.remove(0))
 }
 
-/// The distance of logits: a prompt of the first tokens of each text, then token by token.
+/// Logits: after a prompt of the first tokens of each text, then token by token.
 fn serving(
     server: &mut Server,
     program: &Program,
     context: &Context,
     texts: &[Window],
     prompt: usize,
-    distance: Distance,
-) -> Result<f64, CheckError> {
+) -> Result<Vec<Pair>, CheckError> {
     let batch = texts.len();
     let time = texts[0].tokens.len();
     let sequences = texts.iter().map(|_| server.start()).collect::<Result<Vec<_>, _>>()?;
-    let mut most: f64 = 0.0;
+    let mut pairs = Vec::new();
     for length in prompt..=time {
         let texts = sequences.iter().copied().zip(texts.iter().map(|text| text.tokens));
         let found = match length == prompt {
@@ -236,33 +239,27 @@ fn serving(
         let mut axes = wanted.axes.clone();
         axes.sort_by_key(|axis| axis.0.as_str() != "batch");
         let rows = Value::build(axes, |index| wanted.at(index));
-        most = most.max(distance(found, &rows.data));
+        pairs.push(Pair { found: found.to_vec(), wanted: rows.data });
     }
-    Ok(most)
+    Ok(pairs)
 }
 
-/// The distance of the gradients that the last step left, and the largest element that they should have.
-fn gradients(
-    trainer: &Trainer,
-    program: &Program,
-    context: &Context,
-    distance: Distance,
-) -> Result<(f64, f64), CheckError> {
+/// The gradients that the last step left.
+fn gradients(trainer: &Trainer, program: &Program, context: &Context) -> Result<Vec<Pair>, CheckError> {
     let backward = differentiate(program)?;
     let updates = backward.entry(EntryKind::Train).map_or(&[][..], |entry| &entry.updates);
     let nodes: Vec<_> = updates.iter().map(|update| update.1).collect();
     let values = evaluate(&backward, &nodes, context)?;
-    let (mut largest, mut apart): (f64, f64) = (0.0, 0.0);
+    let mut pairs = Vec::new();
     // What a sign is taken of may be counts, beside which all gradients would be small.
     let descends = |info: &ParamInfo| matches!(info.update, UpdateRule::AdamW { .. });
     for (&name, info) in program.params.iter().filter(|param| descends(param.1)) {
         let name = gradient_name(name);
         let Some(at) = updates.iter().position(|update| update.0 == name) else { continue };
         let wanted = values[at].in_order(&info.order);
-        largest = wanted.iter().fold(largest, |largest, number| largest.max(number.abs()));
-        apart = apart.max(distance(&trainer.session().store.get(name)?, &wanted));
+        pairs.push(Pair { found: trainer.session().store.get(name)?, wanted });
     }
-    Ok((apart, largest))
+    Ok(pairs)
 }
 
 /// A trainer of one step, from whose session the other entries can be had.
@@ -299,21 +296,27 @@ fn trainer<'d>(
     Trainer::load(device, Plan::new(device, &rewritten, identity, options, &also)?)
 }
 
-/// The norm of the difference over the norm of what is wanted; infinite where one is not a number, or their counts differ.
-/// What cancels but for rounding has no relative error, so noise counts as none.
-pub(crate) fn relative_error(found: &[f32], wanted: &[f64]) -> f64 {
-    if found.len() != wanted.len() || found.iter().any(|number| number.is_nan()) {
-        return f64::INFINITY;
-    }
-    let difference: f64 =
-        found.iter().zip(wanted).map(|(&found, wanted)| (f64::from(found) - wanted).powi(2)).sum();
-    let norm: f64 = wanted.iter().map(|wanted| wanted * wanted).sum();
-    let noise = NOISE * NOISE * wanted.len() as f64;
-    if difference <= noise { 0.0 } else { (difference / norm).sqrt() }
+/// Of several values of a kind, the largest norm of a difference over the norm of what is wanted; infinite where a number
+/// is none, or counts differ. What cancels but for rounding has no relative error: a norm counts for no less than
+/// [`LEAST_NORM`] of that of the largest, element for element.
+pub(crate) fn relative_error(pairs: &[Pair]) -> f64 {
+    let mean_square = |numbers: &[f64]| {
+        numbers.iter().map(|number| number * number).sum::<f64>() / numbers.len().max(1) as f64
+    };
+    let largest = pairs.iter().map(|pair| mean_square(&pair.wanted)).fold(f64::MIN_POSITIVE, f64::max);
+    let error = |Pair { found, wanted }: &Pair| {
+        if found.len() != wanted.len() || !found.iter().all(|number| number.is_finite()) {
+            return f64::INFINITY;
+        }
+        let apart: Vec<f64> =
+            found.iter().zip(wanted).map(|(&found, wanted)| f64::from(found) - wanted).collect();
+        (mean_square(&apart) / mean_square(wanted).max(LEAST_NORM * LEAST_NORM * largest)).sqrt()
+    };
+    pairs.iter().map(error).fold(0.0, f64::max)
 }
 
 /// Infinite where one is not a number, or their counts differ.
-fn largest_difference(found: &[f32], wanted: &[f64]) -> f64 {
+fn largest_difference(Pair { found, wanted }: &Pair) -> f64 {
     if found.len() != wanted.len() {
         return f64::INFINITY;
     }
@@ -325,14 +328,28 @@ fn largest_difference(found: &[f32], wanted: &[f64]) -> f64 {
 mod tests {
     use super::*;
 
+    fn pair(found: &[f32], wanted: &[f64]) -> Pair {
+        Pair { found: found.to_vec(), wanted: wanted.to_vec() }
+    }
+
     #[test]
     fn what_differs_is_told() {
-        assert_eq!(largest_difference(&[1.0, 2.0], &[1.5, 2.0]), 0.5);
-        assert_eq!(largest_difference(&[f32::NAN, 2.0], &[1.5, 2.0]), f64::INFINITY);
-        assert_eq!(largest_difference(&[1.0], &[1.0, 2.0]), f64::INFINITY);
-        assert_eq!(relative_error(&[3.0, 4.5], &[3.0, 4.0]), 0.1);
-        assert_eq!(relative_error(&[f32::NAN, 2.0], &[1.5, 2.0]), f64::INFINITY);
-        assert_eq!(relative_error(&[1.0], &[1.0, 2.0]), f64::INFINITY);
-        assert_eq!(relative_error(&[1e-9, 0.0], &[0.0, 0.0]), 0.0);
+        let apart = |found: &[f32], wanted: &[f64]| largest_difference(&pair(found, wanted));
+        assert_eq!(apart(&[1.0, 2.0], &[1.5, 2.0]), 0.5);
+        assert_eq!(apart(&[f32::NAN, 2.0], &[1.5, 2.0]), f64::INFINITY);
+        assert_eq!(apart(&[1.0], &[1.0, 2.0]), f64::INFINITY);
+    }
+
+    #[test]
+    fn errors_are_relative_but_of_what_cancels() {
+        let of = |pairs: &[Pair]| relative_error(pairs);
+        let close = |found: f64, wanted: f64| assert!((found - wanted).abs() < 1e-9, "{found} {wanted}");
+        close(of(&[pair(&[3.0, 4.5], &[3.0, 4.0])]), 0.1);
+        close(of(&[pair(&[3e-9, 4.5e-9], &[3e-9, 4e-9])]), 0.1);
+        assert_eq!(of(&[pair(&[f32::NAN, 2.0], &[1.5, 2.0])]), f64::INFINITY);
+        assert_eq!(of(&[pair(&[f32::INFINITY], &[1.5])]), f64::INFINITY);
+        assert_eq!(of(&[pair(&[1.0], &[1.0, 2.0])]), f64::INFINITY);
+        // The second is nothing beside the first, and is held against a tenth of it.
+        close(of(&[pair(&[2.0], &[2.0]), pair(&[1e-3], &[1e-9])]), 1e-3 / 0.2);
     }
 }
