@@ -17,7 +17,7 @@
 mod check;
 pub mod guide;
 
-pub use check::{CheckError, Differences, check, reference_context};
+pub use check::{CheckError, Differences, check, reference_context, relative_errors};
 pub use diptych_cli::main;
 pub use diptych_codegen as codegen;
 pub use diptych_cost as cost;

@@ -97,6 +97,28 @@ pub fn wrapped(text: &str, columns: usize) -> String {
     out
 }
 
+/// Rows of cells, each column as wide as its widest cell, two spaces apart. Cells stand at the right of their column, in the
+/// last one at the left. Rows may be of different lengths.
+pub fn columns(rows: &[Vec<String>]) -> String {
+    let width = |text: &String| text.chars().count();
+    let count = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let widest = |at: usize| rows.iter().filter_map(|row| row.get(at)).map(width).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..count).map(widest).collect();
+    let mut out = String::new();
+    for row in rows {
+        let mut line = String::new();
+        for (at, cell) in row.iter().enumerate() {
+            let fill = if at + 1 == count { 0 } else { widths[at] - width(cell) };
+            let gap = if at == 0 { 0 } else { 2 };
+            line.extend(std::iter::repeat_n(' ', gap + fill));
+            line.push_str(cell);
+        }
+        out.push_str(line.trim_end());
+        out.push('\n');
+    }
+    out
+}
+
 /// Writes to the end.
 pub fn push(out: &mut String, text: std::fmt::Arguments<'_>) {
     // Writing to a string does not fail.
@@ -114,6 +136,14 @@ mod tests {
             wrapped("a_word_that_is_longer than that", 8),
             "a_word_that_is_longer\n    than\n    that\n"
         );
+    }
+
+    #[test]
+    fn cells_stand_under_each_other() {
+        let rows = [["ms", "share", "kernel"], ["1.50", "7%", "é"], ["12", "100%", "long name"]];
+        let rows = rows.map(|row| row.map(str::to_owned).to_vec());
+        assert_eq!(columns(&rows), "  ms  share  kernel\n1.50     7%  é\n  12   100%  long name\n");
+        assert_eq!(columns(&[]), "");
     }
 
     #[test]

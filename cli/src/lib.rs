@@ -5,6 +5,7 @@ mod arguments;
 mod bench;
 mod blocks;
 mod chat;
+pub mod check;
 mod compare;
 mod compile;
 mod config;

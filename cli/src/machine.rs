@@ -20,13 +20,13 @@ pub struct MachineSummary {
     pub target: String,
     /// The processor, as the system names it.
     pub processor: String,
-    /// Threads used.
+    /// Threads used, or multiprocessors of a GPU.
     pub threads: usize,
-    /// Bytes of a vector in generated code.
+    /// Bytes of a vector in generated code; 0 for a GPU.
     pub vector_bytes: usize,
-    /// Peak in f32 of all threads, FLOP/s, measured.
+    /// Peak of all threads, FLOP/s: in f32, measured; of a GPU in bf16, as published.
     pub peak_flops_per_second: f64,
-    /// Reading from memory, bytes/s, all threads, measured.
+    /// Reading from memory, bytes/s, all threads, measured; of a GPU as published.
     pub memory_bytes_per_second: f64,
     /// Currency of prices.
     pub currency: String,
@@ -92,13 +92,26 @@ pub fn open_machine(arguments: &DeviceArguments, device: &Device) -> Result<(Mac
     // What is run here is run at this machine's speeds, whatever the file says of its own.
     let target = Target { rates: None, ..target };
     let machine = target.into_machine(Some((measurement.rates, measurement.memory_bytes)))?;
+    let peak = machine.peak_flops_per_second(diptych_cost::Precision::F32);
+    let summary = summary(&machine, processor, device.threads(), cpu.width.bytes(), peak);
+    Ok((machine, summary))
+}
+
+/// What is told of a machine in reports.
+fn summary(
+    machine: &Machine,
+    processor: String,
+    threads: usize,
+    vector_bytes: usize,
+    peak: f64,
+) -> MachineSummary {
     let memory = machine.rates.levels.last().map_or(0.0, |level| level.read.all_threads_bytes_per_second);
-    let summary = MachineSummary {
+    MachineSummary {
         target: machine.name.clone(),
         processor,
-        threads: device.threads(),
-        vector_bytes: cpu.width.bytes(),
-        peak_flops_per_second: machine.peak_flops_per_second(diptych_cost::Precision::F32),
+        threads,
+        vector_bytes,
+        peak_flops_per_second: peak,
         memory_bytes_per_second: memory,
         currency: machine.price.as_ref().map_or_else(|| "USD".to_owned(), |price| price.currency.clone()),
         price_per_hour: machine.price.as_ref().map_or(f64::NAN, |price| price.per_hour),
@@ -106,8 +119,43 @@ pub fn open_machine(arguments: &DeviceArguments, device: &Device) -> Result<(Mac
             || "no price in the target".to_owned(),
             |price| format!("{}, {}, {}", price.basis, price.as_of, price.source),
         ),
+    }
+}
+
+/// The machine of a device: a CPU's speeds measured, a GPU's as published.
+///
+/// # Errors
+/// As those of [`open_machine`], and when no target has the GPU, or another one is named than that of a GPU.
+pub fn open_machine_of(arguments: &DeviceArguments, device: &Device) -> Result<(Machine, MachineSummary)> {
+    let Device::Gpu(gpu) = device else { return open_machine(arguments, device) };
+    let (name, architecture) = (gpu.name(), gpu.target().to_string());
+    let target = match arguments.target.as_str() {
+        "this-machine" => target_of_gpu(name, &architecture).ok_or_else(|| {
+            Failure(format!(
+                "{name} ({architecture}) is described by no target: copy targets/h100-sxm.toml, set its figures, and name \
+                 the copy with --target"
+            ))
+        })?,
+        named => Target::load(named)?,
     };
+    if target.kind != diptych_cost::Kind::Gpu {
+        let device = device.name();
+        return Err(Failure(format!("--target {}: that is no GPU, and {device} is one", target.name)));
+    }
+    let machine = target.into_machine(None)?;
+    let peak = machine.peak_flops_per_second(diptych_cost::Precision::Bf16);
+    let summary = summary(&machine, name.to_owned(), gpu.multiprocessors(), 0, peak);
     Ok((machine, summary))
+}
+
+/// The target whose short name is a word of a GPU's own (`h200` of `NVIDIA H200`), else the first of its architecture.
+fn target_of_gpu(name: &str, architecture: &str) -> Option<Target> {
+    let name = name.to_ascii_lowercase();
+    let words: Vec<&str> = name.split(|letter: char| !letter.is_ascii_alphanumeric()).collect();
+    let called = |target: &&str| target.split('-').next().is_some_and(|short| words.contains(&short));
+    let mut targets = Target::built_in_names().filter(called).filter_map(|target| Target::load(target).ok());
+    let of_name = targets.find(|target| target.kind == diptych_cost::Kind::Gpu);
+    of_name.or_else(|| Target::of_architecture(architecture))
 }
 
 /// Peak resident memory of this process since it was last reset, in bytes; `None` where the system does not tell.
@@ -177,4 +225,25 @@ fn status_bytes(key: &str) -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix(key))?;
     line.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gpu_is_found_by_its_name_or_its_architecture() {
+        let of = |name: &str, architecture: &str| target_of_gpu(name, architecture).map(|target| target.name);
+        for (name, architecture, expected) in [
+            ("NVIDIA H100 80GB HBM3", "sm_90a", "h100-sxm"),
+            ("NVIDIA H200", "sm_90a", "h200-sxm"),
+            ("NVIDIA A100-SXM4-80GB", "sm_80", "a100-80gb-sxm"),
+            // No word of it is that of a target.
+            ("NVIDIA GH200 480GB", "sm_90a", "h100-sxm"),
+            ("Virtual GPU", "sm_80", "a100-80gb-sxm"),
+        ] {
+            assert_eq!(of(name, architecture).as_deref(), Some(expected), "{name}");
+        }
+        assert_eq!(of("NVIDIA L4", "sm_89"), None);
+    }
 }

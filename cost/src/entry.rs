@@ -47,6 +47,8 @@ pub struct EntryPrediction {
     pub launches: Vec<LaunchPrediction>,
     /// Copies between buffers, which are no kernels.
     pub copy_seconds: f64,
+    /// Bytes that these copies read; they write as many.
+    pub copied_bytes: f64,
 }
 
 impl EntryPrediction {
@@ -102,25 +104,26 @@ pub fn predict_entry(
         next: 0,
         found: None,
         copy_seconds: 0.0,
+        copied_bytes: 0.0,
     };
     // The first time only tells where operands are left.
     walk.steps(&entry.steps, 0, 0);
     walk.found = Some(predictions);
-    walk.copy_seconds = 0.0;
+    (walk.copy_seconds, walk.copied_bytes) = (0.0, 0.0);
     walk.next = 0;
     walk.steps(&entry.steps, 0, 0);
-    let copy_seconds = walk.copy_seconds;
+    let (copy_seconds, copied_bytes) = (walk.copy_seconds, walk.copied_bytes);
     let mut launches = walk.found.unwrap_or_default();
     for launch in &mut launches {
         launch.bound = launch.breakdown.bound();
     }
-    EntryPrediction { launches, copy_seconds }
+    EntryPrediction { launches, copy_seconds, copied_bytes }
 }
 
 /// As [`predict_entry`] on a machine that cuts kernels its own way. Operands come from main memory and results
 /// go there; launches that wait for nothing of one another are one.
 fn predict_on_gpu(entry: &CompiledEntry, machine: &Machine, run: &RunSizes) -> EntryPrediction {
-    let mut prediction = EntryPrediction { launches: Vec::new(), copy_seconds: 0.0 };
+    let mut prediction = EntryPrediction { launches: Vec::new(), copy_seconds: 0.0, copied_bytes: 0.0 };
     steps_on_gpu(entry, &entry.steps, 1, machine, run, &mut prediction);
     prediction
 }
@@ -150,6 +153,7 @@ fn steps_on_gpu(
             PlanStep::Copy { from, .. } => {
                 let bytes = copied_bytes(entry, *from, run);
                 let whole = Whole { read_bytes: bytes, written_bytes: bytes, ..Whole::default() };
+                into.copied_bytes += runs as f64 * bytes;
                 into.copy_seconds += runs as f64 * predict_launch(&whole, machine, 1.0).seconds;
             }
         }
@@ -229,6 +233,7 @@ struct Walk<'a> {
     next: usize,
     found: Option<Vec<LaunchPrediction>>,
     copy_seconds: f64,
+    copied_bytes: f64,
 }
 
 impl Walk<'_> {
@@ -301,6 +306,7 @@ impl Walk<'_> {
 
     fn copy(&mut self, (from, to): (ArgRef, ArgRef), iteration: usize, layer: usize) {
         let bytes = copied_bytes(self.entry, from, self.run);
+        self.copied_bytes += bytes;
         let (from, to) = (slot(from, iteration, layer), slot(to, iteration, layer));
         let moves = [(from, Direction::Read), (to, Direction::Write)].map(|(place, direction)| Traffic {
             direction,

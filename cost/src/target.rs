@@ -17,6 +17,9 @@ pub struct Target {
     pub description: String,
     /// What computes.
     pub kind: Kind,
+    /// Of a GPU, what its code is compiled for, as NVIDIA's compilers call it: `sm_90a`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub architecture: Option<String>,
     /// Main memory; absent where it is to be asked of the system.
     pub memory_bytes: Option<f64>,
     /// What an hour costs, where that was seen.
@@ -114,6 +117,12 @@ impl Target {
         }
     }
 
+    /// The first of the targets that are built in whose code is compiled for this architecture, such as `sm_90a`.
+    pub fn of_architecture(architecture: &str) -> Option<Target> {
+        let targets = BUILT_IN.iter().filter_map(|(name, _)| Target::load(name).ok());
+        targets.into_iter().find(|target| target.architecture.as_deref() == Some(architecture))
+    }
+
     /// The target described in a file.
     pub fn from_file(path: &Path) -> Result<Target, TargetError> {
         let file = path.display().to_string();
@@ -193,6 +202,15 @@ fn positive(value: f64, key: impl Into<String>) -> Result<(), Wrong> {
 fn check(target: &Target) -> Result<(), Wrong> {
     if let Some(memory) = target.memory_bytes {
         positive(memory, "memory_bytes")?;
+    }
+    if let Some(name) = &target.architecture {
+        let number = name.strip_prefix("sm_").map(|rest| rest.trim_end_matches(['a', 'f']));
+        let is_one = number.is_some_and(|digits| {
+            (2..=3).contains(&digits.len()) && digits.bytes().all(|byte| byte.is_ascii_digit())
+        });
+        let found = || format!("\"{name}\"");
+        require(is_one, "architecture".into(), found(), "that of a GPU, such as \"sm_90a\"")?;
+        require(target.kind == Kind::Gpu, "architecture".into(), found(), "absent, since this is no GPU")?;
     }
     if let Some(price) = &target.price {
         positive(price.per_hour, "price.per_hour")?;

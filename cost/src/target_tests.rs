@@ -25,6 +25,22 @@ fn data_sheet_figures_are_those_of_the_whole_chip() {
     assert_eq!(h100.rates.levels.last().unwrap().read.all_threads_bytes_per_second, 3.35e12);
 }
 
+#[test]
+fn a_gpu_says_what_its_code_is_compiled_for() {
+    let name = |architecture| Target::of_architecture(architecture).map(|target| target.name);
+    assert_eq!(name("sm_80").as_deref(), Some("a100-80gb-sxm"));
+    assert_eq!(name("sm_90a").as_deref(), Some("h100-sxm"));
+    assert_eq!(name("sm_75"), None);
+    for name in Target::built_in_names() {
+        let target = Target::load(name).unwrap();
+        assert_eq!(target.architecture.is_some(), target.kind == Kind::Gpu, "{name}");
+    }
+    let wrong = refusal(|text| text.replace("\"sm_90a\"", "\"hopper\""));
+    assert_eq!(wrong, "my.toml: `architecture` is \"hopper\"; it must be that of a GPU, such as \"sm_90a\"");
+    let no_gpu = refusal(|text| text.replace("kind = \"gpu\"", "kind = \"cpu\""));
+    assert!(no_gpu.contains("`architecture` is \"sm_90a\"; it must be absent"), "{no_gpu}");
+}
+
 fn refusal(change: impl Fn(String) -> String) -> String {
     let text = include_str!("../../targets/h100-sxm.toml").to_string();
     let changed = change(text.clone());

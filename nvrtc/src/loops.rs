@@ -9,7 +9,7 @@ use crate::sass::{Instruction, opcodes};
 const BYTES: usize = 16;
 
 /// What tensor cores execute: for one warp, for four (`GMMA`), and of sm_100 (`UTC`).
-const TENSOR_CORE: [&str; 15] = [
+pub(crate) const TENSOR_CORE: [&str; 15] = [
     "HMMA",
     "IMMA",
     "DMMA",

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use crate::error::NvrtcError;
-use crate::loops::{MainLoop, main_loop};
+use crate::loops::{MainLoop, TENSOR_CORE, main_loop};
 use crate::toolkit::find_nvdisasm;
 
 /// What a kernel is made of. An opcode is counted by its first word: `HMMA` for `HMMA.16816.F32.BF16`.
@@ -29,6 +29,11 @@ impl KernelCode {
     /// How many instructions of an opcode there are.
     pub fn count(&self, opcode: &str) -> u64 {
         self.opcodes.get(opcode).copied().unwrap_or(0)
+    }
+
+    /// How many instructions are for the tensor cores.
+    pub fn tensor_core(&self) -> u64 {
+        TENSOR_CORE.iter().map(|opcode| self.count(opcode)).sum()
     }
 }
 

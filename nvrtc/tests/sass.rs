@@ -35,6 +35,7 @@ fn a_gemm_for_sm_80_uses_tensor_cores_ldmatrix_and_asynchronous_copies() {
         assert!(main.instructions < code.instructions);
         // Two steps before the loop.
         assert_eq!((code.count("LDGSTS"), code.count("HMMA"), code.count("HGMMA")), (12, 32, 0));
+        assert_eq!(code.tensor_core(), 32);
         assert_eq!(code.count("STG"), 32);
     }
 }

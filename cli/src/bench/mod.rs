@@ -1,8 +1,9 @@
 //! `diptych bench`: on real text, trains several architectures on the same
 //! tokens, serves each from the weights just trained, and reports what both
 //! cost. The parts: `plan` (how much there is time for), `train`, `serve`; `profile`
-//! instead tells where the time of their steps goes.
+//! instead tells where the time of their steps goes, `kernels` whether those of a GPU are right and fast.
 
+mod kernels;
 mod labels;
 mod plan;
 mod profile;
@@ -85,6 +86,19 @@ pub struct Arguments {
         conflicts_with_all = ["quick", "seconds", "out", "data"]
     )]
     profile: Vec<profile::Job>,
+    /// Train on no text, but check all kernels of a GPU against the reference, and time those of a large model against their
+    /// roofline. `benches/gpu.sh` does so with PyTorch's times beside.
+    #[arg(long, conflicts_with_all = ["profile", "quick", "seconds", "data"])]
+    kernels: bool,
+    /// With --kernels: small sizes, as for a virtual GPU.
+    #[arg(long, requires = "kernels")]
+    small: bool,
+    /// With --kernels: run nothing, but write into this file what `benches/peers/gpu_torch.py` is to time.
+    #[arg(long, value_name = "FILE", requires = "kernels")]
+    shapes: Option<PathBuf>,
+    /// With --kernels: what that script wrote.
+    #[arg(long, value_name = "FILE", requires = "kernels")]
+    peer_times: Option<PathBuf>,
     /// With --profile: tokens of the prompt.
     #[arg(long, value_name = "N", default_value_t = 16, requires = "profile")]
     prompt: usize,
@@ -123,6 +137,9 @@ struct Bench<'a> {
 /// # Errors
 /// When a model, the text or the folder does not fit.
 pub fn run(registry: &Registry, arguments: &Arguments) -> Result<()> {
+    if arguments.kernels {
+        return kernels::run(registry, arguments);
+    }
     if !arguments.profile.is_empty() {
         return profile::run(registry, arguments);
     }
@@ -223,16 +240,28 @@ fn contenders(registry: &Registry, arguments: &Arguments, device: &Device) -> Re
         false => presets.iter().map(|preset| (preset.as_str(), preset.as_str(), Form::Same)).collect(),
     };
     let make = |(title, preset, numerics): (&str, &str, Form)| {
-        let architecture = registry.preset(preset)?;
-        let program = build(&*architecture)?;
-        let config = ObjectiveConfig { numerics, ..ObjectiveConfig::default() };
-        let time = arguments.time.clamp(1, architecture.context());
-        let objective = config.objective(architecture.context(), arguments.batch.max(1), time)?;
-        let rewritten = config.rewrite(&program, objective, device.options())?;
-        let (title, preset) = (title.to_owned(), preset.to_owned());
-        Ok(Contender { title, preset, architecture, program, rewritten })
+        let sizes = [arguments.batch, arguments.time];
+        contender(title, preset, registry.preset(preset)?, numerics, sizes, device)
     };
     named.into_iter().map(make).collect()
+}
+
+/// A model in the form that is chosen for training steps of so many sequences of so many tokens.
+fn contender(
+    title: &str,
+    preset: &str,
+    architecture: Box<dyn Architecture>,
+    numerics: Form,
+    [batch, time]: [usize; 2],
+    device: &Device,
+) -> Result<Contender> {
+    let program = build(&*architecture)?;
+    let config = ObjectiveConfig { numerics, ..ObjectiveConfig::default() };
+    let context = architecture.context();
+    let objective = config.objective(context, batch.max(1), time.clamp(1, context))?;
+    let rewritten = config.rewrite(&program, objective, device.options())?;
+    let (title, preset) = (title.to_owned(), preset.to_owned());
+    Ok(Contender { title, preset, architecture, program, rewritten })
 }
 
 /// The vocabulary that all have, and the least context.

@@ -2,6 +2,7 @@
 //! so that they add up to the wall clock. It runs nothing.
 
 use super::Profile;
+use crate::bench::kernels::Peer;
 use diptych_codegen::family::Family;
 use diptych_ir::EntryKind;
 use diptych_runtime::executor::Part;
@@ -22,6 +23,10 @@ pub struct Row {
     pub waiting: f64,
     pub flops: f64,
     pub bytes: f64,
+    /// The least that it can take.
+    pub floor: f64,
+    /// What PyTorch would do in its place, each with how often in a step.
+    pub peers: Vec<(Peer, f64)>,
 }
 
 impl Row {
@@ -91,6 +96,8 @@ impl Account {
                         waiting: 0.0,
                         flops: 0.0,
                         bytes: 0.0,
+                        floor: 0.0,
+                        peers: Vec::new(),
                     });
                     row.launches += time.runs as f64 / steps;
                     row.kernel += time.kernel_seconds / steps;
@@ -102,6 +109,8 @@ impl Account {
                     row.predicted += launch.predicted_seconds;
                     row.flops += launch.flops;
                     row.bytes += launch.bytes;
+                    row.floor += launch.floor_seconds;
+                    row.peers.extend(launch.peers.iter().map(|peer| (peer.clone(), launch.runs as f64)));
                 }
             }
         }
@@ -179,6 +188,8 @@ pub mod tests {
             predicted_seconds: 1e-4,
             flops: 1e6,
             bytes: 1e5,
+            floor_seconds: 1e-5,
+            peers: Vec::new(),
         };
         // Ready 5 before its step, whose slices are counted from then.
         let train = |step: u64| Recording {

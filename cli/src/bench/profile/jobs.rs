@@ -2,6 +2,7 @@
 //! that what recording costs can be seen. It adds nothing up.
 
 use super::{Described, EntryProfile, Job, Profile};
+use crate::bench::kernels::of_launch;
 use crate::bench::{Arguments, Contender, SEED, plan};
 use crate::config::identity;
 use crate::failure::{Failure, Result};
@@ -9,10 +10,11 @@ use crate::format::thousands;
 use crate::machine::MemoryBound;
 use crate::output::tell;
 use crate::start::initialize_trainer;
-use diptych_codegen::driver::CompiledProgram;
+use diptych_codegen::driver::{CompiledProgram, compile_rewritten};
 use diptych_codegen::entry::{ArgRef, CompiledEntry, Launch, Role};
 use diptych_codegen::family::Family;
-use diptych_cost::{Machine, RunSizes, predict_entry};
+use diptych_codegen::tile::CHUNK;
+use diptych_cost::{Floor, Kind, Machine, Precision, RunSizes, predict_entry};
 use diptych_ir::{EntryKind, Program};
 use diptych_models::initialize;
 use diptych_passes::AdamWOptions;
@@ -27,6 +29,66 @@ use std::time::Instant;
 /// Recorded training steps and prompts, by default.
 const STEPS: u64 = 3;
 
+/// How much there is of a job.
+#[derive(Clone, Copy, Debug)]
+pub struct Sizes {
+    /// Sequences at once.
+    pub batch: usize,
+    /// Tokens of each sequence of a training step.
+    pub time: usize,
+    /// Tokens of a prompt.
+    pub prompt: usize,
+    /// Tokens decoded after it.
+    pub tokens: usize,
+    /// Steps and prompts that are recorded.
+    pub steps: u64,
+}
+
+impl Sizes {
+    /// As the command line says; one sequence is served.
+    pub fn of(job: Job, arguments: &Arguments) -> Sizes {
+        Sizes {
+            batch: if job == Job::Train { arguments.batch } else { 1 },
+            time: arguments.time,
+            prompt: arguments.prompt,
+            tokens: arguments.tokens,
+            steps: arguments.steps.unwrap_or(STEPS),
+        }
+    }
+
+    /// The sequences of a run of an entry.
+    fn run(&self, kind: EntryKind) -> RunSizes {
+        match kind {
+            EntryKind::Update => RunSizes::equal(1, 0, 1),
+            EntryKind::Prefill => RunSizes::equal(1, 0, self.prompt),
+            // What a step takes grows in a line with what came before.
+            EntryKind::Decode => RunSizes::equal(self.batch, self.prompt + self.tokens / 2, 1),
+            _ => RunSizes::equal(self.batch, 0, self.time),
+        }
+    }
+}
+
+/// The launches of the entries of a job, as a profile of it has them. Nothing is loaded.
+///
+/// # Errors
+/// When the model cannot be compiled.
+pub fn compiled(
+    device: &Device,
+    machine: &Machine,
+    contender: &Contender,
+    job: Job,
+    sizes: &Sizes,
+) -> Result<Vec<Vec<Described>>> {
+    let kinds = match job {
+        Job::Train => vec![EntryKind::Train, EntryKind::Update],
+        Job::Prefill => vec![EntryKind::Prefill],
+        Job::Decode => vec![EntryKind::Decode],
+    };
+    let optimizer = AdamWOptions::default();
+    let compiled = compile_rewritten(&contender.rewritten, &kinds, &optimizer, device.options())?;
+    kinds.into_iter().map(|kind| described(&compiled, kind, machine, device.threads(), sizes)).collect()
+}
+
 /// Runs a job of a model.
 ///
 /// # Errors
@@ -36,12 +98,12 @@ pub fn run(
     machine: &Machine,
     contender: &Contender,
     job: Job,
-    arguments: &Arguments,
+    sizes: &Sizes,
 ) -> Result<Profile> {
     match job {
-        Job::Train => train(device, machine, contender, arguments),
-        Job::Prefill => prefill(device, machine, contender, arguments),
-        Job::Decode => decode(device, machine, contender, arguments),
+        Job::Train => train(device, machine, contender, sizes),
+        Job::Prefill => prefill(device, machine, contender, sizes),
+        Job::Decode => decode(device, machine, contender, sizes),
     }
 }
 
@@ -64,14 +126,9 @@ fn in_turns(
     Ok((steps, plain))
 }
 
-fn train(
-    device: &Device,
-    machine: &Machine,
-    contender: &Contender,
-    arguments: &Arguments,
-) -> Result<Profile> {
-    let (batch, time) = (arguments.batch, arguments.time);
-    let count = 2 * arguments.steps.unwrap_or(STEPS) + 1;
+fn train(device: &Device, machine: &Machine, contender: &Contender, sizes: &Sizes) -> Result<Profile> {
+    let (batch, time) = (sizes.batch, sizes.time);
+    let count = 2 * sizes.steps + 1;
     let options = plan::options(batch, time, count);
     let plan = Plan::new(device, &contender.rewritten, identity(&*contender.architecture), options, &[])?;
     tell(format!("{}: {}", contender.title, MemoryBound::now(plan.memory_bound().total()).text()));
@@ -99,11 +156,7 @@ fn train(
     let entries = recordings
         .into_iter()
         .map(|(kind, recordings)| {
-            let run = match kind {
-                EntryKind::Update => RunSizes::equal(1, 0, 1),
-                _ => RunSizes::equal(batch, 0, time),
-            };
-            let launches = described(compiled, kind, machine, device.threads(), &run)?;
+            let launches = described(compiled, kind, machine, device.threads(), sizes)?;
             Ok(EntryProfile { kind, recordings, launches })
         })
         .collect::<Result<_>>()?;
@@ -124,25 +177,20 @@ fn serving(device: &Device, contender: &Contender) -> Result<Session> {
     Ok(session)
 }
 
-/// Room for one prompt in one piece, and what is decoded after it.
-fn room(arguments: &Arguments) -> ServeOptions {
-    let positions = arguments.prompt + arguments.tokens;
-    ServeOptions { rows: arguments.prompt, batch: 1, sequences: 1, cache_positions: positions }
+/// Room for prompts in one piece each, and what is decoded after them.
+fn room(sizes: &Sizes) -> ServeOptions {
+    let (batch, positions) = (sizes.batch, (sizes.prompt + sizes.tokens).next_multiple_of(CHUNK));
+    ServeOptions { rows: sizes.prompt, batch, sequences: batch, cache_positions: batch * positions }
 }
 
-fn prefill(
-    device: &Device,
-    machine: &Machine,
-    contender: &Contender,
-    arguments: &Arguments,
-) -> Result<Profile> {
+fn prefill(device: &Device, machine: &Machine, contender: &Contender, sizes: &Sizes) -> Result<Profile> {
     let kind = EntryKind::Prefill;
     let session = serving(device, contender)?;
-    let mut server = Server::new(device, &session, room(arguments))?;
+    let mut server = Server::new(device, &session, room(sizes))?;
     let vocabulary = server.vocabulary() as u64;
-    let prompt: Vec<i32> = (0..arguments.prompt).map(|at| token(0, at, vocabulary)).collect();
+    let prompt: Vec<i32> = (0..sizes.prompt).map(|at| token(0, at, vocabulary)).collect();
     let mut recordings = Vec::new();
-    let (steps, plain) = in_turns(2 * arguments.steps.unwrap_or(STEPS) + 1, |_, record| {
+    let (steps, plain) = in_turns(2 * sizes.steps + 1, |_, record| {
         begin(&mut server, kind, record);
         let sequence = server.start()?;
         let start = Instant::now();
@@ -152,40 +200,37 @@ fn prefill(
         recordings.extend(taken(&mut server, kind, record));
         Ok([start, end])
     })?;
-    let run = RunSizes::equal(1, 0, arguments.prompt);
-    let launches = described(&session.compiled, kind, machine, device.threads(), &run)?;
-    let title = format!("{}: a prompt of {} tokens", contender.title, thousands(arguments.prompt as u64));
+    let launches = described(&session.compiled, kind, machine, device.threads(), sizes)?;
+    let title = format!("{}: a prompt of {} tokens", contender.title, thousands(sizes.prompt as u64));
     Ok(Profile { title, steps, plain, entries: vec![EntryProfile { kind, recordings, launches }] })
 }
 
-fn decode(
-    device: &Device,
-    machine: &Machine,
-    contender: &Contender,
-    arguments: &Arguments,
-) -> Result<Profile> {
+fn decode(device: &Device, machine: &Machine, contender: &Contender, sizes: &Sizes) -> Result<Profile> {
     let kind = EntryKind::Decode;
     let session = serving(device, contender)?;
-    let mut server = Server::new(device, &session, room(arguments))?;
+    let mut server = Server::new(device, &session, room(sizes))?;
     let vocabulary = server.vocabulary() as u64;
-    let (prompt, tokens) = (arguments.prompt, arguments.tokens);
+    let (prompt, tokens) = (sizes.prompt, sizes.tokens);
     let text: Vec<i32> = (0..prompt + tokens).map(|at| token(0, at, vocabulary)).collect();
     let mut recordings = Vec::new();
-    let sequence = server.start()?;
-    server.prefill(&[(sequence, &text[..prompt])])?;
+    let sequences = (0..sizes.batch).map(|_| server.start()).collect::<std::result::Result<Vec<_>, _>>()?;
+    for &sequence in &sequences {
+        server.prefill(&[(sequence, &text[..prompt])])?;
+    }
     let (steps, plain) = in_turns(tokens as u64, |number, record| {
         begin(&mut server, kind, record);
+        let next: Vec<_> =
+            sequences.iter().map(|&sequence| (sequence, text[prompt + number as usize])).collect();
         let start = Instant::now();
-        server.decode(&[(sequence, text[prompt + number as usize])])?;
+        server.decode(&next)?;
         let end = Instant::now();
         recordings.extend(taken(&mut server, kind, record));
         Ok([start, end])
     })?;
-    // What a step takes grows in a line with what came before.
-    let run = RunSizes::equal(1, prompt + tokens / 2, 1);
-    let launches = described(&session.compiled, kind, machine, device.threads(), &run)?;
+    let launches = described(&session.compiled, kind, machine, device.threads(), sizes)?;
+    let of = if sizes.batch > 1 { format!(" of {} texts", sizes.batch) } else { String::new() };
     let title = format!(
-        "{}: a token after {} to {} others",
+        "{}: a token{of} after {} to {} others",
         contender.title,
         thousands(prompt as u64),
         thousands((prompt + tokens - 1) as u64)
@@ -212,20 +257,34 @@ fn described(
     kind: EntryKind,
     machine: &Machine,
     threads: usize,
-    run: &RunSizes,
+    sizes: &Sizes,
 ) -> Result<Vec<Described>> {
     let entry = compiled.entries.get(&kind);
     let entry = entry.ok_or_else(|| Failure(format!("the program has no entry `{}`", kind.name())))?;
     let program = compiled.program_of(kind);
-    let prediction = predict_entry(entry, machine, threads, run);
-    let describe = |(launch, predicted): (&Launch, &diptych_cost::LaunchPrediction)| Described {
-        kernel: launch.kernel,
-        name: name(program, entry, launch),
-        family: Family::of(program, entry, launch),
-        runs: predicted.runs,
-        predicted_seconds: predicted.seconds,
-        flops: predicted.work.flops(),
-        bytes: predicted.work.footprint_bytes(),
+    let run = sizes.run(kind);
+    let prediction = predict_entry(entry, machine, threads, &run);
+    let memory = machine.rates.levels.last().map_or(0.0, |level| level.read.all_threads_bytes_per_second);
+    let describe = |(launch, predicted): (&Launch, &diptych_cost::LaunchPrediction)| {
+        let (flops, bytes) = (predicted.work.flops(), predicted.work.footprint_bytes());
+        let (floor_seconds, peers) = match machine.kind {
+            Kind::Gpu => (Floor::of(&predicted.work, machine).seconds(), of_launch(entry, launch, &run)),
+            Kind::Cpu => {
+                let floor = (flops / machine.peak_flops_per_second(Precision::F32)).max(bytes / memory);
+                (floor, Vec::new())
+            }
+        };
+        Described {
+            kernel: launch.kernel,
+            name: name(program, entry, launch),
+            family: Family::of(program, entry, launch),
+            runs: predicted.runs,
+            predicted_seconds: predicted.seconds,
+            flops,
+            bytes,
+            floor_seconds,
+            peers,
+        }
     };
     Ok(entry.launches().into_iter().zip(&prediction.launches).map(describe).collect())
 }

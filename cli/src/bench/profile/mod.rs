@@ -8,11 +8,14 @@ mod jobs;
 mod table;
 mod trace;
 
+pub use account::{Account, Row};
+pub use jobs::{Sizes, compiled, run as profile};
+
+use super::kernels::Peer;
 use super::{Arguments, contenders};
 use crate::failure::{Failure, Result};
-use crate::machine::{open_machine, open_measured_device};
+use crate::machine::{open_device, open_machine_of};
 use crate::output::{claim_file, print, tell, write_file};
-use account::Account;
 use clap::ValueEnum;
 use diptych_codegen::family::Family;
 use diptych_ir::EntryKind;
@@ -35,9 +38,9 @@ pub enum Job {
 }
 
 /// Steps of one job, some of them recorded.
-struct Profile {
+pub struct Profile {
     /// For people.
-    title: String,
+    pub title: String,
     /// When each recorded step began and ended.
     steps: Vec<[Instant; 2]>,
     /// Seconds of steps that were not recorded, in turns with the others.
@@ -47,7 +50,7 @@ struct Profile {
 }
 
 /// What was recorded of an entry.
-struct EntryProfile {
+pub struct EntryProfile {
     kind: EntryKind,
     recordings: Vec<Recording>,
     /// Its launches, in program order.
@@ -55,7 +58,7 @@ struct EntryProfile {
 }
 
 /// A launch, apart from its time.
-struct Described {
+pub struct Described {
     /// The kernel, by position in its entry.
     kernel: usize,
     /// What the kernel is called after, and what it works on.
@@ -68,6 +71,10 @@ struct Described {
     flops: f64,
     /// Distinct bytes.
     bytes: f64,
+    /// The least that all these runs can take: the slowest of multiplying at the peak and moving each byte once from memory.
+    floor_seconds: f64,
+    /// On a GPU, what PyTorch would do in place of a run.
+    pub peers: Vec<Peer>,
 }
 
 /// Profiles the models of a bench.
@@ -78,7 +85,7 @@ pub fn run(registry: &Registry, arguments: &Arguments) -> Result<()> {
     if let Some(path) = &arguments.trace {
         claim_file(path, arguments.force)?;
     }
-    let device = open_measured_device(&arguments.device)?;
+    let device = open_device(&arguments.device)?;
     let contenders = contenders(registry, arguments, &device)?;
     let (prompt, tokens) = (arguments.prompt, arguments.tokens);
     for contender in &contenders {
@@ -102,12 +109,13 @@ pub fn run(registry: &Registry, arguments: &Arguments) -> Result<()> {
             )));
         }
     }
-    let (machine, summary) = open_machine(&arguments.device, &device)?;
+    let (machine, summary) = open_machine_of(&arguments.device, &device)?;
     let mut profiles = Vec::new();
     for contender in &contenders {
         for job in &arguments.profile {
             tell(format!("profiling {}: {job:?}", contender.title));
-            let profile = jobs::run(&device, &machine, contender, *job, arguments)?;
+            let sizes = Sizes::of(*job, arguments);
+            let profile = jobs::run(&device, &machine, contender, *job, &sizes)?;
             let account = Account::of(&profile);
             print(&format!("{}\n", table::text(&profile.title, &account, &summary)))?;
             profiles.push(profile);

@@ -15,24 +15,23 @@ pub fn text(title: &str, account: &Account, machine: &MachineSummary) -> String 
     push(
         &mut out,
         format_args!(
-            "{title}: {} a step (mean of the {} faster of {}), {} where nothing is recorded; {} threads, {} GFLOP/s, {} GB/s \
-             measured\n",
+            "{title}: {} a step (mean of the {} faster of {}), {} where nothing is recorded; {} {}, {} GFLOP/s, {} GB/s \
+             {}\n",
             seconds(account.wall),
             account.steps[0],
             account.steps[1],
             seconds(account.plain),
             machine.threads,
+            if machine.vector_bytes > 0 { "threads" } else { "multiprocessors" },
             short(machine.peak_flops_per_second / 1e9),
             short(machine.memory_bytes_per_second / 1e9),
+            if machine.vector_bytes > 0 { "measured" } else { "published" },
         ),
     );
     out.push_str("  share        ms  predicted  waiting  launches  GFLOP/s      GB/s  roofline  kind                   kernel\n");
     let shown = |row: &&Row| row.seconds() >= LEAST_SHARE * account.wall;
     for row in account.rows.iter().filter(shown) {
         let time = row.seconds();
-        // What the slower of multiplying at the peak and moving each byte once from memory would take.
-        let floor =
-            (row.flops / machine.peak_flops_per_second).max(row.bytes / machine.memory_bytes_per_second);
         push(
             &mut out,
             format_args!(
@@ -44,7 +43,7 @@ pub fn text(title: &str, account: &Account, machine: &MachineSummary) -> String 
                 row.launches.round(),
                 short(row.flops / time / 1e9),
                 short(row.bytes / time / 1e9),
-                100.0 * floor / time,
+                100.0 * row.floor / time,
                 row.family.name(),
                 cut(&format!("{}: {}", row.entry.name(), row.name)),
             ),
