@@ -1,7 +1,8 @@
 //! The way of a program through all passes, to compiled entries. Every stage is
 //! timed, so that compile time has owners. It touches no file and no device.
 
-use crate::entry::{CompileError, CompiledEntry, EntryOptions, compile_entry_timed};
+use crate::cuda;
+use crate::entry::{CompileError, CompiledEntry, EntryOptions, Language, compile_entry_timed};
 pub use crate::rewriting::{
     Candidate, Judge, Refused, Rewriting, Rewritten, SecondsOfRun, as_written, candidates, objective,
     rewrite, rewrite_by_default,
@@ -245,6 +246,18 @@ impl Passed {
             let name = |part: &str| format!("{}: {part}", kind.name());
             let parts = seconds.parts().map(|(part, seconds)| (name(part), seconds));
             laps.lap_of(parts.iter().map(|part| (part.0.as_str(), part.1)), &name("normalize"));
+        }
+        if let Language::Cuda(architecture) = options.language {
+            // Entries of one form have the same bits.
+            let of_form = |form: &&PassedPart, entry: &&CompiledEntry| match own.contains_key(&entry.kind) {
+                true => form.program.entry(entry.kind).is_some(),
+                false => std::ptr::eq(*form, &self.parts[0]),
+            };
+            for form in &self.parts {
+                let of_form = entries.values().filter(|entry| of_form(&form, entry));
+                cuda::verify_same_bits(of_form, architecture)?;
+            }
+            laps.lap("same bits");
         }
         Ok(CompiledProgram {
             program,

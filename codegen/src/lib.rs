@@ -6,6 +6,7 @@ pub mod cuda;
 pub mod driver;
 pub mod entry;
 pub mod family;
+pub mod identity;
 mod kinds;
 pub mod lower;
 mod rewriting;

@@ -284,6 +284,8 @@ pub enum Instr {
         into: View,
         /// Whether to start from nothing.
         fresh: bool,
+        /// Which sum of the graph it is, by position in [`Launch::sums`](crate::entry::Launch::sums).
+        sum: usize,
     },
 }
 
@@ -346,6 +348,8 @@ pub struct Dot {
     pub accumulate: bool,
     /// What the numbers of a and of b are as the graph has them, wherever they lie.
     pub values: [DType; 2],
+    /// Which sum of the graph it is, by position in [`Launch::sums`](crate::entry::Launch::sums).
+    pub sum: usize,
 }
 
 /// One statement of a program.

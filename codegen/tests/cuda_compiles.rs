@@ -130,7 +130,17 @@ fn kernels_of_production_size_compile_without_spills() {
             assert_eq!(given, code.count("HMMA") > 0, "{}", kernel.name);
             assert!(!given || code.count("LDSM") > 0, "{}", kernel.name);
             assert_eq!(kernel.text.contains("COPY_ASYNC"), code.count("LDGSTS") > 0, "{}", kernel.name);
-            tensor_cores += usize::from(given);
+            // Warpgroups multiply what TMA brings.
+            let of_warpgroups = kernel.text.contains("dot_wgmma<");
+            assert_eq!(of_warpgroups, code.count("HGMMA") > 0, "{}", kernel.name);
+            assert_eq!(of_warpgroups, code.count("UTMALDG") > 0, "{}", kernel.name);
+            assert_eq!(
+                of_warpgroups,
+                architecture == Architecture::Sm90a && (given || of_warpgroups),
+                "{}",
+                kernel.name
+            );
+            tensor_cores += usize::from(given || of_warpgroups);
         }
         // Each product of a layer, forwards and backwards, and of attention.
         assert!(tensor_cores >= 20, "{tensor_cores}");

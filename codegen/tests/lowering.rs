@@ -3,6 +3,7 @@
 
 use diptych_codegen::c;
 use diptych_codegen::entry::{CompiledEntry, EntryOptions, Launch, PlanStep, Role, compile_entry};
+use diptych_codegen::identity::identities;
 use diptych_codegen::lower::{BlockSizes, Context, Lowered, lower};
 use diptych_codegen::tile::Stmt;
 use diptych_ir::ops::{Contract, Input, Literal, Map, Param, PutAdd, Rename};
@@ -41,6 +42,7 @@ fn lowered(program: &Program, kind: GroupKind, nodes: &[NodeId], outputs: &[Node
     let context = Context {
         program,
         region: Program::MAIN,
+        identities: &identities(program, nodes),
         layouts: &layouts,
         layout: &layout,
         goes_on: &|_| false,

@@ -87,7 +87,12 @@ fn groups(program: &Program, kind: EntryKind) -> String {
     let entry = program.entry(kind).expect("an entry");
     let roots: Vec<NodeId> = entry.roots.iter().chain(&entry.updates).map(|root| root.1).collect();
     let rows = if kind.cached() { Rows::Few } else { Rows::Many };
-    let options = FuseOptions { rows, history_is_rename: !kind.cached() };
+    let options = FuseOptions {
+        rows,
+        history_is_rename: !kind.cached(),
+        operand_elements: usize::MAX,
+        fine_columns: false,
+    };
     let fused = fuse(&program, &roots, &streamed, options).expect("groups");
     let mut text = String::new();
     write_steps(&mut text, &program, &fused, Program::MAIN, "");

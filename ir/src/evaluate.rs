@@ -145,79 +145,109 @@ impl Context {
 /// # Errors
 /// When an input, a parameter or a size is missing or has another shape.
 pub fn evaluate(program: &Program, roots: &[NodeId], context: &Context) -> Result<Vec<Value>> {
-    evaluate_region(program, Program::MAIN, &[], roots, context)
+    evaluate_watched(program, roots, context, &mut |_, _| {})
 }
 
-fn evaluate_region(
+/// A node on the way of an evaluation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Watched<'p> {
+    /// Its region.
+    pub region: RegionId,
+    /// The node.
+    pub node: NodeId,
+    /// The position along the axis of each loop that it is within, outermost first: of a repeat, the layer.
+    pub positions: &'p [usize],
+}
+
+/// As [`evaluate`], and shows each value on the way, those within loops too.
+///
+/// # Errors
+/// As said there.
+pub fn evaluate_watched(
     program: &Program,
-    region: RegionId,
-    arguments: &[Value],
     roots: &[NodeId],
     context: &Context,
+    watch: &mut dyn FnMut(Watched<'_>, &Value),
 ) -> Result<Vec<Value>> {
-    let graph: &Graph = &program.region(region).graph;
-    let mut values: HashMap<NodeId, Value> = HashMap::new();
-    let mut loops: HashMap<NodeId, Vec<Value>> = HashMap::new();
-    for id in graph.ancestors(roots) {
-        let operands = graph.operands(id);
-        let value = match graph.op(id) {
-            op @ (Op::Repeat(_) | Op::Scan(_)) => {
-                let given: Vec<Value> = operands.iter().map(|operand| values[operand].clone()).collect();
-                if let Some(looped) = op.as_loop() {
-                    loops.insert(id, evaluate_loop(program, looped, given, context)?);
-                }
-                continue;
-            }
-            Op::Output(output) => loops[&operands[0]][output.index].clone(),
-            Op::Argument(argument) => arguments
-                .get(argument.index)
-                .cloned()
-                .ok_or_else(|| IrError::Evaluate(format!("no argument {}", argument.index)))?,
-            op => {
-                let given: Vec<&Value> = operands.iter().map(|operand| &values[operand]).collect();
-                op.operator().evaluate(&given, graph.ty(id), context)?
-            }
-        };
-        if value.axes != context.shape(graph.axes(id))? {
-            let wanted = graph.ty(id);
-            return Err(IrError::Evaluate(format!(
-                "{} gives {:?}, not {wanted}",
-                graph.op(id).name(),
-                value.axes
-            )));
-        }
-        values.insert(id, value);
-    }
-    Ok(roots.iter().map(|root| values[root].clone()).collect())
+    let mut evaluation = Evaluation { program, context, watch, positions: Vec::new() };
+    evaluation.region(Program::MAIN, &[], roots)
 }
 
-fn evaluate_loop(
-    program: &Program,
-    looped: Loop,
-    operands: Vec<Value>,
-    context: &Context,
-) -> Result<Vec<Value>> {
-    let (runs, name) = (context.size(looped.over)?, looped.over.name);
-    let (mut carried, rest) = (operands[..looped.carried].to_vec(), &operands[looped.carried..]);
-    let (sequenced, invariant) = rest.split_at(looped.sequenced);
-    let results = &program.region(looped.body).results;
-    let mut yielded: Vec<Vec<Value>> = vec![vec![Value::scalar(0.0); runs]; results.len() - looped.carried];
-    for run in 0..runs {
-        let position = if looped.reverse { runs - 1 - run } else { run };
-        let slices = sequenced.iter().map(|value| {
-            let axes = value.axes.iter().copied().filter(|axis| axis.0 != name).collect();
-            Value::build(axes, |index| value.at(&index.with(name, position)))
-        });
-        let arguments: Vec<Value> =
-            carried.iter().cloned().chain(slices).chain(invariant.iter().cloned()).collect();
-        let mut outputs = evaluate_region(program, looped.body, &arguments, results, context)?;
-        for (sequence, value) in yielded.iter_mut().zip(outputs.split_off(looped.carried)) {
-            sequence[position] = value;
+/// What an evaluation keeps in mind on its way through regions.
+struct Evaluation<'a> {
+    program: &'a Program,
+    context: &'a Context,
+    watch: &'a mut dyn FnMut(Watched<'_>, &Value),
+    positions: Vec<usize>,
+}
+
+impl Evaluation<'_> {
+    fn region(&mut self, region: RegionId, arguments: &[Value], roots: &[NodeId]) -> Result<Vec<Value>> {
+        let graph: &Graph = &self.program.region(region).graph;
+        let context = self.context;
+        let mut values: HashMap<NodeId, Value> = HashMap::new();
+        let mut loops: HashMap<NodeId, Vec<Value>> = HashMap::new();
+        for id in graph.ancestors(roots) {
+            let operands = graph.operands(id);
+            let value = match graph.op(id) {
+                op @ (Op::Repeat(_) | Op::Scan(_)) => {
+                    let given: Vec<Value> = operands.iter().map(|operand| values[operand].clone()).collect();
+                    if let Some(looped) = op.as_loop() {
+                        loops.insert(id, self.looped(looped, given)?);
+                    }
+                    continue;
+                }
+                Op::Output(output) => loops[&operands[0]][output.index].clone(),
+                Op::Argument(argument) => arguments
+                    .get(argument.index)
+                    .cloned()
+                    .ok_or_else(|| IrError::Evaluate(format!("no argument {}", argument.index)))?,
+                op => {
+                    let given: Vec<&Value> = operands.iter().map(|operand| &values[operand]).collect();
+                    op.operator().evaluate(&given, graph.ty(id), context)?
+                }
+            };
+            if value.axes != context.shape(graph.axes(id))? {
+                let wanted = graph.ty(id);
+                return Err(IrError::Evaluate(format!(
+                    "{} gives {:?}, not {wanted}",
+                    graph.op(id).name(),
+                    value.axes
+                )));
+            }
+            (self.watch)(Watched { region, node: id, positions: &self.positions }, &value);
+            values.insert(id, value);
         }
-        carried = outputs;
+        Ok(roots.iter().map(|root| values[root].clone()).collect())
     }
-    let sequences = yielded.into_iter().zip(&looped.results[looped.carried..]).map(|(sequence, ty)| {
-        Ok(Value::build(context.shape(&ty.axes)?, |index| sequence[index.get(name)].at(index)))
-    });
-    carried.into_iter().map(Ok).chain(sequences).collect()
+
+    fn looped(&mut self, looped: Loop, operands: Vec<Value>) -> Result<Vec<Value>> {
+        let context = self.context;
+        let (runs, name) = (context.size(looped.over)?, looped.over.name);
+        let (mut carried, rest) = (operands[..looped.carried].to_vec(), &operands[looped.carried..]);
+        let (sequenced, invariant) = rest.split_at(looped.sequenced);
+        let results = &self.program.region(looped.body).results;
+        let mut yielded: Vec<Vec<Value>> =
+            vec![vec![Value::scalar(0.0); runs]; results.len() - looped.carried];
+        for run in 0..runs {
+            let position = if looped.reverse { runs - 1 - run } else { run };
+            let slices = sequenced.iter().map(|value| {
+                let axes = value.axes.iter().copied().filter(|axis| axis.0 != name).collect();
+                Value::build(axes, |index| value.at(&index.with(name, position)))
+            });
+            let arguments: Vec<Value> =
+                carried.iter().cloned().chain(slices).chain(invariant.iter().cloned()).collect();
+            self.positions.push(position);
+            let mut outputs = self.region(looped.body, &arguments, results)?;
+            self.positions.pop();
+            for (sequence, value) in yielded.iter_mut().zip(outputs.split_off(looped.carried)) {
+                sequence[position] = value;
+            }
+            carried = outputs;
+        }
+        let sequences = yielded.into_iter().zip(&looped.results[looped.carried..]).map(|(sequence, ty)| {
+            Ok(Value::build(context.shape(&ty.axes)?, |index| sequence[index.get(name)].at(index)))
+        });
+        carried.into_iter().map(Ok).chain(sequences).collect()
+    }
 }

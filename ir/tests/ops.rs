@@ -3,7 +3,7 @@
 mod common;
 
 use common::{Given, add_input, apply, floats, gives, ints, truths};
-use diptych_ir::evaluate::{Context, Value, evaluate};
+use diptych_ir::evaluate::{Context, Value, evaluate, evaluate_watched};
 use diptych_ir::ops::{
     Cast, Concat, Contract, History, Index, Literal, Map, Merge, Param, PutAdd, Reduce, Rename, RoundBlocks,
     Slice, Split, Take, TopK,
@@ -319,6 +319,17 @@ fn loops_carry_values_and_stack_what_they_yield() -> Result<()> {
             let values = evaluate(&program, &results, &context)?;
             assert_eq!(values[0].data, [last]);
             assert_eq!(values[1].data, sequence);
+            // Who watches sees what each run is given, and where along the axis it is.
+            let given = program.region(body).results[1];
+            let mut seen = [0.0; 3];
+            let watched = evaluate_watched(&program, &results, &context, &mut |watched, value| {
+                if (watched.region, watched.node) == (body, given) {
+                    let &[position] = watched.positions else { panic!("{watched:?}") };
+                    seen[position] = value.data[0];
+                }
+            })?;
+            assert_eq!(watched, values);
+            assert_eq!(seen, sequence);
         }
     }
     Ok(())

@@ -4,6 +4,9 @@
 //! move out of sums where that makes them fewer.
 
 mod grouped;
+mod heads;
+
+pub use heads::sum_heads_apart;
 
 use crate::fuse::is_view;
 use crate::layout::Leading;

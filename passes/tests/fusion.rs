@@ -93,7 +93,12 @@ fn everything_is_computed_once_and_in_order() {
             let entry = program.entry(kind).expect("an entry");
             let roots: Vec<NodeId> = entry.roots.iter().chain(&entry.updates).map(|root| root.1).collect();
             for rows in [Rows::Few, Rows::Any, Rows::Many] {
-                let options = FuseOptions { rows, history_is_rename: !kind.cached() };
+                let options = FuseOptions {
+                    rows,
+                    history_is_rename: !kind.cached(),
+                    operand_elements: usize::MAX,
+                    fine_columns: false,
+                };
                 let fused: HashMap<_, _> = fuse(&program, &roots, &streamed, options).expect("fuse");
                 for (&region, steps) in &fused {
                     let results = program.region(region).results.clone();

@@ -76,7 +76,12 @@ fn explain(program: &Program) {
     let Ok(streamed) = StreamedAxes::of(&program) else { return };
     program.entries.retain(|entry| entry.kind == EntryKind::Score);
     print!("{}", diptych_ir::text::print(&program));
-    let options = FuseOptions { rows: Rows::Any, history_is_rename: true };
+    let options = FuseOptions {
+        rows: Rows::Any,
+        history_is_rename: true,
+        operand_elements: usize::MAX,
+        fine_columns: false,
+    };
     let roots: Vec<NodeId> = program.entries[0].roots.iter().map(|root| root.1).collect();
     let Ok(fused) = fuse(&program, &roots, &streamed, options) else { return };
     for (region, steps) in fused {

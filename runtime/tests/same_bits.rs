@@ -4,6 +4,8 @@
 
 mod in_blocks;
 mod naive;
+#[path = "support/runner.rs"]
+mod runner;
 
 use diptych_codegen::driver::{
     CompiledProgram, compile_program, compile_program_for, compile_program_plainly, compile_rewritten,
@@ -23,9 +25,10 @@ use diptych_passes::narrow_weights::{self, hold_narrow};
 use diptych_runtime::cpu::compile::KernelCache;
 use diptych_runtime::decode::{ServeOptions, Server, Window};
 use diptych_runtime::device::Cpu;
-use diptych_runtime::executor::{Binding, CacheRooms, CacheSize, Executable, Sequence};
+use diptych_runtime::executor::CacheRooms;
 use diptych_runtime::session::{Device, Session};
 use in_blocks::{held_in, set_random_blocks};
+use runner::{Piece, Runner, Texts, assert_same, logits, room, vocabulary, with_probes};
 use serde_json::{Value as Json, json};
 
 /// Lengths on both sides of the edges of chunks, of vectors and of blocks of rows.
@@ -69,31 +72,6 @@ fn program(preset: &str, change: &Json, dtype: &str) -> Program {
     build(&*registry.architecture(architecture.name(), &config).unwrap()).unwrap()
 }
 
-/// The logits of all tokens.
-fn logits(program: &Program) -> NodeId {
-    let graph = &program.main().graph;
-    let last = program.entry(EntryKind::Prefill).unwrap().root("logits").unwrap();
-    let vocab = graph.axes(last).iter().copied().find(|axis| axis.fixed_size().is_some()).unwrap();
-    let of_tokens = |id: &NodeId| {
-        graph.axes(*id).contains(vocab) && graph.axes(*id).len() == 3 && graph.ty(*id).dtype == DType::F32
-    };
-    let log_prob = program.entry(EntryKind::Score).unwrap().root("log_prob").unwrap();
-    graph.ancestors(&[log_prob]).into_iter().find(of_tokens).unwrap()
-}
-
-/// The program whose prefill and decode give what is asked of all tokens.
-fn with_probes(program: &Program) -> Program {
-    let mut program = program.clone();
-    let logits = logits(&program);
-    let log_prob = program.entry(EntryKind::Score).unwrap().root("log_prob").unwrap();
-    for entry in &mut program.entries {
-        if entry.kind.cached() {
-            entry.roots = vec![(Symbol::new("log_prob"), log_prob), (Symbol::new("all_logits"), logits)];
-        }
-    }
-    program
-}
-
 /// With the algebra or without.
 type Compile<'a> =
     &'a dyn Fn(&Program, &[EntryKind], &AdamWOptions, EntryOptions) -> Result<CompiledProgram, CompileError>;
@@ -111,108 +89,9 @@ fn session(device: &Device, program: &Program, kinds: &[EntryKind], compile: Com
     session
 }
 
-/// Seven texts, each with its targets; some positions have none.
-struct Texts {
-    tokens: Vec<Vec<i32>>,
-    targets: Vec<Vec<i32>>,
-}
-
-impl Texts {
-    fn new(vocab: usize) -> Texts {
-        let id = |text: usize, at: usize| ((text * 7919 + at * 104_729 + at * at * 31) % vocab) as i32;
-        let tokens: Vec<Vec<i32>> = LENGTHS
-            .iter()
-            .enumerate()
-            .map(|(text, &length)| (0..length).map(|at| id(text, at)).collect())
-            .collect();
-        let target = |text: usize, at: usize| if at % 11 == 5 { -1 } else { id(text, at + 1) };
-        let targets = LENGTHS
-            .iter()
-            .enumerate()
-            .map(|(text, &length)| (0..length).map(|at| target(text, at)).collect())
-            .collect();
-        Texts { tokens, targets }
-    }
-}
-
-/// A stretch of a text that runs at once.
-#[derive(Clone, Copy)]
-struct Piece {
-    text: usize,
-    start: usize,
-    length: usize,
-}
-
-/// An entry with its tables, and the chunks that each text has, if it has any.
-struct Runner<'d> {
-    device: &'d Device,
-    run: Executable,
-    binding: Binding,
-    chunks: Vec<Vec<i32>>,
-}
-
-impl<'d> Runner<'d> {
-    fn new(
-        device: &'d Device,
-        session: &Session,
-        kind: EntryKind,
-        caches: Option<&CacheRooms>,
-    ) -> Runner<'d> {
-        let mut run = session.executable(device, kind, caches, LIMITS).unwrap();
-        let binding = Binding::cached(LIMITS, CONTEXT, caches.map_or(CacheSize::default(), CacheRooms::size));
-        run.refresh(device, &binding).unwrap();
-        // Each text's chunks, in an order that is nobody's.
-        let chunks = (0..LENGTHS.len() as i32).map(|text| vec![20 - text, text, 7 + (text + 3) % 7]);
-        Runner {
-            device,
-            run,
-            binding,
-            chunks: if caches.is_some() { chunks.collect() } else { vec![vec![]; 7] },
-        }
-    }
-
-    fn run(&mut self, texts: &Texts, pieces: &[Piece]) {
-        let sequences: Vec<Sequence> = pieces
-            .iter()
-            .map(|piece| Sequence {
-                origin: piece.start,
-                length: piece.length,
-                chunks: &self.chunks[piece.text],
-                state: piece.text,
-            })
-            .collect();
-        self.binding.bind(&sequences).unwrap();
-        for (name, from) in [("tokens", &texts.tokens), ("targets", &texts.targets)] {
-            let ids: Vec<i32> = pieces
-                .iter()
-                .flat_map(|piece| from[piece.text][piece.start..piece.start + piece.length].iter().copied())
-                .collect();
-            self.run.input::<i32>(name).unwrap()[..ids.len()].copy_from_slice(&ids);
-        }
-        if let Some(inverse) = self.run.input::<f32>("inverse_tokens") {
-            inverse[0] = 0.01;
-        }
-        self.run.run(self.device, &self.binding).unwrap();
-    }
-
-    /// Runs pieces and puts each one's rows of a root to their places in `found`.
-    fn collect(&mut self, texts: &Texts, pieces: &[Piece], root: &str, found: &mut [Vec<u32>]) {
-        self.run(texts, pieces);
-        self.take(pieces, root, found);
-    }
-
-    fn take(&self, pieces: &[Piece], root: &str, found: &mut [Vec<u32>]) {
-        let width = self.run.root_width(root).unwrap();
-        let mut rows = self.run.root(root).unwrap().chunks_exact(width);
-        for piece in pieces {
-            for at in piece.start..piece.start + piece.length {
-                let row = rows.next().unwrap();
-                for (found, x) in found[piece.text][at * width..(at + 1) * width].iter_mut().zip(row) {
-                    *found = x.to_bits();
-                }
-            }
-        }
-    }
+/// Seven texts.
+fn texts_of(vocab: usize) -> Texts {
+    Texts::new(&LENGTHS, vocab)
 }
 
 fn empty(width: usize) -> Vec<Vec<u32>> {
@@ -221,23 +100,6 @@ fn empty(width: usize) -> Vec<Vec<u32>> {
 
 fn whole(texts: &[usize]) -> Vec<Piece> {
     texts.iter().map(|&text| Piece { text, start: 0, length: LENGTHS[text] }).collect()
-}
-
-/// Fails at the first position that differs.
-fn assert_same(case: &str, width: usize, expected: &[Vec<u32>], found: &[Vec<u32>]) {
-    for (text, (expected, found)) in expected.iter().zip(found).enumerate() {
-        let differs = |(a, b): (&u32, &u32)| a != b;
-        let count = expected.iter().zip(found).filter(|pair| differs(*pair)).count();
-        if let Some(at) = expected.iter().zip(found).position(differs) {
-            let (a, b) = (f32::from_bits(expected[at]), f32::from_bits(found[at]));
-            let length = LENGTHS[text];
-            panic!(
-                "{case}: {count} of {} bits of text {text} of {length} tokens differ, first at position {}: {a:e} is not {b:e}",
-                expected.len(),
-                at / width
-            );
-        }
-    }
 }
 
 /// Every way in which a text can be run, each against the score of that text alone.
@@ -267,13 +129,12 @@ fn entries_agree(
     let kinds = if trained { vec![Train, Score, Prefill, Decode] } else { vec![Score, Prefill, Decode] };
     let served = session(devices[1], program, &kinds, compile);
     let probed = session(devices[1], &probes, &[Prefill, Decode], compile);
-    let caches =
-        CacheRooms::new(&probed.compiled.entries[&Decode], CacheSize { chunks: 21, sequences: 7 }).unwrap();
-    let vocab = program.main().graph.axes(logits(program)).iter().find_map(|axis| axis.fixed_size()).unwrap();
-    let texts = Texts::new(vocab);
+    let caches = CacheRooms::new(&probed.compiled.entries[&Decode], room(LENGTHS.len())).unwrap();
+    let vocab = vocabulary(program);
+    let texts = texts_of(vocab);
     let mut log_probs = empty(1);
     let mut all_logits = empty(vocab);
-    let mut score = Runner::new(devices[0], &served, Score, None);
+    let mut score = Runner::new(devices[0], &served, Score, None, LIMITS);
     for text in 0..LENGTHS.len() {
         score.collect(&texts, &whole(&[text]), "log_prob", &mut log_probs);
     }
@@ -282,13 +143,13 @@ fn entries_agree(
     if let Some(tolerance) = tolerance {
         gradients_agree(case, devices[1], &served, &texts, tolerance);
     }
-    let mut reference = Runner::new(devices[0], &probed, Prefill, Some(&caches));
+    let mut reference = Runner::new(devices[0], &probed, Prefill, Some(&caches), LIMITS);
     reference.collect(&texts, &whole(&[0, 1, 2, 3, 4, 5, 6]), "all_logits", &mut all_logits);
 
     for (threads, device) in devices.into_iter().enumerate() {
         let case = |what: &str| format!("{case}, {} threads, {what}", threads + 1);
         for kind in kinds.iter().copied().filter(|kind| !kind.cached()) {
-            let mut runner = Runner::new(device, &served, kind, None);
+            let mut runner = Runner::new(device, &served, kind, None, LIMITS);
             for batch in [vec![6, 5, 4, 3, 2, 1, 0], vec![1, 4], vec![0, 3, 2]] {
                 let mut found = log_probs.clone();
                 batch.iter().for_each(|&text| found[text].fill(u32::MAX));
@@ -296,7 +157,7 @@ fn entries_agree(
                 assert_same(&case(&format!("{} of {batch:?}", kind.name())), 1, &log_probs, &found);
             }
         }
-        let mut prefill = Runner::new(device, &probed, Prefill, Some(&caches));
+        let mut prefill = Runner::new(device, &probed, Prefill, Some(&caches), LIMITS);
         for step in [192, 64, 50, 13] {
             let (mut found, mut found_logits) = (empty(1), empty(vocab));
             for start in (0..CONTEXT).step_by(step) {
@@ -316,7 +177,7 @@ fn entries_agree(
                 &found_logits,
             );
         }
-        let mut decode = Runner::new(device, &probed, Decode, Some(&caches));
+        let mut decode = Runner::new(device, &probed, Decode, Some(&caches), LIMITS);
         let (mut found, mut found_logits) = (empty(1), empty(vocab));
         for start in 0..LENGTHS[0] {
             let pieces: Vec<Piece> = (0..7)
@@ -355,15 +216,15 @@ fn context_of(session: &Session, texts: &Texts, text: usize) -> Context {
 
 /// What the evaluator finds for a node and a text.
 fn evaluated(program: &Program, node: NodeId, session: &Session, text: usize) -> Value {
-    let vocab = program.main().graph.axes(logits(program)).iter().find_map(|axis| axis.fixed_size()).unwrap();
-    let context = context_of(session, &Texts::new(vocab), text);
+    let vocab = vocabulary(program);
+    let context = context_of(session, &texts_of(vocab), text);
     evaluate(program, &[node], &context).unwrap().remove(0)
 }
 
 /// The gradients of a short text against the reference evaluator's, with the same roundings.
 fn gradients_agree(case: &str, device: &Device, session: &Session, texts: &Texts, tolerance: f64) {
     let text = 6;
-    Runner::new(device, session, EntryKind::Train, None).run(texts, &whole(&[text]));
+    Runner::new(device, session, EntryKind::Train, None, LIMITS).run(texts, &whole(&[text]));
     let program = &session.compiled.program;
     let context = context_of(session, texts, text);
     let updates = &program.entry(EntryKind::Train).unwrap().updates;
@@ -478,8 +339,8 @@ fn narrow_weights_give_the_bits_of_the_same_numbers_in_f32() {
     let devices = [1, 2].map(|threads| Device::cpu(Some(threads)).unwrap());
     let texts = |session: &Session, vocab: usize| {
         let mut found = empty(1);
-        let mut score = Runner::new(&devices[0], session, EntryKind::Score, None);
-        score.collect(&Texts::new(vocab), &whole(&[0, 1, 2, 3, 4, 5, 6]), "log_prob", &mut found);
+        let mut score = Runner::new(&devices[0], session, EntryKind::Score, None, LIMITS);
+        score.collect(&texts_of(vocab), &whole(&[0, 1, 2, 3, 4, 5, 6]), "log_prob", &mut found);
         found
     };
     for (at, (name, preset, change)) in variants().into_iter().enumerate() {
@@ -503,8 +364,7 @@ fn narrow_weights_give_the_bits_of_the_same_numbers_in_f32() {
         }
         assert!(rounded > 2, "{case}: only {rounded} parameters were rounded");
         assert!(sessions[0].store.bytes() < wide.store.bytes() * 2 / 3, "{case}: takes half the bytes");
-        let vocab =
-            whole.main().graph.axes(logits(&whole)).iter().find_map(|axis| axis.fixed_size()).unwrap();
+        let vocab = vocabulary(&whole);
         assert_same(&case, 1, &texts(&wide, vocab), &texts(&sessions[0], vocab));
     }
 }
@@ -545,9 +405,8 @@ fn caches_in_fewer_bytes_give_the_same_bits() {
                     evaluated(program, root, &sessions[0], 6).data
                 });
                 let mut found = empty(1);
-                let mut score = Runner::new(&devices[0], &sessions[0], EntryKind::Score, None);
-                let vocab = program.main().graph.axes(logits(&program));
-                let texts = Texts::new(vocab.iter().find_map(|axis| axis.fixed_size()).unwrap());
+                let mut score = Runner::new(&devices[0], &sessions[0], EntryKind::Score, None, LIMITS);
+                let texts = texts_of(vocabulary(&program));
                 score.collect(&texts, &whole(&[6]), "log_prob", &mut found);
                 let found: Vec<f64> = found[6].iter().map(|&bits| f64::from(f32::from_bits(bits))).collect();
                 let largest = |wanted: &[f64]| {
@@ -649,10 +508,10 @@ fn a_root_of_one_entry_changes_no_other_s_bits() {
     score.roots.push((Symbol::new("some_logits"), some));
     let device = Device::cpu(Some(1)).unwrap();
     let session = session(&device, &program, &[EntryKind::Train, EntryKind::Score], &compile_program);
-    let texts = Texts::new(613);
+    let texts = texts_of(613);
     let [train, score] = [EntryKind::Train, EntryKind::Score].map(|kind| {
         let mut found = empty(1);
-        let mut runner = Runner::new(&device, &session, kind, None);
+        let mut runner = Runner::new(&device, &session, kind, None, LIMITS);
         runner.collect(&texts, &whole(&[0, 1, 2, 3, 4, 5, 6]), "log_prob", &mut found);
         found
     });
@@ -663,12 +522,12 @@ fn a_root_of_one_entry_changes_no_other_s_bits() {
 fn an_empty_kernel_cache_gives_the_same_bits() {
     let folder = tempfile::tempdir().unwrap();
     let program = program("gpt2-tiny", &json!({}), "bf16");
-    let texts = Texts::new(97);
+    let texts = texts_of(97);
     let [warm, cold] = [KernelCache::standard(), KernelCache::at(folder.path())].map(|cache| {
         let device = Device::Cpu(Cpu { cache, ..Cpu::new(Some(2)).unwrap() });
         let session = session(&device, &program, &[EntryKind::Score], &compile_program);
         let mut found = empty(1);
-        let mut score = Runner::new(&device, &session, EntryKind::Score, None);
+        let mut score = Runner::new(&device, &session, EntryKind::Score, None, LIMITS);
         score.collect(&texts, &whole(&[0, 1, 2, 3, 4, 5, 6]), "log_prob", &mut found);
         found
     });

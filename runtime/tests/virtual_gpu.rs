@@ -3,6 +3,8 @@
 
 #[path = "support/runs.rs"]
 mod runs;
+#[path = "support/virtual_gpu.rs"]
+mod virtual_gpu;
 
 use diptych_codegen::driver::compile_program;
 use diptych_codegen::entry::{EntryOptions, Limits, PlanStep};
@@ -18,28 +20,7 @@ use diptych_runtime::session::{Device, Session, SessionError};
 use diptych_runtime::train::Trainer;
 use runs::{TIME, model, options, text};
 use serde_json::json;
-
-/// The virtual GPU, or `None`, with a reason, where NVRTC is not installed. Where its folder is named, it must be
-/// there.
-fn virtual_gpu(target: Target) -> Option<Device> {
-    let is_named = std::env::var_os("DIPTYCH_CUDA").is_some();
-    match Device::open(DeviceName::Virtual(target), None) {
-        Ok(device) => Some(device),
-        Err(SessionError::Cuda(error @ CudaError::Nvrtc(_))) if !is_named => {
-            println!("skipped: {error}");
-            None
-        }
-        Err(error) => panic!("{error}"),
-    }
-}
-
-fn session(device: &Device, program: &Program, context: usize, kinds: &[EntryKind]) -> Session {
-    let mut session = Session::compile(device, program, context, kinds, &AdamWOptions::default()).unwrap();
-    for name in program.params.keys() {
-        session.store.set(*name, &initialize(program, name.as_str(), 3).unwrap()).unwrap();
-    }
-    session
-}
+use virtual_gpu::{session, virtual_gpu};
 
 fn bits(numbers: &[f32]) -> Vec<u32> {
     numbers.iter().map(|number| number.to_bits()).collect()

@@ -27,7 +27,7 @@ fn map(function: ScalarFn, left: usize, right: usize) -> Instr {
 }
 
 fn sum(value: usize, into: Base) -> Instr {
-    Instr::Reduce { kind: ReduceKind::Sum, value, over: vec![ROW], into: columns(into), fresh: false }
+    Instr::Reduce { kind: ReduceKind::Sum, value, over: vec![ROW], into: columns(into), fresh: false, sum: 0 }
 }
 
 /// A program over 4 × 8 elements, with arguments and tiles of that size.
@@ -159,6 +159,7 @@ fn a_tile_that_is_turned_over_into_is_named_anew_once() {
         c: Place::Strided(tile(5)),
         accumulate: false,
         values: [DType::F32; 2],
+        sum: 0,
     });
     let stored = nest(vec![Instr::Load(matrix(Base::Tile(5))), Instr::Store(matrix(Base::Arg(1)), 0)]);
     let mut program = program(2, 6, vec![dot, stored]);

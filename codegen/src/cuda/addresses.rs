@@ -113,6 +113,11 @@ impl Writer<'_> {
         }
     }
 
+    /// The position of a dimension in memory: where the instance's range begins, and how far a loop has come.
+    pub(super) fn place_of(&self, dim: DimId, index: Index<'_>) -> Option<String> {
+        self.position(dim, false, index)
+    }
+
     /// Whether a dimension's positions in memory are counted over a whole run, so that 32 bits may not do for an address.
     fn is_long(&self, dim: DimId) -> bool {
         !matches!(self.extent(dim), Extent::Whole(_) | Extent::Blocks { .. } | Extent::Choice { .. })

@@ -23,6 +23,11 @@ impl Architecture {
         }
     }
 
+    /// Whether warpgroups multiply (wgmma), and boxes of tensors are copied by TMA.
+    pub const fn has_warpgroups(self) -> bool {
+        matches!(self, Architecture::Sm90a)
+    }
+
     /// Shared memory that a block can have, in bytes ("CUDA C++ Programming Guide", table of technical specifications).
     pub const fn shared_bytes(self) -> usize {
         match self {

@@ -1,10 +1,12 @@
 //! Contractions: which function of the prelude does one, with what tile, and how its operands are staged. Numbers of
 //! bf16 go to tensor cores, others through registers; which, follows from the contraction alone and not from how many
-//! rows there are, so that all entries of a program compute an element in one way.
+//! rows there are, so that all entries of a program compute an element in one way. What warpgroups do is in `warpgroups`.
 
+use super::Architecture;
 use super::addresses::{at_start, type_name};
 use super::barriers::touched;
-use super::placement::Room;
+use super::placement::{ALIGNMENT, Room};
+use super::warpgroups::{Ring, Warpgroups};
 use super::writer::Writer;
 use crate::tile::{Base, DimId, Dot, Extent, PackedView, Place, Stmt, TileProgram, View};
 use diptych_ir::DType;
@@ -16,6 +18,34 @@ const BF16_STEP: usize = 32;
 /// Elements of bf16 in a piece of 16 bytes.
 const PIECE: usize = 8;
 
+/// What the bits of an element of a dot depend on, beside its operands and the dimensions that are summed, which are
+/// walked in their order. All else (tiles, stages, which operand gives the rows) is free.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Arithmetic {
+    pub(super) family: Family,
+    /// How many k an instruction sums at once.
+    pub(super) instruction_k: usize,
+    /// How many numbers of bf16 the operands are cut into: the fewer first, whichever side they are on. Of each
+    /// instruction's k, the products of the smallest parts come first.
+    pub(super) parts: [usize; 2],
+}
+
+/// The instructions that sum products. Within one, sums have an order that is the family's own.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Family {
+    /// Multiply-adds of floats.
+    MultiplyAdd,
+    /// `mma.sync`.
+    Mma,
+    /// `wgmma`.
+    Wgmma,
+}
+
+/// What a dot's bits depend on.
+pub(super) fn arithmetic(program: &TileProgram, dot: &Dot, architecture: Architecture) -> Arithmetic {
+    Method::of(program, dot, architecture).arithmetic()
+}
+
 /// What computes a dot, and the rows and columns of a block's tile.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Method {
@@ -23,18 +53,36 @@ enum Method {
     Registers { rows: usize, columns: usize },
     /// `dot_bf16`: `mma.sync` m16n8k16, and how many numbers of bf16 each of a and of b is.
     TensorCores { rows: usize, columns: usize, parts: [usize; 2] },
+    /// `dot_wgmma`.
+    Warpgroups(Warpgroups),
+}
+
+/// How many rows and columns an instance has at most.
+fn most(program: &TileProgram, dot: &Dot) -> [usize; 2] {
+    let most =
+        |dims: &[DimId]| -> usize { dims.iter().map(|&dim| program.dims[dim].extent.most()).product() };
+    [most(&dot.m), most(&dot.n)]
+}
+
+/// How warpgroups do a dot, if they are the ones that do.
+pub(super) fn warpgroups(program: &TileProgram, dot: &Dot) -> Option<Warpgroups> {
+    let [m, n] = most(program, dot);
+    Warpgroups::of(m, n, dot.values)
 }
 
 impl Method {
     /// The smallest tile that holds all rows, or all columns, an instance may have, since what is beyond is computed in
     /// vain. No bit depends on it.
-    fn of(program: &TileProgram, dot: &Dot) -> Method {
-        let most =
-            |dims: &[DimId]| -> usize { dims.iter().map(|&dim| program.dims[dim].extent.most()).product() };
+    fn of(program: &TileProgram, dot: &Dot, architecture: Architecture) -> Method {
+        if architecture.has_warpgroups()
+            && let Some(method) = warpgroups(program, dot)
+        {
+            return Method::Warpgroups(method);
+        }
         let of = |wanted: usize, sizes: &[usize]| {
             sizes.iter().copied().find(|&size| wanted <= size).unwrap_or(sizes[sizes.len() - 1])
         };
-        let (m, n) = (most(&dot.m), most(&dot.n));
+        let [m, n] = most(program, dot);
         // A float is three numbers of bf16: three products with one of bf16 where registers would have one, which tensor
         // cores do in a fifth of the time. Two floats are nine, and it is no longer worth the shared memory.
         let parts = match dot.values {
@@ -50,6 +98,20 @@ impl Method {
         Method::TensorCores { rows, columns, parts }
     }
 
+    fn arithmetic(self) -> Arithmetic {
+        match self {
+            Method::Registers { .. } => {
+                Arithmetic { family: Family::MultiplyAdd, instruction_k: 1, parts: [1, 1] }
+            }
+            Method::TensorCores { parts: [a, b], .. } => {
+                Arithmetic { family: Family::Mma, instruction_k: 16, parts: [a.min(b), a.max(b)] }
+            }
+            Method::Warpgroups(method) => {
+                Arithmetic { family: Family::Wgmma, instruction_k: 16, parts: [1, method.parts()] }
+            }
+        }
+    }
+
     /// Copies in flight, and what is multiplied: what is cut in parts is not copied but loaded, and two will do.
     fn stages(parts: [usize; 2]) -> usize {
         if parts == [1, 1] { 3 } else { 2 }
@@ -61,36 +123,71 @@ impl Method {
             Method::TensorCores { rows, columns, parts } => {
                 Method::stages(parts) * BF16_STEP * (rows * parts[0] + columns * parts[1]) * 2
             }
+            Method::Warpgroups(_) => 0,
+        }
+    }
+}
+
+/// Calls a function on each dot of some statements.
+pub(super) fn each(body: &[Stmt], see: &mut impl FnMut(&Dot)) {
+    for stmt in body {
+        match stmt {
+            Stmt::Dot(dot) => see(dot),
+            Stmt::Stream { body, .. } | Stmt::Steps { body, .. } => each(body, see),
+            Stmt::When { yes, no, .. } => {
+                each(yes, see);
+                each(no, see);
+            }
+            _ => {}
         }
     }
 }
 
 /// How many dots some statements have.
 pub(super) fn count(body: &[Stmt]) -> usize {
-    let of = |stmt: &Stmt| match stmt {
-        Stmt::Dot(_) => 1,
-        Stmt::Stream { body, .. } | Stmt::Steps { body, .. } => count(body),
-        Stmt::When { yes, no, .. } => count(yes) + count(no),
-        _ => 0,
-    };
-    body.iter().map(of).sum()
+    let mut count = 0;
+    each(body, &mut |_| count += 1);
+    count
 }
 
-/// Shared memory that the dots of a program stage their operands in.
-pub(super) fn staged_bytes(program: &TileProgram) -> usize {
-    fn most(program: &TileProgram, body: &[Stmt]) -> usize {
-        let of = |stmt: &Stmt| match stmt {
-            Stmt::Dot(dot) => Method::of(program, dot).staged_bytes(),
-            Stmt::Stream { body, .. } | Stmt::Steps { body, .. } => most(program, body),
-            Stmt::When { yes, no, .. } => most(program, yes).max(most(program, no)),
-            _ => 0,
-        };
-        body.iter().map(of).max().unwrap_or(0)
+/// Shared memory in which the dots of a kernel stage their operands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Staging {
+    /// What warpgroups multiply goes through this.
+    pub(super) ring: Option<Ring>,
+    /// What else is staged, behind the ring.
+    bytes: usize,
+}
+
+impl Staging {
+    /// The ways to stage what a program's dots multiply, the best first.
+    pub(super) fn choices(program: &TileProgram, architecture: Architecture) -> Vec<Staging> {
+        let mut bytes = 0;
+        each(&program.body, &mut |dot| {
+            bytes = bytes.max(Method::of(program, dot, architecture).staged_bytes());
+        });
+        let rings = if architecture.has_warpgroups() { Ring::choices(program) } else { Vec::new() };
+        if rings.is_empty() {
+            return vec![Staging { ring: None, bytes }];
+        }
+        rings.into_iter().map(|ring| Staging { ring: Some(ring), bytes }).collect()
     }
-    most(program, &program.body)
+
+    /// Whether the next slot is filled while one is multiplied and another waits for the products before.
+    pub(super) fn has_enough_slots(self) -> bool {
+        self.ring.is_none_or(|ring| ring.slots >= 3)
+    }
+
+    fn ring_bytes(self) -> usize {
+        self.ring.map_or(0, |ring| ring.bytes().next_multiple_of(ALIGNMENT))
+    }
+
+    pub(super) fn total(self) -> usize {
+        self.ring_bytes() + self.bytes
+    }
 }
 
-fn last_stride(view: &View, dims: &[DimId]) -> usize {
+pub(super) fn last_stride(view: &View, dims: &[DimId]) -> usize {
     dims.last().map_or(0, |&dim| view.stride(dim))
 }
 
@@ -111,6 +208,17 @@ impl Writer<'_> {
             let (name, count) = (self.name(dim).to_owned(), self.count(dim));
             self.open(format!("for (int i_{name} = 0; i_{name} < {count}; i_{name}++) {{"));
         }
+        match Method::of(self.program, dot, self.architecture) {
+            Method::Warpgroups(method) if self.produces => self.produce(dot, method)?,
+            Method::Warpgroups(method) => self.dot_of_warpgroups(dot, method),
+            method => self.dot_of_threads(dot, method),
+        }
+        dot.batch.iter().for_each(|_| self.close());
+        Ok(())
+    }
+
+    /// A dot whose operands all threads stage.
+    fn dot_of_threads(&mut self, dot: &Dot, method: Method) {
         let (m, n, k) = (self.counts(&dot.m), self.counts(&dot.n), self.counts(&dot.k));
         let a = self.left(dot);
         let b = self.right(dot);
@@ -119,7 +227,7 @@ impl Writer<'_> {
             Place::Packed(view) => self.panels(view, &dot.batch, false, false),
         };
         let (along, accumulate) = (format!("{}, {}", a.along_k, b.along_k), dot.accumulate);
-        let (call, stage) = match Method::of(self.program, dot) {
+        let (call, stage) = match method {
             Method::Registers { rows, columns } => {
                 (format!("dot<{rows}, {columns}, {along}, {accumulate}>"), "float")
             }
@@ -129,13 +237,16 @@ impl Writer<'_> {
                 let shape = format!("{rows}, {columns}, {stages}, {along}, {of_a}, {of_b}");
                 (format!("dot_bf16<{shape}, {copies}, {accumulate}>"), "bf16")
             }
+            Method::Warpgroups(_) => return,
+        };
+        let staged = match self.staging.ring_bytes() {
+            0 => "shared".to_owned(),
+            bytes => format!("(shared + {bytes})"),
         };
         self.line(format!("{call}({m}, {n}, {k},"));
         self.line(format!("    {},", a.text));
         self.line(format!("    {},", b.text));
-        self.line(format!("    {c}, ({stage} *)shared);"));
-        dot.batch.iter().for_each(|_| self.close());
-        Ok(())
+        self.line(format!("    {c}, ({stage} *){staged});"));
     }
 
     fn left(&self, dot: &Dot) -> Operand {
@@ -176,7 +287,7 @@ impl Writer<'_> {
 
     /// How tensor cores' stages are filled from a view in which these dimensions run along memory: in pieces of 16
     /// bytes, if all of these begin at multiples of that.
-    fn copy_of(&self, view: &View, along: &[DimId]) -> &'static str {
+    pub(super) fn copy_of(&self, view: &View, along: &[DimId]) -> &'static str {
         let contiguous = last_stride(view, along) == 1;
         // Each layer's slot, and each row, is then a whole number of pieces too.
         let in_pieces = view.offset.is_multiple_of(PIECE)
@@ -205,7 +316,7 @@ impl Writer<'_> {
     }
 
     /// Whether the columns that an instance has of panels begin at multiples of 16 bytes.
-    fn panels_are_aligned(&self, view: &PackedView, batch: &[DimId]) -> bool {
+    pub(super) fn panels_are_aligned(&self, view: &PackedView, batch: &[DimId]) -> bool {
         let whole = |&(dim, stride): &(DimId, usize)| match self.extent(dim) {
             Extent::Blocks { size, block } => size == block || (block * stride).is_multiple_of(PIECE),
             _ => !batch.contains(&dim) || stride.is_multiple_of(PIECE),
@@ -214,7 +325,7 @@ impl Writer<'_> {
     }
 
     /// A view as an operand of rows and columns.
-    fn strided(
+    pub(super) fn strided(
         &self,
         view: &View,
         (rows, columns): (&[DimId], &[DimId]),
@@ -229,7 +340,7 @@ impl Writer<'_> {
     }
 
     /// Panels as an operand; `across` where they hold k where a dot has columns.
-    fn panels(&self, view: &PackedView, batch: &[DimId], read: bool, across: bool) -> String {
+    pub(super) fn panels(&self, view: &PackedView, batch: &[DimId], read: bool, across: bool) -> String {
         let constant = if read { "const " } else { "" };
         let dtype = type_name(view.dtype);
         let (row, first) = self.packed_positions(view, &self.walked(batch));

@@ -5,22 +5,27 @@
 mod addresses;
 mod architecture;
 mod barriers;
+mod boxes;
 mod dots;
 mod error;
 mod lifetimes;
 mod nest;
 mod operations;
+mod padding;
 mod passes;
 mod placement;
 mod prelude;
 mod routing;
+mod same_bits;
 mod statements;
 pub mod step;
 mod tensor_map;
+mod warpgroups;
 mod writer;
 
 pub use architecture::Architecture;
 pub use error::CudaError;
+pub use same_bits::{SameBitsError, verify_same_bits};
 pub use tensor_map::{PIECE_BYTES, ResolvedMap, Swizzle, TensorDim, TensorExtent, TensorMap};
 pub use writer::{KernelText, file_text, write};
 

@@ -7,10 +7,10 @@ use crate::tile::{Base, TileProgram};
 use diptych_ir::DType;
 
 /// Tiles begin at multiples of this many bytes.
-const ALIGNMENT: usize = 128;
+pub(super) const ALIGNMENT: usize = 128;
 
-/// Shared memory that functions of the prelude have for themselves.
-const RESERVED: usize = 256;
+/// Shared memory that functions of the prelude have for themselves. What is dynamic begins at the next multiple of so much.
+const RESERVED: usize = 1024;
 
 /// Where a tile lies, in bytes from the start of that memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -5,14 +5,19 @@ use super::PANEL;
 use super::step::STEP_TEXT;
 use crate::tile::CHUNK;
 
+/// Columns of a product of a warpgroup: `N` of wgmma m64nNk16.
+pub(super) const WARPGROUP_COLUMNS: [usize; 5] = [8, 16, 32, 64, 128];
+
 /// A part of the prelude, and the texts by one of which a kernel that uses it is known.
-const PARTS: [(&[&str], &str); 8] = [
-    (&["tensor_map *maps"], include_str!("prelude/tensor_map.cu")),
+const PARTS: [(&[&str], &str); 10] = [
+    (&["tensor_map *maps", "dot_wgmma<"], include_str!("prelude/tensor_map.cu")),
     (&["= f_"], include_str!("prelude/functions.cu")),
     (&["over_lanes<"], include_str!("prelude/lanes.cu")),
-    (&["dot<", "dot_bf16<"], include_str!("prelude/operands.cu")),
+    (&["dot<", "dot_bf16<", "dot_wgmma<"], include_str!("prelude/operands.cu")),
     (&["dot<"], include_str!("prelude/dot.cu")),
+    (&["dot_bf16<", "dot_wgmma<"], include_str!("prelude/stages.cu")),
     (&["dot_bf16<"], include_str!("prelude/dot_bf16.cu")),
+    (&["dot_wgmma<"], include_str!("prelude/ring.cu")),
     (&["ranked<", "running_sums("], include_str!("prelude/routing.cu")),
     (&["round_block("], include_str!("prelude/round.cu")),
 ];
@@ -29,7 +34,43 @@ pub(super) fn prelude<'a>(texts: impl IntoIterator<Item = &'a str> + Clone) -> S
             text.push_str(part);
         }
     }
+    if texts.into_iter().any(|text| text.contains("dot_wgmma<")) {
+        text.push_str(
+            "\n// wgmma m64nNk16: sum += a b, of which TA and TB say whether rows run along memory.\n",
+        );
+        WARPGROUP_COLUMNS.iter().for_each(|&columns| text.push_str(&warpgroup_products(columns)));
+        text.push('\n');
+        text.push_str(include_str!("prelude/dot_wgmma.cu"));
+    }
     text.push('\n');
     text.push_str(STEP_TEXT);
     text
+}
+
+/// The product of a warpgroup with so many columns, its left operand in shared memory or in registers: each of a thread's
+/// sums is an operand of the instruction.
+fn warpgroup_products(columns: usize) -> String {
+    let count = columns / 2;
+    let list = |of: &dyn Fn(usize) -> String| (0..count).map(of).collect::<Vec<_>>().join(", ");
+    let (names, sums) = (list(&|at| format!("%{at}")), list(&|at| format!("\"+f\"(sum[{at}])")));
+    let next = |at: usize| format!("%{}", count + at);
+    let registers = format!("{{{}}}", [0, 1, 2, 3].map(next).join(", "));
+    let product = |parameters: &str, a: &str, operands: [String; 3], given: &str| {
+        let [of_a, of_b, turned] = operands;
+        format!(
+            "template <{parameters}> static __device__ __forceinline__ void
+wgmma(float (&sum)[{count}], {a}, unsigned long long b) {{
+    asm volatile(\"{{\\n\\t.reg .pred add;\\n\\tsetp.ne.b32 add, 1, 0;\\n\\twgmma.mma_async.sync.aligned.m64n{columns}k16.f32.bf16.bf16 \"
+                 \"{{{names}}}, {of_a}, {of_b}, add, 1, 1, {turned};\\n\\t}}\"
+                 : {sums} : {given});
+}}
+"
+        )
+    };
+    let in_memory = [next(0), next(1), format!("{}, {}", next(2), next(3))];
+    let given = "\"l\"(a), \"l\"(b), \"n\"(TA), \"n\"(TB)";
+    let both = product("bool TA, bool TB", "unsigned long long a", in_memory, given);
+    let in_registers = [registers, next(4), next(5)];
+    let given = "\"r\"(a[0]), \"r\"(a[1]), \"r\"(a[2]), \"r\"(a[3]), \"l\"(b), \"n\"(TB)";
+    both + &product("bool TB", "const unsigned (&a)[4]", in_registers, given)
 }

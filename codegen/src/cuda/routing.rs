@@ -98,17 +98,17 @@ impl Writer<'_> {
         self.line(format!(
             "for (int i = threadIdx.x; i < 2 * ({count} + 1); i += {THREADS}) {starts}[i] = 0;"
         ));
-        self.line("__syncthreads();");
+        self.line("workers_wait();");
         self.open(format!("for (int point = threadIdx.x; point < {total}; point += {THREADS}) {{"));
         self.pair_coordinates(dims);
         self.line(format!("const unsigned id = (unsigned)load({id});"));
         self.line(format!("if (id < {count}) atomicAdd(&{starts}[id + 1], 1);"));
         self.close();
-        self.line("__syncthreads();");
+        self.line("workers_wait();");
         self.line(format!("int *const next = {starts} + {};", count + 1));
         self.line(format!("running_sums({starts}, {count} + 1, seen);"));
         self.line(format!("for (int i = threadIdx.x; i < {count}; i += {THREADS}) next[i] = {starts}[i];"));
-        self.line("__syncthreads();");
+        self.line("workers_wait();");
         self.open(format!("for (int from = 0; from < {total}; from += {THREADS}) {{"));
         self.line("const int point = from + threadIdx.x;");
         self.line("int id = -1;");
@@ -118,7 +118,7 @@ impl Writer<'_> {
         self.line(format!("if (id >= {count}) id = -1;"));
         self.close();
         self.line("seen[threadIdx.x] = id;");
-        self.line("__syncthreads();");
+        self.line("workers_wait();");
         self.line("int before = 0, after = 0;");
         self.open("if (id >= 0) {");
         self.line("for (int other = 0; other < (int)threadIdx.x; other++) before += seen[other] == id;");
@@ -127,16 +127,16 @@ impl Writer<'_> {
         ));
         self.line(format!("{order}[next[id] + before] = point;"));
         self.close();
-        self.line("__syncthreads();");
+        self.line("workers_wait();");
         self.line("if (id >= 0 && after == 0) next[id] += before + 1;");
-        self.line("__syncthreads();");
+        self.line("workers_wait();");
         self.close();
         self.line("// Each id's first block.");
         self.line("if (threadIdx.x == 0) next[0] = 0;");
         self.open(format!("for (int i = threadIdx.x; i < {count}; i += {THREADS}) {{"));
         self.line(format!("next[i + 1] = ({starts}[i + 1] - {starts}[i] + {}) / {block};", block - 1));
         self.close();
-        self.line("__syncthreads();");
+        self.line("workers_wait();");
         self.line(format!("running_sums(next, {count} + 1, seen);"));
     }
 

@@ -3,6 +3,7 @@
 
 use super::addresses::float;
 use super::barriers::touched;
+use super::warpgroups::multiply;
 use super::writer::{THREADS, Writer, rows_of};
 use crate::tile::{Condition, DimId, Extent, Place, Stmt, StreamBounds, View, Walk};
 use diptych_ir::blocks::BLOCK;
@@ -10,6 +11,9 @@ use diptych_passes::layout::{CHECKPOINT, ROUNDED_WORDS};
 
 impl Writer<'_> {
     pub(super) fn statement(&mut self, stmt: &Stmt) -> Result<(), String> {
+        if self.produces && !multiply(self.program, std::slice::from_ref(stmt)) {
+            return Ok(());
+        }
         match stmt {
             Stmt::Nest(nest) => return self.nest(nest),
             Stmt::Dot(dot) => return self.dot(dot),

@@ -1,17 +1,24 @@
 //! The CUDA writer: a tile program becomes one kernel. Here are its frame (arguments, tiles, the instance's place in the
-//! grid) and barriers; nests and other statements have files of their own.
+//! grid, who does what) and barriers; nests and other statements have files of their own.
 
 use super::addresses::{float, type_name};
 use super::barriers::{Pending, Touched};
+use super::dots::Staging;
+use super::padding::padded;
 use super::passes::has_long_rows;
 use super::placement::{Placement, Room, element};
 use super::prelude::prelude;
+use super::warpgroups::Ring;
 use super::{Architecture, CudaError, TensorMap};
 use crate::tile::{DimId, Extent, Stmt, TileProgram};
 use diptych_passes::layout::Leading;
 
-/// Threads of a block. One number for all kernels: eight warps, of which a multiprocessor holds eight blocks' worth.
+/// Threads that do a block's work. One number for all kernels: eight warps, of which a multiprocessor holds eight blocks'
+/// worth.
 pub(super) const THREADS: usize = 256;
+
+/// Threads of a warpgroup: so many more has a block whose operands a producer copies.
+const WARPGROUP: usize = 128;
 
 /// A kernel as CUDA text, and what its launch takes: see [`super::step`].
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -49,23 +56,27 @@ pub fn file_text<'a>(kernels: impl IntoIterator<Item = &'a KernelText>) -> Strin
 /// When the program has a statement that no GPU code is written for.
 pub fn write(program: &TileProgram, name: &str, architecture: Architecture) -> Result<KernelText, CudaError> {
     let error = |problem: String| CudaError { kernel: name.to_owned(), problem };
-    let placement = Placement::of(program, architecture, super::dots::staged_bytes(program));
+    let padded = padded(program, architecture);
+    let (program, staging, placement) = placed([&padded, program], architecture);
     let pending = Pending::default().at_loop(program, &program.body, &placement).map_err(error)?;
     let mut writer = Writer {
         program,
+        architecture,
+        staging,
         placement,
         name: name.to_owned(),
         text: String::new(),
         depth: 0,
         pending,
         maps: Vec::new(),
+        produces: false,
     };
-    writer.kernel(architecture).map_err(error)?;
+    writer.kernel().map_err(error)?;
     let in_scratch = |tile: &usize| matches!(writer.placement.tiles[*tile], Room::Scratch(_));
     let scratch_tiles = (0..program.tiles.len()).filter(in_scratch);
     Ok(KernelText {
         name: name.to_owned(),
-        threads: THREADS,
+        threads: writer.threads(),
         shared_bytes: writer.placement.shared_bytes,
         scratch_bytes: writer.placement.scratch_bytes,
         scratch_tiles: scratch_tiles.map(|tile| program.tiles[tile].name.clone()).collect(),
@@ -74,14 +85,50 @@ pub fn write(program: &TileProgram, name: &str, architecture: Architecture) -> R
     })
 }
 
+/// The first of these forms of a program, and as many slots of a ring, as let all tiles lie in shared memory. What is worth
+/// most is three slots, so that copies are under way while a slot is multiplied; then rows of tiles in different banks.
+fn placed<'p>(
+    forms: [&'p TileProgram; 2],
+    architecture: Architecture,
+) -> (&'p TileProgram, Staging, Placement) {
+    let place = |form: &'p TileProgram, staging: Staging| {
+        let placement = Placement::of(form, architecture, staging.total());
+        (form, staging, placement)
+    };
+    let all = |enough: bool| {
+        let choices = move |form: &'p TileProgram| {
+            let choices = Staging::choices(form, architecture);
+            choices
+                .into_iter()
+                .filter(move |staging| staging.has_enough_slots() == enough)
+                .map(move |staging| (form, staging))
+        };
+        forms.into_iter().flat_map(choices)
+    };
+    let fits = |placed: &(&TileProgram, Staging, Placement)| placed.2.scratch_bytes == 0;
+    let mut placed = all(true).chain(all(false)).map(|(form, staging)| place(form, staging));
+    // Where nothing fits, three slots, and the largest tiles elsewhere.
+    let otherwise = || {
+        let [form, _] = forms;
+        let choices = Staging::choices(form, architecture);
+        let staging = choices.iter().rfind(|staging| staging.has_enough_slots()).unwrap_or(&choices[0]);
+        place(form, *staging)
+    };
+    placed.find(fits).unwrap_or_else(otherwise)
+}
+
 pub(super) struct Writer<'a> {
     pub(super) program: &'a TileProgram,
+    pub(super) architecture: Architecture,
+    pub(super) staging: Staging,
     pub(super) placement: Placement,
     name: String,
     text: String,
     depth: usize,
     pub(super) pending: Pending,
     maps: Vec<TensorMap>,
+    /// Whether what is written is the producer's part: only what it copies, and the loops around that.
+    pub(super) produces: bool,
 }
 
 impl Writer<'_> {
@@ -105,8 +152,8 @@ impl Writer<'_> {
 
     /// Lets all threads wait, if what is touched next asks for it.
     pub(super) fn wait_before(&mut self, next: &Touched) {
-        if self.pending.waits_before(next, &self.placement) {
-            self.line("__syncthreads();");
+        if !self.produces && self.pending.waits_before(next, &self.placement) {
+            self.line("workers_wait();");
         }
     }
 
@@ -116,7 +163,6 @@ impl Writer<'_> {
     }
 
     /// The address of a tensor map of the launch, which the kernel has from now on.
-    #[expect(dead_code, reason = "no dot copies boxes yet")]
     pub(super) fn map(&mut self, map: TensorMap) -> Result<String, String> {
         map.check()?;
         let known = self.maps.iter().position(|known| *known == map);
@@ -127,19 +173,24 @@ impl Writer<'_> {
         Ok(format!("maps + {at}"))
     }
 
-    fn kernel(&mut self, architecture: Architecture) -> Result<(), String> {
-        self.header(architecture);
+    fn threads(&self) -> usize {
+        THREADS + if self.staging.ring.is_some() { WARPGROUP } else { 0 }
+    }
+
+    fn kernel(&mut self) -> Result<(), String> {
+        self.header();
         for (position, table) in self.program.tables.iter().enumerate() {
             let numbers: Vec<String> = table.iter().map(|&number| float(number)).collect();
             let (name, length) = (self.table(position), table.len());
             self.line(format!("__device__ const float {name}[{length}] = {{{}}};", numbers.join(", ")));
         }
         // Where shared memory lets two blocks stay on a multiprocessor, registers have to as well: 128 a thread. Several
-        // products, or one with tiles elsewhere, keep more addresses than that.
+        // products, or one with tiles elsewhere, keep more addresses than that; warpgroups have all registers.
         let many = super::dots::count(&self.program.body) > 1 || self.placement.scratch_bytes > 0;
-        let most = if many { 1 } else { 2 };
-        let together = architecture.blocks_of(self.placement.shared_bytes).clamp(1, most);
-        self.line(format!("extern \"C\" __global__ void __launch_bounds__({THREADS}, {together})"));
+        let most = if many || self.staging.ring.is_some() { 1 } else { 2 };
+        let together = self.architecture.blocks_of(self.placement.shared_bytes).clamp(1, most);
+        let threads = self.threads();
+        self.line(format!("extern \"C\" __global__ void __launch_bounds__({threads}, {together})"));
         let signature = self.text.len();
         self.depth += 1;
         self.line("const step_tables step = *tables;");
@@ -147,6 +198,42 @@ impl Writer<'_> {
         if has_long_rows(self.program, &self.program.body)? {
             self.line(format!("__shared__ float parts[{}];", THREADS / 32));
         }
+        match self.staging.ring {
+            Some(ring) => self.roles(ring)?,
+            None => self.work()?,
+        }
+        self.close();
+        // Which maps there are is known from the body.
+        self.text.insert_str(signature, &self.signature());
+        Ok(())
+    }
+
+    /// What a block's consumers do, and its producer.
+    fn roles(&mut self, ring: Ring) -> Result<(), String> {
+        self.line(format!("{} slots{{shared, 0, 0}};", ring.text()));
+        self.line("if (threadIdx.x == 0) slots.set_up();");
+        self.line("__syncthreads();");
+        self.open(format!("if (threadIdx.x < {THREADS}) {{"));
+        self.line("consume();");
+        self.work()?;
+        self.depth -= 1;
+        self.open("} else {");
+        self.line("copy();");
+        self.line(format!("if (threadIdx.x > {THREADS}) return;"));
+        let first = self.text.len();
+        self.produces = true;
+        self.work()?;
+        self.produces = false;
+        let depth = "    ".repeat(self.depth);
+        let acquired: String =
+            (0..self.maps.len()).map(|at| format!("{depth}acquire_map(maps + {at});\n")).collect();
+        self.text.insert_str(first, &acquired);
+        self.close();
+        Ok(())
+    }
+
+    /// The loop over instances, with all statements.
+    fn work(&mut self) -> Result<(), String> {
         let stops = self.instances();
         for stmt in &self.program.body {
             self.statement(stmt)?;
@@ -154,9 +241,6 @@ impl Writer<'_> {
         if stops {
             self.close();
         }
-        self.close();
-        // Which maps there are is known from the body.
-        self.text.insert_str(signature, &self.signature());
         Ok(())
     }
 
@@ -178,7 +262,7 @@ impl Writer<'_> {
     }
 
     /// What is fused, how it is cut, and where tiles lie.
-    fn header(&mut self, architecture: Architecture) {
+    fn header(&mut self) {
         self.line("// Fuses:");
         for note in self.program.notes.clone() {
             self.line(format!("//   {note}"));
@@ -186,10 +270,14 @@ impl Writer<'_> {
         let grid: Vec<String> = self.program.grid.iter().map(|&dim| self.describe(dim)).collect();
         let grid = if grid.is_empty() { "one instance".to_owned() } else { grid.join(" x ") };
         self.line(format!("// Grid: {grid}; blocks take instances in turn."));
+        let architecture = self.architecture;
         let (shared, most) = (self.placement.shared_bytes, architecture.shared_bytes());
         self.line(format!(
             "// Shared memory: {shared} bytes of the {most} that a block of {architecture} can have."
         ));
+        if let Some(Ring { slots, slot_bytes }) = self.staging.ring {
+            self.line(format!("// Ring: {slots} slots of {slot_bytes} bytes."));
+        }
         let scratch: Vec<String> = (0..self.program.tiles.len())
             .filter(|&tile| matches!(self.placement.tiles[tile], Room::Scratch(_)))
             .map(|tile| format!("{} ({} bytes)", self.program.tiles[tile].name, self.placement.bytes[tile]))

@@ -8,6 +8,7 @@ use super::together::join;
 use super::{ArgRef, Buffer, BufferId, CompiledEntry, GridCount, Launch, PlanStep, Role, Slot};
 use crate::c;
 use crate::cuda::{self, Architecture};
+use crate::identity::{Identities, identities};
 use crate::lower::{BlockSizes, Context, Lowered, Source, added_rows, lower, lower_grouping};
 use crate::tile::{Dim, Extent, TileProgram};
 use diptych_ir::{DType, Entry, EntryKind, NodeId, Op, Program, ReduceKind, RegionId, ScalarFn};
@@ -16,7 +17,7 @@ use diptych_passes::fuse::{
 };
 use diptych_passes::layout::{Layout, Layouts, Leading, product};
 use diptych_passes::micro_batches::continued_sums;
-use diptych_passes::normalize::normalize;
+use diptych_passes::normalize::{normalize, sum_heads_apart};
 use std::collections::{HashMap, HashSet};
 use std::time::Instant;
 
@@ -61,7 +62,7 @@ impl EntryOptions {
     pub const fn cuda(architecture: Architecture) -> EntryOptions {
         EntryOptions {
             panel: cuda::PANEL,
-            blocks: BlockSizes::of_gpu(),
+            blocks: BlockSizes::of_gpu(architecture),
             language: Language::Cuda(architecture),
             threads: architecture.multiprocessors(),
             turn_rows: 8192,
@@ -120,6 +121,7 @@ pub(crate) fn compile_entry_timed(
         return Err(plan_error("the program has no such entry"));
     }
     let program = normalize(&program, kind.cached())?;
+    let program = if options.blocks.divides_groups { sum_heads_apart(&program)? } else { program };
     diptych_ir::verify(&program)?;
     let mut entry = program.entry(kind).cloned().ok_or_else(|| plan_error("the entry got lost"))?;
     let continued = continued_sums(&program, &entry);
@@ -127,14 +129,21 @@ pub(crate) fn compile_entry_timed(
     let training = kind.trains();
     let rows = match kind {
         EntryKind::Decode => Rows::Few,
-        _ if training => Rows::Many,
+        _ if training && options.blocks.whole_rows => Rows::Many,
         _ => Rows::Any,
     };
-    let fuse_options = FuseOptions { rows, history_is_rename: !kind.cached() };
+    let fuse_options = FuseOptions {
+        rows,
+        history_is_rename: !kind.cached(),
+        operand_elements: options.blocks.operand_elements(rows == Rows::Few),
+        fine_columns: options.blocks.divides_finely(),
+    };
     let start = Instant::now();
     let fused = fuse_entry(&program, &entry, streamed, fuse_options)?;
     let fuse_seconds = start.elapsed().as_secs_f64();
     let start = Instant::now();
+    let results: Vec<NodeId> = entry.roots.iter().chain(&entry.updates).map(|result| result.1).collect();
+    let identities = identities(&program, &results);
     let values = ValueLayouts::of(&program, layouts, &entry.updates);
     let mut builder = Builder {
         program: &program,
@@ -144,6 +153,7 @@ pub(crate) fn compile_entry_timed(
         fused: &fused,
         options,
         training,
+        identities: &identities,
         continued: &continued.sums,
         buffers: Vec::new(),
         kernels: Vec::new(),
@@ -185,6 +195,7 @@ pub(super) struct Builder<'a> {
     fused: &'a HashMap<RegionId, RegionSteps>,
     pub(super) options: EntryOptions,
     training: bool,
+    identities: &'a Identities,
     /// Sums that go on from what is stored where they are written.
     continued: &'a HashSet<(RegionId, NodeId)>,
     pub(super) buffers: Vec<Buffer>,
@@ -440,6 +451,7 @@ impl Builder<'_> {
         let context = Context {
             program: self.program,
             region,
+            identities: self.identities,
             layouts: self.layouts,
             layout: &layout,
             in_place: &self.fused[&region].in_place,
@@ -497,7 +509,8 @@ impl Builder<'_> {
         let program = &lowered.program;
         let grid = program.grid.iter().map(|&dim| GridCount::of(program, dim, flat)).collect();
         let kernel = self.kernel(lowered.program)?;
-        Ok(Launch { kernel, args, flat, grid, region, nodes: nodes.to_vec(), time: self.time })
+        let (sources, sums) = (lowered.args, lowered.sums);
+        Ok(Launch { kernel, args, sources, sums, flat, grid, region, nodes: nodes.to_vec(), time: self.time })
     }
 
     /// A buffer for what kernels of a group leave for one another.

@@ -1,6 +1,6 @@
 //! Why a program cannot be compiled: what each stage refuses. It decides nothing.
 
-use crate::cuda::CudaError;
+use crate::cuda::{CudaError, SameBitsError};
 use crate::lower::LowerError;
 use diptych_ir::IrError;
 use diptych_passes::algebra::AlgebraError;
@@ -24,6 +24,9 @@ pub enum CompileError {
     /// A kernel cannot be written for a GPU.
     #[error(transparent)]
     Cuda(#[from] CudaError),
+    /// Entries would add up a sum in different ways.
+    #[error(transparent)]
+    SameBits(#[from] SameBitsError),
     /// Its values cannot be given buffers.
     #[error("cannot plan entry `{entry}`: {problem}")]
     Plan {

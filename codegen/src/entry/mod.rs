@@ -16,6 +16,7 @@ pub use error::CompileError;
 
 use crate::c::KernelText;
 use crate::cuda;
+use crate::lower::{Source, Sum};
 use crate::tile::{CHUNK, DimId, Extent, TileProgram};
 use diptych_ir::{DType, EntryKind, NodeId, RegionId, Symbol};
 use diptych_passes::layout::{CHECKPOINT, Layout, Leading, product};
@@ -251,6 +252,10 @@ pub struct Launch {
     pub kernel: usize,
     /// Its arguments.
     pub args: Vec<ArgRef>,
+    /// What each of them is in the graph.
+    pub sources: Vec<Source>,
+    /// What its dots and reductions sum.
+    pub sums: Vec<Sum>,
     /// Elements of a flat value; 0 for other kernels.
     pub flat: usize,
     /// Instances: the product of these.
@@ -347,19 +352,12 @@ impl CompiledEntry {
     /// The launches of a run in program order, those of a repeat or of turns once: the order by which executors and predictions
     /// number them.
     pub fn launches(&self) -> Vec<&Launch> {
-        fn collect<'a>(steps: &'a [PlanStep], launches: &mut Vec<&'a Launch>) {
-            for step in steps {
-                match step {
-                    PlanStep::Launch(launch) => launches.push(launch),
-                    PlanStep::Together(together) => launches.extend(together),
-                    PlanStep::Repeat { body, .. } | PlanStep::Turns { body, .. } => collect(body, launches),
-                    PlanStep::Copy { .. } => {}
-                }
-            }
-        }
-        let mut launches = Vec::new();
-        collect(&self.steps, &mut launches);
-        launches
+        launches_of(&self.steps)
+    }
+
+    /// The launches of what is done once after parameters were loaded, and those of a run.
+    pub fn all_launches(&self) -> Vec<&Launch> {
+        [launches_of(&self.load_steps), self.launches()].concat()
     }
 
     /// The name of a kernel, in whatever it is written.
@@ -377,4 +375,19 @@ impl CompiledEntry {
     pub fn buffer(&self, role: &Role) -> Option<BufferId> {
         self.buffers.iter().position(|buffer| buffer.role == *role)
     }
+}
+
+fn launches_of(steps: &[PlanStep]) -> Vec<&Launch> {
+    let mut launches = Vec::new();
+    for step in steps {
+        match step {
+            PlanStep::Launch(launch) => launches.push(launch),
+            PlanStep::Together(together) => launches.extend(together),
+            PlanStep::Repeat { body, .. } | PlanStep::Turns { body, .. } => {
+                launches.extend(launches_of(body))
+            }
+            PlanStep::Copy { .. } => {}
+        }
+    }
+    launches
 }

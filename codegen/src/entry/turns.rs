@@ -9,9 +9,6 @@ use crate::tile::{Base, Instr, Nest, Place, RowMap, Stmt, TileProgram, View};
 use diptych_passes::fuse::Turns;
 use std::collections::BTreeMap;
 
-/// What values that are kept for a turn take at most, whatever the number of threads.
-const TURN_BYTES: usize = 256 << 20;
-
 impl Builder<'_> {
     /// What any of the groups touches is there through all of them, since each runs again after the others.
     pub(super) fn turns(&mut self, scope: &mut Scope, turns: &Turns) -> Result<PlanStep, CompileError> {
@@ -25,7 +22,7 @@ impl Builder<'_> {
             turns.kept.iter().filter_map(|kept| scope.places.get(kept)).map(|place| place.buffer).collect();
         let row_bytes =
             |&buffer: &BufferId| self.buffers[buffer].bytes(Limits { rows: 1, batch: 1 }, self.options.panel);
-        let most = TURN_BYTES / kept.iter().map(row_bytes).sum::<usize>().max(1);
+        let most = self.options.blocks.turn_bytes / kept.iter().map(row_bytes).sum::<usize>().max(1);
         let rows = self.options.turn_rows.min(most).max(1);
         for &buffer in &kept {
             self.buffers[buffer].turn = Some(rows);

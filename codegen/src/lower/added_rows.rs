@@ -49,5 +49,5 @@ pub(super) fn lower(group: &Group, context: &Context) -> Result<Lowered, LowerEr
         tables: Vec::new(),
         body: vec![Stmt::AddRows(AddedRows { row, dims, ids: id, count, order, starts, from, table, along })],
     };
-    Ok(Lowered { program, args: lowering.sources })
+    Ok(Lowered { program, args: lowering.sources, sums: lowering.sums })
 }

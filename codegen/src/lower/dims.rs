@@ -443,7 +443,10 @@ fn column_blocks(
         let Some(block) = block.filter(|&block| block < size && dividable(axis)) else { break };
         blocks.push((axis, Extent::Blocks { size, block }));
         instances *= size / block;
-        let coarse = few_rows.is_some_and(|threads| instances < SHARES * threads);
+        let coarse = match few_rows {
+            Some(threads) => instances < SHARES * threads,
+            None => columns(block) > context.blocks.most_columns,
+        };
         if block > 1 || !coarse {
             break;
         }

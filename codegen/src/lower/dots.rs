@@ -71,7 +71,8 @@ impl Lowering<'_> {
         }
         let values = [rows_of, columns_of].map(|id| self.graph.ty(id).dtype);
         let turned = turned.map(Box::new);
-        let stmt = Stmt::Dot(Dot { batch, m, n, k, a, b, across, turned, c, accumulate, values });
+        let sum = self.sum(id)?;
+        let stmt = Stmt::Dot(Dot { batch, m, n, k, a, b, across, turned, c, accumulate, values, sum });
         schedule.push(computed.phase, computed.stage, Order::Last, stmt);
         if direct { Ok(()) } else { self.emit_store(schedule, id) }
     }

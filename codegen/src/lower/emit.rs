@@ -103,7 +103,7 @@ impl Lowering<'_> {
             tables: self.tables,
             body,
         };
-        Lowered { program, args: self.sources }
+        Lowered { program, args: self.sources, sums: self.sums }
     }
 
     /// Writes down every computation of the group.
@@ -307,13 +307,8 @@ impl Lowering<'_> {
         }
         let nest = schedule.nest(computed.phase, computed.stage, &walked);
         let value = self.value(nest, operand, computed.phase)?;
-        nest.push(Instr::Reduce {
-            kind: reduce.kind,
-            value,
-            over,
-            into,
-            fresh: in_registers && !accumulates,
-        });
+        let (kind, fresh, sum) = (reduce.kind, in_registers && !accumulates, self.sum(id)?);
+        nest.push(Instr::Reduce { kind, value, over, into, fresh, sum });
         self.emit_store(schedule, id)
     }
 

@@ -118,5 +118,5 @@ pub fn lower_grouping(ids: NodeId, count: usize, context: &Context) -> Result<Lo
             block: context.blocks.pairs,
         }],
     };
-    Ok(Lowered { program, args: lowering.sources })
+    Ok(Lowered { program, args: lowering.sources, sums: lowering.sums })
 }

@@ -16,8 +16,10 @@ mod recurrence;
 mod rounding;
 mod stages;
 mod tables;
+mod whole_sums;
 
 use crate::condense::condense;
+use crate::identity::{Identities, Identity};
 use crate::tile::TileProgram;
 use diptych_ir::{NodeId, Program, RegionId};
 use diptych_passes::fuse::{Group, GroupKind};
@@ -40,6 +42,8 @@ pub struct Context<'a> {
     pub program: &'a Program,
     /// The region that the group is of.
     pub region: RegionId,
+    /// What nodes are in all entries that have them.
+    pub identities: &'a Identities,
     /// The order of axes in memory.
     pub layouts: &'a Layouts,
     /// How each stored value of the region is laid out (without its layer axis).
@@ -93,6 +97,17 @@ pub struct Lowered {
     pub program: TileProgram,
     /// What each argument is.
     pub args: Vec<Source>,
+    /// What its dots and reductions sum.
+    pub sums: Vec<Sum>,
+}
+
+/// A contraction or a reduction of the graph.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Sum {
+    /// What it is in all entries that have it.
+    pub identity: Identity,
+    /// What it is called, for people.
+    pub name: String,
 }
 
 pub use added_rows::added_rows;
@@ -113,6 +128,12 @@ pub fn lower(group: &Group, context: &Context) -> Result<Vec<Lowered>, LowerErro
             lowering.emit()?
         }
     };
-    lowered.iter_mut().for_each(|lowered| condense(&mut lowered.program));
+    for Lowered { program, .. } in &mut lowered {
+        condense(program);
+        // A dot that copies its operands takes any number of rows.
+        if context.operands_as_they_lie {
+            whole_sums::take_all_rows(program);
+        }
+    }
     Ok(lowered)
 }

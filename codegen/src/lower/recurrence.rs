@@ -143,7 +143,7 @@ pub(super) fn lower(group: &Group, context: &Context) -> Result<Lowered, LowerEr
         tables: lowering.tables,
         body: stmts,
     };
-    Ok(Lowered { program, args: lowering.sources })
+    Ok(Lowered { program, args: lowering.sources, sums: lowering.sums })
 }
 
 fn empty<'a>(group: &'a Group, context: &'a Context<'a>, dims: Dims) -> Lowering<'a> {
@@ -153,6 +153,7 @@ fn empty<'a>(group: &'a Group, context: &'a Context<'a>, dims: Dims) -> Lowering
         graph: &context.program.region(context.region).graph,
         dims,
         sources: Vec::new(),
+        sums: Vec::new(),
         args: Vec::new(),
         tiles: Vec::new(),
         tables: Vec::new(),
@@ -465,6 +466,7 @@ impl Ports<'_> {
         // Both write one program.
         let share = |to: &mut Lowering, from: &mut Lowering| {
             to.sources = std::mem::take(&mut from.sources);
+            to.sums = std::mem::take(&mut from.sums);
             to.args = std::mem::take(&mut from.args);
             to.tiles = std::mem::take(&mut from.tiles);
             to.tables = std::mem::take(&mut from.tables);

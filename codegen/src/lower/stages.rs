@@ -3,7 +3,7 @@
 //! space share a loop nest, and every value is there before it is read.
 
 use super::dims::{self, Dims};
-use super::{Context, LowerError, Source};
+use super::{Context, LowerError, Source, Sum};
 use crate::tile::{Arg, DimId, Place, Tile, View};
 use diptych_ir::{Axis, DType, Graph, NodeId, Op, ReduceKind};
 use diptych_passes::fuse::{Group, is_view};
@@ -76,6 +76,7 @@ pub struct Lowering<'a> {
     pub(super) graph: &'a Graph,
     pub(super) dims: Dims,
     pub(super) sources: Vec<Source>,
+    pub(super) sums: Vec<Sum>,
     pub(super) args: Vec<Arg>,
     pub(super) tiles: Vec<Tile>,
     pub(super) tables: Vec<Vec<f32>>,
@@ -109,6 +110,7 @@ impl<'a> Lowering<'a> {
             graph: &context.program.region(context.region).graph,
             dims: dims::choose(group, context)?,
             sources: Vec::new(),
+            sums: Vec::new(),
             args: Vec::new(),
             tiles: Vec::new(),
             tables: Vec::new(),
@@ -291,6 +293,18 @@ impl<'a> Lowering<'a> {
         let label =
             self.graph.node(id).label.map(|label| label.as_str().rsplit('.').next().unwrap_or("").to_owned());
         dims::identifier(&label.unwrap_or_else(|| self.graph.op(id).name().to_owned()))
+    }
+
+    /// The position of a node among what the program sums.
+    pub(super) fn sum(&mut self, node: NodeId) -> Result<usize, LowerError> {
+        let identity = self.context.identities.get(&(self.context.region, node)).copied();
+        let identity = identity.ok_or_else(|| self.error(node, "is part of no result".into()))?;
+        let sum = Sum { identity, name: self.name(node) };
+        let known = self.sums.iter().position(|known| *known == sum);
+        Ok(known.unwrap_or_else(|| {
+            self.sums.push(sum);
+            self.sums.len() - 1
+        }))
     }
 
     /// The `history` nodes (with caches) whose operand is this node, seen through views.

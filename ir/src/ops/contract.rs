@@ -3,7 +3,7 @@
 //! this op. It knows nothing of tiles or orders of evaluation.
 
 use super::map::union;
-use super::{Linearity, Op, Operator};
+use super::{Cast, Linearity, Op, Operator};
 use crate::evaluate::{Context, Value, for_each_index};
 use crate::text::{self, Reader};
 use crate::{Axis, DType, Graph, IrError, NodeId, Result, TensorType};
@@ -58,6 +58,7 @@ impl Operator for Contract {
         if operands.len() == 1 {
             return Ok(vec![Some(cotangent)]);
         }
+        let cotangent = rounded_as(graph, &operands, cotangent)?;
         let mut gradients = Vec::with_capacity(operands.len());
         for position in 0..operands.len() {
             let mut factors = vec![cotangent];
@@ -90,5 +91,15 @@ impl Operator for Contract {
     fn parse(name: &str, text: &mut Reader, _: &TensorType) -> Option<Result<Op>> {
         (name == "contract")
             .then(|| text.after("over", Reader::axes).map(|over| Op::Contract(Contract { over })))
+    }
+}
+
+/// The cotangent of a product as its gradients multiply it: where numbers of the product are rounded to bf16, so is its
+/// cotangent, and gradients are products of bf16 as well. Sums of gradients stay in f32. It is not so for f16, whose range is
+/// too small for cotangents.
+fn rounded_as(graph: &mut Graph, operands: &[NodeId], cotangent: NodeId) -> Result<NodeId> {
+    match operands.iter().any(|&operand| graph.ty(operand).dtype == DType::BF16) {
+        true => graph.add(Cast(DType::BF16), &[cotangent]),
+        false => Ok(cotangent),
     }
 }

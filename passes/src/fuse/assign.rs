@@ -402,7 +402,7 @@ impl Assignment<'_> {
         // What is divided by an axis of few positions leaves threads without work.
         let coarse = |axis: diptych_ir::Axis| axis.fixed_size().is_some_and(|size| size < FINE);
         let few = self.options.rows == Rows::Few && self.roles.leading(id) != Leading::Past;
-        if few && self.column_axis(id).is_some_and(coarse) {
+        if (few || self.options.fine_columns) && self.column_axis(id).is_some_and(coarse) {
             return false;
         }
         let left = self.left(id);
@@ -416,13 +416,20 @@ impl Assignment<'_> {
             None => {
                 // Each block of columns would round the rows for itself, which takes longer than a kernel more.
                 let left = self.roles.base(left);
-                group.nodes.contains(&left) && !matches!(self.roles.graph.op(left), Op::RoundBlocks(_))
+                let rounds = matches!(self.roles.graph.op(left), Op::RoundBlocks(_));
+                group.nodes.contains(&left) && !rounds && self.may_be_kept(left)
             }
             Some(&other) => {
                 let same = self.left(other) == left || self.sums_with(id, other);
                 same && self.column_axis(other) == self.column_axis(id)
             }
         }
+    }
+
+    /// Whether an instance has room for its rows of a value.
+    fn may_be_kept(&self, id: NodeId) -> bool {
+        let sizes = self.roles.graph.axes(id).iter().filter_map(|axis| axis.fixed_size());
+        sizes.product::<usize>() <= self.options.operand_elements
     }
 
     /// Two contractions whose results are added: one column block serves both.
@@ -577,7 +584,11 @@ impl Assignment<'_> {
         }
         let in_place = order.iter().copied().filter(|&id| self.roles.is_free(id)).collect();
         // Where there are caches, rows belong to sequences.
-        let steps = if self.options.history_is_rename { turns::join(&self.roles, steps) } else { steps };
+        let steps = if self.options.history_is_rename {
+            turns::join(&self.roles, steps, self.options.fine_columns)
+        } else {
+            steps
+        };
         Ok(RegionSteps { steps, in_place })
     }
 }

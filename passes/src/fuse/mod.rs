@@ -110,9 +110,12 @@ pub struct Group {
 }
 
 impl Group {
-    /// Whether each instance walks all rows, block by block, of values that are formed so.
+    /// Whether each instance walks all rows, block by block.
     pub fn sums_rows(&self) -> bool {
-        matches!(&self.kind, GroupKind::Stream(StreamAxes { along: StreamAxis::Rows(_), .. }))
+        match &self.kind {
+            GroupKind::Stream(axes) => matches!(axes.along, StreamAxis::Rows(_)),
+            kind => matches!(kind, GroupKind::OverRows(_)),
+        }
     }
 }
 
@@ -193,6 +196,11 @@ pub struct FuseOptions {
     pub rows: Rows,
     /// Whether `history` is a rename of the tokens at hand (no cache).
     pub history_is_rename: bool,
+    /// Elements that a row of a contraction's operand has at most, if it is computed in the contraction's kernel: each block
+    /// of columns computes it again, and keeps it.
+    pub operand_elements: usize,
+    /// Whether columns are divided finely also where there are many rows.
+    pub fine_columns: bool,
 }
 
 /// Divides the regions reachable from these roots of the main region into groups. `streamed` was

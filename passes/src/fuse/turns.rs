@@ -3,13 +3,14 @@
 //! it first, and the others read it while it is near. It decides no number of rows.
 
 use super::roles::{Roles, is_view};
-use super::{Group, GroupKind, Step, StreamAxis, Turns, streams};
+use super::{Group, GroupKind, Step, StreamAxes, StreamAxis, Turns, streams};
 use crate::layout::{Leading, symbol};
 use diptych_ir::{NodeId, Op, ReduceKind, ScalarFn};
 use std::collections::HashSet;
 
-/// Joins steps of a region that can run in turns; all others stay as they are.
-pub(super) fn join(roles: &Roles, steps: Vec<Step>) -> Vec<Step> {
+/// Joins steps of a region that can run in turns; all others stay as they are. With `apart`, a product of what is stored
+/// for the turn has a kernel of its own, which can be divided in any way.
+pub(super) fn join(roles: &Roles, steps: Vec<Step>, apart: bool) -> Vec<Step> {
     let mut steps = steps;
     let mut refused: HashSet<NodeId> = HashSet::new();
     while let Some(product) = formed_again(roles, &steps, &refused) {
@@ -18,7 +19,36 @@ pub(super) fn join(roles: &Roles, steps: Vec<Step>) -> Vec<Step> {
             steps = joined;
         }
     }
+    for step in steps.iter_mut().filter(|_| apart) {
+        if let Step::Turns(turns) = step {
+            turns.groups = turns.groups.iter().flat_map(|group| parts(roles, group)).collect();
+        }
+    }
     steps
+}
+
+/// What forms the values that a group stores for the turn, and what sums them, if that reads nothing but these.
+fn parts(roles: &Roles, group: &Group) -> Vec<Group> {
+    let GroupKind::Stream(StreamAxes { along, across, .. }) = &group.kind else { return vec![group.clone()] };
+    let (formed, sums): (Vec<NodeId>, Vec<NodeId>) =
+        group.nodes.iter().partition(|&&id| roles.is_streamed(id));
+    let unstored = |source: &NodeId| formed.contains(source) && !group.outputs.contains(source);
+    let apart = sums.iter().all(|&id| !roles.sources(id).iter().any(unstored));
+    let forms_alone = formed_in_stream(roles, group).len() == formed.len();
+    let (summing, rows) = match (along, across) {
+        (&StreamAxis::Rows(leading), _) => (GroupKind::OverRows(leading), leading),
+        (_, &StreamAxis::Rows(leading)) => (GroupKind::Rows(leading), leading),
+        _ => return vec![group.clone()],
+    };
+    if !apart || !forms_alone {
+        return vec![group.clone()];
+    }
+    let part = |kind: GroupKind, nodes: Vec<NodeId>| {
+        let outputs = group.outputs.iter().copied().filter(|id| nodes.contains(id)).collect();
+        Group { kind, nodes, outputs }
+    };
+    let parts = [part(GroupKind::Rows(rows), formed), part(summing, sums)];
+    parts.into_iter().filter(|part| !part.nodes.is_empty()).collect()
 }
 
 /// A product along a huge axis that more than one group forms.

@@ -1,127 +1,220 @@
-//! Kernels for a GPU against those for a processor: the entries of the zoo's programs run launch by launch on both, the
-//! GPU's on the virtual GPU with all checks on, and what each launch writes is compared. Both are written from tile
-//! programs with a GPU's blocks, at sizes that are no multiples of tiles.
+//! Every kernel of gpt2, llama and mla against the f64 evaluator: entries run launch by launch on the virtual GPU, with all
+//! checks on, and what each launch writes is compared with the values of the graph. Sizes are multiples of no tile. What is
+//! added up by chains of floats has a processor's bits, and is compared with its kernels, too.
 
 #[path = "../../../codegen/tests/support/nvrtc.rs"]
 mod installed;
 mod memory;
+mod places;
+mod reference;
 mod run;
 
 use diptych_codegen::c::prelude::VectorWidth;
-use diptych_codegen::cuda::{Architecture, file_text, step};
-use diptych_codegen::driver::compile_program;
-use diptych_codegen::entry::{EntryOptions, Language, Limits};
-use diptych_ir::{DType, EntryKind, Program};
+use diptych_codegen::cuda::{Architecture, PANEL, file_text, step};
+use diptych_codegen::driver::{CompiledProgram, compile_program};
+use diptych_codegen::entry::{CompiledEntry, EntryOptions, Language, Limits};
+use diptych_codegen::tile::CHUNK;
+use diptych_ir::{EntryKind, Program, text};
 use diptych_models::{Registry, build};
 use diptych_nvrtc::Form;
 use diptych_passes::AdamWOptions;
 use diptych_runtime::cpu::compile::{Compiler, KernelCache};
-use diptych_runtime::executor::{Binding, CacheSize, Sequence, load_kernels};
-use diptych_virtual_gpu::{Device, Target};
+use diptych_runtime::executor::{Binding, CacheSize, Kernels, Sequence, load_kernels};
+use diptych_virtual_gpu::{Device, Module, Target};
 use installed::nvrtc;
 use memory::twins;
+use places::Bound;
+use reference::Reference;
 use run::Run;
+use serde_json::{Value, json};
+use std::time::Instant;
 
 const CONTEXT: usize = 192;
 
-fn program(preset: &str, dtype: &str) -> Program {
-    let registry = Registry::zoo();
-    let preset = registry.preset(preset).unwrap();
-    let mut config = preset.describe();
-    let fields = config.as_object_mut().unwrap();
-    fields.insert("dtype".into(), dtype.into());
-    fields.insert("context".into(), CONTEXT.into());
-    build(&*registry.architecture(preset.name(), &config).unwrap()).unwrap()
+/// A model of a family at sizes that no tile divides.
+fn config(family: &str) -> Value {
+    match family {
+        "gpt2" => json!({ "vocab": 259, "embed": 72, "heads": 3, "hidden": 104, "layers": 2 }),
+        // More than seven times as many tokens as what is summed, so that logits are streamed.
+        "llama" => json!({
+            "vocab": 643, "embed": 72, "heads": 6, "key_value_heads": 2, "head_dim": 20, "hidden": 104, "layers": 2,
+        }),
+        "mla" => json!({
+            "vocab": 131, "embed": 40, "heads": 3, "query_latent": 22, "latent": 18, "content_dim": 10,
+            "rotary_dim": 6, "value_dim": 12, "hidden": 56, "layers": 2,
+        }),
+        other => panic!("no sizes for {other}"),
+    }
 }
 
-/// What the sequences of a run are: where each begins, and how long it is.
+fn program(family: &str, dtype: &str) -> Program {
+    let registry = Registry::zoo();
+    let mut fields = registry.preset(&format!("{family}-tiny")).unwrap().describe();
+    let all = fields.as_object_mut().unwrap();
+    all.extend(config(family).as_object().unwrap().clone());
+    all.insert("dtype".into(), dtype.into());
+    all.insert("context".into(), CONTEXT.into());
+    build(&*registry.architecture(family, &fields).unwrap()).unwrap()
+}
+
+/// What the sequences of a run are: where each begins, and how long it is. There are more than 64 rows in all, and more
+/// than one chunk of positions; where few rows are decoded, three chunks.
 fn sequences(kind: EntryKind) -> Vec<(usize, usize)> {
     match kind {
-        EntryKind::Decode => vec![(0, 1), (63, 1), (70, 1), (150, 1)],
-        EntryKind::Prefill => vec![(0, 70), (66, 3), (30, 40)],
-        _ => vec![(0, 70), (0, 1), (0, 67)],
+        EntryKind::Decode => vec![(0, 1), (63, 1), (129, 1)],
+        EntryKind::Prefill => vec![(0, 67), (66, 3), (5, 6)],
+        EntryKind::Score => vec![(0, 70), (0, 1), (0, 5)],
+        EntryKind::Update => vec![(0, 1)],
+        _ => vec![(0, 67), (0, 3)],
     }
 }
 
-fn check(preset: &str, dtype: &str, kinds: &[EntryKind]) {
+/// Checks entries that are compiled together, on each architecture; where bits are a processor's, on the first also against
+/// its kernels.
+fn check(family: &str, dtype: &str, kinds: &[EntryKind], clip_norm: Option<f64>) {
     let Some(nvrtc) = nvrtc() else { return };
-    let compiler = Compiler::find().unwrap();
-    let width = VectorWidth::detect();
-    let program = program(preset, dtype);
-    let of_device = EntryOptions { panel: width.panel(), ..EntryOptions::cuda(Architecture::Sm80) };
-    let of_processor = EntryOptions { language: Language::C, ..of_device };
-    let optimizer = AdamWOptions { clip_norm: None, ..AdamWOptions::default() };
-    let compiled = [of_processor, of_device].map(|options| {
+    let program = program(family, dtype);
+    let optimizer = AdamWOptions { clip_norm, ..AdamWOptions::default() };
+    let compile = |options: EntryOptions| -> CompiledProgram {
         compile_program(&program, kinds, &optimizer, options).unwrap_or_else(|error| panic!("{error}"))
-    });
-    for &kind in kinds {
-        let [one, other] = compiled.each_ref().map(|compiled| &compiled.entries[&kind]);
-        assert_eq!(one.buffers, other.buffers);
-        let cache = KernelCache::standard();
-        let kernels = load_kernels(&one.kernels, width, width.blocking(), &compiler, &cache, 2).unwrap();
+    };
+    let width = VectorWidth::detect();
+    let compiled = Architecture::ALL.iter().enumerate().map(|(at, &architecture)| {
+        let options = EntryOptions::cuda(architecture);
+        if dtype != "f32" || at > 0 {
+            return (architecture, compile(options), None);
+        }
         // The processor's panels are as wide as its vectors.
-        let panel = format!("#define PANEL {}\n", diptych_codegen::cuda::PANEL);
-        let text = file_text(&other.device_kernels);
-        let text = text.replace(&panel, &format!("#define PANEL {}\n", width.panel()));
-        let target = Architecture::Sm80.name().parse().unwrap();
-        let cache = diptych_nvrtc::KernelCache::standard();
-        let ptx = cache.compile(&nvrtc, &text, "kernels.cu", target, Form::Ptx).unwrap();
-        let mut device = Device::new(Target::Sm80, 1 << 30);
-        let module = device.load(std::str::from_utf8(&ptx.bytes).unwrap()).unwrap();
-
-        let of_run = sequences(kind);
-        let rows: usize = of_run.iter().map(|sequence| sequence.1).sum();
-        let limits = Limits { rows: rows + 3, batch: of_run.len() };
-        let chunks = CONTEXT.div_ceil(64);
-        let cache = match kind.cached() {
-            true => CacheSize { chunks: chunks * limits.batch, sequences: limits.batch },
-            false => CacheSize::default(),
-        };
-        let mut binding = Binding::cached(limits, CONTEXT, cache);
-        // Chunks of a sequence lie apart, the last first.
-        let places: Vec<Vec<i32>> = (0..of_run.len())
-            .map(|at| (0..chunks).map(|chunk| ((chunks - 1 - chunk) * of_run.len() + at) as i32).collect())
-            .collect();
-        let bound: Vec<Sequence> = of_run
-            .iter()
-            .zip(&places)
-            .enumerate()
-            .map(|(state, (&(origin, length), places))| {
-                let chunks = if kind.cached() { &places[..] } else { &[] };
-                Sequence { origin, length, chunks, state }
-            })
-            .collect();
-        binding.bind(&bound).unwrap();
-        let mut host_tables = binding.tables();
-        host_tables.dots = kernels.dots();
-        let device_tables = tables(&mut device, &host_tables, limits);
-        let mut twins = twins(one, &program, &mut device, limits, cache);
-        let mut run = Run {
-            of_processor: one,
-            of_device: other,
-            kernels: &kernels,
-            module: &module,
-            device: &mut device,
-            twins: &mut twins,
-            host_tables,
-            device_tables,
-            tolerance: [(DType::F32, if dtype == "bf16" { 2e-2 } else { 1e-5 }), (DType::BF16, 2e-2)],
-            row: 0,
-            in_turns: false,
-            wrong: Vec::new(),
-            launches: 0,
-            same_bits: 0,
-        };
-        run.steps(&one.load_steps, &other.load_steps, 0, 0);
-        run.steps(&one.steps, &other.steps, 0, 0);
-        println!(
-            "{preset} {dtype} {}: {} launches, {} results with the same bits",
-            kind.name(),
-            run.launches,
-            run.same_bits
-        );
-        assert!(run.wrong.is_empty(), "{preset} {dtype} {}:\n{}", kind.name(), run.wrong.join("\n"));
+        let options = EntryOptions { panel: width.panel(), ..options };
+        let of_processor = EntryOptions { language: Language::C, ..options };
+        (architecture, compile(options), Some(compile(of_processor)))
+    });
+    let compiled: Vec<(Architecture, CompiledProgram, Option<CompiledProgram>)> = compiled.collect();
+    for &kind in kinds {
+        let program = compiled[0].1.program_of(kind);
+        let entries: Vec<&CompiledEntry> =
+            compiled.iter().map(|compiled| &compiled.1.entries[&kind]).collect();
+        let graph = text::print(program);
+        assert!(compiled.iter().all(|compiled| text::print(compiled.1.program_of(kind)) == graph));
+        let vocab = config(family)["vocab"].as_u64().unwrap() as usize;
+        let job = Job::new(kind, vocab);
+        let start = Instant::now();
+        let reference = Reference::of(program, &entries, &job.bound);
+        println!("{family} {dtype} {}: {:.1} s of the evaluator", kind.name(), start.elapsed().as_secs_f64());
+        for ((architecture, _, of_processor), entry) in compiled.iter().zip(entries) {
+            let of_processor = of_processor.as_ref().map(|compiled| {
+                let of_processor = &compiled.entries[&kind];
+                assert!(of_processor.buffers == entry.buffers && of_processor.steps == entry.steps);
+                let (compiler, cache) = (Compiler::find().unwrap(), KernelCache::standard());
+                let texts = &of_processor.kernels;
+                let kernels = load_kernels(texts, width, width.blocking(), &compiler, &cache, 2).unwrap();
+                (of_processor, kernels)
+            });
+            let text = file_text(&entry.device_kernels);
+            let panel = |columns: usize| format!("#define PANEL {columns}\n");
+            let text = text.replace(&panel(PANEL), &panel(entry.panel));
+            let target = architecture.name().parse().unwrap();
+            let cache = diptych_nvrtc::KernelCache::standard();
+            let ptx = cache.compile(&nvrtc, &text, "kernels.cu", target, Form::Ptx).unwrap();
+            let mut device = Device::new(target_of(*architecture), 1 << 30);
+            let module = device.load(std::str::from_utf8(&ptx.bytes).unwrap()).unwrap();
+            let of_processor = of_processor.as_ref().map(|(entry, kernels)| (*entry, kernels));
+            let name = format!("{family} {dtype} {} on {architecture}", kind.name());
+            let tolerance = if dtype == "bf16" { 2e-2 } else { 1e-4 };
+            run_entry(&name, &job, &reference, (entry, of_processor), (&mut device, &module), tolerance);
+        }
     }
+}
+
+fn target_of(architecture: Architecture) -> Target {
+    match architecture {
+        Architecture::Sm80 => Target::Sm80,
+        Architecture::Sm90a => Target::Sm90a,
+    }
+}
+
+/// A run of an entry: its sequences, and how large it is.
+struct Job {
+    bound: Bound,
+    limits: Limits,
+    cache: CacheSize,
+}
+
+impl Job {
+    fn new(kind: EntryKind, vocab: usize) -> Job {
+        let sequences = sequences(kind);
+        let batch = sequences.len();
+        let chunks = CONTEXT.div_ceil(CHUNK);
+        // Chunks of a sequence lie apart, the last first.
+        let places =
+            |at: usize| (0..chunks).map(|chunk| ((chunks - 1 - chunk) * batch + at) as i32).collect();
+        let (chunks, cache) = match kind.cached() {
+            true => {
+                let size = CacheSize { chunks: chunks * batch, sequences: batch };
+                ((0..batch).map(places).collect(), size)
+            }
+            false => (Vec::new(), CacheSize::default()),
+        };
+        let bound = Bound { sequences, chunks, vocab };
+        Job { limits: Limits { rows: bound.rows() + 3, batch }, bound, cache }
+    }
+}
+
+fn run_entry(
+    name: &str,
+    job: &Job,
+    reference: &Reference,
+    (entry, of_processor): (&CompiledEntry, Option<(&CompiledEntry, &Kernels)>),
+    (device, module): (&mut Device, &Module),
+    tolerance: f64,
+) {
+    let start = Instant::now();
+    let &Job { ref bound, limits, cache } = job;
+    let mut binding = Binding::cached(limits, CONTEXT, cache);
+    let sequence = |(state, &(origin, length)): (usize, &(usize, usize))| {
+        let chunks = bound.chunks.get(state).map_or(&[][..], |chunks| chunks);
+        Sequence { origin, length, chunks, state }
+    };
+    binding.bind(&bound.sequences.iter().enumerate().map(sequence).collect::<Vec<_>>()).unwrap();
+    let mut host_tables = binding.tables();
+    if let Some((_, kernels)) = of_processor {
+        host_tables.dots = kernels.dots();
+    }
+    let device_tables = tables(device, &host_tables, limits);
+    let mut twins = twins(entry, reference, bound, device, (limits, cache));
+    let mut run = Run {
+        entry,
+        of_processor,
+        reference,
+        bound,
+        module,
+        device,
+        twins: &mut twins,
+        host_tables,
+        device_tables,
+        tolerance,
+        row: 0,
+        in_turns: false,
+        wrong: Vec::new(),
+        launches: 0,
+        same_bits: 0,
+        compared: 0,
+        largest: 0.0,
+    };
+    run.steps(&entry.load_steps, 0, 0);
+    run.steps(&entry.steps, 0, 0);
+    run.results();
+    println!(
+        "{name}: {} launches, {} results at most {:.1e} apart, {} with a processor's bits, {:.1} s",
+        run.launches,
+        run.compared,
+        run.largest,
+        run.same_bits,
+        start.elapsed().as_secs_f64()
+    );
+    assert!(run.wrong.is_empty(), "{name}:\n{}", run.wrong.join("\n"));
+    // What is compared is no smaller part: kernels leave little for one another that is no value of the graph.
+    assert!(run.compared * 2 > run.launches, "{name}");
 }
 
 /// The tables of a run on the device.
@@ -161,24 +254,31 @@ fn tables(
 }
 
 const SERVING: [EntryKind; 3] = [EntryKind::Score, EntryKind::Prefill, EntryKind::Decode];
-const TRAINING: [EntryKind; 3] = [EntryKind::Train, EntryKind::Accumulate, EntryKind::Step];
+const TRAINING: [EntryKind; 3] = [EntryKind::Train, EntryKind::Accumulate, EntryKind::Update];
 
 macro_rules! checks {
-    ($($name:ident: $preset:literal $dtype:literal $kinds:ident;)*) => {
-        $(#[test] fn $name() { check($preset, $dtype, &$kinds); })*
-    };
+    ($($family:ident $dtype:ident: $serves:ident $trains:ident $steps:ident;)*) => {$(
+        #[test]
+        fn $serves() {
+            check(stringify!($family), stringify!($dtype), &SERVING, None);
+        }
+
+        #[test]
+        fn $trains() {
+            check(stringify!($family), stringify!($dtype), &TRAINING, Some(1.0));
+        }
+
+        #[test]
+        fn $steps() {
+            check(stringify!($family), stringify!($dtype), &[EntryKind::Step], None);
+        }
+    )*};
 }
 checks! {
-    gpt2_serves_in_f32: "gpt2-tiny" "f32" SERVING;
-    gpt2_serves_in_bf16: "gpt2-tiny" "bf16" SERVING;
-    gpt2_trains_in_f32: "gpt2-tiny" "f32" TRAINING;
-    gpt2_trains_in_bf16: "gpt2-tiny" "bf16" TRAINING;
-    llama_serves_in_f32: "llama-tiny" "f32" SERVING;
-    llama_serves_in_bf16: "llama-tiny" "bf16" SERVING;
-    llama_trains_in_f32: "llama-tiny" "f32" TRAINING;
-    llama_trains_in_bf16: "llama-tiny" "bf16" TRAINING;
-    mla_serves_in_f32: "mla-tiny" "f32" SERVING;
-    mla_serves_in_bf16: "mla-tiny" "bf16" SERVING;
-    mla_trains_in_f32: "mla-tiny" "f32" TRAINING;
-    mla_trains_in_bf16: "mla-tiny" "bf16" TRAINING;
+    gpt2 f32: gpt2_serves_in_f32 gpt2_trains_in_f32 gpt2_steps_in_f32;
+    gpt2 bf16: gpt2_serves_in_bf16 gpt2_trains_in_bf16 gpt2_steps_in_bf16;
+    llama f32: llama_serves_in_f32 llama_trains_in_f32 llama_steps_in_f32;
+    llama bf16: llama_serves_in_bf16 llama_trains_in_bf16 llama_steps_in_bf16;
+    mla f32: mla_serves_in_f32 mla_trains_in_f32 mla_steps_in_f32;
+    mla bf16: mla_serves_in_bf16 mla_trains_in_bf16 mla_steps_in_bf16;
 }

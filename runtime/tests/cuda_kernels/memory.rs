@@ -1,12 +1,18 @@
 //! The buffers of an entry, twice: where a processor's kernels find them, and on the virtual GPU.
 
-use diptych_codegen::entry::{ArgRef, Buffer, CompiledEntry, Limits, Role};
+use super::places::{Bound, Positions};
+use super::reference::{Random, Reference};
+use diptych_codegen::cuda::TensorExtent;
+use diptych_codegen::entry::{ArgRef, Buffer, CompiledEntry, Launch, Limits, Role, Slot};
+use diptych_codegen::lower::Source;
 use diptych_codegen::tile::CHUNK;
-use diptych_ir::{DType, Program};
-use diptych_passes::layout::{Layout, Leading, product};
+use diptych_ir::DType;
+use diptych_ir::Program;
+use diptych_passes::layout::{CHECKPOINT, Leading};
 use diptych_runtime::executor::{AlignedBytes, CacheSize};
 use diptych_virtual_gpu::Device;
 use half::bf16;
+use std::collections::BTreeSet;
 
 /// What is smaller than this, in the mean, is noise.
 const NOISE: f64 = 1e-7;
@@ -20,22 +26,6 @@ pub struct Twin {
     pub row_bytes: usize,
 }
 
-/// xorshift64*: spread, not quality.
-pub struct Random(pub u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
-    }
-
-    fn float(&mut self) -> f32 {
-        (self.next() >> 40) as f32 / (1 << 23) as f32 - 1.0
-    }
-}
-
 /// Rows that a slot of a buffer has room for.
 fn rows(buffer: &Buffer, limits: Limits, cache: CacheSize) -> usize {
     match (&buffer.role, buffer.layout.leading()) {
@@ -45,76 +35,142 @@ fn rows(buffer: &Buffer, limits: Limits, cache: CacheSize) -> usize {
         (_, Leading::Chunks) => cache.chunks,
         (_, Leading::None) => 1,
         (_, Leading::Batch) => limits.batch,
-        (_, Leading::Checkpoints) => limits.rows / 16 + limits.batch,
+        (_, Leading::Checkpoints) => limits.rows / CHECKPOINT + limits.batch,
         _ => limits.rows,
     }
 }
 
-/// All buffers of an entry, filled: parameters and inputs with random numbers, what is computed with nothing, which on
-/// the device is undefined.
+/// The buffers that are tensors for TMA as far as there is room.
+fn read_beyond_rows(entry: &CompiledEntry) -> BTreeSet<usize> {
+    let of_launch = |launch: &&Launch| {
+        let maps = entry.device_kernels[launch.kernel].maps.iter();
+        let far = maps.filter(|map| map.dims.iter().any(|dim| dim.extent == TensorExtent::Room));
+        far.map(|map| launch.args[map.arg].buffer).collect::<Vec<_>>()
+    };
+    entry.all_launches().iter().flat_map(of_launch).collect()
+}
+
+/// All buffers of an entry: what a run is given is there; what it computes is zero on the host, and undefined on the
+/// device. Caches hold what the positions before the run have, and elsewhere what earlier texts may have left.
 pub fn twins(
     entry: &CompiledEntry,
-    program: &Program,
+    reference: &Reference,
+    bound: &Bound,
     device: &mut Device,
-    limits: Limits,
-    cache: CacheSize,
+    (limits, cache): (Limits, CacheSize),
 ) -> Vec<Twin> {
-    let mut random = Random(42);
-    let twin = |buffer: &Buffer| {
+    let mut random = Random(7);
+    let beyond_rows = read_beyond_rows(entry);
+    let mut twin = |(id, buffer): (usize, &Buffer)| {
         let elements = rows(buffer, limits, cache) * buffer.layout.row_elements(entry.panel);
-        let (slot_bytes, bytes) = {
-            let slot = elements * buffer.dtype.bytes();
-            (slot, (slot * buffer.slots).max(4))
-        };
+        let slot_bytes = elements * buffer.dtype.bytes();
+        let bytes = (slot_bytes * buffer.slots).max(4);
         let mut host = AlignedBytes::zeroed(bytes).unwrap();
         let address = device.allocate(bytes).unwrap();
+        let shape = (buffer, entry.panel, elements);
+        let mut put = |slot: usize, placed: Option<Vec<(usize, f64)>>| {
+            for (at, number) in placed.expect("rows of a kind that values have") {
+                put(host.as_mut_slice::<u8>(), buffer.dtype, slot * elements + at, number);
+            }
+        };
+        match &buffer.role {
+            Role::Stored(name) => {
+                put(0, bound.placed(shape, &reference.stored[name], 0..0, Positions::All));
+            }
+            Role::Input(name) => reference.traces.iter().for_each(|trace| {
+                put(0, bound.placed(shape, &trace.inputs[name], trace.sequences.clone(), Positions::New));
+            }),
+            Role::Cache { .. } | Role::State { .. } => {
+                put(
+                    0,
+                    Some((0..elements * buffer.slots).map(|at| (at, f64::from(random.float()))).collect()),
+                );
+                for (key, slot) in cached(entry, id) {
+                    for trace in &reference.traces {
+                        let value = trace.value(key).expect("what a cache keeps");
+                        put(slot, bound.placed(shape, value, trace.sequences.clone(), Positions::Old));
+                    }
+                }
+            }
+            Role::Root(_) | Role::Derived | Role::Temporary => {}
+        }
         let given =
             matches!(buffer.role, Role::Stored(_) | Role::Input(_) | Role::Cache { .. } | Role::State { .. });
-        if given {
-            fill(buffer, program, entry.panel, &mut random, &mut host);
-        }
-        // Sums start where their states are; what fills up panels is zero from the start.
-        if given || buffer.has_padding(entry.panel) {
+        // Sums start where their states are; what fills up panels is zero from the start. So is what boxes of a tensor
+        // may hold beyond what a run computes.
+        if given || buffer.has_padding(entry.panel) || beyond_rows.contains(&id) {
             device.write(address, host.as_slice::<u8>()).unwrap();
         }
         let row_bytes = buffer.layout.row_elements(entry.panel) * buffer.dtype.bytes();
         Twin { host, device: address, bytes, slot_bytes, row_bytes }
     };
-    entry.buffers.iter().map(twin).collect()
+    entry.buffers.iter().enumerate().map(|buffer| twin(buffer)).collect()
 }
 
-fn fill(buffer: &Buffer, program: &Program, panel: usize, random: &mut Random, host: &mut AlignedBytes) {
-    let is_state = matches!(buffer.role, Role::Stored(name) if !program.params.contains_key(&name));
-    let scale = if is_state { 0.01 } else { 0.3 };
-    let is_padding = |at: usize| match &buffer.layout {
-        Layout::Packed { k, n } => {
-            let of_panel = product(k) * panel;
-            let columns = product(n).div_ceil(panel) * of_panel;
-            at % columns / of_panel * panel + at % panel >= product(n)
+/// The values that a cache keeps, each with its slot.
+fn cached(entry: &CompiledEntry, buffer: usize) -> Vec<(super::reference::Key, usize)> {
+    let mut found = Vec::new();
+    for launch in entry.all_launches() {
+        for (place, source) in launch.args.iter().zip(&launch.sources) {
+            let &Source::Cache(node) = source else { continue };
+            if place.buffer != buffer {
+                continue;
+            }
+            match place.slot {
+                Slot::Layer => {
+                    let layers = 0..entry.buffers[buffer].slots;
+                    found.extend(layers.map(|layer| ((launch.region, Some(layer), node), layer)));
+                }
+                _ => found.push(((Program::MAIN, None, node), 0)),
+            }
         }
-        _ => false,
-    };
-    let mut number = |at: usize| {
-        let x = random.float() * scale;
-        // Squares and their sums are not negative.
-        let x = if is_state { x.abs() } else { x };
-        if is_padding(at) { 0.0 } else { x }
-    };
-    match buffer.dtype {
-        DType::F32 => {
-            host.as_mut_slice::<f32>().iter_mut().enumerate().for_each(|(at, x)| *x = number(at));
+    }
+    found.dedup();
+    found
+}
+
+fn put(bytes: &mut [u8], dtype: DType, at: usize, number: f64) {
+    match dtype {
+        DType::F32 => bytes[4 * at..][..4].copy_from_slice(&(number as f32).to_le_bytes()),
+        DType::I32 => bytes[4 * at..][..4].copy_from_slice(&(number as i32).to_le_bytes()),
+        DType::BF16 => bytes[2 * at..][..2].copy_from_slice(&bf16::from_f64(number).to_le_bytes()),
+        other => panic!("the zoo is given nothing of type {other}"),
+    }
+}
+
+fn get(bytes: &[u8], dtype: DType, at: usize) -> f64 {
+    let four = |at: usize| [0, 1, 2, 3].map(|byte| bytes[4 * at + byte]);
+    match dtype {
+        DType::F32 => f64::from(f32::from_le_bytes(four(at))),
+        DType::I32 => f64::from(i32::from_le_bytes(four(at))),
+        DType::BF16 => bf16::from_le_bytes([bytes[2 * at], bytes[2 * at + 1]]).to_f64(),
+        _ => f64::from(bytes[at]),
+    }
+}
+
+/// A distance in norm, relative to what is expected.
+#[derive(Default)]
+pub struct Distance {
+    difference: f64,
+    norm: f64,
+    count: usize,
+}
+
+impl Distance {
+    pub fn add(&mut self, found: f64, expected: f64) {
+        self.count += 1;
+        if found == expected || found.is_nan() && expected.is_nan() {
+            self.norm += if expected.is_finite() { expected * expected } else { 0.0 };
+            return;
         }
-        DType::BF16 => host
-            .as_mut_slice::<u16>()
-            .iter_mut()
-            .enumerate()
-            .for_each(|(at, x)| *x = bf16::from_f32(number(at)).to_bits()),
-        DType::I32 => {
-            // Ids of tokens; of a token of each sequence, its first.
-            let ids = if buffer.layout.leading() == Leading::Batch { 1 } else { 23 };
-            host.as_mut_slice::<i32>().iter_mut().for_each(|x| *x = (random.next() >> 40) as i32 % ids);
-        }
-        other => panic!("the zoo has no input of type {other}"),
+        self.difference += (found - expected) * (found - expected);
+        self.norm += expected * expected;
+    }
+
+    pub fn relative(&self) -> f64 {
+        // What cancels but for rounding, such as the gradient of a bias of keys, has no relative error.
+        let noise = NOISE * NOISE * self.count as f64;
+        if self.difference <= noise { 0.0 } else { (self.difference / self.norm).sqrt() }
     }
 }
 
@@ -131,38 +187,28 @@ impl Twin {
         device.copy(self.device + at as u64, source, bytes.len()).unwrap();
     }
 
-    /// The relative distance in norm between what both places hold.
+    /// How far what the device holds is from what a processor computed.
     pub fn distance(&self, device: &mut Device, dtype: DType) -> f64 {
+        let found = self.of_device(device);
+        let expected = self.host.as_slice::<u8>();
+        let mut distance = Distance::default();
+        for at in 0..self.bytes / dtype.bytes() {
+            distance.add(get(&found, dtype, at), get(expected, dtype, at));
+        }
+        distance.relative()
+    }
+
+    /// How far elements that the device holds are from what they must be.
+    pub fn distance_of(&self, device: &mut Device, dtype: DType, elements: &[(usize, f64)]) -> f64 {
+        let found = self.of_device(device);
+        let mut distance = Distance::default();
+        elements.iter().for_each(|&(at, expected)| distance.add(get(&found, dtype, at), expected));
+        distance.relative()
+    }
+
+    fn of_device(&self, device: &mut Device) -> Vec<u8> {
         let mut bytes = vec![0; self.bytes];
         device.read(self.device, &mut bytes).unwrap();
-        let host = self.host.as_slice::<u8>();
-        let numbers = |bytes: &[u8]| -> Vec<f64> {
-            match dtype {
-                DType::F32 => bytes
-                    .chunks_exact(4)
-                    .map(|x| f64::from(f32::from_le_bytes([x[0], x[1], x[2], x[3]])))
-                    .collect(),
-                DType::BF16 => {
-                    bytes.chunks_exact(2).map(|x| bf16::from_le_bytes([x[0], x[1]]).to_f64()).collect()
-                }
-                DType::I32 => bytes
-                    .chunks_exact(4)
-                    .map(|x| f64::from(i32::from_le_bytes([x[0], x[1], x[2], x[3]])))
-                    .collect(),
-                _ => bytes.iter().map(|&x| f64::from(x)).collect(),
-            }
-        };
-        let (mut difference, mut norm) = (0.0, 0.0);
-        for (x, y) in numbers(host).into_iter().zip(numbers(&bytes)) {
-            if x == y || x.is_nan() && y.is_nan() {
-                norm += if x.is_finite() { x * x } else { 0.0 };
-                continue;
-            }
-            difference += (x - y) * (x - y);
-            norm += x * x;
-        }
-        // What cancels but for rounding, such as the gradient of a bias of keys, has no relative error.
-        let noise = NOISE * NOISE * (host.len() / dtype.bytes()) as f64;
-        if difference <= noise { 0.0 } else { (difference / norm).sqrt() }
+        bytes
     }
 }

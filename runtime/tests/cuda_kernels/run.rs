@@ -1,27 +1,39 @@
-//! Runs an entry launch by launch in both places, and compares what each launch writes.
+//! Runs an entry launch by launch on the virtual GPU, and compares what each launch writes with what it must be; if a
+//! processor's kernels are given too, also with what they write.
 
 use super::memory::Twin;
+use super::places::{Bound, Positions};
+use super::reference::{Key, Reference};
 use diptych_codegen::c::step::StepTables;
 use diptych_codegen::cuda::step::StepTables as DeviceTables;
 use diptych_codegen::cuda::{Swizzle, TensorMap};
-use diptych_codegen::entry::{CompiledEntry, Launch, PlanStep, Slot};
-use diptych_ir::DType;
+use diptych_codegen::entry::{ArgRef, CompiledEntry, Launch, PlanStep, Role, Slot};
+use diptych_codegen::lower::Source;
+use diptych_ir::Program;
 use diptych_passes::layout::{CHECKPOINT, Leading};
 use diptych_runtime::executor::Kernels;
 use diptych_virtual_gpu::{self as virtual_gpu, Arguments, Configuration, Device, LaunchSizes, Module};
 use std::ffi::c_void;
 
+/// How far results may be from a processor's, in norm.
+const OF_PROCESSOR: f64 = 1e-5;
+
 pub struct Run<'a> {
-    pub of_processor: &'a CompiledEntry,
-    pub of_device: &'a CompiledEntry,
-    pub kernels: &'a Kernels,
+    pub entry: &'a CompiledEntry,
+    /// The same entry for a processor.
+    pub of_processor: Option<(&'a CompiledEntry, &'a Kernels)>,
+    pub reference: &'a Reference,
+    pub bound: &'a Bound,
     pub module: &'a Module,
     pub device: &'a mut Device,
     pub twins: &'a mut [Twin],
     pub host_tables: StepTables,
     pub device_tables: DeviceTables,
-    /// How far results may be apart, in norm.
-    pub tolerance: [(DType, f64); 2],
+    /// How far results may be from what they must be, in norm.
+    pub tolerance: f64,
+    /// The largest distance that was found.
+    pub largest: f64,
+    pub compared: usize,
     pub row: usize,
     pub in_turns: bool,
     pub wrong: Vec<String>,
@@ -30,32 +42,22 @@ pub struct Run<'a> {
 }
 
 impl Run<'_> {
-    pub fn steps(
-        &mut self,
-        of_processor: &[PlanStep],
-        of_device: &[PlanStep],
-        iteration: usize,
-        layer: usize,
-    ) {
-        assert_eq!(of_processor.len(), of_device.len());
-        for (one, other) in of_processor.iter().zip(of_device) {
-            match (one, other) {
-                (PlanStep::Launch(one), PlanStep::Launch(other)) => self.launch(one, other, iteration, layer),
-                (PlanStep::Together(one), PlanStep::Together(other)) => {
-                    assert_eq!(one.len(), other.len());
-                    one.iter().zip(other).for_each(|(one, other)| self.launch(one, other, iteration, layer));
+    pub fn steps(&mut self, steps: &[PlanStep], iteration: usize, layer: usize) {
+        for step in steps {
+            match step {
+                PlanStep::Launch(launch) => self.launch(launch, iteration, layer),
+                PlanStep::Together(together) => {
+                    together.iter().for_each(|launch| self.launch(launch, iteration, layer));
                 }
-                (PlanStep::Repeat { layers, reverse, body: one }, PlanStep::Repeat { body: other, .. }) => {
+                PlanStep::Repeat { layers, reverse, body } => {
                     for iteration in 0..*layers {
                         let layer = if *reverse { layers - 1 - iteration } else { iteration };
-                        self.steps(one, other, iteration, layer);
+                        self.steps(body, iteration, layer);
                     }
                 }
-                (PlanStep::Turns { rows, body: one }, PlanStep::Turns { body: other, .. }) => {
-                    self.turns(*rows, one, other, iteration, layer);
-                }
-                (PlanStep::Copy { from, to }, PlanStep::Copy { .. }) => {
-                    let buffer = &self.of_processor.buffers[from.buffer];
+                PlanStep::Turns { rows, body } => self.turns(*rows, body, iteration, layer),
+                PlanStep::Copy { from, to } => {
+                    let buffer = &self.entry.buffers[from.buffer];
                     let leading = buffer.layout.leading();
                     let mut bytes = self.rows(leading) * self.twins[from.buffer].row_bytes;
                     if leading == Leading::None && from.slot == Slot::First {
@@ -68,7 +70,6 @@ impl Run<'_> {
                     let address = source.device + start as u64;
                     self.twins[to.buffer].copy(self.device, (copied, address), end);
                 }
-                _ => panic!("the steps differ"),
             }
         }
     }
@@ -103,7 +104,7 @@ impl Run<'_> {
         map.encode().unwrap()
     }
 
-    fn turns(&mut self, rows: usize, one: &[PlanStep], other: &[PlanStep], iteration: usize, layer: usize) {
+    fn turns(&mut self, rows: usize, body: &[PlanStep], iteration: usize, layer: usize) {
         let (host, device) = (self.host_tables, self.device_tables);
         let all = host.rows as usize;
         let rows = all.div_ceil(all.div_ceil(rows).max(1)).max(1);
@@ -117,47 +118,27 @@ impl Run<'_> {
             self.device_tables.rows = self.host_tables.rows as i32;
             self.device_tables.row_position = device.row_position + 4 * self.row as u64;
             self.in_turns = true;
-            self.steps(one, other, iteration, layer);
+            self.steps(body, iteration, layer);
             self.in_turns = false;
         }
         (self.row, self.host_tables, self.device_tables) = (0, host, device);
     }
 
-    fn launch(&mut self, one: &Launch, other: &Launch, iteration: usize, layer: usize) {
-        let name = &self.of_processor.kernels[one.kernel].name;
-        let kernel = &self.of_device.device_kernels[other.kernel];
-        assert_eq!(one.grid, other.grid, "{name}");
+    fn launch(&mut self, launch: &Launch, iteration: usize, layer: usize) {
+        let kernel = &self.entry.device_kernels[launch.kernel];
         let chunks = [self.host_tables.blocks, self.host_tables.past_blocks].map(|count| count as usize);
-        let instances: usize =
-            one.grid.iter().map(|count| count.instances(|leading| self.rows(leading), chunks, 1)).product();
-        let offset = |run: &Self, place: diptych_codegen::entry::ArgRef| {
-            let buffer = &run.of_processor.buffers[place.buffer];
+        let instances: usize = launch
+            .grid
+            .iter()
+            .map(|count| count.instances(|leading| self.rows(leading), chunks, 1))
+            .product();
+        let offset = |run: &Self, place: ArgRef| {
+            let buffer = &run.entry.buffers[place.buffer];
             let moves = run.in_turns && buffer.turn.is_none() && buffer.layout.leading() == Leading::Rows;
             run.twins[place.buffer].offset(place, iteration, layer, if moves { run.row } else { 0 })
         };
-        let args: Vec<*mut c_void> = one
-            .args
-            .iter()
-            .map(|&place| {
-                let at = offset(self, place);
-                // SAFETY: a slot of the buffer.
-                unsafe { self.twins[place.buffer].host.as_ptr().add(at).cast() }
-            })
-            .collect();
-        let function = self.kernels.function(name).expect("a kernel");
-        let mut scratch = vec![0f32; self.of_processor.kernels[one.kernel].scratch_floats + (1 << 18)];
-        for instance in 0..instances {
-            let sizes = [one.flat as i64];
-            // SAFETY: the arguments are the buffers that the kernel was compiled for.
-            unsafe {
-                function(
-                    &self.host_tables,
-                    args.as_ptr(),
-                    sizes.as_ptr(),
-                    scratch.as_mut_ptr(),
-                    instance as i64,
-                );
-            }
+        if let Some(of_processor) = self.of_processor {
+            self.on_processor(of_processor, launch, instances, &offset);
         }
         // Fewer blocks than instances: each takes some, in turn.
         let blocks = instances.div_ceil(2).max(1);
@@ -171,10 +152,10 @@ impl Run<'_> {
             )
         };
         self.device.write(tables, bytes).unwrap();
-        let mut arguments = Arguments::new().pointer(tables).pointer(scratch).pointer(other.flat as u64);
+        let mut arguments = Arguments::new().pointer(tables).pointer(scratch).pointer(launch.flat as u64);
         let encoded: Vec<u8> = (kernel.maps.iter())
             .flat_map(|map| {
-                let place = other.args[map.arg];
+                let place = launch.args[map.arg];
                 let at = offset(self, place);
                 let slot_bytes = self.twins[place.buffer].slot_bytes;
                 self.tensor_map(
@@ -189,7 +170,7 @@ impl Run<'_> {
             self.device.write(maps, &encoded).unwrap();
             arguments = arguments.pointer(maps);
         }
-        for &place in &other.args {
+        for &place in &launch.args {
             arguments = arguments.pointer(self.twins[place.buffer].device + offset(self, place) as u64);
         }
         let sizes = LaunchSizes {
@@ -208,20 +189,113 @@ impl Run<'_> {
             self.wrong.push(format!("{}: {error}", kernel.name));
             return;
         }
-        let written = one.args.iter().zip(&self.of_processor.programs[one.kernel].args);
-        let written: Vec<usize> =
-            written.filter(|(_, arg)| arg.written).map(|(place, _)| place.buffer).collect();
-        for buffer in written {
-            let dtype = self.of_processor.buffers[buffer].dtype;
-            let distance = self.twins[buffer].distance(self.device, dtype);
-            let most = self.tolerance.iter().find(|entry| entry.0 == dtype).map_or(0.0, |entry| entry.1);
-            if distance == 0.0 {
-                self.same_bits += 1;
+        let written = &self.entry.programs[launch.kernel].args;
+        for (position, _) in written.iter().enumerate().filter(|(_, arg)| arg.written) {
+            self.compare(launch, position, iteration, layer);
+        }
+    }
+
+    /// Calls a processor's kernel for each instance.
+    fn on_processor(
+        &mut self,
+        (entry, kernels): (&CompiledEntry, &Kernels),
+        launch: &Launch,
+        instances: usize,
+        offset: &dyn Fn(&Self, ArgRef) -> usize,
+    ) {
+        let args: Vec<*mut c_void> = launch
+            .args
+            .iter()
+            .map(|&place| {
+                let at = offset(self, place);
+                // SAFETY: a slot of the buffer.
+                unsafe { self.twins[place.buffer].host.as_ptr().add(at).cast() }
+            })
+            .collect();
+        let kernel = &entry.kernels[launch.kernel];
+        let function = kernels.function(&kernel.name).expect("a kernel");
+        let mut scratch = vec![0f32; kernel.scratch_floats + (1 << 18)];
+        for instance in 0..instances {
+            let sizes = [launch.flat as i64];
+            // SAFETY: the arguments are the buffers that the kernel was compiled for.
+            unsafe {
+                function(
+                    &self.host_tables,
+                    args.as_ptr(),
+                    sizes.as_ptr(),
+                    scratch.as_mut_ptr(),
+                    instance as i64,
+                );
             }
-            if distance.is_nan() || distance > most {
-                let role = &self.of_processor.buffers[buffer].role;
-                self.wrong.push(format!("{}: {role:?} of {dtype} is {distance:e} apart", kernel.name));
+        }
+    }
+
+    /// Compares an argument that a launch wrote.
+    fn compare(&mut self, launch: &Launch, position: usize, iteration: usize, layer: usize) {
+        let place = launch.args[position];
+        let buffer = &self.entry.buffers[place.buffer];
+        let name = &self.entry.device_kernels[launch.kernel].name;
+        if self.of_processor.is_some() {
+            let distance = self.twins[place.buffer].distance(self.device, buffer.dtype);
+            self.same_bits += usize::from(distance == 0.0);
+            if distance.is_nan() || distance > OF_PROCESSOR {
+                let role = &buffer.role;
+                self.wrong.push(format!("{name}: {role:?} is {distance:e} from a processor's"));
             }
+        }
+        let (node, positions) = match launch.sources[position] {
+            Source::Value(node) => (node, Positions::All),
+            Source::Cache(node) => (node, Positions::New),
+            // What kernels leave for one another is no value of the graph.
+            Source::Order(..) | Source::Starts(..) | Source::Chunks(_) | Source::State { .. } => return,
+        };
+        let sums_on = self.in_turns && buffer.layout.leading() != Leading::Rows;
+        // States may go on from what they held: they are compared when all is done.
+        if matches!(buffer.role, Role::Stored(_)) || sums_on {
+            return;
+        }
+        let key = (launch.region, (launch.region != Program::MAIN).then_some(layer), node);
+        let what = format!("{name}: {:?}", buffer.role);
+        self.compare_with(&what, place.buffer, place.slot.position(iteration, layer), key, positions);
+    }
+
+    /// Compares a slot of a buffer with what a node must be.
+    fn compare_with(&mut self, what: &str, id: usize, slot: usize, key: Key, positions: Positions) {
+        let (buffer, panel) = (&self.entry.buffers[id], self.entry.panel);
+        let slot_elements = self.twins[id].slot_bytes / buffer.dtype.bytes();
+        let mut elements = Vec::new();
+        for trace in &self.reference.traces {
+            let sequences = trace.sequences.clone();
+            let placed = trace.value(key).and_then(|value| {
+                self.bound.placed((buffer, panel, slot_elements), value, sequences, positions)
+            });
+            match placed {
+                Some(placed) => elements.extend(placed),
+                None => return self.wrong.push(format!("{what} has no value in the graph")),
+            }
+        }
+        if self.in_turns {
+            let width = buffer.layout.row_elements(panel);
+            let rows = self.row..self.row + self.device_tables.rows as usize;
+            elements.retain(|(at, _)| rows.contains(&(at / width)));
+            let first = if buffer.turn.is_some() { self.row * width } else { 0 };
+            elements.iter_mut().for_each(|(at, _)| *at -= first);
+        }
+        elements.iter_mut().for_each(|(at, _)| *at += slot * slot_elements);
+        let distance = self.twins[id].distance_of(self.device, buffer.dtype, &elements);
+        self.compared += 1;
+        self.largest = self.largest.max(distance);
+        if distance.is_nan() || distance > self.tolerance {
+            self.wrong.push(format!("{what} of {} is {distance:e} from what it must be", buffer.dtype));
+        }
+    }
+
+    /// Compares the roots and the updates of the entry, when all is done.
+    pub fn results(&mut self) {
+        for &(name, node) in &self.reference.results {
+            let of = |role: Role| self.entry.buffer(&role);
+            let id = of(Role::Root(name)).or_else(|| of(Role::Stored(name))).expect("a result");
+            self.compare_with(name.as_str(), id, 0, (Program::MAIN, None, node), Positions::All);
         }
     }
 }

@@ -41,7 +41,7 @@ static __device__ __forceinline__ void dot(int m, int n, int k, A a, B b, C c, f
             for (int k0 = 0; k0 < k; k0 += K_STEP) {
                 stage_operand<ROWS, A_ALONG_K>(stage_a, m - i0, k - k0, [&](int kk, int x) { return a.at(i0 + x, k0 + kk); });
                 stage_operand<COLUMNS, B_ALONG_K>(stage_b, n - j0, k - k0, [&](int kk, int x) { return b.at(k0 + kk, j0 + x); });
-                __syncthreads();
+                workers_wait();
 // All 16 at once would hold more registers than a thread has.
 #pragma unroll 4
                 for (int kk = 0; kk < K_STEP; kk++) {
@@ -56,7 +56,7 @@ static __device__ __forceinline__ void dot(int m, int n, int k, A a, B b, C c, f
 #pragma unroll
                         for (int j = 0; j < TILE_N; j++) sum[i][j] = fmaf(left[i], right[j], sum[i][j]);
                 }
-                __syncthreads();
+                workers_wait();
             }
 #pragma unroll
             for (int i = 0; i < TILE_M; i++)

@@ -13,29 +13,6 @@
 
 #define BF16_STEP 32
 
-// How a stage is filled.
-#define COPY_ELEMENTS 0 // one by one: what is stored wider, or not at multiples of 16 bytes
-#define COPY_PIECES 1   // 16 bytes at a time: what lies in shared memory
-#define COPY_ASYNC 2    // the same by the memory system: what lies in the device's memory
-
-// Where element (row, column) of a tile with rows of WIDTH stands; `column` is a multiple of 8 here.
-template <int WIDTH> static __device__ __forceinline__ int exchanged(int row, int column) {
-    const int piece = column / 8;
-    const int other = WIDTH >= 64 ? row & 7 : WIDTH == 32 ? row >> 1 & 3 : row >> 2 & 1;
-    return row * WIDTH + (piece ^ other) * 8;
-}
-
-static __device__ __forceinline__ unsigned shared_address(const void *p) {
-    return (unsigned)__cvta_generic_to_shared(p);
-}
-// 16 bytes, of which the first `bytes` are read and the others are zero.
-static __device__ __forceinline__ void copy_async(bf16 *to, const void *from, int bytes) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from), "r"(bytes) : "memory");
-}
-static __device__ __forceinline__ void end_of_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-template <int LEFT> static __device__ __forceinline__ void wait_for_copies() {
-    asm volatile("cp.async.wait_group %0;" ::"n"(LEFT) : "memory");
-}
 template <bool TURNED> static __device__ __forceinline__ void load_matrices(unsigned (&x)[4], const bf16 *p) {
     if (TURNED)
         asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
@@ -48,58 +25,6 @@ static __device__ __forceinline__ void multiply_add(float (&c)[4], const unsigne
     asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
                  : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-
-// 8 numbers side by side, from a multiple of 16 bytes on.
-static __device__ __forceinline__ void load_piece(float (&x)[8], const float *p) {
-    const float4 low = ((const float4 *)p)[0], high = ((const float4 *)p)[1];
-    x[0] = low.x, x[1] = low.y, x[2] = low.z, x[3] = low.w;
-    x[4] = high.x, x[5] = high.y, x[6] = high.z, x[7] = high.w;
-}
-template <class ELEMENT> static __device__ __forceinline__ void load_piece(float (&x)[8], const ELEMENT *p) {
-#pragma unroll
-    for (int e = 0; e < 8; e++) x[e] = load(p + e);
-}
-
-// Fills one stage with BF16_STEP x EXTENT elements of an operand, of which `extent` and `depth` are there.
-template <int EXTENT, bool ALONG_K, int PARTS, int COPY, class AT>
-static __device__ __forceinline__ void fill_stage(bf16 *stage, int extent, int depth, AT at) {
-    const int WIDTH = ALONG_K ? BF16_STEP : EXTENT, PIECES = EXTENT * BF16_STEP / 8;
-#pragma unroll
-    for (int first = 0; first < PIECES; first += 256) {
-        const int piece = first + threadIdx.x;
-        if (PIECES % 256 != 0 && piece >= PIECES) break;
-        const int row = piece / (WIDTH / 8), column = piece % (WIDTH / 8) * 8;
-        const int kk = ALONG_K ? column : row, x = ALONG_K ? row : column;
-        const int rows = ALONG_K ? extent : depth, columns = ALONG_K ? depth : extent;
-        const int there = row < rows ? smaller(8, larger(0, columns - column)) : 0;
-        bf16 *const to = stage + exchanged<WIDTH>(row, column);
-        if (PARTS == 1 && COPY == COPY_ASYNC) {
-            copy_async(to, there > 0 ? at(kk, x) : at(0, 0), there * 2);
-        } else if (PARTS == 1 && COPY == COPY_PIECES && there == 8) {
-            *(uint4 *)to = *(const uint4 *)at(kk, x);
-        } else {
-            float left[8];
-            if (COPY != COPY_ELEMENTS && there == 8)
-                load_piece(left, at(kk, x));
-            else
-#pragma unroll
-                for (int e = 0; e < 8; e++)
-                    left[e] = e < there ? load(ALONG_K ? at(kk + e, x) : at(kk, x + e)) : 0.0f;
-#pragma unroll
-            for (int part = 0; part < PARTS; part++) {
-                unsigned words[4];
-#pragma unroll
-                for (int word = 0; word < 4; word++) {
-                    const bf16 low = to_bf16(left[2 * word]), high = to_bf16(left[2 * word + 1]);
-                    words[word] = low.bits | (unsigned)high.bits << 16;
-                    left[2 * word] -= to_float(low);
-                    left[2 * word + 1] -= to_float(high);
-                }
-                *(uint4 *)(to + part * EXTENT * BF16_STEP) = make_uint4(words[0], words[1], words[2], words[3]);
-            }
-        }
-    }
 }
 
 // 8 warps: where there are 64 rows each has 32 of them and a quarter of the columns, otherwise all 16 and an eighth.
@@ -131,8 +56,8 @@ static __device__ __forceinline__ void dot_bf16(int m, int n, int k, A a, B b, C
                 bf16 *const stage = stages + step % STAGES * STAGE;
                 const int k0 = step * BF16_STEP;
                 if (step < steps) {
-                    fill_stage<ROWS, A_ALONG_K, A_PARTS, A_COPY>(stage, m - i0, k - k0, [&](int kk, int x) { return a.at(i0 + x, k0 + kk); });
-                    fill_stage<COLUMNS, B_ALONG_K, B_PARTS, B_COPY>(stage + ROWS * A_PARTS * BF16_STEP, n - j0, k - k0,
+                    fill_stage<BF16_STEP, ROWS, A_ALONG_K ? BF16_STEP : ROWS, A_ALONG_K, A_PARTS, A_COPY>(stage, m - i0, k - k0, [&](int kk, int x) { return a.at(i0 + x, k0 + kk); });
+                    fill_stage<BF16_STEP, COLUMNS, B_ALONG_K ? BF16_STEP : COLUMNS, B_ALONG_K, B_PARTS, B_COPY>(stage + ROWS * A_PARTS * BF16_STEP, n - j0, k - k0,
                                                            [&](int kk, int x) { return b.at(k0 + kk, j0 + x); });
                 }
                 end_of_copies();
@@ -142,7 +67,7 @@ static __device__ __forceinline__ void dot_bf16(int m, int n, int k, A a, B b, C
 #pragma unroll 1
             for (int step = 0; step < steps; step++) {
                 wait_for_copies<STAGES - 2>();
-                __syncthreads();
+                workers_wait();
                 fill(step + STAGES - 1);
                 const bf16 *const of_a = stages + step % STAGES * STAGE, *const of_b = of_a + ROWS * A_PARTS * BF16_STEP;
 #pragma unroll
@@ -178,7 +103,7 @@ static __device__ __forceinline__ void dot_bf16(int m, int n, int k, A a, B b, C
                 }
             }
             wait_for_copies<0>();
-            __syncthreads();
+            workers_wait();
 #pragma unroll
             for (int i = 0; i < TILES_M; i++)
 #pragma unroll

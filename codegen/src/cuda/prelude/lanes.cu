@@ -15,11 +15,11 @@ template <int LANES, class JOIN> static __device__ __forceinline__ float over_la
         // Long rows: each warp leaves its part where the others find it.
         const int warp = threadIdx.x / 32, first = warp / (LANES / 32) * (LANES / 32);
         if (threadIdx.x % 32 == 0) parts[warp] = x;
-        __syncthreads();
+        workers_wait();
         x = parts[first];
 #pragma unroll
         for (int other = 1; other < LANES / 32; other++) x = JOIN::join(x, parts[first + other]);
-        __syncthreads();
+        workers_wait();
     }
     return x;
 }

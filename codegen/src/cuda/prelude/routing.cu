@@ -26,15 +26,15 @@ static __device__ __forceinline__ void running_sums(int *numbers, int count, int
     for (int from = 0; from < count; from += 256) {
         const int at = from + threadIdx.x;
         seen[threadIdx.x] = at < count ? numbers[at] : 0;
-        __syncthreads();
+        workers_wait();
         for (int step = 1; step < 256; step *= 2) {
             const int added = threadIdx.x >= step ? seen[threadIdx.x - step] : 0;
-            __syncthreads();
+            workers_wait();
             seen[threadIdx.x] += added;
-            __syncthreads();
+            workers_wait();
         }
         if (at < count) numbers[at] = before + seen[threadIdx.x];
         before += seen[255];
-        __syncthreads();
+        workers_wait();
     }
 }

@@ -1,0 +1,224 @@
+// dot_wgmma: c[i,j] (+)= sum over k of a[i,k] * b[j,k] by the tensor cores of sm_90a, by the 256 consumers of a block, which are
+// two warpgroups. It is one family of instructions everywhere: wgmma m64nNk16 with sums in floats, over ascending k from zero
+// or from the c that is there, 16 k at a time from the first on. Floats, which are always on the left, have three parts: a
+// float is the exact sum of three numbers of bf16, each what the ones before leave, rounded; of each 16 k the smallest parts
+// are multiplied first. (A float beyond the largest of bf16, 3.39e38, becomes infinite.) The bits of an element depend on its
+// row of a, its row of b and k alone, whatever tile they are in: few rows take the same instructions as many.
+//
+// Operands come through the ring, rows of 128 bytes with their pieces exchanged as TMA's widest swizzle does, whichever of k
+// or rows runs along memory. The left one may also stay in registers. What is beyond the last k is zero in both, since zero
+// times what is no number is none. What is beyond the last row of a or of b may be anything: it is not stored.
+
+// Where an operand comes from.
+#define BY_TMA 0         // boxes that the producer copies
+#define BY_TMA_ZEROED 1  // the same, but behind the last k there is something else, which consumers set to zero
+#define BY_ELEMENTS 2    // consumers fill the slot, one by one
+#define BY_PIECES 3      // consumers fill the slot, 16 bytes at a time
+#define IN_REGISTERS 4   // consumers read fragments where it lies
+#define IN_REGISTERS_BY_PAIRS 5 // the same, two at a time, of k that runs along memory
+
+static __device__ __forceinline__ void fence_registers() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+// Registers that tensor cores read must have been written before the fence: what is done here is not moved behind it.
+static __device__ __forceinline__ void settle(float &x) { asm volatile("" : "+f"(x)); }
+static __device__ __forceinline__ void settle(unsigned &x) { asm volatile("" : "+r"(x)); }
+static __device__ __forceinline__ void end_of_products() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+template <int LEFT> static __device__ __forceinline__ void wait_for_products() {
+    asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(LEFT) : "memory");
+}
+// A matrix in shared memory: groups of 8 rows are 1024 bytes apart; where k does not run along memory, a row is 64 of them,
+// and the next 64 are a block further. Of its description, the lower half says where it is, in pieces of 16 bytes.
+static __device__ __forceinline__ unsigned matrix_at(unsigned address) { return address >> 4 | BLOCK_BYTES / 16 << 16; }
+static __device__ __forceinline__ unsigned long long matrix(unsigned at) {
+    return (unsigned long long)(1u << 30 | 1024 / 16) << 32 | at;
+}
+
+// What is the same in all lanes, in a form from which the compiler knows it: it is kept once for a warp.
+static __device__ __forceinline__ unsigned uniform(unsigned x) { return __shfl_sync(0xffffffffu, x, 0); }
+
+// Sets what a slot has of an operand from k `depth` on to zero.
+template <int EXTENT, bool ALONG_K> static __device__ __forceinline__ void clear_beyond(bf16 *stage, int depth) {
+    for (int piece = threadIdx.x; piece < EXTENT * 8; piece += 256) {
+        const int row = piece / 8 % (ALONG_K ? EXTENT : 64), column = piece % 8 * 8;
+        bf16 *const to = stage + (ALONG_K ? 0 : piece / 512 * (BLOCK_BYTES / 2)) + exchanged<64>(row, column);
+        if ((ALONG_K ? column : row) >= depth)
+            *(uint4 *)to = make_uint4(0, 0, 0, 0);
+        else if (ALONG_K && column + 8 > depth)
+            for (int e = depth - column; e < 8; e++) to[e].bits = 0;
+    }
+}
+
+// Two numbers, at once where PAIRS says that they stand side by side at a multiple of their size.
+template <bool PAIRS, class ELEMENT>
+static __device__ __forceinline__ void load_two(float &x, float &y, const ELEMENT *one, const ELEMENT *other) {
+    x = load(one);
+    y = load(other);
+}
+template <bool PAIRS> static __device__ __forceinline__ void load_two(float &x, float &y, const float *one, const float *other) {
+    if (PAIRS) {
+        const float2 both = *(const float2 *)one;
+        x = both.x, y = both.y;
+    } else {
+        x = *one, y = *other;
+    }
+}
+
+template <bool PAIRS, class ELEMENT>
+static __device__ __forceinline__ void store_two(ELEMENT *one, ELEMENT *other, float x, float y) {
+    store(one, x);
+    store(other, y);
+}
+template <bool PAIRS> static __device__ __forceinline__ void store_two(float *one, float *other, float x, float y) {
+    if (PAIRS)
+        *(float2 *)one = make_float2(x, y);
+    else
+        *one = x, *other = y;
+}
+
+// The fragments of 64 rows x 16 k of an operand that a thread has in registers: of rows `i` and i + 8, k `kk` and kk + 8, and
+// what is beside each. `there` says which of the two rows is there, `k` where k ends.
+template <int PARTS, bool PAIRS, class AT>
+static __device__ __forceinline__ void load_fragments(unsigned (&left)[PARTS][4], const bool (&there)[2], int kk, int k, AT at) {
+#pragma unroll
+    for (int e = 0; e < 4; e++) {
+        const int column = kk + e / 2 * 8;
+        float x = 0.0f, y = 0.0f;
+        if (there[e % 2] && column + 1 < k)
+            load_two<PAIRS>(x, y, at(e % 2 * 8, column), at(e % 2 * 8, column + 1));
+        else if (there[e % 2] && column < k)
+            x = load(at(e % 2 * 8, column));
+#pragma unroll
+        for (int part = 0; part < PARTS; part++) {
+            left[part][e] = next_part(x, y);
+            settle(left[part][e]);
+        }
+    }
+}
+
+// Of 128 rows each warpgroup has 64 and all columns, of 64 rows both have all and half of the columns.
+// PAIRS says that elements 2j and 2j + 1 of a row of the result stand side by side at a multiple of their size.
+template <int ROWS, int COLUMNS, int PARTS, int A_FROM, int B_FROM, bool A_ALONG_K, bool B_ALONG_K, bool ACCUMULATE, bool PAIRS,
+          class A, class B, class C, class RING>
+static __device__ __forceinline__ void dot_wgmma(int m, int n, int k, A a, B b, C c, RING &ring_at) {
+    const int WIDTH = ROWS == 128 ? COLUMNS : COLUMNS / 2, B_EXTENT = B_ALONG_K || COLUMNS > 64 ? COLUMNS : 64;
+    const bool A_REGISTERS = A_FROM >= IN_REGISTERS;
+    const bool A_FILLS = A_FROM == BY_ELEMENTS || A_FROM == BY_PIECES, B_FILLS = B_FROM == BY_ELEMENTS || B_FROM == BY_PIECES;
+    const bool FILLS = A_FILLS || B_FILLS, CLEARS = A_FROM == BY_TMA_ZEROED || B_FROM == BY_TMA_ZEROED;
+    const int A_BYTES = A_REGISTERS ? 0 : ROWS * RING_STEP * 2 * PARTS;
+    const int group = uniform(threadIdx.x / 128), lane = threadIdx.x % 32;
+    const int row = ROWS == 128 ? group * 64 : 0, column = ROWS == 128 ? 0 : group * WIDTH;
+    // Where the thread's elements of the result, and of the left operand in registers, begin.
+    const int own_row = row + threadIdx.x / 32 % 4 * 16 + lane / 4, own_column = column + lane % 4 * 2;
+    const int steps = (k + RING_STEP - 1) / RING_STEP;
+    RING at = ring_at;
+    // The warpgroup's matrices in the first slot.
+    const unsigned first = shared_address(at.memory);
+    const unsigned a_at = uniform(matrix_at(first + (A_ALONG_K ? row * 128 : row / 64 * BLOCK_BYTES)));
+    const unsigned b_at = uniform(
+        matrix_at(first + A_BYTES + (B_ALONG_K ? column * 128 : column / 64 * BLOCK_BYTES + column % 64 * 2)));
+    for (int i0 = 0; i0 < m; i0 += ROWS)
+        for (int j0 = 0; j0 < n; j0 += COLUMNS) {
+            float sum[WIDTH / 2];
+#pragma unroll
+            for (int e = 0; e < WIDTH / 2; e += 2) {
+                const int y = i0 + own_row + e / 2 % 2 * 8, x = j0 + own_column + e / 4 * 8;
+                sum[e] = sum[e + 1] = 0.0f;
+                if (ACCUMULATE && y < m && x + 1 < n)
+                    load_two<PAIRS>(sum[e], sum[e + 1], c.at(y, x), c.at(y, x + 1));
+                else if (ACCUMULATE && y < m && x < n)
+                    sum[e] = load(c.at(y, x));
+            }
+#pragma unroll
+            for (int e = 0; e < WIDTH / 2; e++) settle(sum[e]);
+            unsigned left[4][PARTS][4];
+            const bool there[2] = {i0 + own_row < m, i0 + own_row + 8 < m};
+            // What consumers do for a slot that the producer has left to them, until tensor cores may read it.
+            const auto fill = [&](const RING &at, int step) {
+                const int k0 = step * RING_STEP;
+                bf16 *const stage = (bf16 *)at.data();
+                if (A_FILLS)
+                    fill_stage<RING_STEP, ROWS, 64, A_ALONG_K, PARTS, A_FROM == BY_PIECES ? COPY_PIECES : COPY_ELEMENTS>(
+                        stage, m - i0, k - k0, [&](int kk, int x) { return a.at(i0 + x, k0 + kk); });
+                if (B_FILLS)
+                    fill_stage<RING_STEP, B_EXTENT, 64, B_ALONG_K, 1, B_FROM == BY_PIECES ? COPY_PIECES : COPY_ELEMENTS>(
+                        stage + A_BYTES / 2, n - j0, k - k0, [&](int kk, int x) { return b.at(j0 + x, k0 + kk); });
+                if (A_FROM == BY_TMA_ZEROED && k - k0 < RING_STEP) clear_beyond<ROWS, A_ALONG_K>(stage, k - k0);
+                if (B_FROM == BY_TMA_ZEROED && k - k0 < RING_STEP) clear_beyond<B_EXTENT, B_ALONG_K>(stage + A_BYTES / 2, k - k0);
+                show_to_tensor_cores();
+            };
+            const auto fragments = [&](int step) {
+#pragma unroll
+                for (int kk = 0; kk < 4; kk++)
+                    load_fragments<PARTS, A_FROM == IN_REGISTERS_BY_PAIRS>(
+                        left[kk], there, step * RING_STEP + kk * 16 + lane % 4 * 2, k,
+                        [&](int y, int x) { return a.at(i0 + own_row + y, x); });
+            };
+            const auto multiply = [&](const RING &at) {
+                const unsigned of_a = a_at + at.pieces(), of_b = b_at + at.pieces();
+                fence_registers();
+#pragma unroll
+                for (int kk = 0; kk < 4; kk++)
+#pragma unroll
+                    for (int part = PARTS - 1; part >= 0; part--) {
+                        const auto right = matrix(of_b + kk * (B_ALONG_K ? 2 : 128));
+                        if constexpr (A_REGISTERS)
+                            wgmma<!B_ALONG_K>(sum, left[kk][part], right);
+                        else
+                            wgmma<!A_ALONG_K, !B_ALONG_K>(
+                                sum, matrix(of_a + part * ROWS * RING_STEP / 8 + kk * (A_ALONG_K ? 2 : 128)), right);
+                    }
+                end_of_products();
+            };
+            if constexpr (!FILLS && !A_REGISTERS) {
+                // The products of a step are under way while those of the next begin.
+                RING before = at;
+#pragma unroll 1
+                for (int step = 0; step < steps; step++) {
+                    at.wait_until_full();
+                    if (CLEARS && k - step * RING_STEP < RING_STEP) {
+                        fill(at, step);
+                        workers_wait();
+                    }
+                    multiply(at);
+                    wait_for_products<1>();
+                    if (step > 0) before.leave();
+                    before = at;
+                    at = at.next();
+                }
+                wait_for_products<0>();
+                if (steps > 0) before.leave();
+            } else {
+                // While the products of a step are under way, consumers prepare the next.
+                const auto prepare = [&](int step) {
+                    at.wait_until_full();
+                    if (FILLS || CLEARS && k - step * RING_STEP < RING_STEP) fill(at, step);
+                };
+                const auto prepared = [&](int step) {
+                    if (FILLS || CLEARS && k - step * RING_STEP < RING_STEP) workers_wait();
+                };
+                if (steps > 0) {
+                    prepare(0);
+                    prepared(0);
+                }
+#pragma unroll 1
+                for (int step = 0; step < steps; step++) {
+                    if (A_REGISTERS) fragments(step);
+                    multiply(at);
+                    const RING before = at;
+                    at = at.next();
+                    if (step + 1 < steps) prepare(step + 1);
+                    wait_for_products<0>();
+                    before.leave();
+                    if (step + 1 < steps) prepared(step + 1);
+                }
+            }
+#pragma unroll
+            for (int e = 0; e < WIDTH / 2; e += 2) {
+                const int y = i0 + own_row + e / 2 % 2 * 8, x = j0 + own_column + e / 4 * 8;
+                if (y < m && x + 1 < n)
+                    store_two<PAIRS>(c.at(y, x), c.at(y, x + 1), sum[e], sum[e + 1]);
+                else if (y < m && x < n)
+                    store(c.at(y, x), sum[e]);
+            }
+        }
+    ring_at = at;
+}

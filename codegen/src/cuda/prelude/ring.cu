@@ -1,0 +1,120 @@
+// The ring: slots of shared memory through which the operands of all dots of a kernel go, in the order of the kernel. A slot
+// belongs to the producer until its barrier `full` says that it is filled, and to the consumers until each of their warps has
+// arrived at its barrier `empty`. The producer, a thread of a warpgroup of its own, walks the same instances, loops and steps
+// as the 256 consumers and copies boxes of tensors by TMA. Both count slots on and on, over dots and instances, so the producer
+// runs ahead as far as there are slots. What no TMA copies, consumers put into the slot when they have it.
+
+#define RING_STEP 64     // k of a slot: a row of 128 bytes of bf16, which is the widest swizzle
+#define BLOCK_BYTES 8192 // 64 rows of 128 bytes
+
+static __device__ __forceinline__ void wait_for_phase(unsigned barrier, unsigned phase) {
+    asm volatile("{\n\t.reg .pred done;\nWAIT:\n\tmbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n\t"
+                 "@!done bra WAIT;\n\t}" ::"r"(barrier), "r"(phase) : "memory");
+}
+static __device__ __forceinline__ void arrive(unsigned barrier) {
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+static __device__ __forceinline__ void arrive_expecting(unsigned barrier, unsigned bytes) {
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
+}
+// What was written to shared memory by ordinary stores may be read by tensor cores after this, and a barrier.
+static __device__ __forceinline__ void show_to_tensor_cores() {
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
+// Registers of a block are dealt out at its start: 168 for each thread. Consumers get what the producer's warpgroup can spare.
+static __device__ __forceinline__ void consume() { asm volatile("setmaxnreg.inc.sync.aligned.u32 232;" ::: "memory"); }
+static __device__ __forceinline__ void copy() { asm volatile("setmaxnreg.dec.sync.aligned.u32 40;" ::: "memory"); }
+
+// Where a thread stands in a ring: which slot it has next, and which phase of the slot's barriers.
+template <int SLOTS, int BYTES> struct ring {
+    unsigned char *memory;
+    int slot;
+    unsigned phase;
+    // The barriers stand behind the slots: those of full ones, then those of empty ones.
+    __device__ __forceinline__ unsigned char *data() const { return memory + slot * BYTES; }
+    __device__ __forceinline__ unsigned address() const { return shared_address(memory) + slot * BYTES; }
+    // How far the slot is from the first, in pieces of 16 bytes.
+    __device__ __forceinline__ unsigned pieces() const { return slot * (BYTES / 16); }
+    __device__ __forceinline__ unsigned full() const { return shared_address(memory) + SLOTS * BYTES + slot * 8; }
+    __device__ __forceinline__ unsigned empty() const { return full() + SLOTS * 8; }
+    __device__ __forceinline__ ring next() const {
+        const bool last = slot == SLOTS - 1;
+        return {memory, last ? 0 : slot + 1, last ? phase ^ 1 : phase};
+    }
+    // By one thread, before a barrier of the block.
+    __device__ __forceinline__ void set_up() const {
+#pragma unroll
+        for (int at = 0; at < 2 * SLOTS; at++)
+            asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(memory) + SLOTS * BYTES + at * 8),
+                         "r"(at < SLOTS ? 1 : 8) : "memory");
+        asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    }
+    __device__ __forceinline__ void wait_until_full() const { wait_for_phase(full(), phase); }
+    // The first time round nobody has to empty a slot.
+    __device__ __forceinline__ void wait_until_empty() const { wait_for_phase(empty(), phase ^ 1); }
+    __device__ __forceinline__ void leave() const {
+        if (threadIdx.x % 32 == 0) arrive(empty());
+    }
+};
+
+// Copies a box of a tensor to shared memory; its bytes are counted at a barrier.
+template <int DIMS> static __device__ __forceinline__ void copy_box(unsigned to, const tensor_map *map, const int (&at)[5], unsigned barrier) {
+    if constexpr (DIMS == 2)
+        asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4}], [%2];"
+                     ::"r"(to), "l"(map), "r"(barrier), "r"(at[0]), "r"(at[1]) : "memory");
+    else if constexpr (DIMS == 3)
+        asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5}], [%2];"
+                     ::"r"(to), "l"(map), "r"(barrier), "r"(at[0]), "r"(at[1]), "r"(at[2]) : "memory");
+    else if constexpr (DIMS == 4)
+        asm volatile("cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5, %6}], [%2];"
+                     ::"r"(to), "l"(map), "r"(barrier), "r"(at[0]), "r"(at[1]), "r"(at[2]), "r"(at[3]) : "memory");
+    else if constexpr (DIMS == 5)
+        asm volatile("cp.async.bulk.tensor.5d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5, %6, %7}], [%2];"
+                     ::"r"(to), "l"(map), "r"(barrier), "r"(at[0]), "r"(at[1]), "r"(at[2]), "r"(at[3]), "r"(at[4]) : "memory");
+    else
+        static_assert(DIMS >= 2, "a tensor of rows and k");
+}
+
+// An operand that no TMA copies.
+struct no_boxes {
+    static const int BYTES = 0;
+    __device__ __forceinline__ void copy(unsigned, unsigned, int, int) const {}
+};
+
+// An operand as boxes of a tensor: EXTENT rows, or columns, by RING_STEP k, whichever of them runs along memory. Dimension X
+// of the tensor has rows, or columns, dimension K has k; each position of these is X_UNIT or K_UNIT of them, where panels of
+// so many are a dimension. `first` is where the instance begins.
+template <int DIMS, int EXTENT, bool ALONG_K, int X, int X_UNIT, int K, int K_UNIT> struct boxes {
+    static const int BYTES = EXTENT * RING_STEP * 2;
+    const tensor_map *map;
+    int first[5];
+    __device__ __forceinline__ void copy(unsigned to, unsigned barrier, int x, int k) const {
+#pragma unroll
+        for (int part = 0; part < (ALONG_K ? 1 : EXTENT / 64); part++) {
+            int at[5];
+#pragma unroll
+            for (int dim = 0; dim < 5; dim++)
+                at[dim] = first[dim] + (dim == X ? (x + part * 64) / X_UNIT : 0) + (dim == K ? k / K_UNIT : 0);
+            copy_box<DIMS>(to + part * BLOCK_BYTES, map, at, barrier);
+        }
+    }
+};
+
+// The producer's part of a dot of ROWS x COLUMNS: A_BYTES of a slot are the left operand's.
+template <int ROWS, int COLUMNS, int A_BYTES, class A, class B, class RING>
+static __device__ __forceinline__ void produce(int m, int n, int k, A a, B b, RING &at) {
+    for (int i0 = 0; i0 < m; i0 += ROWS)
+        for (int j0 = 0; j0 < n; j0 += COLUMNS)
+#pragma unroll 1
+            for (int k0 = 0; k0 < k; k0 += RING_STEP) {
+                at.wait_until_empty();
+                if (A::BYTES + B::BYTES > 0)
+                    arrive_expecting(at.full(), A::BYTES + B::BYTES);
+                else
+                    arrive(at.full());
+                a.copy(at.address(), at.full(), i0, k0);
+                b.copy(at.address() + A_BYTES, at.full(), j0, k0);
+                at = at.next();
+            }
+}

@@ -1,0 +1,84 @@
+// Stages: pieces of operands in shared memory, on their way to tensor cores, by all 256 threads. A row of a stage is what is
+// contiguous in memory. Pieces of 16 bytes are exchanged within a row as its number says, so that the 8 rows that tensor cores
+// read at once, and the pieces that a warp writes, are in different banks. Rows of 128 bytes lie as TMA's swizzle of 128
+// bytes puts them.
+
+// How a stage is filled.
+#define COPY_ELEMENTS 0 // one by one: what is stored wider, or not at multiples of 16 bytes
+#define COPY_PIECES 1   // 16 bytes at a time: what lies in shared memory
+#define COPY_ASYNC 2    // the same by the memory system: what lies in the device's memory
+
+// Where element (row, column) of a tile with rows of WIDTH stands; `column` is a multiple of 8 here.
+template <int WIDTH> static __device__ __forceinline__ int exchanged(int row, int column) {
+    const int piece = column / 8;
+    const int other = WIDTH >= 64 ? row & 7 : WIDTH == 32 ? row >> 1 & 3 : row >> 2 & 1;
+    return row * WIDTH + (piece ^ other) * 8;
+}
+
+static __device__ __forceinline__ unsigned shared_address(const void *p) {
+    return (unsigned)__cvta_generic_to_shared(p);
+}
+// 16 bytes, of which the first `bytes` are read and the others are zero.
+static __device__ __forceinline__ void copy_async(bf16 *to, const void *from, int bytes) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from), "r"(bytes) : "memory");
+}
+static __device__ __forceinline__ void end_of_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <int LEFT> static __device__ __forceinline__ void wait_for_copies() {
+    asm volatile("cp.async.wait_group %0;" ::"n"(LEFT) : "memory");
+}
+// 8 numbers side by side, from a multiple of 16 bytes on.
+static __device__ __forceinline__ void load_piece(float (&x)[8], const float *p) {
+    const float4 low = ((const float4 *)p)[0], high = ((const float4 *)p)[1];
+    x[0] = low.x, x[1] = low.y, x[2] = low.z, x[3] = low.w;
+    x[4] = high.x, x[5] = high.y, x[6] = high.z, x[7] = high.w;
+}
+template <class ELEMENT> static __device__ __forceinline__ void load_piece(float (&x)[8], const ELEMENT *p) {
+#pragma unroll
+    for (int e = 0; e < 8; e++) x[e] = load(p + e);
+}
+
+// The next part of two numbers, and what it leaves of them.
+static __device__ __forceinline__ unsigned next_part(float &x, float &y) {
+    const bf16 low = to_bf16(x), high = to_bf16(y);
+    x -= to_float(low);
+    y -= to_float(high);
+    return low.bits | (unsigned)high.bits << 16;
+}
+
+// Fills a stage with DEPTH x EXTENT elements of an operand, of which `extent` and `depth` are there; columns lie in blocks
+// of WIDTH.
+template <int DEPTH, int EXTENT, int WIDTH, bool ALONG_K, int PARTS, int COPY, class AT>
+static __device__ __forceinline__ void fill_stage(bf16 *stage, int extent, int depth, AT at) {
+    const int ROWS = ALONG_K ? EXTENT : DEPTH, COLUMNS = ALONG_K ? DEPTH : EXTENT, PIECES = ROWS * COLUMNS / 8;
+#pragma unroll
+    for (int first = 0; first < PIECES; first += 256) {
+        const int piece = first + threadIdx.x;
+        if (PIECES % 256 != 0 && piece >= PIECES) break;
+        const int row = piece / (COLUMNS / 8), column = piece % (COLUMNS / 8) * 8;
+        const int kk = ALONG_K ? column : row, x = ALONG_K ? row : column;
+        const int rows = ALONG_K ? extent : depth, columns = ALONG_K ? depth : extent;
+        const int there = row < rows ? smaller(8, larger(0, columns - column)) : 0;
+        bf16 *const to = stage + column / WIDTH * (ROWS * WIDTH) + exchanged<WIDTH>(row, column % WIDTH);
+        if (PARTS == 1 && COPY == COPY_ASYNC) {
+            copy_async(to, there > 0 ? at(kk, x) : at(0, 0), there * 2);
+        } else if (PARTS == 1 && COPY == COPY_PIECES && there == 8) {
+            *(uint4 *)to = *(const uint4 *)at(kk, x);
+        } else {
+            float left[8];
+            if (COPY != COPY_ELEMENTS && there == 8)
+                load_piece(left, at(kk, x));
+            else
+#pragma unroll
+                for (int e = 0; e < 8; e++)
+                    left[e] = e < there ? load(ALONG_K ? at(kk + e, x) : at(kk, x + e)) : 0.0f;
+#pragma unroll
+            for (int part = 0; part < PARTS; part++) {
+                unsigned words[4];
+#pragma unroll
+                for (int word = 0; word < 4; word++) words[word] = next_part(left[2 * word], left[2 * word + 1]);
+                *(uint4 *)(to + part * EXTENT * DEPTH) = make_uint4(words[0], words[1], words[2], words[3]);
+            }
+        }
+    }
+}
+

@@ -1,0 +1,232 @@
+//! Contractions on sm_90a, by warpgroups: which operand is on the side of 64 rows, with what tile, and how operands come
+//! into the ring through which all dots of a kernel go. It follows from the contraction alone that warpgroups multiply;
+//! which side an operand is on, and how it comes, changes no bit.
+
+use super::boxes::{Boxes, RING_STEP};
+use super::writer::Writer;
+use crate::tile::{DimId, Dot, Place, Stmt, TileProgram};
+use diptych_ir::DType;
+
+/// Bytes of a row of a slot: so many k of bf16.
+const ROW_BYTES: usize = RING_STEP * 2;
+/// Columns of products with at most so many rows, which then are on the side of columns, of which there may be few.
+const FEW_ROWS: usize = 32;
+/// The most slots that a ring has.
+const MOST_SLOTS: usize = 4;
+
+/// A dot as warpgroups do it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Warpgroups {
+    rows: usize,
+    columns: usize,
+    /// How many numbers of bf16 one of the left operand is.
+    parts: usize,
+    /// Whether the left operand is b.
+    swapped: bool,
+}
+
+/// An operand of a dot: its rows or columns, and how it comes.
+struct Side<'d> {
+    place: Place,
+    x: &'d [DimId],
+    across: bool,
+    along_k: bool,
+    from: From,
+}
+
+/// Where an operand comes from: see `prelude/dot_wgmma.cu`.
+enum From {
+    Tma(Box<Boxes>),
+    Elements,
+    Pieces,
+    Registers { pairs: bool },
+}
+
+impl From {
+    fn name(&self) -> &'static str {
+        match self {
+            From::Tma(boxes) if boxes.zeroed => "BY_TMA_ZEROED",
+            From::Tma(_) => "BY_TMA",
+            From::Elements => "BY_ELEMENTS",
+            From::Pieces => "BY_PIECES",
+            From::Registers { pairs: false } => "IN_REGISTERS",
+            From::Registers { pairs: true } => "IN_REGISTERS_BY_PAIRS",
+        }
+    }
+}
+
+impl Warpgroups {
+    /// A product of at most `m` x `n` elements of these types; `None` where no tensor cores are for it.
+    pub(super) fn of(m: usize, n: usize, values: [DType; 2]) -> Option<Warpgroups> {
+        let (parts, swapped) = match values {
+            [DType::BF16, DType::BF16] => (1, m <= FEW_ROWS && m < n),
+            [DType::F32, DType::BF16] => (3, false),
+            [DType::BF16, DType::F32] => (3, true),
+            _ => return None,
+        };
+        let (left, right) = if swapped { (n, m) } else { (m, n) };
+        let rows = if left <= 64 { 64 } else { 128 };
+        // Of 64 rows each warpgroup has half of the columns, and 8 are the fewest.
+        let least = if rows == 64 { 16 } else { 8 };
+        let columns = [8, 16, 32, 64, 128].into_iter().find(|&size| size >= least && right <= size);
+        Some(Warpgroups { rows, columns: columns.unwrap_or(128), parts, swapped })
+    }
+
+    /// How many numbers of bf16 one of the left operand is; one of the right is one.
+    pub(super) fn parts(self) -> usize {
+        self.parts
+    }
+
+    /// Whether the left operand is b.
+    pub(super) fn swapped(self) -> bool {
+        self.swapped
+    }
+
+    /// Bytes of a slot that the left operand has. One of floats stays in registers.
+    fn left_bytes(self) -> usize {
+        if self.parts > 1 { 0 } else { self.rows * ROW_BYTES }
+    }
+
+    fn slot_bytes(self) -> usize {
+        // Where columns run along memory, a row has 64 of them at least.
+        self.left_bytes() + self.columns.max(64) * ROW_BYTES
+    }
+}
+
+/// The slots of a kernel.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Ring {
+    pub(super) slots: usize,
+    pub(super) slot_bytes: usize,
+}
+
+impl Ring {
+    /// Rings for the dots of a program, the one with the most slots first; none where no warpgroup multiplies.
+    pub(super) fn choices(program: &TileProgram) -> Vec<Ring> {
+        let mut slot_bytes = 0;
+        super::dots::each(&program.body, &mut |dot| {
+            let of_dot = super::dots::warpgroups(program, dot).map_or(0, Warpgroups::slot_bytes);
+            slot_bytes = slot_bytes.max(of_dot);
+        });
+        let slots = if slot_bytes > 0 { (2..=MOST_SLOTS).rev() } else { (1..=0).rev() };
+        slots.map(|slots| Ring { slots, slot_bytes }).collect()
+    }
+
+    /// Shared memory of the slots and of their barriers.
+    pub(super) fn bytes(self) -> usize {
+        self.slots * (self.slot_bytes + 16)
+    }
+
+    /// Its type in CUDA.
+    pub(super) fn text(self) -> String {
+        format!("ring<{}, {}>", self.slots, self.slot_bytes)
+    }
+}
+
+/// Whether some of these statements are dots of warpgroups.
+pub(super) fn multiply(program: &TileProgram, body: &[Stmt]) -> bool {
+    let mut found = false;
+    super::dots::each(body, &mut |dot| found |= super::dots::warpgroups(program, dot).is_some());
+    found
+}
+
+impl Writer<'_> {
+    /// The consumers' part of a dot, without the loops over its batch.
+    pub(super) fn dot_of_warpgroups(&mut self, dot: &Dot, method: Warpgroups) {
+        let Warpgroups { rows, columns, parts, swapped } = method;
+        let [left, right] = self.sides(dot, method);
+        let (m, n, k) = self.sizes(dot, swapped);
+        let c = match &dot.c {
+            Place::Strided(view) if swapped => self.strided(view, (&dot.n, &dot.m), &dot.batch, false),
+            Place::Strided(view) => self.strided(view, (&dot.m, &dot.n), &dot.batch, false),
+            Place::Packed(view) => self.panels(view, &dot.batch, false, swapped),
+        };
+        let pairs = match &dot.c {
+            _ if swapped => false,
+            Place::Strided(view) => self.copy_of(view, &dot.n) != "COPY_ELEMENTS",
+            Place::Packed(view) => self.panels_are_aligned(view, &dot.batch),
+        };
+        let of_a = self.operand_of_rows(&left, dot);
+        let of_b = self.operand_of_rows(&right, dot);
+        let from = format!("{}, {}", left.from.name(), right.from.name());
+        let along = format!("{}, {}", left.along_k, right.along_k);
+        let shape = format!("{rows}, {columns}, {parts}, {from}, {along}, {}, {pairs}", dot.accumulate);
+        self.line(format!("dot_wgmma<{shape}>({m}, {n}, {k},"));
+        self.line(format!("    {of_a},"));
+        self.line(format!("    {of_b},"));
+        self.line(format!("    {c}, slots);"));
+    }
+
+    /// The producer's part.
+    pub(super) fn produce(&mut self, dot: &Dot, method: Warpgroups) -> Result<(), String> {
+        let Warpgroups { rows, columns, swapped, .. } = method;
+        let [left, right] = self.sides(dot, method);
+        let (m, n, k) = self.sizes(dot, swapped);
+        let mut operands = Vec::new();
+        for (side, extent) in [(left, rows), (right, columns)] {
+            operands.push(match side.from {
+                From::Tma(boxes) => {
+                    let extent = if boxes.along_k { extent } else { extent.max(64) };
+                    let map = self.map(boxes.map.clone())?;
+                    boxes.text(extent, &map)
+                }
+                _ => "no_boxes{}".to_owned(),
+            });
+        }
+        self.line(format!("produce<{rows}, {columns}, {}>({m}, {n}, {k},", method.left_bytes()));
+        self.line(format!("    {},", operands[0]));
+        self.line(format!("    {}, slots);", operands[1]));
+        Ok(())
+    }
+
+    /// How many rows, columns and k there are.
+    fn sizes(&self, dot: &Dot, swapped: bool) -> (String, String, String) {
+        let (m, n) = if swapped { (&dot.n, &dot.m) } else { (&dot.m, &dot.n) };
+        (self.counts(m), self.counts(n), self.counts(&dot.k))
+    }
+
+    /// The left and the right operand.
+    fn sides<'d>(&self, dot: &'d Dot, method: Warpgroups) -> [Side<'d>; 2] {
+        let b = match &dot.turned {
+            Some(from) => Place::Strided((**from).clone()),
+            None => dot.b.clone(),
+        };
+        let a = (Place::Strided(dot.a.clone()), &dot.m[..], false);
+        let b = (b, &dot.n[..], dot.across);
+        let (left, right) = if method.swapped { (b, a) } else { (a, b) };
+        let side = |(place, x, across), parts, extent| self.side(dot, (place, x, across), parts, extent);
+        [side(left, method.parts, method.rows), side(right, 1, method.columns)]
+    }
+
+    fn side<'d>(
+        &self,
+        dot: &'d Dot,
+        (place, x, across): (Place, &'d [DimId], bool),
+        parts: usize,
+        extent: usize,
+    ) -> Side<'d> {
+        let along_k = match &place {
+            Place::Strided(view) => super::dots::last_stride(view, x) != 1,
+            Place::Packed(_) => across,
+        };
+        let copied = match &place {
+            Place::Strided(view) => self.copy_of(view, if along_k { &dot.k } else { x }) != "COPY_ELEMENTS",
+            Place::Packed(view) => self.panels_are_aligned(view, &dot.batch),
+        };
+        let from = match self.boxes(&place, (x, &dot.k), &dot.batch, across, extent) {
+            _ if parts > 1 => From::Registers { pairs: along_k && copied },
+            Some(boxes) if boxes.along_k == along_k => From::Tma(Box::new(boxes)),
+            _ if copied => From::Pieces,
+            _ => From::Elements,
+        };
+        Side { place, x, across, along_k, from }
+    }
+
+    /// An operand as rows of k.
+    fn operand_of_rows(&self, side: &Side<'_>, dot: &Dot) -> String {
+        match &side.place {
+            Place::Strided(view) => self.strided(view, (side.x, &dot.k), &dot.batch, true),
+            Place::Packed(view) => self.panels(view, &dot.batch, true, !side.across),
+        }
+    }
+}
