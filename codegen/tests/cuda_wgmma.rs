@@ -11,7 +11,7 @@ use diptych_ir::DType;
 use diptych_nvrtc::Nvrtc;
 use diptych_virtual_gpu::Target;
 use installed::nvrtc;
-use products::{Outcome, Probe, Product};
+use products::{EXTREMES, Outcome, Probe, Product};
 
 /// A way to call a dot.
 #[derive(Clone, Copy, Debug)]
@@ -27,6 +27,7 @@ struct Call {
     accumulate: bool,
     /// m, n and k.
     sizes: [usize; 3],
+    extremes: &'static [f32],
 }
 
 const SLOTS: usize = 3;
@@ -38,6 +39,7 @@ impl Call {
             narrow: [!self.wide, true],
             accumulate: self.accumulate,
             sizes: self.sizes,
+            extremes: self.extremes,
         }
     }
 
@@ -139,7 +141,7 @@ fn calls(wide: bool, from: &[[&'static str; 2]]) -> Vec<Call> {
                 }
                 let accumulate = (at + usize::from(along_k[0])) % 2 == 0;
                 let sizes = [[130, 140, 70], [33, 130, 328], [67, 9, 43], [64, 16, 8]][at];
-                calls.push(Call { rows, columns, along_k, from, wide, accumulate, sizes });
+                calls.push(Call { rows, columns, along_k, from, wide, accumulate, sizes, extremes: &[] });
             }
         }
     }
@@ -195,5 +197,17 @@ fn boxes_arrive_by_tma() {
     ];
     for call in calls(false, &from) {
         check(&nvrtc, call);
+    }
+}
+
+#[test]
+fn infinities_and_the_largest_floats_are_as_in_a_chain() {
+    let Some(nvrtc) = nvrtc() else { return };
+    for from in [["BY_PIECES", "BY_TMA"], ["IN_REGISTERS_BY_PAIRS", "BY_TMA"]] {
+        let mut call = calls(true, &[from])[0];
+        call.accumulate = false;
+        call.extremes = &EXTREMES;
+        let outcome = call.run(&nvrtc);
+        assert!(outcome.chains.iter().any(|chain| chain.is_infinite()) && outcome.is_as_chains(), "{from:?}");
     }
 }

@@ -37,12 +37,17 @@ template <class ELEMENT> static __device__ __forceinline__ void load_piece(float
     for (int e = 0; e < 8; e++) x[e] = load(p + e);
 }
 
-// The next part of two numbers, and what it leaves of them.
+// The next part of a number, its upper half, and what that leaves: three of them have all 24 digits. Nothing is rounded up, so
+// that none becomes infinite, and an infinity leaves nothing.
+static __device__ __forceinline__ unsigned next_part(float &x) {
+    const unsigned part = bits_of(x) & 0xffff0000u;
+    x = x == of_bits(part) ? 0.0f : x - of_bits(part);
+    return part;
+}
+// The same of two numbers side by side.
 static __device__ __forceinline__ unsigned next_part(float &x, float &y) {
-    const bf16 low = to_bf16(x), high = to_bf16(y);
-    x -= to_float(low);
-    y -= to_float(high);
-    return low.bits | (unsigned)high.bits << 16;
+    const unsigned low = next_part(x), high = next_part(y);
+    return low >> 16 | high;
 }
 
 // Fills a stage with DEPTH x EXTENT elements of an operand, of which `extent` and `depth` are there; columns lie in blocks
