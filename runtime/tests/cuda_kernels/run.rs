@@ -38,6 +38,8 @@ pub struct Run<'a> {
     pub wrong: Vec<String>,
     pub launches: usize,
     pub same_bits: usize,
+    /// Passes through the banks of shared memory over those without conflicts, in the main loops of products.
+    pub conflicts: Vec<(f64, String)>,
 }
 
 impl Run<'_> {
@@ -162,9 +164,13 @@ impl Run<'_> {
         self.device.free(tables).unwrap();
         self.device.free(maps).unwrap();
         self.launches += 1;
-        if let Err(error) = launched {
-            self.wrong.push(format!("{}: {error}", kernel.name));
-            return;
+        match launched {
+            Ok(report) if report.total.tensor_core_instructions > 0 => {
+                let ratio = report.main_loop().bank_conflict_ratio();
+                self.conflicts.push((ratio, kernel.name.clone()));
+            }
+            Ok(_) => {}
+            Err(error) => return self.wrong.push(format!("{}: {error}", kernel.name)),
         }
         let written = &self.entry.programs[launch.kernel].args;
         for (position, _) in written.iter().enumerate().filter(|(_, arg)| arg.written) {
