@@ -180,9 +180,8 @@ pub(crate) fn check_code(version: i32, nvrtc_major: i32, nvrtc_version: &str) ->
     let found = version_name(version);
     let needed = format!(
         "NVRTC {nvrtc_version} makes code for drivers of CUDA {nvrtc_major}.0 and later; or install an NVRTC of CUDA \
-         {} (`pip install nvidia-cuda-nvrtc-cu{}`) and set DIPTYCH_CUDA to its folder",
-        version / 1000,
-        version / 1000
+         {major} (`setup/cuda.sh --cuda {major}`; one elsewhere is named by DIPTYCH_CUDA)",
+        major = version / 1000
     );
     Err(CudaError::DriverTooOld { found, needed })
 }
