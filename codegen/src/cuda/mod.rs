@@ -21,7 +21,7 @@ mod writer;
 
 pub use architecture::Architecture;
 pub use error::CudaError;
-pub use same_bits::{SameBitsError, verify_same_bits};
+pub use same_bits::{SameBitsError, SummedIn, verify_same_bits};
 pub use writer::{KernelText, file_text, write};
 
 /// Columns of a packed panel: 128 bytes of bf16, which is a row of the widest swizzle of TMA, and of a wgmma operand.
