@@ -1,6 +1,6 @@
 //! Every kernel of gpt2, llama and mla against the f64 evaluator: entries run launch by launch on the virtual GPU, with all
-//! checks on, and what each launch writes is compared with the values of the graph. Sizes are multiples of no tile. What is
-//! added up by chains of floats has a processor's bits, and is compared with its kernels, too.
+//! checks on, and what each launch writes is compared with the values of the graph. Sizes are multiples of no tile. In f32
+//! it is compared with what a processor's kernels of the same tile programs write, too.
 
 #[path = "../../../codegen/tests/support/nvrtc.rs"]
 mod installed;
@@ -73,8 +73,7 @@ fn sequences(kind: EntryKind) -> Vec<(usize, usize)> {
     }
 }
 
-/// Checks entries that are compiled together, on each architecture; where bits are a processor's, on the first also against
-/// its kernels.
+/// Checks entries that are compiled together, on each architecture; in f32, on the first also against a processor's kernels.
 fn check(preset: &str, dtype: &str, kinds: &[EntryKind], clip_norm: Option<f64>) {
     let Some(nvrtc) = nvrtc() else { return };
     let (program, vocab) = program(preset, dtype);
