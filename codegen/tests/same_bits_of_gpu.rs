@@ -1,5 +1,5 @@
-//! The verifier of same bits: entries that a GPU runs sum in one way what several of them compute, and where one is made
-//! to choose otherwise, that is found. Nothing is given to NVRTC.
+//! The verifier of same bits: entries that a GPU runs sum in one way what several of them compute, and where one is
+//! made to choose otherwise, that is found. Nothing is given to NVRTC.
 
 use diptych_codegen::cuda::{Architecture, SameBitsError, verify_same_bits};
 use diptych_codegen::driver::{CompiledProgram, compile_program};

@@ -73,8 +73,8 @@ fn stored(program: &Program, random: &mut Random) -> BTreeMap<Symbol, Value> {
 }
 
 impl Reference {
-    /// Evaluates an entry of a program, which was compiled for several devices: sequences whose rows are summed together,
-    /// others each alone.
+    /// Evaluates an entry of a program, which was compiled for several devices: sequences whose rows are summed
+    /// together, others each alone.
     pub fn of(program: &Program, entries: &[&CompiledEntry], bound: &Bound) -> Reference {
         let kind = entries[0].kind;
         let mut random = Random(42);
