@@ -27,6 +27,8 @@ pub fn stack(
 ///
 /// # Errors
 /// When the program cannot be compiled or run.
+// As large as the largest error of the crates below, and met at most once.
+#[allow(clippy::result_large_err)]
 pub fn apart(program: &Program) -> Result<f64, CheckError> {
     let texts: [&[i32]; 2] = [&[3, 1, 4, 1, 5, 9, 2, 6], &[2, 7, 1, 8, 2, 8, 1, 8]];
     let found = check(program, &reference_context(program, &texts, 1)?)?;

@@ -25,7 +25,7 @@ pub fn text(costs: &Costs) -> String {
         short(machine.memory_bytes_per_second / 1e12),
     );
     for missing in &costs.missing {
-        push(&mut out, format_args!("{missing}\n"));
+        out.push_str(&wrapped(&format!("{missing}\n"), COLUMNS));
     }
     push(&mut out, format_args!("\nKernels\n{}", kernels(&costs.kernels)));
     for entry in &costs.entries {

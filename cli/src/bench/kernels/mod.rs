@@ -74,18 +74,18 @@ pub fn run(registry: &Registry, arguments: &Arguments) -> Result<()> {
     let device = open_device(&arguments.device)?;
     let (machine, summary) = open_machine_of(&arguments.device, &device)?;
     let is_virtual = matches!(device.name(), DeviceName::Virtual(_));
-    if is_virtual && !arguments.small {
-        return Err(Failure(format!(
-            "--device {}: executing kernels of production size on the CPU would take days; add --small",
-            device.name()
-        )));
-    }
     let works = works(registry, arguments, &device)?;
     if let Some(path) = &arguments.shapes {
         let shapes = peers::shapes(&device, &machine, &works)?;
         write_file(path, (serde_json::to_string_pretty(&shapes)? + "\n").as_bytes())?;
         tell(format!("written: {}", path.display()));
         return Ok(());
+    }
+    if is_virtual && !arguments.small {
+        return Err(Failure(format!(
+            "--device {}: executing kernels of production size on the CPU would take days; add --small",
+            device.name()
+        )));
     }
     let mut checks = check::run(registry, &device, arguments.small)?;
     checks.extend(bits::run(registry, &device, arguments.small)?);

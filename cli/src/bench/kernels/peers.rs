@@ -7,6 +7,8 @@ use crate::failure::{Failure, Result, file_failure};
 use diptych_codegen::entry::{CompiledEntry, Launch};
 use diptych_cost::launch::{Contraction, Stream};
 use diptych_cost::{Machine, Precision, RunSizes, Whole, whole_work};
+use diptych_ir::{NodeId, Op, Program, ReduceKind};
+use diptych_passes::layout::Leading;
 use diptych_runtime::session::Device;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -79,14 +81,21 @@ impl Peer {
     }
 }
 
-/// What PyTorch would do in place of a launch, each with the part of it that the launch does; none where it has no kernel
-/// of its own for it.
-pub fn of_launch(entry: &CompiledEntry, launch: &Launch, run: &RunSizes) -> Vec<Peer> {
+/// What PyTorch would do in place of a launch of an entry of this program; nothing where it has no kernel of its own for it.
+pub fn of_launch(program: &Program, entry: &CompiledEntry, launch: &Launch, run: &RunSizes) -> Vec<Peer> {
     let whole = whole_work(&entry.programs[launch.kernel], launch, run);
-    let products =
-        whole.contractions.iter().filter(|each| !each.streamed && each.precision <= Precision::F32);
+    let products = whole.contractions.iter().filter(|each| !each.streamed && each.depth > 1.0);
     let mut peers: Vec<Peer> = products.map(product).collect();
-    peers.extend(whole.stream.as_ref().and_then(|stream| attention(&whole, stream)));
+    if let Some(stream) = &whole.stream {
+        let graph = &program.region(launch.region).graph;
+        let largest = |&node: &NodeId| match graph.contains(node).then(|| graph.op(node)) {
+            Some(Op::Reduce(reduce)) => reduce.kind == ReduceKind::Max,
+            _ => false,
+        };
+        // The gradient takes the sums that going forward has found.
+        let backward = entry.kind.trains() && !launch.nodes.iter().any(largest);
+        peers.extend(attention(&whole, stream, run, &row_widths(entry, launch), backward));
+    }
     peers
 }
 
@@ -105,27 +114,54 @@ fn product(work: &Contraction) -> Peer {
     }
 }
 
-/// Attention from its products: two going forward (scores, and the weighted sum of values), more in the gradient.
-fn attention(whole: &Whole, stream: &Stream) -> Option<Peer> {
-    let streamed: Vec<&Contraction> = whole.contractions.iter().filter(|each| each.streamed).collect();
-    // The width of heads is what is summed for scores, and the columns of what is summed over positions.
-    let scores = streamed.iter().min_by(|a, b| a.depth.total_cmp(&b.depth))?;
-    let values = streamed.iter().min_by(|a, b| a.columns.total_cmp(&b.columns))?;
+/// Elements of a row of each argument that has a row for each token or position.
+fn row_widths(entry: &CompiledEntry, launch: &Launch) -> Vec<usize> {
+    let layouts = launch.args.iter().map(|arg| &entry.buffers[arg.buffer].layout);
+    let of_rows = layouts.filter(|layout| matches!(layout.leading(), Leading::Rows | Leading::Past));
+    of_rows.map(|layout| layout.row_elements(entry.panel)).collect()
+}
+
+/// Attention from its products: scores, whose sums are along a head, and those whose sums are along positions. How many
+/// heads there are is told by the widths of its arguments: queries have the most, keys the fewest.
+fn attention(
+    whole: &Whole,
+    stream: &Stream,
+    run: &RunSizes,
+    row_widths: &[usize],
+    backward: bool,
+) -> Option<Peer> {
+    let positions: usize = run.sequences.iter().map(|sequence| sequence.origin + sequence.length).sum();
+    let along_positions =
+        |each: &&Contraction| each.depth == positions as f64 || each.depth == run.rows() as f64;
+    let (sums, scores): (Vec<&Contraction>, Vec<&Contraction>) =
+        whole.contractions.iter().filter(|each| each.streamed).partition(along_positions);
+    // A head may be summed in pieces, such as those that are rotated.
+    let depth: f64 = scores.iter().map(|each| each.depth).sum();
     let size = |size: f64| size.round().max(1.0) as u64;
+    let (key_dim, value_dim) = match backward {
+        // Scores, and the gradient of what they weigh.
+        true => (size(depth / 2.0), size(depth / 2.0)),
+        false => (size(depth), size(sums.iter().map(|each| each.columns).sum())),
+    };
+    let widths = row_widths.iter().map(|&width| width as u64).filter(|width| width.is_multiple_of(key_dim));
+    let heads: Vec<u64> = widths.map(|width| width / key_dim).filter(|&heads| heads > 0).collect();
+    let fewest = heads.iter().copied().min()?;
+    // Keys whose heads are summed in pieces may be stored in as many, and values are not.
+    let pieces = if backward { scores.len().saturating_sub(1) } else { scores.len() };
+    let whole_heads = fewest * pieces.max(1) as u64;
+    let key_value_heads = if heads.contains(&whole_heads) { whole_heads } else { fewest };
     let batch = stream.held.len().max(1);
     let held = stream.held.iter().sum::<f64>() / batch as f64;
-    let backward = streamed.len() > 2;
-    // Where keys are held and queries stream past, there are as many of both.
-    let queries = if backward { held.max(stream.longest) } else { held };
     Some(Peer::Attention {
         batch: batch as u64,
-        heads: size(stream.heads * stream.rows_per_position),
-        key_value_heads: size(stream.heads),
-        queries: size(queries),
+        heads: heads.iter().copied().max()?.max(size(stream.heads * stream.rows_per_position)),
+        key_value_heads,
+        // Where keys are held and queries stream past, there are as many of both.
+        queries: size(if backward { held.max(stream.longest) } else { held }),
         keys: size(stream.longest),
-        key_dim: size(scores.depth),
-        value_dim: size(values.columns),
-        dtype: dtype(scores.precision),
+        key_dim,
+        value_dim,
+        dtype: dtype(scores.first()?.precision),
         backward,
     })
 }
@@ -184,5 +220,77 @@ impl PeerTimes {
     pub fn of(&self, peers: &[(Peer, f64)]) -> Option<f64> {
         let seconds = peers.iter().map(|(peer, times)| Some(times * self.seconds.get(&peer.key())?));
         seconds.sum::<Option<f64>>().filter(|_| !peers.is_empty())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use diptych_codegen::cuda::Architecture;
+    use diptych_codegen::driver::compile_program;
+    use diptych_codegen::entry::EntryOptions;
+    use diptych_ir::EntryKind;
+    use diptych_models::{Registry, build};
+    use diptych_passes::AdamWOptions;
+
+    /// The keys of what PyTorch would do in place of an entry of a small Llama with 4 heads on 2.
+    fn keys(kind: EntryKind, run: &RunSizes) -> Vec<String> {
+        let llama = crate::bench::kernels::changed(
+            &Registry::zoo(),
+            "llama-tiny",
+            serde_json::json!({ "dtype": "bf16", "head_dim": 16, "context": 128, "vocab": 512 }),
+        );
+        let program = build(&*llama.unwrap_or_else(|failure| panic!("{}", failure.0))).unwrap();
+        let options = EntryOptions::cuda(Architecture::Sm90a);
+        let compiled = compile_program(&program, &[kind], &AdamWOptions::default(), options).unwrap();
+        let entry = &compiled.entries[&kind];
+        let launches = entry.launches().into_iter();
+        let mut keys: Vec<String> = launches
+            .flat_map(|launch| of_launch(compiled.program_of(kind), entry, launch, run))
+            .map(|peer| peer.key())
+            .collect();
+        keys.sort();
+        keys.dedup();
+        keys
+    }
+
+    #[test]
+    fn products_and_attention_have_the_sizes_of_the_model() {
+        let scored = keys(EntryKind::Score, &RunSizes::equal(2, 0, 96));
+        for key in [
+            "attention forward 2 4 2 96 96 16 16 bfloat16",
+            "product 1 192 64 24 bfloat16",
+            "product 1 192 40 24 bfloat16",
+            "product 1 192 512 24 bfloat16",
+        ] {
+            assert!(scored.iter().any(|found| found == key), "no `{key}` in {scored:?}");
+        }
+        let decoded = keys(EntryKind::Decode, &RunSizes::equal(3, 100, 1));
+        assert!(
+            decoded.iter().any(|key| key == "attention forward 3 4 2 1 101 16 16 bfloat16"),
+            "{decoded:?}"
+        );
+        let trained = keys(EntryKind::Train, &RunSizes::equal(2, 0, 96));
+        let backward: Vec<&String> = trained.iter().filter(|key| key.contains("backward")).collect();
+        assert_eq!(backward, ["attention backward 2 4 2 96 96 16 16 bfloat16"]);
+        // The gradient of a weight sums over tokens.
+        let gradients = ["product 1 40 24 192 bfloat16", "product 1 24 40 192 bfloat16"];
+        assert!(trained.iter().any(|key| gradients.contains(&key.as_str())), "{trained:?}");
+    }
+
+    #[test]
+    fn times_are_those_of_all_of_a_kernel_s_products() {
+        let product = |rows| Peer::Product { batch: 1, rows, columns: 2, depth: 3, dtype: "bfloat16" };
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("times.json");
+        std::fs::write(&file, r#"{"about": "a peer", "seconds": {"product 1 4 2 3 bfloat16": 0.5}}"#)
+            .unwrap();
+        let times = PeerTimes::read(Some(&file)).unwrap_or_else(|failure| panic!("{}", failure.0));
+        assert_eq!(times.of(&[(product(4), 3.0)]), Some(1.5));
+        assert_eq!(times.of(&[(product(4), 3.0), (product(5), 1.0)]), None, "one was not timed");
+        assert_eq!(times.of(&[]), None);
+        std::fs::write(&file, "[]").unwrap();
+        assert!(PeerTimes::read(Some(&file)).is_err_and(|failure| failure.0.contains("gpu_torch.py writes")));
+        assert!(PeerTimes::read(None).is_ok_and(|times| times.about.contains("no --peer-times")));
     }
 }

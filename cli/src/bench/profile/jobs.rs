@@ -268,7 +268,9 @@ fn described(
     let describe = |(launch, predicted): (&Launch, &diptych_cost::LaunchPrediction)| {
         let (flops, bytes) = (predicted.work.flops(), predicted.work.footprint_bytes());
         let (floor_seconds, peers) = match machine.kind {
-            Kind::Gpu => (Floor::of(&predicted.work, machine).seconds(), of_launch(entry, launch, &run)),
+            Kind::Gpu => {
+                (Floor::of(&predicted.work, machine).seconds(), of_launch(program, entry, launch, &run))
+            }
             Kind::Cpu => {
                 let floor = (flops / machine.peak_flops_per_second(Precision::F32)).max(bytes / memory);
                 (floor, Vec::new())
