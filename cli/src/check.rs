@@ -108,9 +108,10 @@ pub fn check(program: &Program, context: &Context) -> Result<Differences, CheckE
     })
 }
 
-/// The same on any device, with the errors of [`relative_error`] in place of differences: of all log-probabilities, of the
-/// logits of a prompt of the first `prompt` tokens of each text and of the tokens that are decoded after it, and of
-/// gradients.
+/// The same on any device, with relative errors in place of differences: of all log-probabilities, of the logits of a
+/// prompt of the first `prompt` tokens of each text and of the tokens that are decoded after it, and of gradients. It is the
+/// largest norm of a difference over the norm of what is wanted, which counts for no less than a tenth of that of the
+/// largest value of the kind, element for element.
 ///
 /// # Errors
 /// As those of [`check`], and when the device fails.
