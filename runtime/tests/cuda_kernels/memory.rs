@@ -1,13 +1,12 @@
 //! The buffers of an entry, twice: where a processor's kernels find them, and on the virtual GPU.
 
 use super::places::{Bound, Positions};
-use super::reference::{Random, Reference};
+use super::reference::{Key, Random, Reference};
 use diptych_codegen::cuda::TensorExtent;
 use diptych_codegen::entry::{ArgRef, Buffer, CompiledEntry, Launch, Limits, Role, Slot};
 use diptych_codegen::lower::Source;
 use diptych_codegen::tile::CHUNK;
-use diptych_ir::DType;
-use diptych_ir::Program;
+use diptych_ir::{DType, Program};
 use diptych_passes::layout::{CHECKPOINT, Leading};
 use diptych_runtime::executor::{AlignedBytes, CacheSize};
 use diptych_virtual_gpu::Device;
@@ -15,7 +14,7 @@ use half::bf16;
 use std::collections::BTreeSet;
 
 /// What is smaller than this, in the mean, is noise.
-const NOISE: f64 = 1e-7;
+const NOISE: f64 = 1e-9;
 
 /// A buffer in both places.
 pub struct Twin {
@@ -61,7 +60,7 @@ pub fn twins(
 ) -> Vec<Twin> {
     let mut random = Random(7);
     let beyond_rows = read_beyond_rows(entry);
-    let mut twin = |(id, buffer): (usize, &Buffer)| {
+    let twin = |(id, buffer): (usize, &Buffer)| {
         let elements = rows(buffer, limits, cache) * buffer.layout.row_elements(entry.panel);
         let slot_bytes = elements * buffer.dtype.bytes();
         let bytes = (slot_bytes * buffer.slots).max(4);
@@ -104,11 +103,11 @@ pub fn twins(
         let row_bytes = buffer.layout.row_elements(entry.panel) * buffer.dtype.bytes();
         Twin { host, device: address, bytes, slot_bytes, row_bytes }
     };
-    entry.buffers.iter().enumerate().map(|buffer| twin(buffer)).collect()
+    entry.buffers.iter().enumerate().map(twin).collect()
 }
 
 /// The values that a cache keeps, each with its slot.
-fn cached(entry: &CompiledEntry, buffer: usize) -> Vec<(super::reference::Key, usize)> {
+fn cached(entry: &CompiledEntry, buffer: usize) -> Vec<(Key, usize)> {
     let mut found = Vec::new();
     for launch in entry.all_launches() {
         for (place, source) in launch.args.iter().zip(&launch.sources) {
