@@ -11,7 +11,7 @@ use diptych_ir::DType;
 use diptych_nvrtc::Nvrtc;
 use diptych_virtual_gpu::Target;
 use installed::nvrtc;
-use products::{Outcome, Probe, Product};
+use products::{EXTREMES, Outcome, Probe, Product};
 
 /// A way to call a dot.
 #[derive(Clone, Copy, Debug)]
@@ -27,6 +27,7 @@ struct Call {
     accumulate: bool,
     /// m, n and k.
     sizes: [usize; 3],
+    extremes: &'static [f32],
 }
 
 const SLOTS: usize = 3;
@@ -38,6 +39,7 @@ impl Call {
             narrow: [!self.wide, true],
             accumulate: self.accumulate,
             sizes: self.sizes,
+            extremes: self.extremes,
         }
     }
 
@@ -145,7 +147,7 @@ fn calls(wide: bool, from: &[[&'static str; 2]]) -> Vec<Call> {
         for (&along_k, &from) in orders.iter().flat_map(|order| from.iter().map(move |from| (order, from))) {
             if from[0] != "IN_REGISTERS_BY_PAIRS" || along_k[0] {
                 let accumulate = (at + usize::from(along_k[0])) % 2 == 0;
-                calls.push(Call { rows, columns, along_k, from, wide, accumulate, sizes });
+                calls.push(Call { rows, columns, along_k, from, wide, accumulate, sizes, extremes: &[] });
             }
         }
     }
@@ -208,6 +210,7 @@ fn fragments_of_padded_tiles_meet_in_no_bank() {
             wide: true,
             accumulate: false,
             sizes: [64, 128, 128],
+            extremes: &[],
         };
         let mut probe = call.probe();
         // Rows of the tile, as `padding.rs` has them.
@@ -237,5 +240,17 @@ fn fragments_of_padded_tiles_meet_in_no_bank() {
         assert!(outcome.distance() < 5e-6, "{}", outcome.distance());
         let conflicts = outcome.report.total.bank_conflict_ratio();
         assert!(conflicts <= 1.05, "{along_k}: {conflicts}");
+    }
+}
+
+#[test]
+fn infinities_and_the_largest_floats_are_as_in_a_chain() {
+    let Some(nvrtc) = nvrtc() else { return };
+    for from in [["BY_PIECES", "BY_TMA"], ["IN_REGISTERS_BY_PAIRS", "BY_TMA"]] {
+        let mut call = calls(true, &[from])[0];
+        call.accumulate = false;
+        call.extremes = &EXTREMES;
+        let outcome = call.run(&nvrtc);
+        assert!(outcome.chains.iter().any(|chain| chain.is_infinite()) && outcome.is_as_chains(), "{from:?}");
     }
 }

@@ -253,6 +253,19 @@ fn kernels_find_what_their_maps_say() {
     give_maps(&mut checked, &[EntryKind::Train]);
     assert!(trained(&gpu, &session(&gpu, checked, &program)) == plain, "maps change bits");
 
+    // Without memory for graphs, runs are launched kernel by kernel.
+    type RefuseGraphs = unsafe extern "C" fn(i32) -> u32;
+    // SAFETY: the virtual GPU's driver was loaded, and its function of this name has this type.
+    let refuse = |refuse: bool| unsafe {
+        let library = cudarc::driver::sys::culib();
+        let function = library.get::<RefuseGraphs>(b"diptych_virtual_gpu_refuse_graphs\0").unwrap();
+        assert_eq!(function(refuse.into()), 0);
+    };
+    refuse(true);
+    let launched = trained(&gpu, &session(&gpu, compiled(&[EntryKind::Train]), &program));
+    refuse(false);
+    assert!(launched == plain, "runs without graphs have other bits");
+
     // A tensor that is not there is told, with whose it is.
     let mut wrong = compiled(&kinds);
     give_maps(&mut wrong, &kinds);

@@ -317,9 +317,14 @@ impl Writer<'_> {
 
     /// Whether the columns that an instance has of panels begin at multiples of 16 bytes.
     pub(super) fn panels_are_aligned(&self, view: &PackedView, batch: &[DimId]) -> bool {
-        let whole = |&(dim, stride): &(DimId, usize)| match self.extent(dim) {
-            Extent::Blocks { size, block } => size == block || (block * stride).is_multiple_of(PIECE),
-            _ => !batch.contains(&dim) || stride.is_multiple_of(PIECE),
+        // Those of a batch are walked one by one; others begin where the instance's block does. What ids choose is anywhere.
+        let whole = |&(dim, stride): &(DimId, usize)| {
+            let begins = match self.extent(dim) {
+                Extent::Blocks { size, block } => size == block || (block * stride).is_multiple_of(PIECE),
+                Extent::Whole(_) => true,
+                _ => false,
+            };
+            stride.is_multiple_of(PIECE) || self.is_single(dim) || !batch.contains(&dim) && begins
         };
         view.first.1.is_multiple_of(PIECE) && view.n.iter().all(whole)
     }

@@ -183,6 +183,7 @@ pub(crate) fn compile_entry_timed(
         panel: options.panel,
         added: continued.added,
     };
+    super::maps::check(&entry)?;
     Ok((entry, seconds))
 }
 

@@ -4,6 +4,8 @@
 
 #[path = "../../../codegen/tests/support/nvrtc.rs"]
 mod installed;
+#[path = "../../../codegen/tests/support/maps.rs"]
+mod maps;
 mod memory;
 mod places;
 mod reference;

@@ -1,9 +1,9 @@
 // dot_wgmma: c[i,j] (+)= sum over k of a[i,k] * b[j,k] by the tensor cores of sm_90a, by the 256 consumers of a block, which are
 // two warpgroups. It is one family of instructions everywhere: wgmma m64nNk16 with sums in floats, over ascending k from zero
 // or from the c that is there, 16 k at a time from the first on. Floats, which are always on the left, have three parts: a
-// float is the exact sum of three numbers of bf16, each what the ones before leave, rounded; of each 16 k the smallest parts
-// are multiplied first. (A float beyond the largest of bf16, 3.39e38, becomes infinite.) The bits of an element depend on its
-// row of a, its row of b and k alone, whatever tile they are in: few rows take the same instructions as many.
+// float is the exact sum of three numbers of bf16, each what the ones before leave, cut off; of each 16 k the smallest parts
+// are multiplied first. The bits of an element depend on its row of a, its row of b and k alone, whatever tile they are in: few
+// rows take the same instructions as many.
 //
 // Operands come through the ring, rows of 128 bytes with their pieces exchanged as TMA's widest swizzle does, whichever of k
 // or rows runs along memory. The left one may also stay in registers. What is beyond the last k is zero in both, since zero

@@ -37,13 +37,17 @@ template <class ELEMENT> static __device__ __forceinline__ void load_piece(float
     for (int e = 0; e < 8; e++) x[e] = load(p + e);
 }
 
-// The next part of two numbers, the first in the lower half, and what it leaves of them.
+// The next part of a number, its upper half, and what that leaves: three of them have all 24 digits. Nothing is rounded up, so
+// that none becomes infinite, and an infinity leaves nothing.
+static __device__ __forceinline__ unsigned next_part(float &x) {
+    const unsigned part = bits_of(x) & 0xffff0000u;
+    x = x == of_bits(part) ? 0.0f : x - of_bits(part);
+    return part;
+}
+// The same of two numbers side by side.
 static __device__ __forceinline__ unsigned next_part(float &x, float &y) {
-    unsigned both;
-    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(y), "f"(x));
-    x -= of_bits(both << 16);
-    y -= of_bits(both & 0xffff0000u);
-    return both;
+    const unsigned low = next_part(x), high = next_part(y);
+    return low >> 16 | high;
 }
 
 // 16 bytes to shared memory at once, which a compiler that does not know their place would split.
