@@ -1,5 +1,6 @@
-//! The products of warpgroups of the CUDA prelude, executed on the virtual GPU in every form in which kernels call them:
-//! sizes that are no multiples of tiles, operands in both orders, by TMA, by threads and in registers, whole and in parts.
+//! The products of warpgroups of the CUDA prelude, executed on the virtual GPU in every form in which kernels call
+//! them: sizes that are no multiples of tiles, operands in both orders, by TMA, by threads and in registers, whole
+//! and in parts.
 
 #[path = "support/nvrtc.rs"]
 mod installed;
@@ -195,8 +196,8 @@ fn boxes_arrive_by_tma() {
     calls(false, &from).into_iter().for_each(|call| check(&nvrtc, call));
 }
 
-/// A left operand and a result in tiles of floats, whose rows the writer pads: fragments are read and written in as few
-/// passes as there can be.
+/// A left operand and a result in tiles of floats, whose rows the writer pads: fragments are read and written in as
+/// few passes as there can be.
 #[test]
 fn fragments_of_padded_tiles_meet_in_no_bank() {
     let Some(nvrtc) = nvrtc() else { return };

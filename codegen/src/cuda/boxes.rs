@@ -1,4 +1,5 @@
-//! Operands that TMA copies: the tensor that a view or a weight in panels is, and where an instance's boxes of it begin.
+//! Operands that TMA copies: the tensor that a view or a weight in panels is, and where an instance's boxes of it
+//! begin.
 
 use super::writer::Writer;
 use super::{PANEL, Swizzle, TensorDim, TensorExtent, TensorMap};
@@ -39,8 +40,8 @@ struct Axis {
     box_size: usize,
 }
 
-/// Whether what comes behind the last of these k is zero in a tensor that is as long as their axis, or has no place in a
-/// box of k that begins at a multiple of [`RING_STEP`].
+/// Whether what comes behind the last of these k is zero in a tensor that is as long as their axis, or has no place
+/// in a box of k that begins at a multiple of [`RING_STEP`].
 fn ends_with_its_axis(extents: &[Extent]) -> bool {
     match extents {
         &[Extent::Whole(_)] => true,
@@ -53,8 +54,8 @@ fn ends_with_its_axis(extents: &[Extent]) -> bool {
 }
 
 impl Writer<'_> {
-    /// An operand as boxes for tiles of `extent` rows (or columns), if TMA can copy it: it lies in an argument that the
-    /// kernel does not write, and is a tensor as TMA has them.
+    /// An operand as boxes for tiles of `extent` rows (or columns), if TMA can copy it: it lies in an argument that
+    /// the kernel does not write, and is a tensor as TMA has them.
     pub(super) fn boxes(
         &self,
         place: &Place,

@@ -1,13 +1,14 @@
-// dot_wgmma: c[i,j] (+)= sum over k of a[i,k] * b[j,k] by the tensor cores of sm_90a, by the 256 consumers of a block, which are
-// two warpgroups. It is one family of instructions everywhere: wgmma m64nNk16 with sums in floats, over ascending k from zero
-// or from the c that is there, 16 k at a time from the first on. Floats, which are always on the left, have three parts: a
-// float is the exact sum of three numbers of bf16, each what the ones before leave, cut off; of each 16 k the smallest parts
-// are multiplied first. The bits of an element depend on its row of a, its row of b and k alone, whatever tile they are in: few
-// rows take the same instructions as many.
+// dot_wgmma: c[i,j] (+)= sum over k of a[i,k] * b[j,k] by the tensor cores of sm_90a, by the 256 consumers of a
+// block, which are two warpgroups. It is one family of instructions everywhere: wgmma m64nNk16 with sums in floats,
+// over ascending k from zero or from the c that is there, 16 k at a time from the first on. Floats, which are always
+// on the left, have three parts: a float is the exact sum of three numbers of bf16, each what the ones before leave,
+// cut off; of each 16 k the smallest parts are multiplied first. The bits of an element depend on its row of a, its
+// row of b and k alone, whatever tile they are in: few rows take the same instructions as many.
 //
-// Operands come through the ring, rows of 128 bytes with their pieces exchanged as TMA's widest swizzle does, whichever of k
-// or rows runs along memory. The left one may also stay in registers. What is beyond the last k is zero in both, since zero
-// times what is no number is none. What is beyond the last row of a or of b may be anything: it is not stored.
+// Operands come through the ring, rows of 128 bytes with their pieces exchanged as TMA's widest swizzle does,
+// whichever of k or rows runs along memory. The left one may also stay in registers. What is beyond the last k is
+// zero in both, since zero times what is no number is none. What is beyond the last row of a or of b may be anything:
+// it is not stored.
 
 // Where an operand comes from.
 #define BY_TMA 0         // boxes that the producer copies
@@ -25,8 +26,9 @@ static __device__ __forceinline__ void end_of_products() { asm volatile("wgmma.c
 template <int LEFT> static __device__ __forceinline__ void wait_for_products() {
     asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(LEFT) : "memory");
 }
-// A matrix in shared memory: groups of 8 rows are 1024 bytes apart; where k does not run along memory, a row is 64 of them,
-// and the next 64 are a block further. Of its description, the lower half says where it is, in pieces of 16 bytes.
+// A matrix in shared memory: groups of 8 rows are 1024 bytes apart; where k does not run along memory, a row is 64 of
+// them, and the next 64 are a block further. Of its description, the lower half says where it is, in pieces of 16
+// bytes.
 static __device__ __forceinline__ unsigned matrix_at(unsigned address) { return address >> 4 | BLOCK_BYTES / 16 << 16; }
 static __device__ __forceinline__ unsigned long long matrix(unsigned at) {
     return (unsigned long long)(1u << 30 | 1024 / 16) << 32 | at;
@@ -53,7 +55,8 @@ static __device__ __forceinline__ void load_two(float &x, float &y, const ELEMEN
     x = load(one);
     y = load(other);
 }
-template <bool PAIRS> static __device__ __forceinline__ void load_two(float &x, float &y, const float *one, const float *other) {
+template <bool PAIRS>
+static __device__ __forceinline__ void load_two(float &x, float &y, const float *one, const float *other) {
     if (PAIRS) {
         const float2 both = *(const float2 *)one;
         x = both.x, y = both.y;
@@ -74,10 +77,11 @@ template <bool PAIRS> static __device__ __forceinline__ void store_two(float *on
         *one = x, *other = y;
 }
 
-// The fragments of 64 rows x 16 k of an operand that a thread has in registers: of rows 0 and 8, k 0 and 8, and what is beside
-// each. `there` says which of the two rows is there; of k there are all 16, or as many as `depth` says.
+// The fragments of 64 rows x 16 k of an operand that a thread has in registers: of rows 0 and 8, k 0 and 8, and what
+// is beside each. `there` says which of the two rows is there; of k there are all 16, or as many as `depth` says.
 template <int PARTS, bool PAIRS, bool WHOLE, class AT>
-static __device__ __forceinline__ void load_fragments(unsigned (&left)[PARTS][4], const bool (&there)[2], int depth, AT at) {
+static __device__ __forceinline__ void
+load_fragments(unsigned (&left)[PARTS][4], const bool (&there)[2], int depth, AT at) {
 #pragma unroll
     for (int e = 0; e < 4; e++) {
         const int row = e % 2 * 8, column = e / 2 * 8;
@@ -96,12 +100,15 @@ static __device__ __forceinline__ void load_fragments(unsigned (&left)[PARTS][4]
 
 // Of 128 rows each warpgroup has 64 and all columns, of 64 rows both have all and half of the columns.
 // PAIRS says that elements 2j and 2j + 1 of a row of the result stand side by side at a multiple of their size.
-template <int ROWS, int COLUMNS, int PARTS, int A_FROM, int B_FROM, bool A_ALONG_K, bool B_ALONG_K, bool ACCUMULATE, bool PAIRS,
-          class A, class B, class C, class RING>
+template <int ROWS, int COLUMNS, int PARTS, int A_FROM, int B_FROM, bool A_ALONG_K, bool B_ALONG_K, bool ACCUMULATE,
+          bool PAIRS, class A, class B, class C, class RING>
 static __device__ __forceinline__ void dot_wgmma(int m, int n, int k, A a, B b, C c, RING &ring_at) {
     const int WIDTH = ROWS == 128 ? COLUMNS : COLUMNS / 2, B_EXTENT = B_ALONG_K || COLUMNS > 64 ? COLUMNS : 64;
     const bool A_REGISTERS = A_FROM >= IN_REGISTERS;
-    const bool A_FILLS = A_FROM == BY_ELEMENTS || A_FROM == BY_PIECES, B_FILLS = B_FROM == BY_ELEMENTS || B_FROM == BY_PIECES;
+    const bool A_FILLS = A_FROM == BY_ELEMENTS || A_FROM == BY_PIECES;
+    const bool B_FILLS = B_FROM == BY_ELEMENTS || B_FROM == BY_PIECES;
+    const int A_COPY = A_FROM == BY_PIECES ? COPY_PIECES : COPY_ELEMENTS;
+    const int B_COPY = B_FROM == BY_PIECES ? COPY_PIECES : COPY_ELEMENTS;
     const bool FILLS = A_FILLS || B_FILLS, CLEARS = A_FROM == BY_TMA_ZEROED || B_FROM == BY_TMA_ZEROED;
     const int A_BYTES = A_REGISTERS ? 0 : ROWS * RING_STEP * 2 * PARTS;
     const int group = uniform(threadIdx.x / 128), lane = threadIdx.x % 32;
@@ -136,13 +143,14 @@ static __device__ __forceinline__ void dot_wgmma(int m, int n, int k, A a, B b, 
                 const int k0 = step * RING_STEP;
                 bf16 *const stage = (bf16 *)at.data();
                 if (A_FILLS)
-                    fill_stage<RING_STEP, ROWS, 64, A_ALONG_K, PARTS, A_FROM == BY_PIECES ? COPY_PIECES : COPY_ELEMENTS>(
+                    fill_stage<RING_STEP, ROWS, 64, A_ALONG_K, PARTS, A_COPY>(
                         stage, m - i0, k - k0, [&](int kk, int x) { return a.at(i0 + x, k0 + kk); });
                 if (B_FILLS)
-                    fill_stage<RING_STEP, B_EXTENT, 64, B_ALONG_K, 1, B_FROM == BY_PIECES ? COPY_PIECES : COPY_ELEMENTS>(
+                    fill_stage<RING_STEP, B_EXTENT, 64, B_ALONG_K, 1, B_COPY>(
                         stage + A_BYTES / 2, n - j0, k - k0, [&](int kk, int x) { return b.at(j0 + x, k0 + kk); });
                 if (A_FROM == BY_TMA_ZEROED && k - k0 < RING_STEP) clear_beyond<ROWS, A_ALONG_K>(stage, k - k0);
-                if (B_FROM == BY_TMA_ZEROED && k - k0 < RING_STEP) clear_beyond<B_EXTENT, B_ALONG_K>(stage + A_BYTES / 2, k - k0);
+                if (B_FROM == BY_TMA_ZEROED && k - k0 < RING_STEP)
+                    clear_beyond<B_EXTENT, B_ALONG_K>(stage + A_BYTES / 2, k - k0);
                 show_to_tensor_cores();
             };
             // Of an operand in registers the next fragments are made while the products of those before are under way.
@@ -155,7 +163,9 @@ static __device__ __forceinline__ void dot_wgmma(int m, int n, int k, A a, B b, 
                     if constexpr (A_REGISTERS) {
                         const bool PAIRWISE = A_FROM == IN_REGISTERS_BY_PAIRS;
                         const int own_k = kk * 16 + lane % 4 * 2;
-                        const auto element = [&](int y, int x) { return a.at(i0 + own_row + y, step * RING_STEP + own_k + x); };
+                        const auto element = [&](int y, int x) {
+                            return a.at(i0 + own_row + y, step * RING_STEP + own_k + x);
+                        };
                         if (depth >= RING_STEP)
                             load_fragments<PARTS, PAIRWISE, true>(left[kk], there, 0, element);
                         else
