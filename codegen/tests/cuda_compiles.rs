@@ -129,7 +129,7 @@ fn check_warpgroups(kernel: &KernelText, code: &KernelCode) -> bool {
     let slots = kernel.text.split_once("// Ring: ").and_then(|(_, rest)| rest.split_once(" slots"));
     let slots: usize = slots.expect("a ring").0.parse().expect("a number");
     assert!(slots >= 3, "{name}: {slots}");
-    let copied = !["IN_REGISTERS", "BY_PIECES", "BY_ELEMENTS", "BY_TMA_ZEROED"]
+    let copied = !["IN_REGISTERS", "BY_PIECES", "BY_ELEMENTS", "_ZEROED"]
         .iter()
         .any(|from| kernel.text.contains(from));
     let main = code.main_loop.as_ref().expect("a main loop");

@@ -21,6 +21,8 @@ pub(super) struct Boxes {
     pub(super) along_k: bool,
     /// Whether a box may hold something behind the last k.
     pub(super) zeroed: bool,
+    /// Whether it may hold what nobody wrote behind the last row (or column).
+    pub(super) rows_zeroed: bool,
 }
 
 impl Boxes {
@@ -98,6 +100,7 @@ impl Writer<'_> {
                 axes.push((2, Axis { box_size: 1, ..self.axis(view, &[dim], batch)? }));
             }
         }
+        let rows_zeroed = axes[0].1.extent == TensorExtent::Room;
         axes.sort_by_key(|(_, axis)| axis.stride);
         let position = |which: usize| axes.iter().position(|(of, _)| *of == which).unwrap_or(0);
         let dim = |(_, axis): &(usize, Axis)| TensorDim {
@@ -120,6 +123,7 @@ impl Writer<'_> {
             k: (position(1), 1),
             along_k,
             zeroed: !ends_with_its_axis(&extents),
+            rows_zeroed,
         })
     }
 
@@ -212,6 +216,7 @@ impl Writer<'_> {
             k,
             along_k: across,
             zeroed: !all && !summed.is_some_and(|size| size.is_multiple_of(RING_STEP)),
+            rows_zeroed: false,
         })
     }
 }

@@ -45,6 +45,7 @@ enum From {
 impl From {
     fn name(&self) -> &'static str {
         match self {
+            From::Tma(boxes) if boxes.rows_zeroed => "BY_TMA_ROWS_ZEROED",
             From::Tma(boxes) if boxes.zeroed => "BY_TMA_ZEROED",
             From::Tma(_) => "BY_TMA",
             From::Elements => "BY_ELEMENTS",
