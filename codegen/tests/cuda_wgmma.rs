@@ -1,5 +1,6 @@
-//! The products of warpgroups of the CUDA prelude, executed on the virtual GPU in every form in which kernels call them:
-//! sizes that are no multiples of tiles, operands in both orders, by TMA, by threads and in registers, whole and in parts.
+//! The products of warpgroups of the CUDA prelude, executed on the virtual GPU in every form in which kernels call
+//! them: sizes that are no multiples of tiles, operands in both orders, by TMA, by threads and in registers, whole
+//! and in parts.
 
 #[path = "support/nvrtc.rs"]
 mod installed;
@@ -61,7 +62,7 @@ impl Call {
     /// An operand as boxes. Where there is something else behind the last k, the tensor has that too.
     fn map(&self, operand: usize, strides: [usize; 2]) -> TensorMap {
         let (size, k) = (self.sizes[operand], self.sizes[2]);
-        let k = if self.from[operand] == "BY_TMA_ZEROED" { k.next_multiple_of(8) } else { k };
+        let k = if self.from[operand].ends_with("_ZEROED") { k.next_multiple_of(8) } else { k };
         let [x_stride, k_stride] = if operand == 0 { strides } else { [strides[1], strides[0]] };
         let of = |size, stride, box_size| TensorDim { extent: TensorExtent::Fixed(size), stride, box_size };
         let extent = [self.rows, self.columns][operand];
@@ -188,15 +189,15 @@ fn boxes_arrive_by_tma() {
     let Some(nvrtc) = nvrtc() else { return };
     let from = [
         ["BY_TMA", "BY_TMA"],
-        ["BY_TMA_ZEROED", "BY_TMA_ZEROED"],
+        ["BY_TMA_ZEROED", "BY_TMA_ROWS_ZEROED"],
         ["BY_PIECES", "BY_TMA"],
         ["BY_TMA", "BY_ELEMENTS"],
     ];
     calls(false, &from).into_iter().for_each(|call| check(&nvrtc, call));
 }
 
-/// A left operand and a result in tiles of floats, whose rows the writer pads: fragments are read and written in as few
-/// passes as there can be.
+/// A left operand and a result in tiles of floats, whose rows the writer pads: fragments are read and written in as
+/// few passes as there can be.
 #[test]
 fn fragments_of_padded_tiles_meet_in_no_bank() {
     let Some(nvrtc) = nvrtc() else { return };

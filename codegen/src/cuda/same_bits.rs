@@ -1,5 +1,5 @@
-//! The verifier of same bits: what several entries of a program sum, each sums in one way. It looks at what was decided
-//! (tile programs, and how the writer takes them), not at text.
+//! The verifier of same bits: what several entries of a program sum, each sums in one way. It looks at what was
+//! decided (tile programs, and how the writer takes them), not at text.
 
 use super::Architecture;
 use super::dots::{Arithmetic, arithmetic};
@@ -117,9 +117,9 @@ impl std::fmt::Display for Way {
     }
 }
 
-/// Checks that entries that were compiled together for an architecture sum in one way what several of them compute: contractions with one
-/// family of instructions, one k of an instruction, one number of parts, and the summed dimensions in one order and cut
-/// alike; reductions with one number of lanes, and the same of their dimensions.
+/// Checks that entries that were compiled together for an architecture sum in one way what several of them compute:
+/// contractions with one family of instructions, one k of an instruction, one number of parts, and the summed
+/// dimensions in one order and cut alike; reductions with one number of lanes, and the same of their dimensions.
 ///
 /// # Errors
 /// The first sum for which two entries, or two kernels of one, differ.

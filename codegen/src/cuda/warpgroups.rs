@@ -1,6 +1,6 @@
-//! Contractions on sm_90a, by warpgroups: which operand is on the side of 64 rows, with what tile, and how operands come
-//! into the ring through which all dots of a kernel go. It follows from the contraction alone that warpgroups multiply;
-//! which side an operand is on, and how it comes, changes no bit.
+//! Contractions on sm_90a, by warpgroups: which operand is on the side of 64 rows, with what tile, and how operands
+//! come into the ring through which all dots of a kernel go. It follows from the contraction alone that warpgroups
+//! multiply; which side an operand is on, and how it comes, changes no bit.
 
 use super::boxes::{Boxes, RING_STEP};
 use super::writer::Writer;
@@ -45,6 +45,7 @@ enum From {
 impl From {
     fn name(&self) -> &'static str {
         match self {
+            From::Tma(boxes) if boxes.rows_zeroed => "BY_TMA_ROWS_ZEROED",
             From::Tma(boxes) if boxes.zeroed => "BY_TMA_ZEROED",
             From::Tma(_) => "BY_TMA",
             From::Elements => "BY_ELEMENTS",
