@@ -200,6 +200,12 @@ fn positive(value: f64, key: impl Into<String>) -> Result<(), Wrong> {
 }
 
 fn check(target: &Target) -> Result<(), Wrong> {
+    // Folders are called by it.
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    let is_plain =
+        target.name.chars().all(plain) && target.name.starts_with(|c: char| c.is_ascii_alphanumeric());
+    let found = || format!("\"{}\"", target.name);
+    require(is_plain, "name".into(), found(), "letters, digits, `-`, `_` and `.`, a letter or digit first")?;
     if let Some(memory) = target.memory_bytes {
         positive(memory, "memory_bytes")?;
     }

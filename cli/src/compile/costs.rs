@@ -227,8 +227,7 @@ pub fn costs(place: &GpuPlace, config: &RunConfig, model: &Compiled, code: &Mach
         .iter()
         .map(|(kind, entry)| entry_costs(*kind, entry, &run_sizes(*kind, model), machine, &kernels))
         .collect();
-    let train = config.train.options(config.architecture.context())?;
-    let totals = totals(&entries, train.accumulation, machine);
+    let totals = totals(&entries, config.train.accumulation, machine);
     let memory = machine.rates.levels.last();
     Ok(Costs {
         target: place.name.clone(),

@@ -13,7 +13,10 @@ use std::collections::HashMap;
 
 /// Two entries sum in different ways what both compute, so that their bits would differ.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("`{sum}` would have other bits {} than {}", .of[1], .of[0])]
+#[error(
+    "`{sum}` would have other bits {} than {}: a fault of the compiler, which the model's configuration helps to find",
+    .of[1], .of[0]
+)]
 pub struct SameBitsError {
     /// The contraction or the reduction.
     pub sum: String,

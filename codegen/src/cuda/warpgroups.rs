@@ -31,11 +31,11 @@ struct Side<'d> {
     x: &'d [DimId],
     across: bool,
     along_k: bool,
-    from: From,
+    from: Source,
 }
 
 /// Where an operand comes from: see `prelude/dot_wgmma.cu`.
-enum From {
+enum Source {
     Tma(Box<Boxes>),
     Elements,
     Pieces,
@@ -45,13 +45,13 @@ enum From {
 impl From {
     fn name(&self) -> &'static str {
         match self {
-            From::Tma(boxes) if boxes.rows_zeroed => "BY_TMA_ROWS_ZEROED",
-            From::Tma(boxes) if boxes.zeroed => "BY_TMA_ZEROED",
-            From::Tma(_) => "BY_TMA",
-            From::Elements => "BY_ELEMENTS",
-            From::Pieces => "BY_PIECES",
-            From::Registers { pairs: false } => "IN_REGISTERS",
-            From::Registers { pairs: true } => "IN_REGISTERS_BY_PAIRS",
+            Source::Tma(boxes) if boxes.rows_zeroed => "BY_TMA_ROWS_ZEROED",
+            Source::Tma(boxes) if boxes.zeroed => "BY_TMA_ZEROED",
+            Source::Tma(_) => "BY_TMA",
+            Source::Elements => "BY_ELEMENTS",
+            Source::Pieces => "BY_PIECES",
+            Source::Registers { pairs: false } => "IN_REGISTERS",
+            Source::Registers { pairs: true } => "IN_REGISTERS_BY_PAIRS",
         }
     }
 }
@@ -109,8 +109,10 @@ impl Ring {
             let of_dot = super::dots::warpgroups(program, dot).map_or(0, Warpgroups::slot_bytes);
             slot_bytes = slot_bytes.max(of_dot);
         });
-        let slots = if slot_bytes > 0 { (2..=MOST_SLOTS).rev() } else { (1..=0).rev() };
-        slots.map(|slots| Ring { slots, slot_bytes }).collect()
+        if slot_bytes == 0 {
+            return Vec::new();
+        }
+        (2..=MOST_SLOTS).rev().map(|slots| Ring { slots, slot_bytes }).collect()
     }
 
     /// Shared memory of the slots and of their barriers.
@@ -166,7 +168,7 @@ impl Writer<'_> {
         let mut operands = Vec::new();
         for (side, extent) in [(left, rows), (right, columns)] {
             operands.push(match side.from {
-                From::Tma(boxes) => {
+                Source::Tma(boxes) => {
                     let extent = if boxes.along_k { extent } else { extent.max(64) };
                     let map = self.map(boxes.map.clone())?;
                     boxes.text(extent, &map)
@@ -215,10 +217,10 @@ impl Writer<'_> {
             Place::Packed(view) => self.panels_are_aligned(view, &dot.batch),
         };
         let from = match self.boxes(&place, (x, &dot.k), &dot.batch, across, extent) {
-            _ if parts > 1 => From::Registers { pairs: along_k && copied },
-            Some(boxes) if boxes.along_k == along_k => From::Tma(Box::new(boxes)),
-            _ if copied => From::Pieces,
-            _ => From::Elements,
+            _ if parts > 1 => Source::Registers { pairs: along_k && copied },
+            Some(boxes) if boxes.along_k == along_k => Source::Tma(Box::new(boxes)),
+            _ if copied => Source::Pieces,
+            _ => Source::Elements,
         };
         Side { place, x, across, along_k, from }
     }

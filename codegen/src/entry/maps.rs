@@ -1,7 +1,7 @@
 //! Tensor maps that a kernel asks for lie in its arguments, whatever launch it is of. This is decided here, where buffers
 //! are known, so that no run has to refuse it.
 
-use super::{CompiledEntry, Launch, PlanStep, Role};
+use super::{CompiledEntry, Launch, Role};
 use crate::cuda::{CudaError, PIECE_BYTES, TensorExtent, TensorMap};
 use diptych_passes::layout::Leading;
 
@@ -10,13 +10,7 @@ use diptych_passes::layout::Leading;
 /// # Errors
 /// A kernel and what one of its launches has that cannot be copied in boxes.
 pub(super) fn check(entry: &CompiledEntry) -> Result<(), CudaError> {
-    let mut launches = entry.launches();
-    launches.extend(entry.load_steps.iter().flat_map(|step| match step {
-        PlanStep::Launch(launch) => std::slice::from_ref(launch),
-        PlanStep::Together(launches) => launches,
-        PlanStep::Repeat { .. } | PlanStep::Turns { .. } | PlanStep::Copy { .. } => &[],
-    }));
-    for launch in launches {
+    for launch in entry.all_launches() {
         let Some(kernel) = entry.device_kernels.get(launch.kernel) else { continue };
         for map in &kernel.maps {
             check_map(entry, launch, map).map_err(|problem| {

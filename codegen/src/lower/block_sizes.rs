@@ -38,7 +38,8 @@ pub struct BlockSizes {
     pub divides_groups: bool,
     /// Pairs of a row and an id.
     pub pairs: usize,
-    /// Bytes that values take at most which are kept for a turn over some of the rows.
+    /// Bytes that values take at most which are kept for a turn over some of the rows. A GPU needs many rows to have work
+    /// for all of it: 8 GiB are 8192 rows of 128 Ki logits and their gradients, and the smallest GPU that is taken has 40 GB.
     pub turn_bytes: usize,
 }
 

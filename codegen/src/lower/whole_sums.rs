@@ -3,7 +3,8 @@
 
 use crate::tile::{Extent, Stmt, TileProgram};
 
-/// More rows than a run has, and few enough for an `int` to hold the sum of two such numbers.
+/// As many rows as a sum walks at once: more than memory has room for, and few enough for an `int` to hold twice as many.
+/// With more, it would go on from what is stored, as it does from block to block.
 const ALL_ROWS: usize = 1 << 29;
 
 /// Lets each stream over rows that holds nothing but a product take all rows at once.

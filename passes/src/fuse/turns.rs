@@ -19,9 +19,11 @@ pub(super) fn join(roles: &Roles, steps: Vec<Step>, apart: bool) -> Vec<Step> {
             steps = joined;
         }
     }
-    for step in steps.iter_mut().filter(|_| apart) {
-        if let Step::Turns(turns) = step {
-            turns.groups = turns.groups.iter().flat_map(|group| parts(roles, group)).collect();
+    if apart {
+        for step in &mut steps {
+            if let Step::Turns(turns) = step {
+                turns.groups = turns.groups.iter().flat_map(|group| parts(roles, group)).collect();
+            }
         }
     }
     steps

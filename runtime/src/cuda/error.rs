@@ -157,7 +157,7 @@ pub enum CudaError {
     },
     /// A kernel copies boxes of a tensor that the driver cannot describe.
     #[error(
-        "kernel `{kernel}` of entry `{entry}` cannot have a tensor map of its argument `{argument}`: {problem}"
+        "kernel `{kernel}` of entry `{entry}` cannot have a tensor map of its argument `{argument}`: {problem}; this is a fault of the compiler, which the model's configuration helps to find"
     )]
     TensorMap {
         /// The kernel.

@@ -237,6 +237,9 @@ static __device__ __forceinline__ void dot_wgmma(int m, int n, int k, A a, B b, 
                     if (step + 1 < steps) prepared(step + 1);
                 }
             }
+// The compiler sees no use of the sums in the wait above: what comes of them is not to move before it.
+#pragma unroll
+            for (int e = 0; e < WIDTH / 2; e++) settle(sum[e]);
 #pragma unroll
             for (int e = 0; e < WIDTH / 2; e += 2) {
                 const int y = i0 + own_row + e / 2 % 2 * 8, x = j0 + own_column + e / 4 * 8;
