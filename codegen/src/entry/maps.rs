@@ -1,7 +1,7 @@
 //! Tensor maps that a kernel asks for lie in its arguments, whatever launch it is of. This is decided here, where buffers
 //! are known, so that no run has to refuse it.
 
-use super::{CompiledEntry, Launch, PlanStep, Role};
+use super::{CompiledEntry, Launch, PlanStep};
 use crate::cuda::{CudaError, PIECE_BYTES, TensorExtent, TensorMap};
 use diptych_passes::layout::Leading;
 
@@ -47,9 +47,8 @@ fn check_map(entry: &CompiledEntry, launch: &Launch, map: &TensorMap) -> Result<
         let fits = match dim.extent {
             TensorExtent::Fixed(_) => true,
             TensorExtent::Leading(rows) => rows == leading,
-            TensorExtent::Room => {
-                matches!(buffer.role, Role::Cache { .. } | Role::State { .. }) || leading == Leading::Past
-            }
+            // Positions so far are rows of the run where none are kept.
+            TensorExtent::Room => leading != Leading::None,
         };
         if !fits {
             return Err(format!("its rows are {leading:?}, not {:?}", dim.extent));
@@ -63,7 +62,7 @@ mod tests {
     use super::*;
     use crate::cuda::{Architecture, Swizzle, TensorDim};
     use crate::driver::compile_program;
-    use crate::entry::{Buffer, EntryOptions};
+    use crate::entry::{Buffer, EntryOptions, Role};
     use diptych_ir::{DType, EntryKind};
     use diptych_models::{Registry, build};
     use diptych_passes::AdamWOptions;
@@ -107,7 +106,7 @@ mod tests {
         for (problem, found) in [
             ("not bf16", told(rows, DType::BF16, TensorExtent::Leading(Leading::Rows)).0),
             ("no multiple of 16", told(short, DType::F32, TensorExtent::Leading(Leading::Rows)).0),
-            ("not Room", told(rows, DType::F32, TensorExtent::Room).0),
+            ("not Room", told(weight, DType::F32, TensorExtent::Room).0),
             ("not Leading(Batch)", told(rows, DType::F32, TensorExtent::Leading(Leading::Batch)).0),
         ] {
             assert!(found.as_ref().is_err_and(|found| found.contains(problem)), "{problem}: {found:?}");
