@@ -38,8 +38,8 @@ pub enum TensorExtent {
     /// The run-time rows of the run, or of the turn: [`Leading::Rows`], [`Leading::Batch`] or [`Leading::Checkpoints`].
     Leading(Leading),
     /// As long as the argument's memory has room for: of a cache, all its rows. Those that no run wrote are zero in a
-    /// cache. What is computed for all positions so far lies as in a cache, among other values: there they hold
-    /// anything, also no numbers, so that a kernel must not multiply them, even with zero.
+    /// cache. Other values of all positions so far lie among others still: there such rows hold anything, also what is no
+    /// number, so that a kernel must not multiply them, even with zero.
     Room,
 }
 
