@@ -15,7 +15,7 @@ use half::bf16;
 use std::collections::BTreeSet;
 
 /// What is smaller than this, in the mean, is noise.
-const NOISE: f64 = 1e-7;
+const NOISE: f64 = 1e-9;
 
 /// A buffer in both places.
 pub struct Twin {

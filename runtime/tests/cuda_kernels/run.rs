@@ -244,9 +244,10 @@ impl Run<'_> {
             }
         }
         let (node, positions) = match launch.sources[position] {
+            // What kernels leave for one another is no value of the graph; nor are the states kept of a recurrence.
+            _ if buffer.layout.leading() == Leading::Checkpoints => return,
             Source::Value(node) => (node, Positions::All),
             Source::Cache(node) => (node, Positions::New),
-            // What kernels leave for one another is no value of the graph.
             Source::Order(..) | Source::Starts(..) | Source::Chunks(_) | Source::State { .. } => return,
         };
         let sums_on = self.in_turns && buffer.layout.leading() != Leading::Rows;

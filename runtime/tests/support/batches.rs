@@ -19,7 +19,9 @@ pub fn batches_agree(device: &Device, family: &str, dtype: &str, batches: impl I
     use EntryKind::{Decode, Prefill, Score};
     // Large enough that attention is far from even.
     let change = json!({ "dtype": dtype, "context": 192, "standard_deviation": 0.2 });
-    let program = with_probes(&model(family, &format!("{family}-tiny"), change).0);
+    let (program, _) = model(family, &format!("{family}-tiny"), change);
+    let vocab = vocabulary(&program);
+    let program = with_probes(&program);
     let session = session(device, &program, 192, &[Score, Prefill, Decode]);
     session.store.upload().unwrap();
     let caches = device.caches(&session.compiled.entries[&Prefill], room(LENGTHS.len())).unwrap();
@@ -28,7 +30,6 @@ pub fn batches_agree(device: &Device, family: &str, dtype: &str, batches: impl I
         let caches = kind.cached().then_some(&caches);
         Runner::new(device, &session, kind, caches, limits)
     });
-    let vocab = vocabulary(&program);
     let texts = Texts::new(&LENGTHS, vocab);
     let piece = |text: usize, of: Range<usize>| Piece { text, start: of.start, length: of.len() };
     let whole = |text: usize| piece(text, 0..LENGTHS[text]);
