@@ -12,11 +12,15 @@ use diptych_codegen::lower::Source;
 use diptych_ir::Program;
 use diptych_passes::layout::{CHECKPOINT, Leading};
 use diptych_runtime::executor::Kernels;
-use diptych_virtual_gpu::{self as virtual_gpu, Arguments, Configuration, Device, LaunchSizes, Module};
+use diptych_virtual_gpu::{self as virtual_gpu, Arguments, Configuration, Device, LaunchError, LaunchReport};
+use diptych_virtual_gpu::{LaunchSizes, Module};
 use std::ffi::c_void;
 
 /// How far results may be from a processor's, in norm.
 const OF_PROCESSOR: f64 = 1e-5;
+
+/// Sees each launch before it is made: the launch, in which iteration, of which layer.
+pub type Observer<'a> = Box<dyn FnMut(&mut Run<'_>, &Launch, usize, usize) + 'a>;
 
 pub struct Run<'a> {
     pub entry: &'a CompiledEntry,
@@ -39,6 +43,7 @@ pub struct Run<'a> {
     pub wrong: Vec<String>,
     pub launches: usize,
     pub same_bits: usize,
+    pub observer: Option<Observer<'a>>,
 }
 
 impl Run<'_> {
@@ -125,23 +130,47 @@ impl Run<'_> {
     }
 
     fn launch(&mut self, launch: &Launch, iteration: usize, layer: usize) {
-        let kernel = &self.entry.device_kernels[launch.kernel];
-        let chunks = [self.host_tables.blocks, self.host_tables.past_blocks].map(|count| count as usize);
-        let instances: usize = launch
-            .grid
-            .iter()
-            .map(|count| count.instances(|leading| self.rows(leading), chunks, 1))
-            .product();
-        let offset = |run: &Self, place: ArgRef| {
-            let buffer = &run.entry.buffers[place.buffer];
-            let moves = run.in_turns && buffer.turn.is_none() && buffer.layout.leading() == Leading::Rows;
-            run.twins[place.buffer].offset(place, iteration, layer, if moves { run.row } else { 0 })
-        };
         if let Some(of_processor) = self.of_processor {
-            self.on_processor(of_processor, launch, instances, &offset);
+            self.on_processor(of_processor, launch, iteration, layer);
         }
+        if let Some(mut observer) = self.observer.take() {
+            observer(self, launch, iteration, layer);
+            self.observer = Some(observer);
+        }
+        self.launches += 1;
+        match self.execute(self.module, launch, iteration, layer) {
+            Ok(_) => self.compare_written(launch, iteration, layer),
+            Err(error) => {
+                let name = &self.entry.device_kernels[launch.kernel].name;
+                self.wrong.push(format!("{name}: {error}"));
+            }
+        }
+    }
+
+    /// How many instances a launch has.
+    fn instances(&self, launch: &Launch) -> usize {
+        let chunks = [self.host_tables.blocks, self.host_tables.past_blocks].map(|count| count as usize);
+        launch.grid.iter().map(|count| count.instances(|leading| self.rows(leading), chunks, 1)).product()
+    }
+
+    /// How far into its buffer an argument of a launch begins.
+    fn offset(&self, place: ArgRef, iteration: usize, layer: usize) -> usize {
+        let buffer = &self.entry.buffers[place.buffer];
+        let moves = self.in_turns && buffer.turn.is_none() && buffer.layout.leading() == Leading::Rows;
+        self.twins[place.buffer].offset(place, iteration, layer, if moves { self.row } else { 0 })
+    }
+
+    /// Executes a launch, with its kernel taken from a module, on the virtual GPU.
+    pub fn execute(
+        &mut self,
+        module: &Module,
+        launch: &Launch,
+        iteration: usize,
+        layer: usize,
+    ) -> Result<LaunchReport, LaunchError> {
+        let kernel = &self.entry.device_kernels[launch.kernel];
         // Fewer blocks than instances: each takes some, in turn.
-        let blocks = instances.div_ceil(2).max(1);
+        let blocks = self.instances(launch).div_ceil(2).max(1);
         let scratch = self.device.allocate((kernel.scratch_bytes * blocks).max(4)).unwrap();
         let tables = self.device.allocate(size_of::<DeviceTables>()).unwrap();
         // SAFETY: the struct has no padding and no pointers of the host's.
@@ -156,7 +185,7 @@ impl Run<'_> {
         let encoded: Vec<u8> = (kernel.maps.iter())
             .flat_map(|map| {
                 let place = launch.args[map.arg];
-                let at = offset(self, place);
+                let at = self.offset(place, iteration, layer);
                 let slot_bytes = self.twins[place.buffer].slot_bytes;
                 self.tensor_map(
                     map,
@@ -171,24 +200,25 @@ impl Run<'_> {
             arguments = arguments.pointer(maps);
         }
         for &place in &launch.args {
-            arguments = arguments.pointer(self.twins[place.buffer].device + offset(self, place) as u64);
+            let at = self.offset(place, iteration, layer);
+            arguments = arguments.pointer(self.twins[place.buffer].device + at as u64);
         }
         let sizes = LaunchSizes {
             grid: [blocks as u32, 1, 1],
             block: [kernel.threads as u32, 1, 1],
             dynamic_shared: kernel.shared_bytes as u32,
         };
-        let configuration = Configuration { seed: self.launches as u64 + 1, ..Configuration::default() };
-        let compiled = self.module.kernel(&kernel.name).expect("a kernel");
+        let configuration = Configuration { seed: self.launches as u64, ..Configuration::default() };
+        let compiled = module.kernel(&kernel.name).expect("a kernel");
         let launched = self.device.launch(compiled, &sizes, arguments.bytes(), &configuration);
         self.device.free(scratch).unwrap();
         self.device.free(tables).unwrap();
         self.device.free(maps).unwrap();
-        self.launches += 1;
-        if let Err(error) = launched {
-            self.wrong.push(format!("{}: {error}", kernel.name));
-            return;
-        }
+        launched
+    }
+
+    /// Compares the arguments that a launch wrote.
+    pub fn compare_written(&mut self, launch: &Launch, iteration: usize, layer: usize) {
         let written = &self.entry.programs[launch.kernel].args;
         for (position, _) in written.iter().enumerate().filter(|(_, arg)| arg.written) {
             self.compare(launch, position, iteration, layer);
@@ -200,14 +230,14 @@ impl Run<'_> {
         &mut self,
         (entry, kernels): (&CompiledEntry, &Kernels),
         launch: &Launch,
-        instances: usize,
-        offset: &dyn Fn(&Self, ArgRef) -> usize,
+        iteration: usize,
+        layer: usize,
     ) {
         let args: Vec<*mut c_void> = launch
             .args
             .iter()
             .map(|&place| {
-                let at = offset(self, place);
+                let at = self.offset(place, iteration, layer);
                 // SAFETY: a slot of the buffer.
                 unsafe { self.twins[place.buffer].host.as_ptr().add(at).cast() }
             })
@@ -215,7 +245,7 @@ impl Run<'_> {
         let kernel = &entry.kernels[launch.kernel];
         let function = kernels.function(&kernel.name).expect("a kernel");
         let mut scratch = vec![0f32; kernel.scratch_floats + (1 << 18)];
-        for instance in 0..instances {
+        for instance in 0..self.instances(launch) {
             let sizes = [launch.flat as i64];
             // SAFETY: the arguments are the buffers that the kernel was compiled for.
             unsafe {

@@ -1,0 +1,200 @@
+//! Faults seeded in generated kernels, one at a time: all must be caught by a check of the virtual GPU, or by comparing what
+//! the launch writes with the f64 reference. Entries run as in `cuda_kernels`; before each launch of a kernel that a fault is
+//! for, the kernel is compiled and executed with the fault, and then what it wrote is undone.
+
+mod faults;
+#[path = "../../../codegen/tests/support/nvrtc.rs"]
+mod installed;
+#[path = "../cuda_kernels/job.rs"]
+mod job;
+mod kept;
+#[path = "../cuda_kernels/memory.rs"]
+mod memory;
+#[path = "../cuda_kernels/places.rs"]
+mod places;
+#[path = "../cuda_kernels/reference.rs"]
+mod reference;
+#[path = "../cuda_kernels/run.rs"]
+mod run;
+
+use diptych_codegen::cuda::Architecture;
+use diptych_codegen::driver::{CompiledProgram, compile_program};
+use diptych_codegen::entry::{CompiledEntry, EntryOptions, Launch};
+use diptych_ir::EntryKind;
+use diptych_nvrtc::{Form, KernelCache, Nvrtc};
+use diptych_passes::AdamWOptions;
+use diptych_virtual_gpu::{Device, LaunchError, Module};
+use faults::Fault;
+use installed::nvrtc;
+use kept::Kept;
+use job::{Job, program, run_entry, target_of, text_of, tolerance};
+use reference::Reference;
+use run::Run;
+
+/// A fault is tried in so many launches, until it is caught.
+const LAUNCHES: usize = 4;
+
+/// A fault on its way.
+struct Trial<'f> {
+    fault: &'f Fault,
+    /// The kernel that was compiled with it, and where it is.
+    module: Option<(usize, Module)>,
+    launches: usize,
+    /// The kernel's name, and how it was caught.
+    caught: Option<(String, String)>,
+    /// How far what it wrote was from the reference where it was not.
+    missed: Vec<String>,
+}
+
+impl Trial<'_> {
+    /// Compiles the kernel of a launch with the fault, if it is for it.
+    fn prepare(
+        &mut self,
+        nvrtc: &Nvrtc,
+        architecture: Architecture,
+        entry: &CompiledEntry,
+        (kernel, device): (usize, &mut Device),
+    ) -> bool {
+        if let Some((known, _)) = self.module {
+            return known == kernel;
+        }
+        let of_launch = &entry.device_kernels[kernel];
+        if !self.fault.is_for(of_launch) {
+            return false;
+        }
+        let text = text_of(entry, [of_launch]);
+        let text = self.fault.seeded(&text).unwrap_or_else(|problem| panic!("{problem}\n{}", of_launch.text));
+        let target = architecture.name().parse().unwrap();
+        let ptx = nvrtc
+            .compile(&text, "kernel.cu", target, Form::Ptx)
+            .unwrap_or_else(|error| panic!("{}: {error}", self.fault.name));
+        let module = device
+            .load(std::str::from_utf8(&ptx.bytes).unwrap())
+            .unwrap_or_else(|error| panic!("{}: {error}", self.fault.name));
+        self.module = Some((kernel, module));
+        true
+    }
+
+    /// Executes a launch with the fault.
+    fn launch(&mut self, run: &mut Run<'_>, launch: &Launch, iteration: usize, layer: usize) {
+        let Some((_, module)) = &self.module else { return };
+        self.launches += 1;
+        let name = &run.entry.device_kernels[launch.kernel].name;
+        let (before, compared, largest) = (run.wrong.len(), run.compared, run.largest);
+        run.largest = 0.0;
+        match run.execute(module, launch, iteration, layer) {
+            Err(LaunchError::Fault(diagnostic)) => {
+                self.caught = Some((name.clone(), format!("{:?}", diagnostic.fault)));
+            }
+            Err(error) => panic!("{}: {error}", self.fault.name),
+            Ok(_) => {
+                run.compare_written(launch, iteration, layer);
+                if run.wrong.len() > before {
+                    self.caught = Some((name.clone(), format!("the comparison, {:.1e}", run.largest)));
+                } else {
+                    self.missed.push(format!("{name}: {:.1e}", run.largest));
+                }
+            }
+        }
+        run.wrong.truncate(before);
+        (run.compared, run.largest) = (compared, largest);
+    }
+}
+
+fn file_name(preset: &str, dtype: &str, kind: EntryKind) -> String {
+    format!("{preset}_{dtype}_{}", kind.name())
+}
+
+/// Runs an entry on each architecture, and its launches with faults before they are made without.
+fn all_are_caught(preset: &str, dtype: &str, kind: EntryKind) {
+    let Some(nvrtc) = nvrtc() else { return };
+    let faults = faults::read(&file_name(preset, dtype, kind));
+    let (program, vocab) = program(preset, dtype);
+    let compiled = Architecture::ALL.map(|architecture| {
+        let options = EntryOptions::cuda(architecture);
+        compile_program(&program, &[kind], &AdamWOptions::default(), options)
+            .unwrap_or_else(|error| panic!("{error}"))
+    });
+    let compiled: &[CompiledProgram] = &compiled;
+    let entries: Vec<&CompiledEntry> = compiled.iter().map(|compiled| &compiled.entries[&kind]).collect();
+    let job = Job::new(kind, vocab);
+    let reference = Reference::of(compiled[0].program_of(kind), &entries, &job.bound);
+    let mut uncaught = Vec::new();
+    for (architecture, entry) in Architecture::ALL.into_iter().zip(entries) {
+        let of_architecture = faults.iter().filter(|fault| fault.is_on(architecture));
+        let trial = |fault| Trial { fault, module: None, launches: 0, caught: None, missed: Vec::new() };
+        let mut trials: Vec<Trial> = of_architecture.map(trial).collect();
+        let mut device = Device::new(target_of(architecture), 1 << 30);
+        let text = text_of(entry, &entry.device_kernels);
+        if let Ok(folder) = std::env::var("DUMP") { std::fs::write(format!("{folder}/{preset}.{}.{architecture}.cu", kind.name()), &text).unwrap(); }
+        let target = architecture.name().parse().unwrap();
+        let ptx = KernelCache::standard().compile(&nvrtc, &text, "kernels.cu", target, Form::Ptx).unwrap();
+        let module = device.load(std::str::from_utf8(&ptx.bytes).unwrap()).unwrap();
+        let observer = |run: &mut Run<'_>, launch: &Launch, iteration: usize, layer: usize| {
+            let open = trials.iter_mut().filter(|trial| trial.caught.is_none() && trial.launches < LAUNCHES);
+            let mut kept = None;
+            for trial in open {
+                let kernel = (launch.kernel, &mut *run.device);
+                if trial.prepare(&nvrtc, architecture, run.entry, kernel) {
+                    let kept = kept.get_or_insert_with(|| Kept::of(run, launch));
+                    trial.launch(run, launch, iteration, layer);
+                    kept.put_back(run);
+                }
+            }
+            kept.into_iter().for_each(|kept: Kept| kept.free(run));
+        };
+        let name = format!("{preset} {dtype} {} on {architecture}", kind.name());
+        let device = (&mut device, &module);
+        run_entry(&name, &job, &reference, (entry, None), device, tolerance(dtype), Some(Box::new(observer)));
+        for trial in &trials {
+            let name = &trial.fault.name;
+            match &trial.caught {
+                Some((kernel, how)) => println!("| {name} | {architecture} | {kernel} | {how} |"),
+                None if trial.launches == 0 => uncaught.push(format!("{name}: {architecture} has no such kernel")),
+                None => uncaught.push(format!("{name} on {architecture}: {}", trial.missed.join(", "))),
+            }
+        }
+    }
+    assert!(uncaught.is_empty(), "not caught:\n{}", uncaught.join("\n"));
+}
+
+/// What is run with faults: a preset, its type, and an entry.
+const RUNS: [(&str, &str, EntryKind); 4] = [
+    ("llama-tiny", "bf16", EntryKind::Prefill),
+    ("llama-tiny", "bf16", EntryKind::Decode),
+    ("llama-tiny", "bf16", EntryKind::Step),
+    ("gpt2-tiny", "f32", EntryKind::Score),
+];
+
+#[test]
+fn there_are_many_faults() {
+    let count = |(preset, dtype, kind)| faults::read(&file_name(preset, dtype, kind)).len();
+    let count: usize = RUNS.into_iter().map(count).sum();
+    println!("{count} faults");
+    assert!(count >= 60);
+}
+
+fn check(run: usize) {
+    let (preset, dtype, kind) = RUNS[run];
+    all_are_caught(preset, dtype, kind);
+}
+
+#[test]
+fn faults_of_prefilling_llama() {
+    check(0);
+}
+
+#[test]
+fn faults_of_decoding_llama() {
+    check(1);
+}
+
+#[test]
+fn faults_of_training_llama() {
+    check(2);
+}
+
+#[test]
+fn faults_of_scoring_with_gpt2() {
+    check(3);
+}
