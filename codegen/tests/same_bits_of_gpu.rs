@@ -105,7 +105,8 @@ fn found(change: &mut dyn FnMut(&mut TileProgram, &[usize]) -> Option<usize>) ->
         let shared = |sum: &Sum| scored.contains(&sum.identity);
         let allowed: Vec<usize> = (0..sums.len()).filter(|&at| shared(&sums[at])).collect();
         if let Some(sum) = change(&mut decode.programs[kernel], &allowed) {
-            let error = verify_same_bits(entries.values(), Architecture::Sm80).expect_err("another way to sum");
+            let error =
+                verify_same_bits(entries.values(), Architecture::Sm80).expect_err("another way to sum");
             return (sums[sum].name.clone(), error);
         }
     }

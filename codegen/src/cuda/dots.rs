@@ -173,6 +173,11 @@ impl Staging {
         rings.into_iter().map(|ring| Staging { ring: Some(ring), bytes }).collect()
     }
 
+    /// Whether the next slot is filled while one is multiplied and another waits for the products before.
+    pub(super) fn has_enough_slots(self) -> bool {
+        self.ring.is_none_or(|ring| ring.slots >= 3)
+    }
+
     fn ring_bytes(self) -> usize {
         self.ring.map_or(0, |ring| ring.bytes().next_multiple_of(ALIGNMENT))
     }

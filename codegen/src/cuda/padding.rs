@@ -2,6 +2,7 @@
 //! and the others in the next ones, so that rows must not begin in the same bank. A program's views are changed before it
 //! is written; the writer knows nothing of it.
 
+use super::Architecture;
 use super::dots::{each, last_stride, warpgroups};
 use crate::condense::accesses::views;
 use crate::tile::{Base, DimId, Dot, Place, Stmt, TileProgram, View};
@@ -28,8 +29,11 @@ impl Pitch {
 }
 
 /// A program with its tiles so padded.
-pub(super) fn padded(program: &TileProgram) -> TileProgram {
+pub(super) fn padded(program: &TileProgram, architecture: Architecture) -> TileProgram {
     let mut wanted: BTreeMap<usize, Option<Pitch>> = BTreeMap::new();
+    if !architecture.has_warpgroups() {
+        return program.clone();
+    }
     each(&program.body, &mut |dot| {
         let Some(method) = warpgroups(program, dot) else { return };
         let left_is_b = method.swapped();
@@ -37,11 +41,8 @@ pub(super) fn padded(program: &TileProgram) -> TileProgram {
             want(&mut wanted, view, (&dot.m, &dot.n), left_is_b);
         }
         if method.parts() > 1 {
-            let (place, x) = if left_is_b {
-                (right(dot), &dot.n)
-            } else {
-                (Place::Strided(dot.a.clone()), &dot.m)
-            };
+            let (place, x) =
+                if left_is_b { (right(dot), &dot.n) } else { (Place::Strided(dot.a.clone()), &dot.m) };
             if let Place::Strided(view) = &place {
                 let along_k = last_stride(view, x) != 1;
                 let (rows, columns) = if along_k { (x, &dot.k) } else { (&dot.k, x) };
@@ -76,7 +77,8 @@ fn want(
 ) {
     let Base::Tile(tile) = view.base else { return };
     let row = last_stride(view, rows);
-    let pitch = (row > 0 && last_stride(view, columns) == 1).then_some(Pitch { row, banks: if across { 4 } else { 8 } });
+    let pitch = (row > 0 && last_stride(view, columns) == 1)
+        .then_some(Pitch { row, banks: if across { 4 } else { 8 } });
     let Some(pitch) = pitch else {
         wanted.insert(tile, None);
         return;

@@ -61,9 +61,13 @@ impl Placement {
         let start = staged.next_multiple_of(ALIGNMENT);
         let mut scratch_bytes = 0;
         let shared_bytes = loop {
-            let (offsets, end) = packed(&inside, &bytes, &lives, start);
+            // The largest first, or those that are needed first: what follows one another then takes turns.
+            let mut in_time = inside.clone();
+            in_time.sort_by_key(|&tile| lives[tile]);
+            let [one, other] = [&inside, &in_time].map(|order| packed(order, &bytes, &lives, start));
+            let (order, (offsets, end)) = if other.1 < one.1 { (&in_time, other) } else { (&inside, one) };
             if end + RESERVED <= architecture.shared_bytes() || inside.is_empty() {
-                inside.iter().zip(offsets).for_each(|(&tile, offset)| tiles[tile] = Room::Shared(offset));
+                order.iter().zip(offsets).for_each(|(&tile, offset)| tiles[tile] = Room::Shared(offset));
                 break end;
             }
             let largest = inside.remove(0);

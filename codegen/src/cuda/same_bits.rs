@@ -149,11 +149,7 @@ struct Found<'a> {
 }
 
 /// How a launch sums what it sums.
-fn ways<'l>(
-    program: &TileProgram,
-    launch: &'l Launch,
-    architecture: Architecture,
-) -> Vec<(&'l Sum, Way)> {
+fn ways<'l>(program: &TileProgram, launch: &'l Launch, architecture: Architecture) -> Vec<(&'l Sum, Way)> {
     let mut of: Vec<Vec<Way>> = vec![Vec::new(); launch.sums.len()];
     collect(program, &program.body, architecture, &mut |sum, way| of[sum].push(way));
     let all = launch.sums.iter().zip(of).filter(|(_, ways)| !ways.is_empty());
@@ -181,7 +177,9 @@ fn collect(
                 found(dot.sum, Way::Dot { arithmetic, over: spans(&dot.k), goes_on: dot.accumulate });
             }
             Stmt::Nest(nest) => reductions(program, nest, &spans, found),
-            Stmt::Stream { body, .. } | Stmt::Steps { body, .. } => collect(program, body, architecture, found),
+            Stmt::Stream { body, .. } | Stmt::Steps { body, .. } => {
+                collect(program, body, architecture, found)
+            }
             Stmt::When { yes, no, .. } => {
                 collect(program, yes, architecture, found);
                 collect(program, no, architecture, found);

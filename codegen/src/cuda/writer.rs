@@ -56,9 +56,8 @@ pub fn file_text<'a>(kernels: impl IntoIterator<Item = &'a KernelText>) -> Strin
 /// When the program has a statement that no GPU code is written for.
 pub fn write(program: &TileProgram, name: &str, architecture: Architecture) -> Result<KernelText, CudaError> {
     let error = |problem: String| CudaError { kernel: name.to_owned(), problem };
-    let padded = architecture.has_warpgroups().then(|| padded(program));
-    let program = padded.as_ref().unwrap_or(program);
-    let (staging, placement) = placed(program, architecture);
+    let padded = padded(program, architecture);
+    let (program, staging, placement) = placed([&padded, program], architecture);
     let pending = Pending::default().at_loop(program, &program.body, &placement).map_err(error)?;
     let mut writer = Writer {
         program,
@@ -86,16 +85,36 @@ pub fn write(program: &TileProgram, name: &str, architecture: Architecture) -> R
     })
 }
 
-/// As many slots of a ring as let all tiles lie in shared memory; three where they do not anyway.
-fn placed(program: &TileProgram, architecture: Architecture) -> (Staging, Placement) {
-    let choices = Staging::choices(program, architecture);
-    let placed = choices.iter().map(|&staging| {
-        let placement = Placement::of(program, architecture, staging.total());
-        (staging, placement)
-    });
-    let mut placed: Vec<(Staging, Placement)> = placed.collect();
-    let fits = placed.iter().position(|(_, placement)| placement.scratch_bytes == 0);
-    placed.swap_remove(fits.unwrap_or(if placed.len() > 1 { 1 } else { 0 }))
+/// The first of these forms of a program, and as many slots of a ring, as let all tiles lie in shared memory. What is worth
+/// most is three slots, so that copies are under way while a slot is multiplied; then rows of tiles in different banks.
+fn placed<'p>(
+    forms: [&'p TileProgram; 2],
+    architecture: Architecture,
+) -> (&'p TileProgram, Staging, Placement) {
+    let place = |form: &'p TileProgram, staging: Staging| {
+        let placement = Placement::of(form, architecture, staging.total());
+        (form, staging, placement)
+    };
+    let all = |enough: bool| {
+        let choices = move |form: &'p TileProgram| {
+            let choices = Staging::choices(form, architecture);
+            choices
+                .into_iter()
+                .filter(move |staging| staging.has_enough_slots() == enough)
+                .map(move |staging| (form, staging))
+        };
+        forms.into_iter().flat_map(choices)
+    };
+    let fits = |placed: &(&TileProgram, Staging, Placement)| placed.2.scratch_bytes == 0;
+    let mut placed = all(true).chain(all(false)).map(|(form, staging)| place(form, staging));
+    // Where nothing fits, three slots, and the largest tiles elsewhere.
+    let otherwise = || {
+        let [form, _] = forms;
+        let choices = Staging::choices(form, architecture);
+        let staging = choices.iter().rfind(|staging| staging.has_enough_slots()).unwrap_or(&choices[0]);
+        place(form, *staging)
+    };
+    placed.find(fits).unwrap_or_else(otherwise)
 }
 
 pub(super) struct Writer<'a> {

@@ -62,7 +62,7 @@ impl EntryOptions {
     pub const fn cuda(architecture: Architecture) -> EntryOptions {
         EntryOptions {
             panel: cuda::PANEL,
-            blocks: BlockSizes::of_gpu(),
+            blocks: BlockSizes::of_gpu(architecture),
             language: Language::Cuda(architecture),
             threads: architecture.multiprocessors(),
             turn_rows: 8192,

@@ -1,6 +1,7 @@
 //! How large the blocks are that instances have of long dimensions: a processor's instances keep to its caches, a GPU's
 //! to the shared memory and registers of a thread block. It knows no dimension and no instruction.
 
+use crate::cuda::Architecture;
 use crate::tile::{PAIRS, TURNED_ROWS};
 
 /// Block sizes, in elements of the dimension that is meant. No bit of a contraction depends on one; sums over rows or
@@ -75,13 +76,15 @@ impl BlockSizes {
     }
 
     /// Those of a GPU. A thread block's results are at most 64 x 128 floats, 32 KiB, so that two of them and what is
-    /// staged of their operands fit in shared memory twice over; a pass over memory has as many rows as a block of 256
-    /// threads has warps; attention has one head. Columns are divided finely, so that all of the GPU has work: what an
-    /// instance computes for its own columns, others compute too, which is worth it only where it is little.
-    pub const fn of_gpu() -> BlockSizes {
+    /// staged of their operands fit in shared memory twice over; warpgroups have 128 x 128, 64 KiB, and a multiprocessor
+    /// for themselves, since each of them reads all columns of a slot for its 64 rows. A pass over memory has as many
+    /// rows as a block of 256 threads has warps; attention has one head. Columns are divided finely, so that all of the
+    /// GPU has work: what an instance computes for its own columns, others compute too, which is worth it only where it
+    /// is little.
+    pub const fn of_gpu(architecture: Architecture) -> BlockSizes {
         BlockSizes {
             pointwise_rows: 8,
-            rows: 64,
+            rows: if architecture.has_warpgroups() { 128 } else { 64 },
             few_rows: 16,
             whole_rows: false,
             operand: 32 << 10,

@@ -146,6 +146,7 @@ pub fn run_entry(
         launches: 0,
         same_bits: 0,
         observer,
+        conflicts: Vec::new(),
         compared: 0,
         largest: 0.0,
     };
@@ -160,6 +161,10 @@ pub fn run_entry(
         run.same_bits,
         start.elapsed().as_secs_f64()
     );
+    run.conflicts.sort_by(|a, b| b.0.total_cmp(&a.0));
+    for (ratio, kernel) in run.conflicts.iter().take(3) {
+        println!("  {ratio:.2} passes through banks in {kernel}");
+    }
     assert!(run.wrong.is_empty(), "{name}:\n{}", run.wrong.join("\n"));
     // What is compared is no smaller part: kernels leave little for one another that is no value of the graph.
     assert!(run.compared * 2 > run.launches, "{name}");

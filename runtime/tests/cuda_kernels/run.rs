@@ -44,6 +44,8 @@ pub struct Run<'a> {
     pub launches: usize,
     pub same_bits: usize,
     pub observer: Option<Observer<'a>>,
+    /// Passes through the banks of shared memory over those without conflicts, in the main loops of products.
+    pub conflicts: Vec<(f64, String)>,
 }
 
 impl Run<'_> {
@@ -139,7 +141,13 @@ impl Run<'_> {
         }
         self.launches += 1;
         match self.execute(self.module, launch, iteration, layer) {
-            Ok(_) => self.compare_written(launch, iteration, layer),
+            Ok(report) => {
+                if report.total.tensor_core_instructions > 0 {
+                    let name = self.entry.device_kernels[launch.kernel].name.clone();
+                    self.conflicts.push((report.main_loop().bank_conflict_ratio(), name));
+                }
+                self.compare_written(launch, iteration, layer);
+            }
             Err(error) => {
                 let name = &self.entry.device_kernels[launch.kernel].name;
                 self.wrong.push(format!("{name}: {error}"));

@@ -8,8 +8,8 @@ use serde::Deserialize;
 #[serde(deny_unknown_fields)]
 pub struct Fault {
     pub name: String,
-    /// The architecture.
-    on: String,
+    /// The architectures.
+    on: Vec<String>,
     /// What the text of a kernel that it is for has in it.
     kernel: Vec<String>,
     /// The change is made behind this text, of which the last line is behind the others.
@@ -30,8 +30,9 @@ pub fn read(name: &str) -> Vec<Fault> {
     let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
     let file: File = toml::from_str(&text).unwrap_or_else(|error| panic!("{path}: {error}"));
     for fault in &file.fault {
-        let known = Architecture::ALL.iter().any(|architecture| architecture.name() == fault.on);
-        assert!(known && !fault.kernel.is_empty() && fault.from != fault.to, "{}", fault.name);
+        let known = Architecture::ALL.map(|architecture| architecture.name().to_owned());
+        assert!(!fault.on.is_empty() && fault.on.iter().all(|name| known.contains(name)), "{}", fault.name);
+        assert!(!fault.kernel.is_empty() && fault.from != fault.to, "{}", fault.name);
     }
     file.fault
 }
@@ -43,7 +44,7 @@ impl Fault {
     }
 
     pub fn is_on(&self, architecture: Architecture) -> bool {
-        self.on == architecture.name()
+        self.on.iter().any(|name| name == architecture.name())
     }
 
     /// A file of the kernel with the fault.

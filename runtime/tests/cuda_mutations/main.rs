@@ -50,8 +50,7 @@ impl Trial<'_> {
     /// Compiles the kernel of a launch with the fault, if it is for it.
     fn prepare(
         &mut self,
-        nvrtc: &Nvrtc,
-        architecture: Architecture,
+        (nvrtc, architecture): (&Nvrtc, Architecture),
         entry: &CompiledEntry,
         (kernel, device): (usize, &mut Device),
     ) -> bool {
@@ -62,17 +61,21 @@ impl Trial<'_> {
         if !self.fault.is_for(of_launch) {
             return false;
         }
-        let text = text_of(entry, [of_launch]);
-        let text = self.fault.seeded(&text).unwrap_or_else(|problem| panic!("{problem}\n{}", of_launch.text));
-        let target = architecture.name().parse().unwrap();
-        let ptx = nvrtc
-            .compile(&text, "kernel.cu", target, Form::Ptx)
-            .unwrap_or_else(|error| panic!("{}: {error}", self.fault.name));
-        let module = device
-            .load(std::str::from_utf8(&ptx.bytes).unwrap())
-            .unwrap_or_else(|error| panic!("{}: {error}", self.fault.name));
-        self.module = Some((kernel, module));
-        true
+        let mut compile = || -> Result<Module, String> {
+            let text = self.fault.seeded(&text_of(entry, [of_launch]))?;
+            let target = architecture.name().parse().expect("a target");
+            let ptx = nvrtc.compile(&text, "kernel.cu", target, Form::Ptx).map_err(|error| error.to_string())?;
+            let ptx = std::str::from_utf8(&ptx.bytes).expect("PTX");
+            device.load(ptx).map_err(|error| error.to_string())
+        };
+        match compile() {
+            Ok(module) => self.module = Some((kernel, module)),
+            Err(problem) => {
+                self.launches = LAUNCHES;
+                self.missed.push(format!("{}: {problem}", of_launch.name));
+            }
+        }
+        self.module.is_some()
     }
 
     /// Executes a launch with the fault.
@@ -135,7 +138,7 @@ fn all_are_caught(preset: &str, dtype: &str, kind: EntryKind) {
             let mut kept = None;
             for trial in open {
                 let kernel = (launch.kernel, &mut *run.device);
-                if trial.prepare(&nvrtc, architecture, run.entry, kernel) {
+                if trial.prepare((&nvrtc, architecture), run.entry, kernel) {
                     let kept = kept.get_or_insert_with(|| Kept::of(run, launch));
                     trial.launch(run, launch, iteration, layer);
                     kept.put_back(run);

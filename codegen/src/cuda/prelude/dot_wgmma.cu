@@ -18,6 +18,9 @@
 #define IN_REGISTERS_BY_PAIRS 5 // the same, two at a time, of k that runs along memory
 
 static __device__ __forceinline__ void fence_registers() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+// Registers that tensor cores read must have been written before the fence: what is done here is not moved behind it.
+static __device__ __forceinline__ void settle(float &x) { asm volatile("" : "+f"(x)); }
+static __device__ __forceinline__ void settle(unsigned &x) { asm volatile("" : "+r"(x)); }
 static __device__ __forceinline__ void end_of_products() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
 template <int LEFT> static __device__ __forceinline__ void wait_for_products() {
     asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(LEFT) : "memory");
@@ -71,20 +74,23 @@ template <bool PAIRS> static __device__ __forceinline__ void store_two(float *on
         *one = x, *other = y;
 }
 
-// The fragments of 64 rows x 16 k of an operand that a thread has in registers: of rows `i` and i + 8, k `kk` and kk + 8, and
-// what is beside each. `there` says which of the two rows is there, `k` where k ends.
-template <int PARTS, bool PAIRS, class AT>
-static __device__ __forceinline__ void load_fragments(unsigned (&left)[PARTS][4], const bool (&there)[2], int kk, int k, AT at) {
+// The fragments of 64 rows x 16 k of an operand that a thread has in registers: of rows 0 and 8, k 0 and 8, and what is beside
+// each. `there` says which of the two rows is there; of k there are all 16, or as many as `depth` says.
+template <int PARTS, bool PAIRS, bool WHOLE, class AT>
+static __device__ __forceinline__ void load_fragments(unsigned (&left)[PARTS][4], const bool (&there)[2], int depth, AT at) {
 #pragma unroll
     for (int e = 0; e < 4; e++) {
-        const int column = kk + e / 2 * 8;
+        const int row = e % 2 * 8, column = e / 2 * 8;
         float x = 0.0f, y = 0.0f;
-        if (there[e % 2] && column + 1 < k)
-            load_two<PAIRS>(x, y, at(e % 2 * 8, column), at(e % 2 * 8, column + 1));
-        else if (there[e % 2] && column < k)
-            x = load(at(e % 2 * 8, column));
+        if (there[e % 2] && (WHOLE || column + 1 < depth))
+            load_two<PAIRS>(x, y, at(row, column), at(row, column + 1));
+        else if (!WHOLE && there[e % 2] && column < depth)
+            x = load(at(row, column));
 #pragma unroll
-        for (int part = 0; part < PARTS; part++) left[part][e] = next_part(x, y);
+        for (int part = 0; part < PARTS; part++) {
+            left[part][e] = next_part(x, y);
+            settle(left[part][e]);
+        }
     }
 }
 
@@ -121,6 +127,8 @@ static __device__ __forceinline__ void dot_wgmma(int m, int n, int k, A a, B b, 
                 else if (ACCUMULATE && y < m && x < n)
                     sum[e] = load(c.at(y, x));
             }
+#pragma unroll
+            for (int e = 0; e < WIDTH / 2; e++) settle(sum[e]);
             unsigned left[4][PARTS][4];
             const bool there[2] = {i0 + own_row < m, i0 + own_row + 8 < m};
             // What consumers do for a slot that the producer has left to them, until tensor cores may read it.
@@ -137,18 +145,23 @@ static __device__ __forceinline__ void dot_wgmma(int m, int n, int k, A a, B b, 
                 if (B_FROM == BY_TMA_ZEROED && k - k0 < RING_STEP) clear_beyond<B_EXTENT, B_ALONG_K>(stage + A_BYTES / 2, k - k0);
                 show_to_tensor_cores();
             };
-            const auto fragments = [&](int step) {
-#pragma unroll
-                for (int kk = 0; kk < 4; kk++)
-                    load_fragments<PARTS, A_FROM == IN_REGISTERS_BY_PAIRS>(
-                        left[kk], there, step * RING_STEP + kk * 16 + lane % 4 * 2, k,
-                        [&](int y, int x) { return a.at(i0 + own_row + y, x); });
-            };
-            const auto multiply = [&](const RING &at) {
+            // Of an operand in registers the next fragments are made while the products of those before are under way.
+            const auto multiply = [&](const RING &at, int step) {
                 const unsigned of_a = a_at + at.pieces(), of_b = b_at + at.pieces();
-                fence_registers();
+                const int depth = k - step * RING_STEP;
+                if (!A_REGISTERS) fence_registers();
 #pragma unroll
-                for (int kk = 0; kk < 4; kk++)
+                for (int kk = 0; kk < 4; kk++) {
+                    if constexpr (A_REGISTERS) {
+                        const bool PAIRWISE = A_FROM == IN_REGISTERS_BY_PAIRS;
+                        const int own_k = kk * 16 + lane % 4 * 2;
+                        const auto element = [&](int y, int x) { return a.at(i0 + own_row + y, step * RING_STEP + own_k + x); };
+                        if (depth >= RING_STEP)
+                            load_fragments<PARTS, PAIRWISE, true>(left[kk], there, 0, element);
+                        else
+                            load_fragments<PARTS, PAIRWISE, false>(left[kk], there, depth - own_k, element);
+                        fence_registers();
+                    }
 #pragma unroll
                     for (int part = PARTS - 1; part >= 0; part--) {
                         const auto right = matrix(of_b + kk * (B_ALONG_K ? 2 : 128));
@@ -158,6 +171,7 @@ static __device__ __forceinline__ void dot_wgmma(int m, int n, int k, A a, B b, 
                             wgmma<!A_ALONG_K, !B_ALONG_K>(
                                 sum, matrix(of_a + part * ROWS * RING_STEP / 8 + kk * (A_ALONG_K ? 2 : 128)), right);
                     }
+                }
                 end_of_products();
             };
             if constexpr (!FILLS && !A_REGISTERS) {
@@ -170,7 +184,7 @@ static __device__ __forceinline__ void dot_wgmma(int m, int n, int k, A a, B b, 
                         fill(at, step);
                         workers_wait();
                     }
-                    multiply(at);
+                    multiply(at, step);
                     wait_for_products<1>();
                     if (step > 0) before.leave();
                     before = at;
@@ -193,8 +207,7 @@ static __device__ __forceinline__ void dot_wgmma(int m, int n, int k, A a, B b, 
                 }
 #pragma unroll 1
                 for (int step = 0; step < steps; step++) {
-                    if (A_REGISTERS) fragments(step);
-                    multiply(at);
+                    multiply(at, step);
                     const RING before = at;
                     at = at.next();
                     if (step + 1 < steps) prepare(step + 1);

@@ -37,12 +37,13 @@ template <class ELEMENT> static __device__ __forceinline__ void load_piece(float
     for (int e = 0; e < 8; e++) x[e] = load(p + e);
 }
 
-// The next part of two numbers, and what it leaves of them.
+// The next part of two numbers, the first in the lower half, and what it leaves of them.
 static __device__ __forceinline__ unsigned next_part(float &x, float &y) {
-    const bf16 low = to_bf16(x), high = to_bf16(y);
-    x -= to_float(low);
-    y -= to_float(high);
-    return low.bits | (unsigned)high.bits << 16;
+    unsigned both;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(y), "f"(x));
+    x -= of_bits(both << 16);
+    y -= of_bits(both & 0xffff0000u);
+    return both;
 }
 
 // Fills a stage with DEPTH x EXTENT elements of an operand, of which `extent` and `depth` are there; columns lie in blocks
