@@ -51,6 +51,11 @@ pub struct Reference {
     pub results: Vec<(Symbol, NodeId)>,
 }
 
+/// Whether a parameter makes queries: in the zoo, their names tell.
+fn is_query(name: Symbol) -> bool {
+    name.as_str().rsplit('.').next().is_some_and(|last| last == "q" || last.starts_with("q_"))
+}
+
 /// Random numbers for all parameters and states, as wide as their types are.
 fn stored(program: &Program, random: &mut Random) -> BTreeMap<Symbol, Value> {
     let params = program.params.iter().map(|(&name, info)| (name, &info.ty));
@@ -62,6 +67,8 @@ fn stored(program: &Program, random: &mut Random) -> BTreeMap<Symbol, Value> {
             // Squares and their sums are not negative.
             true if name.as_str().starts_with("variance") => random.float().abs() * 0.01,
             true => random.float() * 0.01,
+            // Scores of attention differ by so much that it shows by which maximum they are scaled.
+            false if is_query(name) => random.float() * 20.0,
             false => random.float() * 0.3,
         };
         let mut value = Value::build(axes, {
