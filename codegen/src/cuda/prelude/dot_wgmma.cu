@@ -41,7 +41,7 @@ template <int EXTENT, bool ALONG_K> static __device__ __forceinline__ void clear
         const int row = piece / 8 % (ALONG_K ? EXTENT : 64), column = piece % 8 * 8;
         bf16 *const to = stage + (ALONG_K ? 0 : piece / 512 * (BLOCK_BYTES / 2)) + exchanged<64>(row, column);
         if ((ALONG_K ? column : row) >= depth)
-            *(uint4 *)to = make_uint4(0, 0, 0, 0);
+            store_piece(to, make_uint4(0, 0, 0, 0));
         else if (ALONG_K && column + 8 > depth)
             for (int e = depth - column; e < 8; e++) to[e].bits = 0;
     }

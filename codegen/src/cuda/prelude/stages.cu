@@ -46,6 +46,12 @@ static __device__ __forceinline__ unsigned next_part(float &x, float &y) {
     return both;
 }
 
+// 16 bytes to shared memory at once, which a compiler that does not know their place would split.
+static __device__ __forceinline__ void store_piece(bf16 *to, uint4 x) {
+    asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(shared_address(to)), "r"(x.x), "r"(x.y), "r"(x.z), "r"(x.w)
+                 : "memory");
+}
+
 // Fills a stage with DEPTH x EXTENT elements of an operand, of which `extent` and `depth` are there; columns lie in blocks
 // of WIDTH.
 template <int DEPTH, int EXTENT, int WIDTH, bool ALONG_K, int PARTS, int COPY, class AT>
@@ -63,7 +69,7 @@ static __device__ __forceinline__ void fill_stage(bf16 *stage, int extent, int d
         if (PARTS == 1 && COPY == COPY_ASYNC) {
             copy_async(to, there > 0 ? at(kk, x) : at(0, 0), there * 2);
         } else if (PARTS == 1 && COPY == COPY_PIECES && there == 8) {
-            *(uint4 *)to = *(const uint4 *)at(kk, x);
+            store_piece(to, *(const uint4 *)at(kk, x));
         } else {
             float left[8];
             if (COPY != COPY_ELEMENTS && there == 8)
@@ -77,7 +83,7 @@ static __device__ __forceinline__ void fill_stage(bf16 *stage, int extent, int d
                 unsigned words[4];
 #pragma unroll
                 for (int word = 0; word < 4; word++) words[word] = next_part(left[2 * word], left[2 * word + 1]);
-                *(uint4 *)(to + part * EXTENT * DEPTH) = make_uint4(words[0], words[1], words[2], words[3]);
+                store_piece(to + part * EXTENT * DEPTH, make_uint4(words[0], words[1], words[2], words[3]));
             }
         }
     }
