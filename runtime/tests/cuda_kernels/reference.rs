@@ -6,7 +6,7 @@ use diptych_codegen::entry::CompiledEntry;
 use diptych_codegen::lower::Source;
 use diptych_ir::evaluate::{Context, Value, evaluate_watched};
 use diptych_ir::{DType, EntryKind, NodeId, Op, Program, RegionId, Symbol};
-use diptych_passes::normalize::normalize;
+use diptych_passes::normalize::{normalize, sum_heads_apart};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
 
@@ -68,7 +68,7 @@ fn stored(program: &Program, random: &mut Random) -> BTreeMap<Symbol, Value> {
             true if name.as_str().starts_with("variance") => random.float().abs() * 0.01,
             true => random.float() * 0.01,
             // Scores of attention differ by so much that it shows by which maximum they are scaled.
-            false if is_query(name) => random.float() * 20.0,
+            false if is_query(name) => random.float() * 10.0,
             false => random.float() * 0.3,
         };
         let mut value = Value::build(axes, {
@@ -89,7 +89,7 @@ impl Reference {
         let stored = stored(program, &mut random);
         let mut program = program.clone();
         program.entries.retain(|entry| entry.kind == kind);
-        let program = normalize(&program, kind.cached()).unwrap();
+        let program = sum_heads_apart(&normalize(&program, kind.cached()).unwrap()).unwrap();
         let entry_of_graph = program.entry(kind).unwrap();
         let results: Vec<(Symbol, NodeId)> =
             entry_of_graph.roots.iter().chain(&entry_of_graph.updates).copied().collect();
