@@ -3,7 +3,7 @@
 use super::memory::twins;
 use super::places::Bound;
 use super::reference::Reference;
-use super::run::{Observer, Run};
+use super::run::{Counted, Observer, Run};
 use diptych_codegen::cuda::{Architecture, KernelText, PANEL, file_text, step};
 use diptych_codegen::entry::{CompiledEntry, Limits};
 use diptych_codegen::tile::CHUNK;
@@ -12,6 +12,7 @@ use diptych_models::{Registry, build};
 use diptych_runtime::executor::{Binding, CacheSize, Kernels, Sequence};
 use diptych_virtual_gpu::{Device, Module, Target};
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 const CONTEXT: usize = 192;
@@ -35,11 +36,16 @@ fn config(preset: &str) -> Value {
 
 /// A preset of the zoo at these sizes, and how many tokens it knows.
 pub fn program(preset: &str, dtype: &str) -> (Program, usize) {
+    program_of_size(preset, dtype, &config(preset))
+}
+
+/// A preset with some of its fields changed.
+pub fn program_of_size(preset: &str, dtype: &str, config: &Value) -> (Program, usize) {
     let registry = Registry::zoo();
     let family = registry.preset(preset).unwrap();
     let mut fields = family.describe();
     let all = fields.as_object_mut().unwrap();
-    all.extend(config(preset).as_object().unwrap().clone());
+    all.extend(config.as_object().unwrap().clone());
     all.insert("dtype".into(), dtype.into());
     all.insert("context".into(), CONTEXT.into());
     let architecture = registry.architecture(family.name(), &fields).unwrap();
@@ -75,8 +81,13 @@ pub struct Job {
 }
 
 impl Job {
+    /// Such sequences as show what an entry of this kind does.
     pub fn new(kind: EntryKind, vocab: usize) -> Job {
-        let sequences = sequences(kind);
+        Job::of(kind, sequences(kind), vocab)
+    }
+
+    /// Each sequence is where it begins, and how long it is.
+    pub fn of(kind: EntryKind, sequences: Vec<(usize, usize)>, vocab: usize) -> Job {
         let batch = sequences.len();
         let chunks = CONTEXT.div_ceil(CHUNK);
         // Chunks of a sequence lie apart, the last first.
@@ -105,7 +116,7 @@ pub fn tolerance(dtype: &str) -> f64 {
     if dtype == "bf16" { 2e-2 } else { 1e-4 }
 }
 
-/// Runs an entry launch by launch, and fails where something is wrong.
+/// Runs an entry launch by launch, and fails where something is wrong. Returns what was counted of each kernel.
 pub fn run_entry(
     name: &str,
     job: &Job,
@@ -114,8 +125,9 @@ pub fn run_entry(
     (device, module): (&mut Device, &Module),
     tolerance: f64,
     observer: Option<Observer<'_>>,
-) {
+) -> BTreeMap<usize, Counted> {
     let start = Instant::now();
+    let compares = reference.is_evaluated;
     let &Job { ref bound, limits, cache } = job;
     let mut binding = Binding::cached(limits, CONTEXT, cache);
     let sequence = |(state, &(origin, length)): (usize, &(usize, usize))| {
@@ -146,12 +158,17 @@ pub fn run_entry(
         launches: 0,
         same_bits: 0,
         observer,
-        conflicts: Vec::new(),
+        counted: BTreeMap::new(),
+        compares,
         compared: 0,
         largest: 0.0,
     };
     run.steps(&entry.load_steps, 0, 0);
     run.steps(&entry.steps, 0, 0);
+    if !compares {
+        assert!(run.wrong.is_empty(), "{name}:\n{}", run.wrong.join("\n"));
+        return run.counted;
+    }
     run.results();
     println!(
         "{name}: {} launches, {} results at most {:.1e} apart, {} with a processor's bits, {:.1} s",
@@ -161,13 +178,10 @@ pub fn run_entry(
         run.same_bits,
         start.elapsed().as_secs_f64()
     );
-    run.conflicts.sort_by(|a, b| b.0.total_cmp(&a.0));
-    for (ratio, kernel) in run.conflicts.iter().take(3) {
-        println!("  {ratio:.2} passes through banks in {kernel}");
-    }
     assert!(run.wrong.is_empty(), "{name}:\n{}", run.wrong.join("\n"));
     // What is compared is no smaller part: kernels leave little for one another that is no value of the graph.
     assert!(run.compared * 2 > run.launches, "{name}");
+    run.counted
 }
 
 /// The tables of a run on the device.
@@ -205,4 +219,3 @@ fn tables(
         sequence_state: table(host.sequence_state, batch),
     }
 }
-

@@ -4,9 +4,11 @@
 
 #[path = "../../../codegen/tests/support/nvrtc.rs"]
 mod installed;
+#[allow(dead_code)]
 mod job;
 mod memory;
 mod places;
+#[allow(dead_code)]
 mod reference;
 mod run;
 

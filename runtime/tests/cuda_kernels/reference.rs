@@ -49,6 +49,8 @@ pub struct Reference {
     pub traces: Vec<Trace>,
     /// Roots and updates of the entry.
     pub results: Vec<(Symbol, NodeId)>,
+    /// Whether it knows what must be computed, or only what is given.
+    pub is_evaluated: bool,
 }
 
 /// Whether a parameter makes queries: in the zoo, their names tell.
@@ -84,6 +86,15 @@ fn stored(program: &Program, random: &mut Random) -> BTreeMap<Symbol, Value> {
 impl Reference {
     /// Evaluates an entry of a program, which was compiled for several devices, for sequences: those of a batch whose rows are summed together, others each alone.
     pub fn of(program: &Program, entries: &[&CompiledEntry], bound: &Bound) -> Reference {
+        Reference::new(program, entries, bound, true)
+    }
+
+    /// Only what a run is given.
+    pub fn unevaluated(program: &Program, entries: &[&CompiledEntry], bound: &Bound) -> Reference {
+        Reference::new(program, entries, bound, false)
+    }
+
+    fn new(program: &Program, entries: &[&CompiledEntry], bound: &Bound, is_evaluated: bool) -> Reference {
         let kind = entries[0].kind;
         let mut random = Random(42);
         let stored = stored(program, &mut random);
@@ -114,6 +125,9 @@ impl Reference {
             let (inputs, context) = given(&program, &stored, bound, sequences.clone(), &mut random);
             let nodes: Vec<NodeId> = results.iter().map(|result| result.1).collect();
             let mut values = HashMap::new();
+            if !is_evaluated {
+                return Trace { sequences, inputs, values };
+            }
             evaluate_watched(&program, &nodes, &context, &mut |watched, value| {
                 if wanted.contains(&(watched.region, watched.node)) {
                     let layer = watched.positions.first().copied();
@@ -124,7 +138,7 @@ impl Reference {
             Trace { sequences, inputs, values }
         };
         let traces = groups.into_iter().map(trace).collect();
-        Reference { stored, traces, results }
+        Reference { stored, traces, results, is_evaluated }
     }
 }
 

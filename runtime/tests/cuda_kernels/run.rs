@@ -13,11 +13,20 @@ use diptych_ir::Program;
 use diptych_passes::layout::{CHECKPOINT, Leading};
 use diptych_runtime::executor::Kernels;
 use diptych_virtual_gpu::{self as virtual_gpu, Arguments, Configuration, Device, LaunchError, LaunchReport};
-use diptych_virtual_gpu::{LaunchSizes, Module};
+use diptych_virtual_gpu::{Counters, LaunchSizes, Module};
+use std::collections::BTreeMap;
 use std::ffi::c_void;
 
 /// How far results may be from a processor's, in norm.
 const OF_PROCESSOR: f64 = 1e-5;
+
+/// Counts of a kernel.
+#[derive(Default)]
+pub struct Counted {
+    pub total: Counters,
+    /// Of the innermost loop that has tensor-core instructions.
+    pub main_loop: Counters,
+}
 
 /// Sees each launch before it is made: the launch, in which iteration, of which layer.
 pub type Observer<'a> = Box<dyn FnMut(&mut Run<'_>, &Launch, usize, usize) + 'a>;
@@ -44,8 +53,10 @@ pub struct Run<'a> {
     pub launches: usize,
     pub same_bits: usize,
     pub observer: Option<Observer<'a>>,
-    /// Passes through the banks of shared memory over those without conflicts, in the main loops of products.
-    pub conflicts: Vec<(f64, String)>,
+    /// What was counted in the launches of each kernel.
+    pub counted: BTreeMap<usize, Counted>,
+    /// Whether results are compared, or kernels are executed for what they count.
+    pub compares: bool,
 }
 
 impl Run<'_> {
@@ -142,11 +153,12 @@ impl Run<'_> {
         self.launches += 1;
         match self.execute(self.module, launch, iteration, layer) {
             Ok(report) => {
-                if report.total.tensor_core_instructions > 0 {
-                    let name = self.entry.device_kernels[launch.kernel].name.clone();
-                    self.conflicts.push((report.main_loop().bank_conflict_ratio(), name));
+                let counted = self.counted.entry(launch.kernel).or_default();
+                counted.total.add(&report.total);
+                counted.main_loop.add(&report.main_loop());
+                if self.compares {
+                    self.compare_written(launch, iteration, layer);
                 }
-                self.compare_written(launch, iteration, layer);
             }
             Err(error) => {
                 let name = &self.entry.device_kernels[launch.kernel].name;
