@@ -4,78 +4,31 @@
 
 #[path = "../../../codegen/tests/support/nvrtc.rs"]
 mod installed;
+#[allow(dead_code)]
+mod job;
 #[path = "../../../codegen/tests/support/maps.rs"]
 mod maps;
 mod memory;
 mod places;
+#[allow(dead_code)]
 mod reference;
 mod run;
 
 use diptych_codegen::c::prelude::VectorWidth;
-use diptych_codegen::cuda::{Architecture, KernelText, PANEL, file_text, step};
+use diptych_codegen::cuda::{Architecture, KernelText};
 use diptych_codegen::driver::{CompiledProgram, compile_program};
-use diptych_codegen::entry::{CompiledEntry, EntryOptions, Language, Limits};
-use diptych_codegen::tile::CHUNK;
-use diptych_ir::{EntryKind, Program, text};
-use diptych_models::{Registry, build};
+use diptych_codegen::entry::{CompiledEntry, EntryOptions, Language};
+use diptych_ir::{EntryKind, text};
 use diptych_nvrtc::{Form, Nvrtc};
 use diptych_passes::AdamWOptions;
 use diptych_runtime::cpu::compile::{Compiler, KernelCache};
-use diptych_runtime::executor::{Binding, CacheSize, Kernels, Sequence, load_kernels};
-use diptych_virtual_gpu::{Device, Module, Target};
+use diptych_runtime::executor::load_kernels;
+use diptych_virtual_gpu::Device;
 use installed::nvrtc;
-use memory::twins;
-use places::Bound;
+use job::{Job, program, run_entry, target_of, text_of, tolerance};
 use reference::Reference;
-use run::Run;
-use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::time::Instant;
-
-const CONTEXT: usize = 192;
-
-/// A small preset at sizes that no tile divides.
-fn config(preset: &str) -> Value {
-    match preset {
-        "gpt2-tiny" => json!({ "vocab": 259, "embed": 72, "heads": 3, "hidden": 104 }),
-        // More than seven times as many tokens as what is summed, so that logits are streamed.
-        "llama-tiny" => json!({
-            "vocab": 331, "embed": 40, "heads": 6, "key_value_heads": 2, "head_dim": 20, "hidden": 104,
-        }),
-        "mla-tiny" => json!({
-            "vocab": 131, "embed": 40, "heads": 3, "query_latent": 22, "latent": 18, "content_dim": 10,
-            "rotary_dim": 6, "value_dim": 12, "hidden": 56,
-        }),
-        // Their own sizes are odd enough.
-        _ => json!({}),
-    }
-}
-
-fn program(preset: &str, dtype: &str) -> (Program, usize) {
-    let registry = Registry::zoo();
-    let family = registry.preset(preset).unwrap();
-    let mut fields = family.describe();
-    let all = fields.as_object_mut().unwrap();
-    all.extend(config(preset).as_object().unwrap().clone());
-    all.insert("dtype".into(), dtype.into());
-    all.insert("context".into(), CONTEXT.into());
-    let architecture = registry.architecture(family.name(), &fields).unwrap();
-    (build(&*architecture).unwrap(), architecture.vocab())
-}
-
-/// What the sequences of a run are: where each begins, and how long it is. There are more than 64 rows in all, and more
-/// than one chunk of positions; where few rows are decoded, three chunks. What has the kernels of training anew has few
-/// rows.
-fn sequences(kind: EntryKind) -> Vec<(usize, usize)> {
-    match kind {
-        EntryKind::Decode => vec![(0, 1), (129, 1), (5, 1)],
-        EntryKind::Prefill => vec![(0, 67), (66, 3), (5, 6)],
-        EntryKind::Score => vec![(0, 70), (0, 1), (0, 5)],
-        EntryKind::Train => vec![(0, 67), (0, 3)],
-        EntryKind::Accumulate | EntryKind::Step => vec![(0, 19), (0, 7)],
-        EntryKind::Update => vec![(0, 1)],
-    }
-}
 
 /// Checks entries that are compiled together, on each architecture; what serves in f32, on the first also against a
 /// processor's kernels.
@@ -124,8 +77,8 @@ fn check(preset: &str, dtype: &str, kinds: &[EntryKind], clip_norm: Option<f64>)
             let module = device.load(ptx).unwrap();
             let of_processor = of_processor.as_ref().map(|(entry, kernels)| (*entry, kernels));
             let name = format!("{preset} {dtype} {} on {architecture}", kind.name());
-            let tolerance = if dtype == "bf16" { 2e-2 } else { 1e-4 };
-            run_entry(&name, &job, &reference, (entry, of_processor), (&mut device, &module), tolerance);
+            let (entry, device) = ((entry, of_processor), (&mut device, &module));
+            run_entry(&name, &job, &reference, entry, device, tolerance(dtype), None);
         }
     }
 }
@@ -134,145 +87,11 @@ fn check(preset: &str, dtype: &str, kinds: &[EntryKind], clip_norm: Option<f64>)
 fn ptx(nvrtc: &Nvrtc, compiled: &CompiledProgram, architecture: Architecture) -> String {
     let kernels = compiled.entries.values().flat_map(|entry| &entry.device_kernels);
     let kernels: BTreeMap<&str, &KernelText> = kernels.map(|kernel| (kernel.name.as_str(), kernel)).collect();
-    let text = file_text(kernels.into_values());
-    let panel = |columns: usize| format!("#define PANEL {columns}\n");
-    let columns = compiled.entries.values().map(|entry| entry.panel).next().unwrap_or(PANEL);
-    let text = text.replace(&panel(PANEL), &panel(columns));
+    let entry = compiled.entries.values().next().expect("an entry");
+    let text = text_of(entry, kernels.into_values());
     let (target, cache) = (architecture.name().parse().unwrap(), diptych_nvrtc::KernelCache::standard());
     let ptx = cache.compile(nvrtc, &text, "kernels.cu", target, Form::Ptx).unwrap();
     String::from_utf8(ptx.bytes).unwrap()
-}
-
-fn target_of(architecture: Architecture) -> Target {
-    match architecture {
-        Architecture::Sm80 => Target::Sm80,
-        Architecture::Sm90a => Target::Sm90a,
-    }
-}
-
-/// A run of an entry: its sequences, and how large it is.
-struct Job {
-    bound: Bound,
-    limits: Limits,
-    cache: CacheSize,
-}
-
-impl Job {
-    fn new(kind: EntryKind, vocab: usize) -> Job {
-        let sequences = sequences(kind);
-        let batch = sequences.len();
-        let chunks = CONTEXT.div_ceil(CHUNK);
-        // Chunks of a sequence lie apart, the last first.
-        let places =
-            |at: usize| (0..chunks).map(|chunk| ((chunks - 1 - chunk) * batch + at) as i32).collect();
-        let (chunks, cache) = match kind.cached() {
-            true => {
-                let size = CacheSize { chunks: chunks * batch, sequences: batch };
-                ((0..batch).map(places).collect(), size)
-            }
-            false => (Vec::new(), CacheSize::default()),
-        };
-        let bound = Bound { sequences, chunks, vocab };
-        Job { limits: Limits { rows: bound.rows() + 3, batch }, bound, cache }
-    }
-}
-
-fn run_entry(
-    name: &str,
-    job: &Job,
-    reference: &Reference,
-    (entry, of_processor): (&CompiledEntry, Option<(&CompiledEntry, &Kernels)>),
-    (device, module): (&mut Device, &Module),
-    tolerance: f64,
-) {
-    let start = Instant::now();
-    let &Job { ref bound, limits, cache } = job;
-    let mut binding = Binding::cached(limits, CONTEXT, cache);
-    let sequence = |(state, &(origin, length)): (usize, &(usize, usize))| {
-        let chunks = bound.chunks.get(state).map_or(&[][..], |chunks| chunks);
-        Sequence { origin, length, chunks, state }
-    };
-    binding.bind(&bound.sequences.iter().enumerate().map(sequence).collect::<Vec<_>>()).unwrap();
-    let mut host_tables = binding.tables();
-    if let Some((_, kernels)) = of_processor {
-        host_tables.dots = kernels.dots();
-    }
-    let device_tables = tables(device, &host_tables, limits);
-    let mut twins = twins(entry, reference, bound, device, (limits, cache));
-    let mut run = Run {
-        entry,
-        of_processor,
-        reference,
-        bound,
-        module,
-        device,
-        twins: &mut twins,
-        host_tables,
-        device_tables,
-        tolerance,
-        row: 0,
-        in_turns: false,
-        wrong: Vec::new(),
-        launches: 0,
-        same_bits: 0,
-        compared: 0,
-        largest: 0.0,
-        conflicts: Vec::new(),
-    };
-    run.steps(&entry.load_steps, 0, 0);
-    run.steps(&entry.steps, 0, 0);
-    run.results();
-    println!(
-        "{name}: {} launches, {} results at most {:.1e} apart, {} with a processor's bits, {:.1} s",
-        run.launches,
-        run.compared,
-        run.largest,
-        run.same_bits,
-        start.elapsed().as_secs_f64()
-    );
-    run.conflicts.sort_by(|a, b| b.0.total_cmp(&a.0));
-    for (ratio, kernel) in run.conflicts.iter().take(3) {
-        println!("  {ratio:.2} passes through banks in {kernel}");
-    }
-    assert!(run.wrong.is_empty(), "{name}:\n{}", run.wrong.join("\n"));
-    // What is compared is no smaller part: kernels leave little for one another that is no value of the graph.
-    assert!(run.compared * 2 > run.launches, "{name}");
-}
-
-/// The tables of a run on the device.
-fn tables(
-    device: &mut Device,
-    host: &diptych_codegen::c::step::StepTables,
-    limits: Limits,
-) -> step::StepTables {
-    let mut table = |from: *const i32, length: usize| {
-        // SAFETY: the binding's tables are that long.
-        let numbers = unsafe { std::slice::from_raw_parts(from, length) };
-        let bytes: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
-        let address = device.allocate(bytes.len().max(4)).unwrap();
-        device.write(address, &bytes).unwrap();
-        address
-    };
-    let (rows, batch, blocks) = (host.rows as usize, limits.batch, host.blocks as usize);
-    let past = host.past_blocks as usize;
-    step::StepTables {
-        rows: host.rows as i32,
-        batch: host.batch as i32,
-        blocks: host.blocks as i32,
-        past_blocks: host.past_blocks as i32,
-        chunk_stride: host.chunk_stride as i32,
-        turn: 0,
-        row_position: table(host.row_position, rows),
-        row_cache: table(host.row_cache, rows),
-        sequence_row: table(host.sequence_row, batch + 1),
-        sequence_origin: table(host.sequence_origin, batch),
-        block_sequence: table(host.block_sequence, blocks),
-        block_index: table(host.block_index, blocks),
-        past_block_sequence: table(host.past_block_sequence, past),
-        past_block_index: table(host.past_block_index, past),
-        chunk_row: table(host.chunk_row, batch * host.chunk_stride as usize),
-        sequence_state: table(host.sequence_state, batch),
-    }
 }
 
 const SERVING: [EntryKind; 3] = [EntryKind::Score, EntryKind::Prefill, EntryKind::Decode];

@@ -6,7 +6,7 @@ use diptych_codegen::entry::CompiledEntry;
 use diptych_codegen::lower::Source;
 use diptych_ir::evaluate::{Context, Index, Value, evaluate_watched};
 use diptych_ir::{DType, EntryKind, NodeId, Op, Program, RegionId, Symbol, TensorType};
-use diptych_passes::normalize::normalize;
+use diptych_passes::normalize::{normalize, sum_heads_apart};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
 
@@ -49,6 +49,13 @@ pub struct Reference {
     pub traces: Vec<Trace>,
     /// Roots and updates of the entry.
     pub results: Vec<(Symbol, NodeId)>,
+    /// Whether it knows what must be computed, or only what is given.
+    pub is_evaluated: bool,
+}
+
+/// Whether a parameter makes queries: in the zoo, their names tell.
+fn is_query(name: Symbol) -> bool {
+    name.as_str().rsplit('.').next().is_some_and(|last| last == "q" || last.starts_with("q_"))
 }
 
 /// Random numbers for all parameters and states, as wide as their types are.
@@ -63,6 +70,8 @@ fn stored(program: &Program, random: &mut Random) -> BTreeMap<Symbol, Value> {
                 // Squares and their sums are not negative.
                 true if name.as_str().starts_with("variance") => random.float().abs() * 0.01,
                 true => random.float() * 0.01,
+                // Scores of attention differ by so much that it shows by which maximum they are scaled.
+                false if is_query(name) => random.float() * 10.0,
                 false => random.float() * 0.3,
             };
             f64::from(ty.dtype.round(number))
@@ -76,12 +85,21 @@ impl Reference {
     /// Evaluates an entry of a program, which was compiled for several devices: sequences whose rows are summed
     /// together, others each alone.
     pub fn of(program: &Program, entries: &[&CompiledEntry], bound: &Bound) -> Reference {
+        Reference::new(program, entries, bound, true)
+    }
+
+    /// Only what a run is given.
+    pub fn unevaluated(program: &Program, entries: &[&CompiledEntry], bound: &Bound) -> Reference {
+        Reference::new(program, entries, bound, false)
+    }
+
+    fn new(program: &Program, entries: &[&CompiledEntry], bound: &Bound, is_evaluated: bool) -> Reference {
         let kind = entries[0].kind;
         let mut random = Random(42);
         let stored = stored(program, &mut random);
         let mut program = program.clone();
         program.entries.retain(|entry| entry.kind == kind);
-        let program = normalize(&program, kind.cached()).unwrap();
+        let program = sum_heads_apart(&normalize(&program, kind.cached()).unwrap()).unwrap();
         let entry_of_graph = program.entry(kind).unwrap();
         let results: Vec<(Symbol, NodeId)> =
             entry_of_graph.roots.iter().chain(&entry_of_graph.updates).copied().collect();
@@ -107,6 +125,9 @@ impl Reference {
             let (inputs, context) = given(&program, &stored, bound, sequences.clone(), &mut random);
             let nodes: Vec<NodeId> = results.iter().map(|result| result.1).collect();
             let mut values = HashMap::new();
+            if !is_evaluated {
+                return Trace { sequences, inputs, values };
+            }
             evaluate_watched(&program, &nodes, &context, &mut |watched, value| {
                 if wanted.contains(&(watched.region, watched.node)) {
                     let layer = watched.positions.first().copied();
@@ -117,7 +138,7 @@ impl Reference {
             Trace { sequences, inputs, values }
         };
         let traces = groups.into_iter().map(trace).collect();
-        Reference { stored, traces, results }
+        Reference { stored, traces, results, is_evaluated }
     }
 }
 

@@ -11,11 +11,24 @@ use diptych_codegen::lower::Source;
 use diptych_ir::Program;
 use diptych_passes::layout::{CHECKPOINT, Leading};
 use diptych_runtime::executor::Kernels;
-use diptych_virtual_gpu::{Arguments, Configuration, Device, LaunchSizes, Module};
+use diptych_virtual_gpu::{self as virtual_gpu, Arguments, Configuration, Device, LaunchError, LaunchReport};
+use diptych_virtual_gpu::{Counters, LaunchSizes, Module};
+use std::collections::BTreeMap;
 use std::ffi::c_void;
 
 /// How far results may be from a processor's, in norm.
 const OF_PROCESSOR: f64 = 1e-5;
+
+/// Counts of a kernel.
+#[derive(Default)]
+pub struct Counted {
+    pub total: Counters,
+    /// Of the innermost loop that has tensor-core instructions.
+    pub main_loop: Counters,
+}
+
+/// Sees each launch before it is made: the launch, in which iteration, of which layer.
+pub type Observer<'a> = Box<dyn FnMut(&mut Run<'_>, &Launch, usize, usize) + 'a>;
 
 pub struct Run<'a> {
     pub entry: &'a CompiledEntry,
@@ -38,8 +51,11 @@ pub struct Run<'a> {
     pub wrong: Vec<String>,
     pub launches: usize,
     pub same_bits: usize,
-    /// Passes through the banks of shared memory over those without conflicts, in the main loops of products.
-    pub conflicts: Vec<(f64, String)>,
+    pub observer: Option<Observer<'a>>,
+    /// What was counted in the launches of each kernel.
+    pub counted: BTreeMap<usize, Counted>,
+    /// Whether results are compared, or kernels are executed for what they count.
+    pub compares: bool,
 }
 
 impl Run<'_> {
@@ -106,23 +122,54 @@ impl Run<'_> {
     }
 
     fn launch(&mut self, launch: &Launch, iteration: usize, layer: usize) {
-        let kernel = &self.entry.device_kernels[launch.kernel];
-        let chunks = [self.host_tables.blocks, self.host_tables.past_blocks].map(|count| count as usize);
-        let instances: usize = launch
-            .grid
-            .iter()
-            .map(|count| count.instances(|leading| self.rows(leading), chunks, 1))
-            .product();
-        let offset = |run: &Self, place: ArgRef| {
-            let buffer = &run.entry.buffers[place.buffer];
-            let moves = run.in_turns && buffer.turn.is_none() && buffer.layout.leading() == Leading::Rows;
-            run.twins[place.buffer].offset(place, iteration, layer, if moves { run.row } else { 0 })
-        };
         if let Some(of_processor) = self.of_processor {
-            self.on_processor(of_processor, launch, instances, &offset);
+            self.on_processor(of_processor, launch, iteration, layer);
         }
+        if let Some(mut observer) = self.observer.take() {
+            observer(self, launch, iteration, layer);
+            self.observer = Some(observer);
+        }
+        self.launches += 1;
+        match self.execute(self.module, launch, iteration, layer) {
+            Ok(report) => {
+                let counted = self.counted.entry(launch.kernel).or_default();
+                counted.total.add(&report.total);
+                counted.main_loop.add(&report.main_loop());
+                if self.compares {
+                    self.compare_written(launch, iteration, layer);
+                }
+            }
+            Err(error) => {
+                let name = &self.entry.device_kernels[launch.kernel].name;
+                self.wrong.push(format!("{name}: {error}"));
+            }
+        }
+    }
+
+    /// How many instances a launch has.
+    fn instances(&self, launch: &Launch) -> usize {
+        let chunks = [self.host_tables.blocks, self.host_tables.past_blocks].map(|count| count as usize);
+        launch.grid.iter().map(|count| count.instances(|leading| self.rows(leading), chunks, 1)).product()
+    }
+
+    /// How far into its buffer an argument of a launch begins.
+    fn offset(&self, place: ArgRef, iteration: usize, layer: usize) -> usize {
+        let buffer = &self.entry.buffers[place.buffer];
+        let moves = self.in_turns && buffer.turn.is_none() && buffer.layout.leading() == Leading::Rows;
+        self.twins[place.buffer].offset(place, iteration, layer, if moves { self.row } else { 0 })
+    }
+
+    /// Executes a launch, with its kernel taken from a module, on the virtual GPU.
+    pub fn execute(
+        &mut self,
+        module: &Module,
+        launch: &Launch,
+        iteration: usize,
+        layer: usize,
+    ) -> Result<LaunchReport, LaunchError> {
+        let kernel = &self.entry.device_kernels[launch.kernel];
         // Fewer blocks than instances: each takes some, in turn.
-        let blocks = instances.div_ceil(2).max(1);
+        let blocks = self.instances(launch).div_ceil(2).max(1);
         let scratch = self.device.allocate((kernel.scratch_bytes * blocks).max(4)).unwrap();
         let tables = self.device.allocate(size_of::<DeviceTables>()).unwrap();
         // SAFETY: the struct has no padding and no pointers of the host's.
@@ -137,7 +184,7 @@ impl Run<'_> {
         let encoded: Vec<u8> = (kernel.maps.iter())
             .flat_map(|map| {
                 let place = launch.args[map.arg];
-                let at = offset(self, place);
+                let at = self.offset(place, iteration, layer);
                 let slot_bytes = self.twins[place.buffer].slot_bytes;
                 let address = self.twins[place.buffer].device + at as u64;
                 let rows = |leading| self.rows(leading);
@@ -150,28 +197,25 @@ impl Run<'_> {
             arguments = arguments.pointer(maps);
         }
         for &place in &launch.args {
-            arguments = arguments.pointer(self.twins[place.buffer].device + offset(self, place) as u64);
+            let at = self.offset(place, iteration, layer);
+            arguments = arguments.pointer(self.twins[place.buffer].device + at as u64);
         }
         let sizes = LaunchSizes {
             grid: [blocks as u32, 1, 1],
             block: [kernel.threads as u32, 1, 1],
             dynamic_shared: kernel.shared_bytes as u32,
         };
-        let configuration = Configuration { seed: self.launches as u64 + 1, ..Configuration::default() };
-        let compiled = self.module.kernel(&kernel.name).expect("a kernel");
+        let configuration = Configuration { seed: self.launches as u64, ..Configuration::default() };
+        let compiled = module.kernel(&kernel.name).expect("a kernel");
         let launched = self.device.launch(compiled, &sizes, arguments.bytes(), &configuration);
         self.device.free(scratch).unwrap();
         self.device.free(tables).unwrap();
         self.device.free(maps).unwrap();
-        self.launches += 1;
-        match launched {
-            Ok(report) if report.total.tensor_core_instructions > 0 => {
-                let ratio = report.main_loop().bank_conflict_ratio();
-                self.conflicts.push((ratio, kernel.name.clone()));
-            }
-            Ok(_) => {}
-            Err(error) => return self.wrong.push(format!("{}: {error}", kernel.name)),
-        }
+        launched
+    }
+
+    /// Compares the arguments that a launch wrote.
+    pub fn compare_written(&mut self, launch: &Launch, iteration: usize, layer: usize) {
         let written = &self.entry.programs[launch.kernel].args;
         for (position, _) in written.iter().enumerate().filter(|(_, arg)| arg.written) {
             self.compare(launch, position, iteration, layer);
@@ -183,14 +227,14 @@ impl Run<'_> {
         &mut self,
         (entry, kernels): (&CompiledEntry, &Kernels),
         launch: &Launch,
-        instances: usize,
-        offset: &dyn Fn(&Self, ArgRef) -> usize,
+        iteration: usize,
+        layer: usize,
     ) {
         let args: Vec<*mut c_void> = launch
             .args
             .iter()
             .map(|&place| {
-                let at = offset(self, place);
+                let at = self.offset(place, iteration, layer);
                 // SAFETY: a slot of the buffer.
                 unsafe { self.twins[place.buffer].host.as_ptr().add(at).cast() }
             })
@@ -198,7 +242,7 @@ impl Run<'_> {
         let kernel = &entry.kernels[launch.kernel];
         let function = kernels.function(&kernel.name).expect("a kernel");
         let mut scratch = vec![0f32; kernel.scratch_floats + (1 << 18)];
-        for instance in 0..instances {
+        for instance in 0..self.instances(launch) {
             let sizes = [launch.flat as i64];
             // SAFETY: the arguments are the buffers that the kernel was compiled for.
             unsafe {

@@ -1,0 +1,114 @@
+//! How kernels go about memory, counted on the virtual GPU at sizes that tiles divide: passes through the banks of shared
+//! memory in kernels that multiply, and sectors of the device's memory in those that do not.
+
+#[path = "../../../codegen/tests/support/nvrtc.rs"]
+mod installed;
+#[allow(dead_code)]
+#[path = "../cuda_kernels/job.rs"]
+mod job;
+#[path = "../../../codegen/tests/support/maps.rs"]
+mod maps;
+#[path = "../cuda_kernels/memory.rs"]
+mod memory;
+#[path = "../cuda_kernels/places.rs"]
+mod places;
+#[allow(dead_code)]
+#[path = "../cuda_kernels/reference.rs"]
+mod reference;
+#[path = "../cuda_kernels/run.rs"]
+mod run;
+
+use diptych_codegen::cuda::Architecture;
+use diptych_codegen::driver::compile_program;
+use diptych_codegen::entry::EntryOptions;
+use diptych_ir::EntryKind;
+use diptych_nvrtc::{Form, KernelCache};
+use diptych_passes::AdamWOptions;
+use diptych_virtual_gpu::Device;
+use installed::nvrtc;
+use job::{Job, program_of_size, run_entry, target_of, text_of, tolerance};
+use reference::Reference;
+use serde_json::{Value, json};
+
+/// What is more than without conflicts, or than whole sectors, in kernels whose sizes tiles divide.
+const MOST: f64 = 1.05;
+
+/// A preset with one layer, and heads of 64 or of 128.
+fn config(preset: &str) -> Value {
+    match preset {
+        "gpt2-tiny" => json!({ "layers": 1, "vocab": 512, "embed": 256, "heads": 4, "hidden": 512 }),
+        "llama-tiny" => json!({
+            "layers": 1, "vocab": 512, "embed": 256, "heads": 4, "key_value_heads": 2, "head_dim": 128, "hidden": 512,
+        }),
+        _ => json!({
+            "layers": 1, "vocab": 512, "embed": 256, "heads": 2, "query_latent": 128, "latent": 128,
+            "content_dim": 64, "rotary_dim": 64, "value_dim": 64, "hidden": 512,
+        }),
+    }
+}
+
+/// A kernel and what was counted.
+struct Row {
+    ratio: f64,
+    what: &'static str,
+    kernel: String,
+}
+
+fn check(preset: &str, dtype: &str, architecture: Architecture) {
+    let Some(nvrtc) = nvrtc() else { return };
+    let (program, vocab) = program_of_size(preset, dtype, &config(preset));
+    let kinds = [EntryKind::Train, EntryKind::Update];
+    let options = EntryOptions::cuda(architecture);
+    let compiled = compile_program(&program, &kinds, &AdamWOptions::default(), options)
+        .unwrap_or_else(|error| panic!("{error}"));
+    let mut rows = Vec::new();
+    for kind in kinds {
+        let entry = &compiled.entries[&kind];
+        let job = Job::of(kind, vec![(0, 128)], vocab);
+        let reference = Reference::unevaluated(compiled.program_of(kind), &[entry], &job.bound);
+        let mut device = Device::new(target_of(architecture), 1 << 30);
+        let text = text_of(entry, &entry.device_kernels);
+        let target = architecture.name().parse().unwrap();
+        let ptx = KernelCache::standard().compile(&nvrtc, &text, "kernels.cu", target, Form::Ptx).unwrap();
+        let module = device.load(std::str::from_utf8(&ptx.bytes).unwrap()).unwrap();
+        let name = format!("{preset} {dtype} {} on {architecture}", kind.name());
+        let device = (&mut device, &module);
+        let counted = run_entry(&name, &job, &reference, (entry, None), device, tolerance(dtype), None);
+        for (kernel, counted) in counted {
+            let kernel = &entry.device_kernels[kernel];
+            let multiplies = kernel.text.contains("dot<") || kernel.text.contains("dot_");
+            let mut row = |what, ratio| rows.push(Row { ratio, what, kernel: kernel.name.clone() });
+            if multiplies {
+                row("passes", counted.total.bank_conflict_ratio());
+                row("passes in the main loop", counted.main_loop.bank_conflict_ratio());
+            } else {
+                row("sectors loaded", counted.total.load_sector_ratio());
+                row("sectors stored", counted.total.store_sector_ratio());
+            }
+        }
+    }
+    rows.sort_by(|one, other| other.ratio.total_cmp(&one.ratio));
+    for Row { ratio, what, kernel } in rows.iter().take_while(|row| row.ratio > 1.01) {
+        println!("{ratio:5.2} {what:24} {kernel}  ({preset}, {dtype}, {architecture})");
+    }
+    assert!(rows.iter().all(|row| row.ratio <= MOST));
+}
+
+macro_rules! checks {
+    ($($name:ident: $preset:literal $dtype:literal $architecture:ident;)*) => {$(
+        #[test]
+        fn $name() {
+            check($preset, $dtype, Architecture::$architecture);
+        }
+    )*};
+}
+checks! {
+    gpt2_in_f32: "gpt2-tiny" "f32" Sm80;
+    gpt2_in_bf16_on_sm_80: "gpt2-tiny" "bf16" Sm80;
+    gpt2_in_bf16_on_sm_90a: "gpt2-tiny" "bf16" Sm90a;
+    llama_in_f32: "llama-tiny" "f32" Sm80;
+    llama_in_bf16_on_sm_80: "llama-tiny" "bf16" Sm80;
+    llama_in_bf16_on_sm_90a: "llama-tiny" "bf16" Sm90a;
+    mla_in_bf16_on_sm_80: "mla-tiny" "bf16" Sm80;
+    mla_in_bf16_on_sm_90a: "mla-tiny" "bf16" Sm90a;
+}
