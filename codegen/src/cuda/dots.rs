@@ -151,6 +151,19 @@ pub(super) fn count(body: &[Stmt]) -> usize {
     count
 }
 
+/// Whether some dot goes on from sums in several tiles, one after the other.
+pub(super) fn goes_on_in_tiles(program: &TileProgram, architecture: Architecture) -> bool {
+    let mut found = false;
+    each(&program.body, &mut |dot| {
+        let [m, n] = most(program, dot);
+        found |= match Method::of(program, dot, architecture) {
+            Method::TensorCores { rows, columns, .. } => dot.accumulate && (m > rows || n > columns),
+            Method::Registers { .. } | Method::Warpgroups(_) => false,
+        };
+    });
+    found
+}
+
 /// Shared memory in which the dots of a kernel stage their operands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Staging {

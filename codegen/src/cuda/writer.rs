@@ -186,9 +186,11 @@ impl Writer<'_> {
             self.line(format!("__device__ const float {name}[{length}] = {{{}}};", numbers.join(", ")));
         }
         // Where shared memory lets two blocks stay on a multiprocessor, registers have to as well: 128 a thread.
-        // Several products, or one with tiles elsewhere, keep more addresses than that; warpgroups have all
-        // registers.
-        let many = super::dots::count(&self.program.body) > 1 || self.placement.scratch_bytes > 0;
+        // Several products, one that goes on from sums in several tiles, or one with tiles elsewhere, keep more
+        // addresses than that; warpgroups have all registers.
+        let many = super::dots::count(&self.program.body) > 1
+            || super::dots::goes_on_in_tiles(self.program, self.architecture)
+            || self.placement.scratch_bytes > 0;
         let most = if many || self.staging.ring.is_some() { 1 } else { 2 };
         let together = self.architecture.blocks_of(self.placement.shared_bytes).clamp(1, most);
         let threads = self.threads();
