@@ -18,7 +18,7 @@ use std::time::Instant;
 const CONTEXT: usize = 192;
 
 /// A small preset at sizes that no tile divides.
-fn config(preset: &str) -> Value {
+pub fn config(preset: &str) -> Value {
     match preset {
         "gpt2-tiny" => json!({ "vocab": 259, "embed": 72, "heads": 3, "hidden": 104 }),
         // More than seven times as many tokens as what is summed, so that logits are streamed.

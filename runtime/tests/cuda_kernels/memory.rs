@@ -174,8 +174,12 @@ impl Twin {
 
     /// How far what the device holds is from what a processor computed.
     pub fn distance(&self, device: &mut Device, dtype: DType) -> f64 {
+        self.distance_to(device, dtype, self.host.as_slice::<u8>())
+    }
+
+    /// How far what the device holds is from a whole buffer.
+    pub fn distance_to(&self, device: &mut Device, dtype: DType, expected: &[u8]) -> f64 {
         let found = self.of_device(device);
-        let expected = self.host.as_slice::<u8>();
         let mut distance = Distance::default();
         for at in 0..self.bytes / dtype.bytes() {
             distance.add(get(&found, dtype, at), get(expected, dtype, at));
@@ -191,7 +195,8 @@ impl Twin {
         distance.relative()
     }
 
-    fn of_device(&self, device: &mut Device) -> Vec<u8> {
+    /// All bytes on the device; what is undefined has some value.
+    pub fn of_device(&self, device: &mut Device) -> Vec<u8> {
         let mut bytes = vec![0; self.bytes];
         device.read(self.device, &mut bytes).unwrap();
         bytes

@@ -205,7 +205,12 @@ impl Run<'_> {
             block: [kernel.threads as u32, 1, 1],
             dynamic_shared: kernel.shared_bytes as u32,
         };
-        let configuration = Configuration { seed: self.launches as u64, ..Configuration::default() };
+        let configuration = Configuration {
+            seed: self.launches as u64,
+            initialised: self.compares,
+            races: self.compares,
+            ..Configuration::default()
+        };
         let compiled = module.kernel(&kernel.name).expect("a kernel");
         let launched = self.device.launch(compiled, &sizes, arguments.bytes(), &configuration);
         self.device.free(scratch).unwrap();
