@@ -42,7 +42,7 @@ enum Source {
     Registers { pairs: bool },
 }
 
-impl From {
+impl Source {
     fn name(&self) -> &'static str {
         match self {
             Source::Tma(boxes) if boxes.rows_zeroed => "BY_TMA_ROWS_ZEROED",
