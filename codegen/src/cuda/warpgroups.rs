@@ -109,7 +109,7 @@ impl Ring {
             let of_dot = super::dots::warpgroups(program, dot).map_or(0, Warpgroups::slot_bytes);
             slot_bytes = slot_bytes.max(of_dot);
         });
-        let slots = if slot_bytes > 0 { (2..=MOST_SLOTS).rev() } else { (1..=0).rev() };
+        let slots = (2..=MOST_SLOTS).rev().filter(|_| slot_bytes > 0);
         slots.map(|slots| Ring { slots, slot_bytes }).collect()
     }
 
