@@ -38,8 +38,8 @@ pub enum TensorExtent {
     /// The run-time rows of the run, or of the turn: [`Leading::Rows`], [`Leading::Batch`] or [`Leading::Checkpoints`].
     Leading(Leading),
     /// As long as the argument's memory has room for: of a cache, all its rows. Those that no run wrote are zero in a
-    /// cache. What is computed for all positions so far lies as in a cache, among other values: there they hold
-    /// anything, also no numbers, so that a kernel must not multiply them, even with zero.
+    /// cache. Other values of all positions so far lie among others still: there such rows hold anything, also what is no
+    /// number, so that a kernel must not multiply them, even with zero.
     Room,
 }
 
@@ -159,6 +159,18 @@ impl TensorMap {
             }
             _ => Ok(()),
         }
+    }
+
+    /// The map of an argument with rows of this kind: positions so far are the rows of the run where none are kept, so that
+    /// there are as many as the run has, however much room there is.
+    pub fn of_rows(&self, leading: Leading) -> TensorMap {
+        let mut map = self.clone();
+        for dim in &mut map.dims {
+            if dim.extent == TensorExtent::Room && leading == Leading::Rows {
+                dim.extent = TensorExtent::Leading(Leading::Rows);
+            }
+        }
+        map
     }
 
     /// Bytes of a box in shared memory, which are also those that its mbarrier expects: what lies outside counts too.
