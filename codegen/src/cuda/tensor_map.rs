@@ -161,6 +161,18 @@ impl TensorMap {
         }
     }
 
+    /// The map of an argument with rows of this kind: positions so far are the rows of the run where none are kept, so that
+    /// there are as many as the run has, however much room there is.
+    pub fn of_rows(&self, leading: Leading) -> TensorMap {
+        let mut map = self.clone();
+        for dim in &mut map.dims {
+            if dim.extent == TensorExtent::Room && leading == Leading::Rows {
+                dim.extent = TensorExtent::Leading(Leading::Rows);
+            }
+        }
+        map
+    }
+
     /// Bytes of a box in shared memory, which are also those that its mbarrier expects: what lies outside counts too.
     pub fn box_bytes(&self) -> usize {
         self.dims.iter().map(|dim| dim.box_size).product::<usize>() * self.dtype.bytes()

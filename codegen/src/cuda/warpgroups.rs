@@ -109,10 +109,8 @@ impl Ring {
             let of_dot = super::dots::warpgroups(program, dot).map_or(0, Warpgroups::slot_bytes);
             slot_bytes = slot_bytes.max(of_dot);
         });
-        if slot_bytes == 0 {
-            return Vec::new();
-        }
-        (2..=MOST_SLOTS).rev().map(|slots| Ring { slots, slot_bytes }).collect()
+        let slots = (2..=MOST_SLOTS).rev().filter(|_| slot_bytes > 0);
+        slots.map(|slots| Ring { slots, slot_bytes }).collect()
     }
 
     /// Shared memory of the slots and of their barriers.

@@ -1,37 +1,15 @@
 //! Tensor maps that a kernel asks for lie in its arguments, whatever launch it is of. This is decided here, where buffers
-//! are known, so that no run has to refuse it. So is how far positions so far reach, which the writer does not know: in a
-//! cache they have its rows, and where there is none, those of the run.
+//! are known, so that no run has to refuse it.
 
-use super::{CompiledEntry, Launch, Role};
+use super::{CompiledEntry, Launch};
 use crate::cuda::{CudaError, PIECE_BYTES, TensorExtent, TensorMap};
 use diptych_passes::layout::Leading;
 
-/// Settles and checks the maps of all kernels of an entry.
+/// Checks the maps of all kernels of an entry.
 ///
 /// # Errors
 /// A kernel and what one of its launches has that cannot be copied in boxes.
-pub(super) fn settle(entry: &mut CompiledEntry) -> Result<(), CudaError> {
-    let in_rows = |entry: &CompiledEntry, launch: &Launch, arg: usize| {
-        let buffer = launch.args.get(arg).map(|place| &entry.buffers[place.buffer]);
-        buffer.is_some_and(|buffer| buffer.layout.leading() == Leading::Rows)
-    };
-    let mut of_run = Vec::new();
-    for launch in entry.all_launches() {
-        let maps = entry.device_kernels.get(launch.kernel).map_or(&[][..], |kernel| &kernel.maps);
-        let found = maps.iter().enumerate().filter(|(_, map)| in_rows(entry, launch, map.arg));
-        of_run.extend(found.map(|(at, _)| (launch.kernel, at)));
-    }
-    for (kernel, map) in of_run {
-        for dim in &mut entry.device_kernels[kernel].maps[map].dims {
-            if dim.extent == TensorExtent::Room {
-                dim.extent = TensorExtent::Leading(Leading::Rows);
-            }
-        }
-    }
-    check(entry)
-}
-
-fn check(entry: &CompiledEntry) -> Result<(), CudaError> {
+pub(super) fn check(entry: &CompiledEntry) -> Result<(), CudaError> {
     for launch in entry.all_launches() {
         let Some(kernel) = entry.device_kernels.get(launch.kernel) else { continue };
         for map in &kernel.maps {
@@ -63,9 +41,8 @@ fn check_map(entry: &CompiledEntry, launch: &Launch, map: &TensorMap) -> Result<
         let fits = match dim.extent {
             TensorExtent::Fixed(_) => true,
             TensorExtent::Leading(rows) => rows == leading,
-            TensorExtent::Room => {
-                matches!(buffer.role, Role::Cache { .. } | Role::State { .. }) || leading == Leading::Past
-            }
+            // Positions so far are rows of the run where none are kept.
+            TensorExtent::Room => leading != Leading::None,
         };
         if !fits {
             return Err(format!("its rows are {leading:?}, not {:?}", dim.extent));
@@ -79,7 +56,7 @@ mod tests {
     use super::*;
     use crate::cuda::{Architecture, Swizzle, TensorDim};
     use crate::driver::compile_program;
-    use crate::entry::{Buffer, EntryOptions};
+    use crate::entry::{Buffer, EntryOptions, Role};
     use diptych_ir::{DType, EntryKind};
     use diptych_models::{Registry, build};
     use diptych_passes::AdamWOptions;
@@ -112,7 +89,7 @@ mod tests {
             let map = TensorMap::new(arg, dtype, 0, dims, Swizzle::None).unwrap();
             let known = entry.buffers[buffer].dtype;
             entry.device_kernels[kernel].maps = vec![map];
-            let told = settle(&mut entry).map_err(|error| error.to_string());
+            let told = check(&entry).map_err(|error| error.to_string());
             entry.device_kernels[kernel].maps.clear();
             (told, known)
         };
@@ -120,14 +97,10 @@ mod tests {
         assert_eq!((fine, dtype), (Ok(()), DType::F32));
         assert_eq!(told(rows, DType::F32, TensorExtent::Leading(Leading::Rows)).0, Ok(()));
         assert_eq!(told(cache, DType::F32, TensorExtent::Room).0, Ok(()));
-        assert_eq!(
-            told(rows, DType::F32, TensorExtent::Room).0,
-            Ok(()),
-            "they reach as far as the run's rows"
-        );
         for (problem, found) in [
             ("not bf16", told(rows, DType::BF16, TensorExtent::Leading(Leading::Rows)).0),
             ("no multiple of 16", told(short, DType::F32, TensorExtent::Leading(Leading::Rows)).0),
+            ("not Room", told(weight, DType::F32, TensorExtent::Room).0),
             ("not Leading(Batch)", told(rows, DType::F32, TensorExtent::Leading(Leading::Batch)).0),
         ] {
             assert!(found.as_ref().is_err_and(|found| found.contains(problem)), "{problem}: {found:?}");

@@ -8,7 +8,7 @@ use super::memory::{DeviceBytes, PinnedBytes};
 use crate::executor::resolve::{Argument, LoadedLaunch, LoadedStep, Resolved, RunSize, even_turns};
 use cudarc::driver::{CudaStream, result, sys};
 use diptych_codegen::cuda::{ResolvedMap, Swizzle, TensorExtent, TensorMap};
-use diptych_codegen::entry::{CompiledEntry, Limits, PlanStep};
+use diptych_codegen::entry::{CompiledEntry, Launch, Limits, PlanStep};
 use diptych_ir::DType;
 use std::ffi::c_void;
 
@@ -67,13 +67,13 @@ impl Place {
     }
 }
 
-/// The places of an entry's launches, by position.
-fn places(entry: &CompiledEntry) -> Vec<Place> {
-    fn collect(
-        steps: &[PlanStep],
+/// The places of an entry's launches, by position, and the launches.
+fn places(entry: &CompiledEntry) -> Vec<(Place, &Launch)> {
+    fn collect<'e>(
+        steps: &'e [PlanStep],
         layers: Option<(usize, bool)>,
         turn_rows: Option<usize>,
-        places: &mut Vec<Place>,
+        places: &mut Vec<(Place, &'e Launch)>,
     ) {
         for step in steps {
             let launches = match step {
@@ -89,8 +89,8 @@ fn places(entry: &CompiledEntry) -> Vec<Place> {
                 }
                 PlanStep::Copy { .. } => continue,
             };
-            let kernels = launches.iter().map(|launch| launch.kernel);
-            places.extend(kernels.map(|kernel| Place { kernel, layers, turn_rows }));
+            let place = |launch: &'e Launch| (Place { kernel: launch.kernel, layers, turn_rows }, launch);
+            places.extend(launches.iter().map(place));
         }
     }
     let mut places = Vec::new();
@@ -210,7 +210,7 @@ impl Described<'_> {
 impl Maps {
     /// Bytes of the table of an entry.
     pub fn bytes(entry: &CompiledEntry, limits: Limits) -> usize {
-        let of = |place: Place| {
+        let of = |(place, _): (Place, &Launch)| {
             let maps = entry.device_kernels.get(place.kernel).map_or(0, |kernel| kernel.maps.len());
             maps * place.iterations() * place.most_turns(limits) * MAP_BYTES
         };
@@ -241,21 +241,23 @@ impl Maps {
         let mut maps = Maps { entry: entry.kind.name(), ..Maps::default() };
         let mut end = 0;
         let loaded = launches(&resolved.steps).into_iter().chain(launches(&resolved.load_steps));
-        for (place, launch) in places(entry).into_iter().zip(loaded) {
+        for ((place, planned), launch) in places(entry).into_iter().zip(loaded) {
             let kernel = entry.device_kernels.get(place.kernel).filter(|kernel| !kernel.maps.is_empty());
             maps.by_position.push(kernel.map(|_| maps.launches.len()));
             let Some(kernel) = kernel else { continue };
             let args = &entry.programs[place.kernel].args;
             let varies =
                 |map: &TensorMap| map.dims.iter().any(|dim| matches!(dim.extent, TensorExtent::Leading(_)));
+            let leading = |map: &TensorMap| entry.buffers[planned.args[map.arg].buffer].layout.leading();
+            let own: Vec<TensorMap> = kernel.maps.iter().map(|map| map.of_rows(leading(map))).collect();
             let of_launch = LaunchMaps {
                 kernel: kernel.name.clone(),
                 place,
-                maps: (kernel.maps.iter())
+                varies: place.turn_rows.is_some() || own.iter().any(varies),
+                maps: (own.iter())
                     .map(|map| (map.clone(), launch.args[map.arg], args[map.arg].name.clone()))
                     .collect(),
                 first: end,
-                varies: place.turn_rows.is_some() || kernel.maps.iter().any(varies),
             };
             end = of_launch.position(0, place.most_turns(limits));
             maps.launches.push(of_launch);

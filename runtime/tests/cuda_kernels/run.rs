@@ -188,7 +188,8 @@ impl Run<'_> {
                 let slot_bytes = self.twins[place.buffer].slot_bytes;
                 let address = self.twins[place.buffer].device + at as u64;
                 let rows = |leading| self.rows(leading);
-                super::maps::encoded(map, address, slot_bytes - at % slot_bytes, rows)
+                let leading = self.entry.buffers[place.buffer].layout.leading();
+                super::maps::encoded(&map.of_rows(leading), address, slot_bytes - at % slot_bytes, rows)
             })
             .collect();
         let maps = self.device.allocate(encoded.len().max(4)).unwrap();
