@@ -83,7 +83,7 @@ fn check(preset: &str, dtype: &str, architecture: Architecture) {
                 row("passes", counted.total.bank_conflict_ratio(), false);
                 // Rows of tiles begin in one bank on sm_80, where they are not padded: what is copied from them, or what
                 // attention and sums over rows leave there, is counted, but not asserted.
-                let is_padded = architecture == Architecture::Sm90a || has("COPY_ASYNC, COPY_ASYNC, false>");
+                let is_padded = architecture == Architecture::Sm90a || !has("CHUNK") && !has("COPY_PIECES");
                 row("passes in the main loop", counted.main_loop.bank_conflict_ratio(), is_padded);
             } else {
                 // A weight in panels is walked across them where its axes are exchanged, or where an id names a column.
