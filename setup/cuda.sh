@@ -4,16 +4,42 @@
 #   setup/cuda.sh           into $DIPTYCH_CACHE/cuda, else $XDG_CACHE_HOME/diptych/cuda, else ~/.cache/diptych/cuda,
 #                           where Diptych looks by itself
 #   setup/cuda.sh FOLDER    into a folder of your own: set DIPTYCH_CUDA to it
-# 65 MB are downloaded, 155 MB installed. Running it again does only what is missing. It changes nothing outside the
+#   --cuda 12|13            of which CUDA: a driver runs code of its own major version and of older ones. Without it, what
+#                           the driver at hand runs, by nvidia-smi; 13 where there is none
+# 65 MB are downloaded, 155 MB installed (95 and 225 of CUDA 12). Running it again does only what is missing. It changes nothing outside the
 # folder, and the folder is never half filled: all is made beside it and then renamed.
 set -euo pipefail
-packages=(nvidia-cuda-nvrtc==13.5.37 nvidia-cuda-nvdisasm==13.5.37)
 
 fail() { printf 'cuda.sh: %s\n' "$@" >&2; exit 2; }
 
-[ $# -le 1 ] || fail "one folder at most, not $#: setup/cuda.sh [FOLDER]"
-if [ $# = 1 ]; then
-  folder=$1
+cuda=
+folders=()
+while [ $# -gt 0 ]; do
+  case $1 in
+    --cuda) [ $# -gt 1 ] || fail "--cuda names 12 or 13"; cuda=$2; shift ;;
+    --cuda=*) cuda=${1#--cuda=} ;;
+    -*) fail "there is no option $1: setup/cuda.sh [--cuda 12|13] [FOLDER]" ;;
+    *) folders+=("$1") ;;
+  esac
+  shift
+done
+if [ -z "$cuda" ]; then
+  cuda=13
+  if told=$(nvidia-smi 2>/dev/null) && [[ $told =~ CUDA\ Version:\ *([0-9]+) ]] && [ "${BASH_REMATCH[1]}" -lt 13 ]; then
+    cuda=12
+    echo "the driver is of CUDA ${BASH_REMATCH[1]}: it runs no code of CUDA 13"
+  fi
+fi
+# One nvdisasm takes apart what either makes.
+case $cuda in
+  12) packages=(nvidia-cuda-nvrtc-cu12==12.9.86 nvidia-cuda-nvdisasm==13.5.37) ;;
+  13) packages=(nvidia-cuda-nvrtc==13.5.37 nvidia-cuda-nvdisasm==13.5.37) ;;
+  *) fail "there is CUDA 12 and 13 here, not $cuda" ;;
+esac
+
+[ ${#folders[@]} -le 1 ] || fail "one folder at most, not ${#folders[@]}: setup/cuda.sh [--cuda 12|13] [FOLDER]"
+if [ ${#folders[@]} = 1 ]; then
+  folder=${folders[0]}
 elif [ -n "${DIPTYCH_CACHE:-}" ]; then
   folder=$DIPTYCH_CACHE/cuda
 elif [ -n "${XDG_CACHE_HOME:-}" ]; then
@@ -24,7 +50,7 @@ else
   fail "none of DIPTYCH_CACHE, XDG_CACHE_HOME and HOME is set: name a folder"
 fi
 folder=${folder%/}
-[ -n "$folder" ] || fail "'$1' is no folder to install into"
+[ -n "$folder" ] || fail "'${folders[0]}' is no folder to install into"
 
 # `versions` is written last, so a folder that has it is whole.
 versions=$(printf '%s\n' "${packages[@]}")
@@ -65,11 +91,13 @@ PIP_USER=0 PIP_REQUIRE_VIRTUALENV=0 PIP_ROOT_USER_ACTION=ignore PIP_DISABLE_PIP_
   --target "$staging/packages" "${packages[@]}" ||
   fail "pip could not install ${packages[*]} (above is why); nothing was changed"
 
-# The packages lay their files out as CUDA does, below nvidia/cu13.
+# The packages lay their files out as CUDA does, below nvidia/cu13, or nvidia/cuda_nvrtc.
 mkdir "$staging/cuda"
-mv "$staging"/packages/nvidia/cu*/* "$staging/cuda/"
+for package in "$staging"/packages/nvidia/cu*/; do
+  cp -R "$package." "$staging/cuda/"
+done
 mv "$staging"/packages/*.dist-info "$staging/cuda/"
-for file in lib/libnvrtc.so.13 bin/nvdisasm; do
+for file in "lib/libnvrtc.so.$cuda" bin/nvdisasm; do
   [ -s "$staging/cuda/$file" ] || fail "$file is in none of ${packages[*]}; nothing was changed"
 done
 "$staging/cuda/bin/nvdisasm" --version >/dev/null || fail "nvdisasm does not run on this machine; nothing was changed"

@@ -125,11 +125,16 @@ pub fn reset_peak_memory() -> bool {
 /// kernels, threads' stacks, buffers of files, and what the allocator cannot use.
 const CODE_AND_STACKS: u64 = 6 << 20;
 
-/// What a run takes of a device's memory, in bytes, for people. To be asked for when all is there but that.
-pub fn memory_text(device: &Device, run: usize) -> String {
+/// What a run takes of a device's memory, in bytes, for people. To be asked for when all is there but that. `on_host` is what
+/// a run on a GPU takes of this machine's memory as well.
+pub fn memory_text(device: &Device, run: usize, on_host: usize) -> String {
     match device.name() {
         DeviceName::Cpu => MemoryBound::now(run).text(),
-        gpu => format!("memory: {} on {gpu}", bytes(run as f64)),
+        gpu => format!(
+            "memory: {} on {gpu}, and as much as {} of this machine's",
+            bytes(run as f64),
+            bytes(on_host as f64)
+        ),
     }
 }
 

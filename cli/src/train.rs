@@ -181,7 +181,7 @@ pub fn run(registry: &Registry, arguments: &Arguments) -> Result<()> {
         "{}: {} parameters; {}",
         architecture.name(),
         thousands(count_parameters(&program) as u64),
-        memory_text(&device, plan.memory_bound().total())
+        memory_text(&device, plan.memory_bound().total(), plan.memory_bound().on_host())
     ));
     let mut trainer = Trainer::load(&device, plan)?;
     let stages = &trainer.session().compiled.stages;

@@ -209,7 +209,7 @@ impl Weights {
         };
         // Weights are read before the server takes its share.
         let run = memory.parameters + memory.beside_parameters().max(part + in_file);
-        tell(memory_text(device, run));
+        tell(memory_text(device, run, memory.parameters + part + in_file));
         let mut session = Session::load(device, compiled, context)?;
         match &self.source {
             Source::Run(tensors) => {

@@ -1,13 +1,13 @@
-//! What a value is, told from what it is computed from: entries of a program have copies of the forward pass, with names
-//! of their own for nodes, but what they compute from the same parameters and inputs in the same way is one value. It
-//! knows no kernel.
+//! What a value is, told from what it is computed from: entries of a program have copies of the forward pass, with
+//! nodes of their own, but what they compute from the same parameters and inputs in the same way is one value. It knows
+//! no kernel.
 
 use diptych_ir::{Loop, NodeId, Op, Program, RegionId};
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-/// A value's identity: that of all other values that are computed alike. Copies have the identity of what they copy, and
-/// what is asked of some tokens that of what is asked of all.
+/// A value's identity: that of all other values that are computed alike. Copies have the identity of what they copy,
+/// and what is asked of some tokens that of what is asked of all.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct Identity(u64);
 

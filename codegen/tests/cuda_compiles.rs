@@ -1,6 +1,6 @@
-//! Every kernel that the zoo's programs generate is taken by NVRTC for every architecture and spills no register, and so is
-//! every kernel of a model of production size. What the writer says of them holds: which tiles do not fit in shared
-//! memory, and what tensor cores multiply.
+//! Every kernel that the zoo's programs generate is taken by NVRTC for every architecture and spills no register, and
+//! so is every kernel of a model of production size. What the writer says of them holds: which tiles do not fit in
+//! shared memory, and what tensor cores multiply.
 
 #[path = "support/nvrtc.rs"]
 mod installed;
@@ -105,7 +105,8 @@ fn kernels_of_the_zoo_compile_without_spills() {
     insta::assert_snapshot!(in_scratch.into_iter().collect::<Vec<_>>().join("\n"));
 }
 
-/// What the text gives to tensor cores goes there, with its operands copied on the way. Whether it gives them something.
+/// What the text gives to tensor cores goes there, with its operands copied on the way. Whether it gives them
+/// something.
 fn check_tensor_cores(kernel: &KernelText, code: &KernelCode) -> bool {
     let given = kernel.text.contains("dot_bf16<");
     assert_eq!(given, code.count("HMMA") > 0, "{}", kernel.name);
@@ -128,7 +129,7 @@ fn check_warpgroups(kernel: &KernelText, code: &KernelCode) -> bool {
     let slots = kernel.text.split_once("// Ring: ").and_then(|(_, rest)| rest.split_once(" slots"));
     let slots: usize = slots.expect("a ring").0.parse().expect("a number");
     assert!(slots >= 3, "{name}: {slots}");
-    let copied = !["IN_REGISTERS", "BY_PIECES", "BY_ELEMENTS", "BY_TMA_ZEROED"]
+    let copied = !["IN_REGISTERS", "BY_PIECES", "BY_ELEMENTS", "_ZEROED"]
         .iter()
         .any(|from| kernel.text.contains(from));
     let main = code.main_loop.as_ref().expect("a main loop");

@@ -9,7 +9,7 @@ mod products;
 use diptych_nvrtc::Nvrtc;
 use diptych_virtual_gpu::{LaunchReport, Target};
 use installed::nvrtc;
-use products::{Outcome, Probe, Product};
+use products::{EXTREMES, Outcome, Probe, Product};
 
 /// A way to call a dot.
 struct Call {
@@ -24,6 +24,7 @@ struct Call {
     accumulate: bool,
     /// m, n and k.
     sizes: [usize; 3],
+    extremes: &'static [f32],
 }
 
 impl Call {
@@ -62,6 +63,7 @@ probe(int m, int n, int k, const {a} *a, const {b} *b, float *c) {{
             narrow: [0, 1].map(|operand| self.is_bf16(operand)),
             accumulate: self.accumulate,
             sizes: self.sizes,
+            extremes: self.extremes,
         };
         let text = self.text(product.strides());
         let probe =
@@ -88,7 +90,7 @@ fn calls(parts: Option<[usize; 2]>, copies: &[[&'static str; 2]]) -> Vec<Call> {
             for &copies in copies {
                 let accumulate = (at + usize::from(along_k[0])) % 2 == 0;
                 let sizes = [[5, 33, 70], [67, 130, 43], [64, 64, 8]][at];
-                calls.push(Call { rows, columns, along_k, parts, copies, accumulate, sizes });
+                calls.push(Call { rows, columns, along_k, parts, copies, accumulate, sizes, extremes: &[] });
             }
         }
     }
@@ -122,5 +124,32 @@ fn a_dot_on_tensor_cores_is_as_exact_as_floats() {
         assert!(distance < 1e-6, "{distance:e}: {}", call.text([[0; 2]; 2]));
         assert!(report.total.tensor_core_instructions > 0);
         check_conflicts(&call, report);
+    }
+}
+
+#[test]
+fn infinities_and_the_largest_floats_are_as_in_a_chain() {
+    let Some(nvrtc) = nvrtc() else { return };
+    for (parts, copies) in [
+        ([3, 1], ["COPY_ELEMENTS", "COPY_ASYNC"]),
+        ([3, 1], ["COPY_PIECES", "COPY_ASYNC"]),
+        ([1, 3], ["COPY_ASYNC", "COPY_PIECES"]),
+    ] {
+        let sizes = [67, 130, 43];
+        let call = Call {
+            rows: 64,
+            columns: 64,
+            along_k: [true, false],
+            parts: Some(parts),
+            copies,
+            accumulate: false,
+            sizes,
+            extremes: &EXTREMES,
+        };
+        let outcome = call.run(&nvrtc);
+        assert!(
+            outcome.chains.iter().any(|chain| chain.is_infinite()) && outcome.is_as_chains(),
+            "{parts:?} {copies:?}"
+        );
     }
 }

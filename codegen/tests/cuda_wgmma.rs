@@ -1,5 +1,6 @@
-//! The products of warpgroups of the CUDA prelude, executed on the virtual GPU in every form in which kernels call them:
-//! sizes that are no multiples of tiles, operands in both orders, by TMA, by threads and in registers, whole and in parts.
+//! The products of warpgroups of the CUDA prelude, executed on the virtual GPU in every form in which kernels call
+//! them: sizes that are no multiples of tiles, operands in both orders, by TMA, by threads and in registers, whole
+//! and in parts.
 
 #[path = "support/nvrtc.rs"]
 mod installed;
@@ -11,7 +12,7 @@ use diptych_ir::DType;
 use diptych_nvrtc::Nvrtc;
 use diptych_virtual_gpu::Target;
 use installed::nvrtc;
-use products::{Outcome, Probe, Product};
+use products::{EXTREMES, Outcome, Probe, Product};
 
 /// A way to call a dot.
 #[derive(Clone, Copy, Debug)]
@@ -27,6 +28,7 @@ struct Call {
     accumulate: bool,
     /// m, n and k.
     sizes: [usize; 3],
+    extremes: &'static [f32],
 }
 
 const SLOTS: usize = 3;
@@ -38,6 +40,7 @@ impl Call {
             narrow: [!self.wide, true],
             accumulate: self.accumulate,
             sizes: self.sizes,
+            extremes: self.extremes,
         }
     }
 
@@ -59,7 +62,7 @@ impl Call {
     /// An operand as boxes. Where there is something else behind the last k, the tensor has that too.
     fn map(&self, operand: usize, strides: [usize; 2]) -> TensorMap {
         let (size, k) = (self.sizes[operand], self.sizes[2]);
-        let k = if self.from[operand] == "BY_TMA_ZEROED" { k.next_multiple_of(8) } else { k };
+        let k = if self.from[operand].ends_with("_ZEROED") { k.next_multiple_of(8) } else { k };
         let [x_stride, k_stride] = if operand == 0 { strides } else { [strides[1], strides[0]] };
         let of = |size, stride, box_size| TensorDim { extent: TensorExtent::Fixed(size), stride, box_size };
         let extent = [self.rows, self.columns][operand];
@@ -145,7 +148,7 @@ fn calls(wide: bool, from: &[[&'static str; 2]]) -> Vec<Call> {
         for (&along_k, &from) in orders.iter().flat_map(|order| from.iter().map(move |from| (order, from))) {
             if from[0] != "IN_REGISTERS_BY_PAIRS" || along_k[0] {
                 let accumulate = (at + usize::from(along_k[0])) % 2 == 0;
-                calls.push(Call { rows, columns, along_k, from, wide, accumulate, sizes });
+                calls.push(Call { rows, columns, along_k, from, wide, accumulate, sizes, extremes: &[] });
             }
         }
     }
@@ -186,15 +189,15 @@ fn boxes_arrive_by_tma() {
     let Some(nvrtc) = nvrtc() else { return };
     let from = [
         ["BY_TMA", "BY_TMA"],
-        ["BY_TMA_ZEROED", "BY_TMA_ZEROED"],
+        ["BY_TMA_ZEROED", "BY_TMA_ROWS_ZEROED"],
         ["BY_PIECES", "BY_TMA"],
         ["BY_TMA", "BY_ELEMENTS"],
     ];
     calls(false, &from).into_iter().for_each(|call| check(&nvrtc, call));
 }
 
-/// A left operand and a result in tiles of floats, whose rows the writer pads: fragments are read and written in as few
-/// passes as there can be.
+/// A left operand and a result in tiles of floats, whose rows the writer pads: fragments are read and written in as
+/// few passes as there can be.
 #[test]
 fn fragments_of_padded_tiles_meet_in_no_bank() {
     let Some(nvrtc) = nvrtc() else { return };
@@ -208,6 +211,7 @@ fn fragments_of_padded_tiles_meet_in_no_bank() {
             wide: true,
             accumulate: false,
             sizes: [64, 128, 128],
+            extremes: &[],
         };
         let mut probe = call.probe();
         // Rows of the tile, as `padding.rs` has them.
@@ -237,5 +241,17 @@ fn fragments_of_padded_tiles_meet_in_no_bank() {
         assert!(outcome.distance() < 5e-6, "{}", outcome.distance());
         let conflicts = outcome.report.total.bank_conflict_ratio();
         assert!(conflicts <= 1.05, "{along_k}: {conflicts}");
+    }
+}
+
+#[test]
+fn infinities_and_the_largest_floats_are_as_in_a_chain() {
+    let Some(nvrtc) = nvrtc() else { return };
+    for from in [["BY_PIECES", "BY_TMA"], ["IN_REGISTERS_BY_PAIRS", "BY_TMA"]] {
+        let mut call = calls(true, &[from])[0];
+        call.accumulate = false;
+        call.extremes = &EXTREMES;
+        let outcome = call.run(&nvrtc);
+        assert!(outcome.chains.iter().any(|chain| chain.is_infinite()) && outcome.is_as_chains(), "{from:?}");
     }
 }

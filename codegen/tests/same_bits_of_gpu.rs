@@ -1,5 +1,5 @@
-//! The verifier of same bits: entries that a GPU runs sum in one way what several of them compute, and where one is made
-//! to choose otherwise, that is found. Nothing is given to NVRTC.
+//! The verifier of same bits: entries that a GPU runs sum in one way what several of them compute, and where one is
+//! made to choose otherwise, that is found. Nothing is given to NVRTC.
 
 use diptych_codegen::cuda::{Architecture, SameBitsError, verify_same_bits};
 use diptych_codegen::driver::{CompiledProgram, compile_program};
@@ -138,9 +138,9 @@ fn check_error((sum, error): (String, SameBitsError), what: [&str; 2]) {
     let text = error.to_string();
     println!("{text}");
     assert_eq!(error.sum, sum);
-    assert!(error.entries.contains(&EntryKind::Decode), "{text}");
-    assert!(what.iter().zip(&error.ways).all(|(what, way)| way.contains(what)), "{text}");
-    assert!(text.contains(&sum) && text.contains("`decode`") && text.contains(&error.kernels[1]), "{text}");
+    assert!(error.of.iter().any(|found| found.entry == EntryKind::Decode), "{text}");
+    assert!(what.iter().zip(error.of.iter()).all(|(what, found)| found.way.contains(what)), "{text}");
+    assert!(text.contains(&sum) && text.contains("`decode`") && text.contains(&error.of[1].kernel), "{text}");
 }
 
 #[test]

@@ -15,8 +15,13 @@ case "$*" in
 *) exit 1 ;;
 esac
 while [ "$1" != --target ]; do shift; done
-mkdir -p "$2/nvidia/cu13/lib" "$2/nvidia/cu13/bin" "$2/one.dist-info"
-printf library >"$2/nvidia/cu13/lib/libnvrtc.so.13"
+mkdir -p "$2/nvidia/cu13/include" "$2/nvidia/cu13/bin" "$2/one.dist-info"
+case "$*" in
+*nvrtc-cu12*) below=cuda_nvrtc library=libnvrtc.so.12 ;;
+*) below=cu13 library=libnvrtc.so.13 ;;
+esac
+mkdir -p "$2/nvidia/$below/lib" "$2/nvidia/$below/include"
+printf library >"$2/nvidia/$below/lib/$library"
 [ -z "$FAIL" ] || { echo "no such package" >&2; exit 1; }
 printf '#!/bin/sh\n' >"$2/nvidia/cu13/bin/nvdisasm"
 chmod +x "$2/nvidia/cu13/bin/nvdisasm"
@@ -31,7 +36,9 @@ impl Machine {
     fn with(python: Option<&str>) -> Machine {
         let machine = Machine { folder: tempfile::tempdir().unwrap() };
         fs::create_dir(machine.at("bin")).unwrap();
-        for tool in ["bash", "cat", "dirname", "ls", "mkdir", "mktemp", "mv", "rm", "sh", "uname", "chmod"] {
+        for tool in
+            ["bash", "cat", "cp", "dirname", "ls", "mkdir", "mktemp", "mv", "rm", "sh", "uname", "chmod"]
+        {
             let found = ["/bin", "/usr/bin"]
                 .iter()
                 .map(|folder| Path::new(folder).join(tool))
@@ -93,7 +100,10 @@ fn it_installs_once_where_diptych_looks() {
         let output = machine.run(&[], &variables);
         assert!(output.status.success(), "{}", said(&output));
         assert_eq!(machine.names(folder), ["cuda"], "nothing beside it must stay");
-        assert_eq!(machine.names(&format!("{folder}/cuda")), ["bin", "lib", "one.dist-info", "versions"]);
+        assert_eq!(
+            machine.names(&format!("{folder}/cuda")),
+            ["bin", "include", "lib", "one.dist-info", "versions"]
+        );
         let calls = machine.calls();
         let output = machine.run(&[], &variables);
         assert!(output.status.success() && said(&output).contains("already"), "{}", said(&output));
@@ -122,6 +132,37 @@ fn other_versions_are_replaced_and_what_is_not_its_own_is_left_alone() {
     }
     assert_eq!(machine.names("mine"), ["work"]);
     assert_eq!(machine.names("."), ["bin", "calls", "cuda", "file", "mine"]);
+}
+
+#[test]
+fn it_installs_what_the_driver_runs_or_what_is_named() {
+    let library = |machine: &Machine| machine.names("cuda/lib");
+    let machine = Machine::with(Some(PYTHON));
+    for (arguments, expected) in [
+        (vec!["--cuda", "12", "cuda"], "libnvrtc.so.12"),
+        (vec!["cuda", "--cuda=13"], "libnvrtc.so.13"),
+        (vec!["cuda"], "libnvrtc.so.13"),
+    ] {
+        let output = machine.run(&arguments, &[]);
+        assert!(output.status.success(), "{}", said(&output));
+        assert_eq!(library(&machine), [expected], "{arguments:?}");
+    }
+    for (told, expected) in [
+        ("| Driver Version: 550.54   CUDA Version: 12.4     |", "libnvrtc.so.12"),
+        ("| Driver Version: 580.65   CUDA Version: 13.0     |", "libnvrtc.so.13"),
+        ("no devices were found", "libnvrtc.so.13"),
+    ] {
+        let machine = Machine::with(Some(PYTHON));
+        let script = format!("#!/bin/sh\necho '{told}'\n");
+        fs::write(machine.at("bin/nvidia-smi"), script).unwrap();
+        fs::set_permissions(machine.at("bin/nvidia-smi"), fs::Permissions::from_mode(0o755)).unwrap();
+        let output = machine.run(&["cuda"], &[]);
+        assert!(output.status.success(), "{}", said(&output));
+        assert_eq!(library(&machine), [expected], "{told}");
+    }
+    for arguments in [["--cuda", "11"].as_slice(), &["--cuda"], &["--other", "cuda"]] {
+        assert_eq!(machine.run(arguments, &[]).status.code(), Some(2), "{arguments:?}");
+    }
 }
 
 #[test]

@@ -136,9 +136,13 @@ fn spoil(kernel: &mut KernelText, maps: &[(TensorMap, String)], given: &mut Vec<
         let start = kernel.text.find("long long flat, ").unwrap() + "long long flat, ".len();
         let end = start + kernel.text[start..].find(')').unwrap();
         let parameters = kernel.text[start..end].split(", ");
+        let parameters = parameters.filter(|parameter| *parameter != "const tensor_map *maps");
         parameters.map(|parameter| parameter.rsplit('*').next().unwrap().to_owned()).collect()
     };
+    // A kernel may have maps of its own, and these come behind.
+    let own = kernel.maps.len();
     for (at, (map, rows)) in maps.iter().enumerate() {
+        let at = own + at;
         let (name, columns, stride) = (&names[map.arg], map.dims[0].box_size, map.dims[1].stride);
         let swizzled = map.swizzle != Swizzle::None;
         calls.push_str(&format!(
@@ -150,13 +154,15 @@ fn spoil(kernel: &mut KernelText, maps: &[(TensorMap, String)], given: &mut Vec<
     let tables = "    const step_tables step = *tables;\n";
     assert!(kernel.text.contains(tables));
     kernel.text = kernel.text.replace(tables, &format!("{tables}{calls}"));
-    kernel.text = kernel.text.replace("long long flat, ", "long long flat, const tensor_map *maps, ");
+    if own == 0 {
+        kernel.text = kernel.text.replace("long long flat, ", "long long flat, const tensor_map *maps, ");
+    }
     let of = |swizzled: bool| {
         let text = COMPARE.replace("compare_box", &format!("{}_{swizzled}", kernel.name));
         text.replace("SWIZZLED", if swizzled { "true" } else { "false" })
     };
     kernel.text = format!("{}{}{}", of(true), of(false), kernel.text);
-    kernel.maps = maps.iter().map(|map| map.0.clone()).collect();
+    kernel.maps.extend(maps.iter().map(|map| map.0.clone()));
 }
 
 fn session(device: &Device, compiled: CompiledProgram, program: &Program) -> Session {
@@ -252,6 +258,19 @@ fn kernels_find_what_their_maps_say() {
     let mut checked = compiled(&[EntryKind::Train]);
     give_maps(&mut checked, &[EntryKind::Train]);
     assert!(trained(&gpu, &session(&gpu, checked, &program)) == plain, "maps change bits");
+
+    // Without memory for graphs, runs are launched kernel by kernel.
+    type RefuseGraphs = unsafe extern "C" fn(i32) -> u32;
+    // SAFETY: the virtual GPU's driver was loaded, and its function of this name has this type.
+    let refuse = |refuse: bool| unsafe {
+        let library = cudarc::driver::sys::culib();
+        let function = library.get::<RefuseGraphs>(b"diptych_virtual_gpu_refuse_graphs\0").unwrap();
+        assert_eq!(function(refuse.into()), 0);
+    };
+    refuse(true);
+    let launched = trained(&gpu, &session(&gpu, compiled(&[EntryKind::Train]), &program));
+    refuse(false);
+    assert!(launched == plain, "runs without graphs have other bits");
 
     // A tensor that is not there is told, with whose it is.
     let mut wrong = compiled(&kinds);

@@ -1,5 +1,5 @@
-//! The virtual GPU with the instructions of `sm_90a`: training beside the CPU, and the promise of same bits. One process
-//! has one driver, so that all tests here are of one architecture.
+//! The virtual GPU with the instructions of `sm_90a`: training beside the CPU, and the promise of same bits. One
+//! process has one driver, so that all tests here are of one architecture.
 
 #[path = "support/batches.rs"]
 mod batches;

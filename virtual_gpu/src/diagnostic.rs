@@ -19,8 +19,9 @@ pub enum Fault {
     /// The target of an asynchronous copy was touched before the copy was waited for, or the source of an asynchronous
     /// read was overwritten before that.
     MissingWait,
-    /// Ordinary writes were read by the asynchronous proxy without `fence.proxy.async`, or registers went to a
-    /// warpgroup multiply without `wgmma.fence`.
+    /// Ordinary writes were read by the asynchronous proxy without `fence.proxy.async`, registers went to a
+    /// warpgroup multiply without `wgmma.fence`, or a tensor map in global memory was used without
+    /// `fence.proxy.tensormap`.
     MissingFence,
     /// A register that a warpgroup multiply in flight owns was touched before `wgmma.wait_group`.
     RegisterInFlight,

@@ -85,6 +85,14 @@ fn integers_of_32_bits() {
             (0..4).map(|i| i32::from((a >> (8 * i)) as i8) * i32::from((b >> (8 * i)) as u8)).sum();
         (sum as u32).wrapping_add(c)
     });
+    narrow("dp2a.lo.u32.u32 %rd, %ra, %rb, %rc;", |a, b, c| {
+        ((a & 0xffff) * (b & 0xff)).wrapping_add((a >> 16) * (b >> 8 & 0xff)).wrapping_add(c)
+    });
+    narrow("dp2a.hi.s32.u32 %rd, %ra, %rb, %rc;", |a, b, c| {
+        let product = |half: u32, byte: u32| i32::from(half as i16) * byte as i32;
+        let sum = product(a, b >> 16 & 0xff) + product(a >> 16, b >> 24);
+        (sum as u32).wrapping_add(c)
+    });
     narrow("sad.s32 %rd, %ra, %rb, %rc;", |a, b, c| (a as i32).abs_diff(b as i32).wrapping_add(c));
     narrow("selp.b32 %rd, %ra, 5, %p;", |a, _, c| if c & 1 != 0 { a } else { 5 });
     narrow("@%p add.s32 %rd, %ra, 1; @!%p add.s32 %rd, %rb, 2;", |a, b, c| {

@@ -191,3 +191,57 @@ fn faults_in_the_warp_specialised_gemm_are_found() {
         assert!(faults.contains(&diagnostic.fault), "{definition}: {diagnostic}");
     }
 }
+
+/// A persistent kernel of three warpgroups with its maps in global memory.
+fn warp_specialised(definitions: &[&str], [m, n, k]: [usize; 3], seed: u64) -> Option<Gemm> {
+    let mut bench = Bench::new(include_str!("kernels/warp_specialised.cu"), Target::Sm90a, definitions)?;
+    bench.configuration.seed = seed;
+    let (a, b) = (random(m * k, 1), random(n * k, 2));
+    // Columns of b run along memory.
+    let across: Vec<f32> = (0..k * n).map(|at| b[at % n * k + at / n]).collect();
+    let (left, right, output) = (bench.brain_floats(&a), bench.brain_floats(&across), bench.empty(4 * m * n));
+    let map = |address: u64, columns: usize, rows: usize, box_rows: u32| {
+        let map = TensorMap {
+            address,
+            element_bytes: 2,
+            sizes: vec![columns as u64, rows as u64],
+            strides: vec![columns as u64 * 2],
+            box_sizes: vec![64, box_rows],
+            swizzle: Swizzle::Bytes128,
+        };
+        map.encode().unwrap()
+    };
+    let maps = bench.upload(&[map(left, k, m, 128), map(right, n, k, 64)].concat());
+    let sizes = [m, n, k].map(|size| size as i32);
+    let arguments = Arguments::new().pointer(maps).pointer(output);
+    let arguments = sizes.into_iter().fold(arguments, Arguments::integer);
+    let shared = 1024 + 4 * (128 + 64) * 64 * 2;
+    let result = bench.launch("warp_specialised", [2, 1, 1], [384, 1, 1], shared, arguments);
+    if result.is_err() {
+        return Some(Gemm { result, output: Vec::new(), error: 0.0 });
+    }
+    let output = bench.read_floats(output, m * n);
+    let error = relative_error(&output, &products(&a, &b, m, n, k));
+    Some(Gemm { result, output, error })
+}
+
+#[test]
+fn a_producer_runs_ahead_of_two_warpgroups_over_many_tiles() {
+    for seed in 0..4 {
+        let Some(gemm) = warp_specialised(&[], [200, 152, 328], seed) else { return };
+        let report = gemm.result.unwrap_or_else(|error| panic!("{error}"));
+        assert!(gemm.error < 1e-6, "{}", gemm.error);
+        // Tiles, steps, instructions of a step, warps.
+        assert_eq!(report.total.tensor_core_instructions, 6 * 6 * 4 * 8);
+    }
+    for (definition, faults) in [
+        ("NO_ACQUIRE", &[Fault::MissingFence][..]),
+        ("NO_START", &[Fault::UninitialisedRead]),
+        ("ONE_GROUP_RELEASES", &[Fault::MissingWait, Fault::SharedRace]),
+    ] {
+        let Some(gemm) = warp_specialised(&[definition], [200, 152, 328], 3) else { return };
+        let diagnostic = diagnostic(gemm.result);
+        println!("{definition}: {diagnostic}");
+        assert!(faults.contains(&diagnostic.fault), "{definition}: {diagnostic}");
+    }
+}

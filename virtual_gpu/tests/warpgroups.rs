@@ -1,24 +1,12 @@
-//! wgmma with every layout of its operands, and tensor copies of every rank, in PTX written by hand.
+//! wgmma with every layout of its operands, bulk copies and named barriers, in PTX written by hand.
 
 mod common;
 
+use common::single::{WAIT, warpgroup_kernel};
 use common::{Bench, brain_bytes, diagnostic, random, relative_error};
 use diptych_virtual_gpu::{Arguments, Fault, Swizzle, Target, TensorMap};
 
 const SWIZZLES: [Swizzle; 4] = [Swizzle::None, Swizzle::Bytes32, Swizzle::Bytes64, Swizzle::Bytes128];
-
-fn header(parameters: &str, body: &str) -> String {
-    format!(
-        ".version 8.0\n.target sm_90a\n.address_size 64\n.visible .entry one({parameters}) {{
-        .reg .pred %p<8>; .reg .b32 %r<64>; .reg .b64 %d<32>; .reg .f32 %f<80>;
-        .shared .align 1024 .b8 memory[65536]; .shared .align 8 .b8 barrier[8];
-        mov.u32 %r0, %tid.x; mov.u32 %r1, memory; mov.u32 %r2, barrier; setp.ne.u32 %p0, %r0, 0; mov.u32 %r3, 0;
-        @%p0 bra READY; mbarrier.init.shared.b64 [%r2], 1; fence.mbarrier_init.release.cluster; READY: bar.sync 0;
-        {body} ret; }}"
-    )
-}
-
-const WAIT: &str = "WAIT: mbarrier.try_wait.parity.shared.b64 %p1, [%r2], 0; @!%p1 bra WAIT;";
 
 /// Where an operand is, and how.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -34,6 +22,7 @@ enum Operand {
 #[derive(Clone, Copy, Debug)]
 struct Product {
     tf32: bool,
+    columns: usize,
     a: Operand,
     b: Operand,
     accumulate: bool,
@@ -60,7 +49,7 @@ fn layout(
         (true, _) => (vec![[0, 0, 0]], [(width / element) as u32, rows as u32], [16, 8 * width]),
         (false, _) => {
             let span = width / element;
-            let boxes = (0..rows / span).map(|at| [at * depth * width, at * span, 0]).collect();
+            let boxes = (0..rows.div_ceil(span)).map(|at| [at * depth * width, at * span, 0]).collect();
             let strides = match swizzle {
                 Swizzle::None => [8 * width, depth * width],
                 _ => [depth * width, 8 * width],
@@ -71,21 +60,22 @@ fn layout(
 }
 
 fn run_product(product: Product) -> (Vec<f32>, Vec<f64>) {
-    let (element, depth, columns) = if product.tf32 { (4, 8, 64) } else { (2, 16, 64) };
+    let (element, depth) = if product.tf32 { (4, 8) } else { (2, 16) };
+    let columns = product.columns;
     let mut bench_inputs = Vec::new();
     let mut body = String::new();
     let mut loads = String::new();
     let (mut place, mut bytes) = (0, 0);
     let mut descriptors = Vec::new();
-    // Operand a has 64 rows, b 64 columns; both are given as rows of k here.
+    // Operand a has 64 rows, b as many as there are columns; both are given as rows of k here.
     let values = [random(64 * depth, 1), random(columns * depth, 2)];
     for (at, operand) in [product.a, product.b].into_iter().enumerate() {
         let Operand::Shared { swizzle, along_k } = operand else {
             descriptors.push(0);
-            bench_inputs.push((values[at].clone(), vec![1, 1], [16, 1], Swizzle::None, true));
+            bench_inputs.push((values[at].clone(), vec![1, 1], [0, 1], Swizzle::None, true));
             continue;
         };
-        let rows = 64;
+        let rows = [64, columns][at];
         let (boxes, sizes, strides) = layout(rows, element, swizzle, along_k);
         place = usize::next_multiple_of(place, 1024);
         for [offset, x, y] in boxes {
@@ -110,7 +100,7 @@ fn run_product(product: Product) -> (Vec<f32>, Vec<f64>) {
             r = 10 + at,
             d = 10 + at,
         ));
-        place += 64 * 128;
+        place += rows.next_multiple_of(64) * 128;
         bench_inputs.push((values[at].clone(), vec![sizes[0], sizes[1]], [rows, depth], swizzle, along_k));
     }
     let thread_rows = "and.b32 %r20, %r0, 31; shr.u32 %r21, %r0, 5; shr.u32 %r22, %r20, 2; and.b32 %r23, %r20, 3; \
@@ -131,10 +121,14 @@ fn run_product(product: Product) -> (Vec<f32>, Vec<f64>) {
         }
     };
     let list = |count: usize| (0..count).map(|i| format!("%f{i}")).collect::<Vec<_>>().join(", ");
-    for i in 0..32 {
+    // What is not added to may hold anything.
+    for i in 0..if product.accumulate { columns / 2 } else { 0 } {
         body.push_str(&format!("mov.f32 %f{i}, 0f40000000;\n"));
     }
-    let shape = if product.tf32 { "m64n64k8.f32.tf32.tf32" } else { "m64n64k16.f32.bf16.bf16" };
+    let shape = match product.tf32 {
+        true => format!("m64n{columns}k8.f32.tf32.tf32"),
+        false => format!("m64n{columns}k16.f32.bf16.bf16"),
+    };
     let sign = |negate: bool| if negate { -1 } else { 1 };
     let transposed = |operand: Operand| matches!(operand, Operand::Shared { along_k: false, .. }) as u8;
     let mut tail = format!("{}, {}", sign(product.negate_a), sign(product.negate_b));
@@ -149,9 +143,9 @@ fn run_product(product: Product) -> (Vec<f32>, Vec<f64>) {
          wgmma.mma_async.sync.aligned.{shape} {{{}}}, {a}, %d11, %p2, {tail};
          wgmma.commit_group.sync.aligned; wgmma.wait_group.sync.aligned 0;\n",
         product.accumulate as u8,
-        list(32)
+        list(columns / 2)
     ));
-    for i in 0..32 {
+    for i in 0..columns / 2 {
         let (row, column) = (i / 2 % 2 * 8, i / 4 * 8 + i % 2);
         body.push_str(&format!(
             "add.u32 %r24, %r22, {row}; mul.lo.u32 %r24, %r24, {}; mad.lo.u32 %r24, %r23, 8, %r24; cvt.u64.u32 %d20, %r24; \
@@ -167,7 +161,7 @@ fn run_product(product: Product) -> (Vec<f32>, Vec<f64>) {
     );
     let parameters =
         ".param .align 64 .b8 a[128], .param .align 64 .b8 b[128], .param .u64 c, .param .u64 fragments";
-    let mut bench = Bench::of_ptx(&header(parameters, &text), Target::Sm90a);
+    let mut bench = Bench::of_ptx(&warpgroup_kernel(parameters, &text), Target::Sm90a);
     let to_bytes = |values: &[f32]| -> Vec<u8> {
         if product.tf32 {
             values.iter().flat_map(|value| value.to_le_bytes()).collect()
@@ -178,7 +172,7 @@ fn run_product(product: Product) -> (Vec<f32>, Vec<f64>) {
     let mut maps = Vec::new();
     let mut fragments = 0;
     for (values, box_sizes, [rows, depth], swizzle, along_k) in bench_inputs {
-        if rows == 16 {
+        if rows == 0 {
             fragments = bench.upload(&to_bytes(&values));
             maps.push([0; 128]);
             continue;
@@ -222,6 +216,7 @@ fn check_product(product: Product) {
 fn products_of_all_layouts() {
     let base = Product {
         tf32: false,
+        columns: 64,
         a: Operand::Registers,
         b: Operand::Shared { swizzle: Swizzle::Bytes128, along_k: true },
         accumulate: true,
@@ -233,6 +228,7 @@ fn products_of_all_layouts() {
             let shared = Operand::Shared { swizzle, along_k };
             check_product(Product { b: shared, ..base });
             check_product(Product { a: shared, ..base });
+            check_product(Product { a: shared, b: shared, ..base });
         }
         let shared = Operand::Shared { swizzle, along_k: true };
         check_product(Product { tf32: true, a: shared, b: shared, ..base });
@@ -242,69 +238,13 @@ fn products_of_all_layouts() {
     check_product(Product { negate_a: true, ..base });
     check_product(Product { negate_a: true, negate_b: true, accumulate: false, ..base });
     check_product(Product { negate_b: true, ..base });
-}
-
-/// Copies a box of a tensor through shared memory to the same place of another tensor.
-fn copy_box(sizes: &[usize], box_sizes: &[u32], coordinates: &[i32], swizzle: Swizzle) {
-    let rank = sizes.len();
-    let list: Vec<String> = (0..rank).map(|axis| format!("%r{}", 10 + axis)).collect();
-    let list = list.join(", ");
-    let set: String = coordinates
-        .iter()
-        .enumerate()
-        .map(|(axis, at)| format!("mov.u32 %r{}, {at};\n", 10 + axis))
-        .collect();
-    let bytes: usize = box_sizes.iter().map(|size| *size as usize).product::<usize>() * 4;
-    let text = format!(
-        "mov.b64 %d0, from; cvta.param.u64 %d0, %d0; mov.b64 %d1, to; cvta.param.u64 %d1, %d1;
-         @%p0 bra END; {set}
-         mbarrier.arrive.expect_tx.shared.b64 _, [%r2], {bytes};
-         cp.async.bulk.tensor.{rank}d.shared::cluster.global.mbarrier::complete_tx::bytes [%r1], [%d0, {{{list}}}], [%r2];
-         {WAIT}
-         cp.async.bulk.tensor.{rank}d.global.shared::cta.bulk_group [%d1, {{{list}}}], [%r1];
-         cp.async.bulk.commit_group; cp.async.bulk.wait_group 0; END:"
-    );
-    let parameters = ".param .align 64 .b8 from[128], .param .align 64 .b8 to[128]";
-    let mut bench = Bench::of_ptx(&header(parameters, &text), Target::Sm90a);
-    let count: usize = sizes.iter().product();
-    let values: Vec<f32> = (0..count).map(|i| i as f32 + 1.0).collect();
-    let (from, to) = (bench.floats(&values), bench.floats(&vec![0.0; count]));
-    let strides: Vec<u64> =
-        (1..rank).map(|axis| sizes[..axis].iter().product::<usize>() as u64 * 4).collect();
-    let map = |address: u64| {
-        let sizes = sizes.iter().map(|size| *size as u64).collect();
-        let (strides, box_sizes) = (strides.clone(), box_sizes.to_vec());
-        TensorMap { address, element_bytes: 4, sizes, strides, box_sizes, swizzle }.encode().unwrap()
-    };
-    let arguments = Arguments::new().tensor_map(&map(from)).tensor_map(&map(to));
-    bench.launch("one", [1, 1, 1], [32, 1, 1], 0, arguments).unwrap_or_else(|error| panic!("{error}"));
-    let got = bench.read_floats(to, count);
-    let mut copied = 0;
-    for (at, value) in values.iter().enumerate() {
-        let mut left = at;
-        let inside = (0..rank).all(|axis| {
-            let index = (left % sizes[axis]) as i64;
-            left /= sizes[axis];
-            let first = i64::from(coordinates[axis]);
-            (first..first + i64::from(box_sizes[axis])).contains(&index)
-        });
-        copied += usize::from(inside);
-        assert_eq!(
-            got[at],
-            if inside { *value } else { 0.0 },
-            "element {at} of {sizes:?} at {coordinates:?}"
-        );
+    for columns in (8..=256).step_by(8) {
+        for along_k in [true, false] {
+            let shared = Operand::Shared { swizzle: Swizzle::Bytes128, along_k };
+            check_product(Product { columns, b: shared, ..base });
+            check_product(Product { columns, a: shared, b: shared, ..base });
+        }
     }
-    assert!(copied > 0);
-}
-
-#[test]
-fn tensor_copies_of_one_to_five_dimensions() {
-    copy_box(&[100], &[32], &[80], Swizzle::None);
-    copy_box(&[100, 9], &[8, 4], &[-3, 7], Swizzle::Bytes32);
-    copy_box(&[20, 7, 5], &[16, 3, 2], &[12, -1, 4], Swizzle::Bytes64);
-    copy_box(&[40, 4, 3, 5], &[32, 2, 2, 3], &[4, 1, 2, 3], Swizzle::Bytes128);
-    copy_box(&[12, 3, 4, 2, 3], &[4, 2, 3, 2, 2], &[8, 1, -1, 0, 2], Swizzle::None);
 }
 
 #[test]
@@ -322,7 +262,8 @@ fn bulk_copies_and_their_faults() {
         )
     };
     let run = |text: &str| {
-        let mut bench = Bench::of_ptx(&header(".param .u64 from, .param .u64 to", text), Target::Sm90a);
+        let mut bench =
+            Bench::of_ptx(&warpgroup_kernel(".param .u64 from, .param .u64 to", text), Target::Sm90a);
         let values: Vec<f32> = (0..64).map(|i| i as f32).collect();
         let (from, to) = (bench.floats(&values), bench.empty(256));
         let result =
@@ -363,7 +304,7 @@ fn barriers_count_and_wait() {
         OTHERS: bar.sync 1, 96; ld.shared.u32 %r6, [%r1];
         mul.wide.u32 %d1, %r0, 4; add.s64 %d1, %d0, %d1; st.global.u32 [%d1], %r6; DONE:";
     let run = |text: &str| {
-        let mut bench = Bench::of_ptx(&header(".param .u64 out", text), Target::Sm90a);
+        let mut bench = Bench::of_ptx(&warpgroup_kernel(".param .u64 out", text), Target::Sm90a);
         let out = bench.empty(4 * 96);
         let result = bench.launch("one", [1, 1, 1], [96, 1, 1], 0, Arguments::new().pointer(out));
         (result, bench.read_floats(out, 64))
@@ -386,7 +327,7 @@ fn barriers_count_and_wait() {
         (text.replace("DONE:", "DONE: trap;"), Fault::Trap),
         (text.replace("DONE:", "DONE: FOREVER: bra FOREVER;"), Fault::EndlessLoop),
     ] {
-        let mut bench = Bench::of_ptx(&header(".param .u64 out", &change), Target::Sm90a);
+        let mut bench = Bench::of_ptx(&warpgroup_kernel(".param .u64 out", &change), Target::Sm90a);
         bench.configuration.instruction_limit = 100_000;
         let out = bench.empty(4 * 96);
         // Which warp comes first is up to the seed; some order shows the fault.

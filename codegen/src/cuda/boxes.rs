@@ -1,4 +1,5 @@
-//! Operands that TMA copies: the tensor that a view or a weight in panels is, and where an instance's boxes of it begin.
+//! Operands that TMA copies: the tensor that a view or a weight in panels is, and where an instance's boxes of it
+//! begin.
 
 use super::writer::Writer;
 use super::{PANEL, Swizzle, TensorDim, TensorExtent, TensorMap};
@@ -20,6 +21,8 @@ pub(super) struct Boxes {
     pub(super) along_k: bool,
     /// Whether a box may hold something behind the last k.
     pub(super) zeroed: bool,
+    /// Whether it may hold what nobody wrote behind the last row (or column).
+    pub(super) rows_zeroed: bool,
 }
 
 impl Boxes {
@@ -39,8 +42,8 @@ struct Axis {
     box_size: usize,
 }
 
-/// Whether what comes behind the last of these k is zero in a tensor that is as long as their axis, or has no place in a
-/// box of k that begins at a multiple of [`RING_STEP`].
+/// Whether what comes behind the last of these k is zero in a tensor that is as long as their axis, or has no place
+/// in a box of k that begins at a multiple of [`RING_STEP`].
 fn ends_with_its_axis(extents: &[Extent]) -> bool {
     match extents {
         &[Extent::Whole(_)] => true,
@@ -53,8 +56,8 @@ fn ends_with_its_axis(extents: &[Extent]) -> bool {
 }
 
 impl Writer<'_> {
-    /// An operand as boxes for tiles of `extent` rows (or columns), if TMA can copy it: it lies in an argument that the
-    /// kernel does not write, and is a tensor as TMA has them.
+    /// An operand as boxes for tiles of `extent` rows (or columns), if TMA can copy it: it lies in an argument that
+    /// the kernel does not write, and is a tensor as TMA has them.
     pub(super) fn boxes(
         &self,
         place: &Place,
@@ -97,6 +100,7 @@ impl Writer<'_> {
                 axes.push((2, Axis { box_size: 1, ..self.axis(view, &[dim], batch)? }));
             }
         }
+        let rows_zeroed = axes[0].1.extent == TensorExtent::Room;
         axes.sort_by_key(|(_, axis)| axis.stride);
         let position = |which: usize| axes.iter().position(|(of, _)| *of == which).unwrap_or(0);
         let dim = |(_, axis): &(usize, Axis)| TensorDim {
@@ -119,6 +123,7 @@ impl Writer<'_> {
             k: (position(1), 1),
             along_k,
             zeroed: !ends_with_its_axis(&extents),
+            rows_zeroed,
         })
     }
 
@@ -211,6 +216,7 @@ impl Writer<'_> {
             k,
             along_k: across,
             zeroed: !all && !summed.is_some_and(|size| size.is_multiple_of(RING_STEP)),
+            rows_zeroed: false,
         })
     }
 }

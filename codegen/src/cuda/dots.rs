@@ -1,6 +1,7 @@
 //! Contractions: which function of the prelude does one, with what tile, and how its operands are staged. Numbers of
 //! bf16 go to tensor cores, others through registers; which, follows from the contraction alone and not from how many
-//! rows there are, so that all entries of a program compute an element in one way. What warpgroups do is in `warpgroups`.
+//! rows there are, so that all entries of a program compute an element in one way. What warpgroups do is in
+//! `warpgroups`.
 
 use super::Architecture;
 use super::addresses::{at_start, type_name};
@@ -71,8 +72,8 @@ pub(super) fn warpgroups(program: &TileProgram, dot: &Dot) -> Option<Warpgroups>
 }
 
 impl Method {
-    /// The smallest tile that holds all rows, or all columns, an instance may have, since what is beyond is computed in
-    /// vain. No bit depends on it.
+    /// The smallest tile that holds all rows, or all columns, an instance may have, since what is beyond is computed
+    /// in vain. No bit depends on it.
     fn of(program: &TileProgram, dot: &Dot, architecture: Architecture) -> Method {
         if architecture.has_warpgroups()
             && let Some(method) = warpgroups(program, dot)
@@ -83,8 +84,8 @@ impl Method {
             sizes.iter().copied().find(|&size| wanted <= size).unwrap_or(sizes[sizes.len() - 1])
         };
         let [m, n] = most(program, dot);
-        // A float is three numbers of bf16: three products with one of bf16 where registers would have one, which tensor
-        // cores do in a fifth of the time. Two floats are nine, and it is no longer worth the shared memory.
+        // A float is three numbers of bf16: three products with one of bf16 where registers would have one, which
+        // tensor cores do in a fifth of the time. Two floats are nine, and it is no longer worth the shared memory.
         let parts = match dot.values {
             [DType::BF16, DType::BF16] => [1, 1],
             [DType::F32, DType::BF16] => [3, 1],
@@ -148,6 +149,19 @@ pub(super) fn count(body: &[Stmt]) -> usize {
     let mut count = 0;
     each(body, &mut |_| count += 1);
     count
+}
+
+/// Whether some dot goes on from sums in several tiles, one after the other.
+pub(super) fn goes_on_in_tiles(program: &TileProgram, architecture: Architecture) -> bool {
+    let mut found = false;
+    each(&program.body, &mut |dot| {
+        let [m, n] = most(program, dot);
+        found |= match Method::of(program, dot, architecture) {
+            Method::TensorCores { rows, columns, .. } => dot.accumulate && (m > rows || n > columns),
+            Method::Registers { .. } | Method::Warpgroups(_) => false,
+        };
+    });
+    found
 }
 
 /// Shared memory in which the dots of a kernel stage their operands.
@@ -317,9 +331,15 @@ impl Writer<'_> {
 
     /// Whether the columns that an instance has of panels begin at multiples of 16 bytes.
     pub(super) fn panels_are_aligned(&self, view: &PackedView, batch: &[DimId]) -> bool {
-        let whole = |&(dim, stride): &(DimId, usize)| match self.extent(dim) {
-            Extent::Blocks { size, block } => size == block || (block * stride).is_multiple_of(PIECE),
-            _ => !batch.contains(&dim) || stride.is_multiple_of(PIECE),
+        // Those of a batch are walked one by one; others begin where the instance's block does. What ids choose is
+        // anywhere.
+        let whole = |&(dim, stride): &(DimId, usize)| {
+            let begins = match self.extent(dim) {
+                Extent::Blocks { size, block } => size == block || (block * stride).is_multiple_of(PIECE),
+                Extent::Whole(_) => true,
+                _ => false,
+            };
+            stride.is_multiple_of(PIECE) || self.is_single(dim) || !batch.contains(&dim) && begins
         };
         view.first.1.is_multiple_of(PIECE) && view.n.iter().all(whole)
     }

@@ -1,6 +1,6 @@
-//! Rows of tiles whose elements threads read or write as a warpgroup's fragments: a quarter of a warp's lanes are in one row
-//! and the others in the next ones, so that rows must not begin in the same bank. A program's views are changed before it
-//! is written; the writer knows nothing of it.
+//! Rows of tiles whose elements threads read or write as a warpgroup's fragments: a quarter of a warp's lanes are in
+//! one row and the others in the next ones, so that rows must not begin in the same bank. A program's views are
+//! changed before it is written; the writer knows nothing of it.
 
 use super::Architecture;
 use super::dots::{each, last_stride, warpgroups};
@@ -17,8 +17,8 @@ const BANKS: usize = 32;
 struct Pitch {
     /// Elements from one row to the next.
     row: usize,
-    /// By how many banks the next row is to begin later: 8 where lanes read two neighbours in a row, of which 16 lanes do
-    /// so at once in four rows; 4 where lanes of a row are in rows that are two apart.
+    /// By how many banks the next row is to begin later: 8 where lanes read two neighbours in a row, of which 16
+    /// lanes do so at once in four rows; 4 where lanes of a row are in rows that are two apart.
     banks: usize,
 }
 

@@ -9,7 +9,8 @@ use diptych_ir::DType;
 /// Tiles begin at multiples of this many bytes.
 pub(super) const ALIGNMENT: usize = 128;
 
-/// Shared memory that functions of the prelude have for themselves. What is dynamic begins at the next multiple of so much.
+/// Shared memory that functions of the prelude have for themselves. What is dynamic begins at the next multiple of so
+/// much.
 const RESERVED: usize = 1024;
 
 /// Where a tile lies, in bytes from the start of that memory.
@@ -45,9 +46,9 @@ pub(super) fn element(program: &TileProgram, tile: usize) -> DType {
 }
 
 impl Placement {
-    /// Places the tiles of a program behind `staged` bytes of shared memory. Tiles that are not needed at the same time
-    /// share their place. While not all fit, the largest goes out: it is the one that is passed over least often for
-    /// its size.
+    /// Places the tiles of a program behind `staged` bytes of shared memory. Tiles that are not needed at the same
+    /// time share their place. While not all fit, the largest goes out: it is the one that is passed over least often
+    /// for its size.
     pub(super) fn of(program: &TileProgram, architecture: Architecture, staged: usize) -> Placement {
         let lives = lifetimes(program);
         let size = |tile: usize| {

@@ -47,8 +47,8 @@ pub(super) fn prelude<'a>(texts: impl IntoIterator<Item = &'a str> + Clone) -> S
     text
 }
 
-/// The product of a warpgroup with so many columns, its left operand in shared memory or in registers: each of a thread's
-/// sums is an operand of the instruction.
+/// The product of a warpgroup with so many columns, its left operand in shared memory or in registers: each of a
+/// thread's sums is an operand of the instruction.
 fn warpgroup_products(columns: usize) -> String {
     let count = columns / 2;
     let list = |of: &dyn Fn(usize) -> String| (0..count).map(of).collect::<Vec<_>>().join(", ");

@@ -1,5 +1,5 @@
-//! The verifier of same bits: what several entries of a program sum, each sums in one way. It looks at what was decided
-//! (tile programs, and how the writer takes them), not at text.
+//! The verifier of same bits: what several entries of a program sum, each sums in one way. It looks at what was
+//! decided (tile programs, and how the writer takes them), not at text.
 
 use super::Architecture;
 use super::dots::{Arithmetic, arithmetic};
@@ -13,19 +13,29 @@ use std::collections::HashMap;
 
 /// Two entries sum in different ways what both compute, so that their bits would differ.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[error(
-    "`{sum}` would have other bits in `{}` (kernel {}: {}) than in `{}` (kernel {}: {})",
-    .entries[1].name(), .kernels[1], .ways[1], .entries[0].name(), .kernels[0], .ways[0]
-)]
+#[error("`{sum}` would have other bits {} than {}", .of[1], .of[0])]
 pub struct SameBitsError {
     /// The contraction or the reduction.
     pub sum: String,
-    /// The entries; it may be one, twice.
-    pub entries: [EntryKind; 2],
-    /// The kernel of each.
-    pub kernels: [String; 2],
-    /// What its bits depend on in each.
-    pub ways: [String; 2],
+    /// Two kernels that compute it, of two entries or of one.
+    pub of: Box<[SummedIn; 2]>,
+}
+
+/// Where a sum is computed, and how.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SummedIn {
+    /// The entry.
+    pub entry: EntryKind,
+    /// The kernel.
+    pub kernel: String,
+    /// What its bits depend on.
+    pub way: String,
+}
+
+impl std::fmt::Display for SummedIn {
+    fn fmt(&self, text: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(text, "in `{}` (kernel {}: {})", self.entry.name(), self.kernel, self.way)
+    }
 }
 
 /// What the bits of a sum depend on, beside what is summed.
@@ -107,9 +117,9 @@ impl std::fmt::Display for Way {
     }
 }
 
-/// Checks that entries that were compiled together for an architecture sum in one way what several of them compute: contractions with one
-/// family of instructions, one k of an instruction, one number of parts, and the summed dimensions in one order and cut
-/// alike; reductions with one number of lanes, and the same of their dimensions.
+/// Checks that entries that were compiled together for an architecture sum in one way what several of them compute:
+/// contractions with one family of instructions, one k of an instruction, one number of parts, and the summed
+/// dimensions in one order and cut alike; reductions with one number of lanes, and the same of their dimensions.
 ///
 /// # Errors
 /// The first sum for which two entries, or two kernels of one, differ.
@@ -126,13 +136,12 @@ pub fn verify_same_bits<'a>(
                 let found = Found { entry: entry.kind, kernel, way };
                 let first = known.entry(sum.identity).or_insert_with(|| found.clone());
                 if first.way != found.way {
-                    let both = [&*first, &found];
-                    return Err(SameBitsError {
-                        sum: sum.name.clone(),
-                        entries: both.map(|found| found.entry),
-                        kernels: both.map(|found| found.kernel.to_owned()),
-                        ways: both.map(|found| found.way.to_string()),
+                    let of = [&*first, &found].map(|found| SummedIn {
+                        entry: found.entry,
+                        kernel: found.kernel.to_owned(),
+                        way: found.way.to_string(),
                     });
+                    return Err(SameBitsError { sum: sum.name.clone(), of: Box::new(of) });
                 }
             }
         }

@@ -1,6 +1,6 @@
-//! Contractions on sm_90a, by warpgroups: which operand is on the side of 64 rows, with what tile, and how operands come
-//! into the ring through which all dots of a kernel go. It follows from the contraction alone that warpgroups multiply;
-//! which side an operand is on, and how it comes, changes no bit.
+//! Contractions on sm_90a, by warpgroups: which operand is on the side of 64 rows, with what tile, and how operands
+//! come into the ring through which all dots of a kernel go. It follows from the contraction alone that warpgroups
+//! multiply; which side an operand is on, and how it comes, changes no bit.
 
 use super::boxes::{Boxes, RING_STEP};
 use super::writer::Writer;
@@ -45,6 +45,7 @@ enum From {
 impl From {
     fn name(&self) -> &'static str {
         match self {
+            From::Tma(boxes) if boxes.rows_zeroed => "BY_TMA_ROWS_ZEROED",
             From::Tma(boxes) if boxes.zeroed => "BY_TMA_ZEROED",
             From::Tma(_) => "BY_TMA",
             From::Elements => "BY_ELEMENTS",
@@ -108,7 +109,7 @@ impl Ring {
             let of_dot = super::dots::warpgroups(program, dot).map_or(0, Warpgroups::slot_bytes);
             slot_bytes = slot_bytes.max(of_dot);
         });
-        let slots = if slot_bytes > 0 { (2..=MOST_SLOTS).rev() } else { (1..=0).rev() };
+        let slots = (2..=MOST_SLOTS).rev().filter(|_| slot_bytes > 0);
         slots.map(|slots| Ring { slots, slot_bytes }).collect()
     }
 

@@ -1,5 +1,5 @@
-//! The CUDA writer: a tile program becomes one kernel. Here are its frame (arguments, tiles, the instance's place in the
-//! grid, who does what) and barriers; nests and other statements have files of their own.
+//! The CUDA writer: a tile program becomes one kernel. Here are its frame (arguments, tiles, the instance's place in
+//! the grid, who does what) and barriers; nests and other statements have files of their own.
 
 use super::addresses::{float, type_name};
 use super::barriers::{Pending, Touched};
@@ -13,8 +13,8 @@ use super::{Architecture, CudaError, TensorMap};
 use crate::tile::{DimId, Extent, Stmt, TileProgram};
 use diptych_passes::layout::Leading;
 
-/// Threads that do a block's work. One number for all kernels: eight warps, of which a multiprocessor holds eight blocks'
-/// worth.
+/// Threads that do a block's work. One number for all kernels: eight warps, of which a multiprocessor holds eight
+/// blocks' worth.
 pub(super) const THREADS: usize = 256;
 
 /// Threads of a warpgroup: so many more has a block whose operands a producer copies.
@@ -85,8 +85,9 @@ pub fn write(program: &TileProgram, name: &str, architecture: Architecture) -> R
     })
 }
 
-/// The first of these forms of a program, and as many slots of a ring, as let all tiles lie in shared memory. What is worth
-/// most is three slots, so that copies are under way while a slot is multiplied; then rows of tiles in different banks.
+/// The first of these forms of a program, and as many slots of a ring, as let all tiles lie in shared memory. What is
+/// worth most is three slots, so that copies are under way while a slot is multiplied; then rows of tiles in
+/// different banks.
 fn placed<'p>(
     forms: [&'p TileProgram; 2],
     architecture: Architecture,
@@ -184,9 +185,12 @@ impl Writer<'_> {
             let (name, length) = (self.table(position), table.len());
             self.line(format!("__device__ const float {name}[{length}] = {{{}}};", numbers.join(", ")));
         }
-        // Where shared memory lets two blocks stay on a multiprocessor, registers have to as well: 128 a thread. Several
-        // products, or one with tiles elsewhere, keep more addresses than that; warpgroups have all registers.
-        let many = super::dots::count(&self.program.body) > 1 || self.placement.scratch_bytes > 0;
+        // Where shared memory lets two blocks stay on a multiprocessor, registers have to as well: 128 a thread.
+        // Several products, one that goes on from sums in several tiles, or one with tiles elsewhere, keep more
+        // addresses than that; warpgroups have all registers.
+        let many = super::dots::count(&self.program.body) > 1
+            || super::dots::goes_on_in_tiles(self.program, self.architecture)
+            || self.placement.scratch_bytes > 0;
         let most = if many || self.staging.ring.is_some() { 1 } else { 2 };
         let together = self.architecture.blocks_of(self.placement.shared_bytes).clamp(1, most);
         let threads = self.threads();
@@ -319,8 +323,8 @@ impl Writer<'_> {
         }
     }
 
-    /// The loop over instances, and an instance's ranges, the last dimension of the grid fastest. Returns whether a loop
-    /// was opened.
+    /// The loop over instances, and an instance's ranges, the last dimension of the grid fastest. Returns whether a
+    /// loop was opened.
     fn instances(&mut self) -> bool {
         for dim in &self.program.dims.clone() {
             if let (Extent::Flat { .. }, true) = (dim.extent, self.program.grid.is_empty()) {

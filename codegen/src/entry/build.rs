@@ -172,7 +172,7 @@ pub(crate) fn compile_entry_timed(
         Language::Cuda(_) => "CUDA text",
     };
     let seconds = EntrySeconds { fuse: fuse_seconds, lower, text, text_name };
-    let entry = CompiledEntry {
+    let mut entry = CompiledEntry {
         kind,
         kernels: builder.texts,
         device_kernels: builder.device_kernels,
@@ -183,6 +183,7 @@ pub(crate) fn compile_entry_timed(
         panel: options.panel,
         added: continued.added,
     };
+    super::maps::settle(&mut entry)?;
     Ok((entry, seconds))
 }
 

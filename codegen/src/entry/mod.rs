@@ -4,6 +4,7 @@
 mod build;
 mod error;
 mod layouts;
+mod maps;
 mod overwriting;
 mod repeats;
 mod together;

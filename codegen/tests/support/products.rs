@@ -1,12 +1,12 @@
 //! A product of two matrices by a kernel of the CUDA prelude, executed on the virtual GPU beside f64 and chains of
 //! multiply-adds.
 
+#[path = "maps.rs"]
+mod maps;
+
 use diptych_codegen::cuda::{KernelText, TensorMap, file_text};
 use diptych_nvrtc::{Form, KernelCache, Nvrtc};
-use diptych_passes::layout::Leading;
-use diptych_virtual_gpu::{
-    self as virtual_gpu, Arguments, Configuration, Device, LaunchReport, LaunchSizes, Target,
-};
+use diptych_virtual_gpu::{Arguments, Configuration, Device, LaunchReport, LaunchSizes, Target};
 use half::bf16;
 
 /// A product.
@@ -18,7 +18,24 @@ pub struct Product {
     pub accumulate: bool,
     /// m, n and k.
     pub sizes: [usize; 3],
+    /// Numbers of the operand of floats, if there is one: the first stands in its first row, at the first k, the next in the
+    /// next, at the next k.
+    pub extremes: &'static [f32],
 }
+
+/// Infinities, the largest floats, the smallest that bf16 rounds to an infinity, what is no number, also where a bit of the
+/// lower half alone says so, and numbers of which bf16 has not all digits.
+pub const EXTREMES: [f32; 9] = [
+    f32::INFINITY,
+    f32::NEG_INFINITY,
+    f32::MAX,
+    f32::MIN,
+    f32::from_bits(0x7f7f_8000),
+    f32::NAN,
+    f32::from_bits(0x7f80_0001),
+    f32::from_bits(0x3fff_ffff),
+    f32::from_bits(0x3f7f_ffff),
+];
 
 /// A kernel `probe(int m, int n, int k, [const tensor_map *maps,] a, b, float *c)`, and its launch.
 pub struct Probe {
@@ -45,6 +62,14 @@ impl Outcome {
             self.found.iter().zip(&self.exact).map(|(&x, y)| (f64::from(x) - y).powi(2)).sum();
         let norm: f64 = self.exact.iter().map(|y| y * y).sum();
         (difference / norm).sqrt()
+    }
+
+    /// Whether each number is near what a chain gives, infinite where that is, and none where that is none.
+    pub fn is_as_chains(&self) -> bool {
+        self.found.iter().zip(&self.chains).all(|(&found, &chain)| match chain.is_finite() {
+            true => (f64::from(found) - f64::from(chain)).abs() < 1e-5 * f64::from(chain.abs().max(1.0)),
+            false => found == chain || found.is_nan() && chain.is_nan(),
+        })
     }
 }
 
@@ -81,8 +106,15 @@ impl Product {
             let number = |x: f32| if narrow { bf16::from_f32(x).to_f32() } else { x };
             (0..count).map(|_| number(random.float())).collect()
         };
-        let a = numbers(m.max(1) * wide(k) + k * wide(m), self.narrow[0]);
-        let b = numbers(n * wide(k) + k * wide(n), self.narrow[1]);
+        let mut a = numbers(m.max(1) * wide(k) + k * wide(m), self.narrow[0]);
+        let mut b = numbers(n * wide(k) + k * wide(n), self.narrow[1]);
+        for (at, &extreme) in self.extremes.iter().enumerate() {
+            if !self.narrow[0] {
+                a[at * (a_strides[0] + a_strides[1])] = extreme;
+            } else if !self.narrow[1] {
+                b[at * (b_strides[0] + b_strides[1])] = extreme;
+            }
+        }
         let start = numbers(m * n, false);
         let bytes = |x: &[f32], narrow: bool| -> Vec<u8> {
             match narrow {
@@ -99,7 +131,11 @@ impl Product {
         let [of_a, of_b] = [bytes(&a, self.narrow[0]), bytes(&b, self.narrow[1])];
         let operands = [(put(&of_a), of_a.len()), (put(&of_b), of_b.len())];
         let c_at = put(&bytes(&start, false));
-        let maps: Vec<u8> = probe.maps.iter().flat_map(|map| encoded(map, operands[map.arg])).collect();
+        let encoded = |map: &TensorMap| {
+            let (address, bytes) = operands[map.arg];
+            maps::encoded(map, address, bytes, |_| 1)
+        };
+        let maps: Vec<u8> = probe.maps.iter().flat_map(encoded).collect();
         let maps_at = (!maps.is_empty()).then(|| put(&maps));
         let kernel = KernelText {
             name: "probe".into(),
@@ -149,25 +185,4 @@ impl Product {
         }
         Outcome { found, exact, chains, report }
     }
-}
-
-/// The driver's bytes of a map.
-fn encoded(map: &TensorMap, (address, bytes): (u64, usize)) -> [u8; 128] {
-    use diptych_codegen::cuda::Swizzle;
-    let resolved = map.resolve(|_: Leading| 1, bytes).unwrap();
-    let swizzle = match map.swizzle {
-        Swizzle::None => virtual_gpu::Swizzle::None,
-        Swizzle::Bytes32 => virtual_gpu::Swizzle::Bytes32,
-        Swizzle::Bytes64 => virtual_gpu::Swizzle::Bytes64,
-        Swizzle::Bytes128 => virtual_gpu::Swizzle::Bytes128,
-    };
-    let map = virtual_gpu::TensorMap {
-        address: address + (map.offset * map.dtype.bytes()) as u64,
-        element_bytes: map.dtype.bytes(),
-        sizes: resolved.sizes,
-        strides: resolved.strides,
-        box_sizes: resolved.box_sizes,
-        swizzle,
-    };
-    map.encode().unwrap()
 }

@@ -33,13 +33,23 @@ pub(super) struct Buckets<G> {
 struct Entry<G> {
     bucket: RunSize,
     used: Instant,
-    graph: Option<G>,
+    kept: Kept<G>,
+}
+
+/// What there is for the runs of a bucket.
+#[derive(Debug)]
+enum Kept<G> {
+    Nothing,
+    Graph(G),
+    /// There was no memory for a graph.
+    Refused,
 }
 
 /// What to do with a run.
 #[derive(Debug)]
 pub(super) enum Choice<'g, G> {
-    /// The first of its bucket: it may be the only one, and capturing costs more than it saves.
+    /// The first of its bucket: it may be the only one, and capturing costs more than it saves. Or one of a bucket for
+    /// which there can be no graph.
     Launch,
     /// Capture it, and keep that.
     Capture,
@@ -59,7 +69,11 @@ impl<G> Buckets<G> {
         match self.entries.iter().position(|entry| entry.bucket == bucket) {
             Some(at) => {
                 self.entries[at].used = now;
-                self.entries[at].graph.as_ref().map_or(Choice::Capture, Choice::Replay)
+                match &self.entries[at].kept {
+                    Kept::Nothing => Choice::Capture,
+                    Kept::Graph(graph) => Choice::Replay(graph),
+                    Kept::Refused => Choice::Launch,
+                }
             }
             None => {
                 if self.entries.len() == self.most
@@ -67,7 +81,7 @@ impl<G> Buckets<G> {
                 {
                     self.entries.swap_remove(oldest);
                 }
-                self.entries.push(Entry { bucket, used: now, graph: None });
+                self.entries.push(Entry { bucket, used: now, kept: Kept::Nothing });
                 Choice::Launch
             }
         }
@@ -76,7 +90,14 @@ impl<G> Buckets<G> {
     /// Keeps the graph of a bucket that was chosen before.
     pub fn keep(&mut self, bucket: RunSize, graph: G) {
         if let Some(entry) = self.entries.iter_mut().find(|entry| entry.bucket == bucket) {
-            entry.graph = Some(graph);
+            entry.kept = Kept::Graph(graph);
+        }
+    }
+
+    /// There is no memory for the graph of a bucket that was chosen before: its runs are launched.
+    pub fn refuse(&mut self, bucket: RunSize) {
+        if let Some(entry) = self.entries.iter_mut().find(|entry| entry.bucket == bucket) {
+            entry.kept = Kept::Refused;
         }
     }
 }
@@ -118,6 +139,9 @@ mod tests {
         assert!(matches!(buckets.choose(c), Choice::Launch));
         assert!(matches!(buckets.choose(a), Choice::Replay(&"a")));
         assert!(matches!(buckets.choose(b), Choice::Launch));
+        assert!(matches!(buckets.choose(c), Choice::Launch));
+        buckets.refuse(c);
+        assert!(matches!(buckets.choose(c), Choice::Launch));
         assert!(matches!(buckets.choose(c), Choice::Launch));
     }
 }

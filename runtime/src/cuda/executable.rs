@@ -4,7 +4,7 @@
 use super::buckets::{Buckets, Choice, bucket};
 use super::error::CudaError;
 use super::gpu::Gpu;
-use super::kernels::{GpuKernel, GpuKernels, told};
+use super::kernels::{GpuKernel, GpuKernels, Module, told};
 use super::maps::Maps;
 use super::memory::DeviceBytes;
 use super::parameters::GpuParameters;
@@ -60,6 +60,8 @@ pub struct GpuExecutable {
     cache: Option<CacheSize>,
     bound: MemoryBound,
     graphs: Buckets<CudaGraph>,
+    /// The code that is launched, also by the graphs.
+    _modules: Arc<Vec<Module>>,
     timing: Option<Timing>,
     /// Whether a run failed, after which the GPU's memory is not to be trusted.
     failed: bool,
@@ -180,6 +182,7 @@ impl GpuExecutable {
             cache: caches.filter(|_| cached).map(CacheRooms::size),
             bound,
             graphs: Buckets::new(MOST_GRAPHS),
+            _modules: kernels.modules(),
             timing: None,
             failed: false,
         })
@@ -265,11 +268,7 @@ impl GpuExecutable {
             self.timing = timing;
             done
         } else {
-            match self.graphs.choose(size) {
-                Choice::Replay(graph) => graph.launch().map_err(|error| self.failure(error)),
-                Choice::Launch => Walk::new(self, size, alone.scratch(), None).all(&self.steps, &self.roots),
-                Choice::Capture => self.capture(size, alone.scratch()),
-            }
+            self.launch(size, alone.scratch())
         };
         self.wait(done)?;
         if let Some(timing) = self.timing.as_mut().filter(|_| records) {
@@ -285,8 +284,26 @@ impl GpuExecutable {
         self.maps.prepare(binding.size(), self.gpu.stream())
     }
 
-    /// Captures a run as a graph, and runs it.
-    fn capture(&mut self, size: RunSize, scratch: *mut u8) -> Result<(), CudaError> {
+    /// Launches a run of a bucket, as a graph if there is one, or can be.
+    fn launch(&mut self, size: RunSize, scratch: *mut u8) -> Result<(), CudaError> {
+        let launched = match self.graphs.choose(size) {
+            Choice::Replay(graph) => graph.launch().map(|()| true),
+            Choice::Launch => Ok(false),
+            Choice::Capture => self.capture(size, scratch)?,
+        };
+        match launched {
+            Ok(true) => return Ok(()),
+            Ok(false) => {}
+            // Graphs take memory that is in no bound. What they save, a run can do without.
+            Err(DriverError(sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY)) => self.graphs.refuse(size),
+            Err(error) => return Err(self.failure(error)),
+        }
+        Walk::new(self, size, scratch, None).all(&self.steps, &self.roots)
+    }
+
+    /// Captures a run as a graph, and launches that. Where the graph could not be made nothing was launched, and the driver's
+    /// word for it is the inner result.
+    fn capture(&mut self, size: RunSize, scratch: *mut u8) -> Result<Result<bool, DriverError>, CudaError> {
         let stream = self.gpu.stream().clone();
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         stream.begin_capture(mode).map_err(|error| self.failure(error))?;
@@ -295,10 +312,12 @@ impl GpuExecutable {
         let graph = stream.end_capture(sys::CUgraphInstantiate_flags(0));
         walked?;
         let nothing = DriverError(sys::CUresult::CUDA_ERROR_STREAM_CAPTURE_INVALIDATED);
-        let graph = graph.and_then(|graph| graph.ok_or(nothing)).map_err(|error| self.failure(error))?;
-        graph.launch().map_err(|error| self.failure(error))?;
-        self.graphs.keep(size, graph);
-        Ok(())
+        let launched = graph.and_then(|graph| graph.ok_or(nothing)).and_then(|graph| {
+            graph.launch()?;
+            self.graphs.keep(size, graph);
+            Ok(true)
+        });
+        Ok(launched)
     }
 
     /// Refuses what cannot be run.

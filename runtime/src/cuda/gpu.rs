@@ -65,7 +65,7 @@ impl Gpu {
         if index >= count {
             return Err(CudaError::NoDevice { index, count });
         }
-        let context = Arc::new(Context::new(index)?);
+        let context = Context::of(index)?;
         let cuda = context.cuda();
         let name = cuda.name().map_err(could_not("name the GPU"))?;
         let (major, minor) = cuda.compute_capability().map_err(could_not("tell what the GPU is"))?;

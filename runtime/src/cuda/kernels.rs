@@ -32,8 +32,8 @@ pub(crate) struct GpuKernel {
 #[derive(Debug)]
 pub struct GpuKernels {
     functions: HashMap<String, GpuKernel>,
-    /// Functions live as long as these.
-    _modules: Vec<Module>,
+    /// Functions live as long as these, which executables keep as well.
+    modules: Arc<Vec<Module>>,
     /// What was compiled and what was found.
     pub stats: CompileStats,
 }
@@ -58,7 +58,7 @@ impl GpuKernels {
         let (nvrtc, cache) = gpu.compiler();
         let mut loaded = GpuKernels {
             functions: HashMap::new(),
-            _modules: Vec::new(),
+            modules: Arc::default(),
             stats: CompileStats {
                 hits: 0,
                 compiled: 0,
@@ -67,6 +67,7 @@ impl GpuKernels {
                 warnings: Vec::new(),
             },
         };
+        let mut modules = Vec::new();
         for file in kernels.chunks(KERNELS_A_FILE) {
             let lap = Instant::now();
             let text = file_text(file.iter().copied());
@@ -93,8 +94,9 @@ impl GpuKernels {
                 }
                 loaded.functions.insert(kernel.name.clone(), module.kernel(kernel)?);
             }
-            loaded._modules.push(module);
+            modules.push(module);
         }
+        loaded.modules = Arc::new(modules);
         loaded.stats.warnings.dedup();
         loaded.stats.seconds = start.elapsed().as_secs_f64();
         Ok(loaded)
@@ -111,6 +113,11 @@ impl GpuKernels {
         Self::load(gpu, entries.flat_map(|entry| &entry.device_kernels))
     }
 
+    /// What kernels need that stay in use.
+    pub(super) fn modules(&self) -> Arc<Vec<Module>> {
+        self.modules.clone()
+    }
+
     /// The kernel of a name.
     pub(crate) fn kernel(&self, name: &str) -> Option<GpuKernel> {
         self.functions.get(name).copied()
@@ -119,7 +126,7 @@ impl GpuKernels {
 
 /// Loaded machine code.
 #[derive(Debug)]
-struct Module {
+pub(super) struct Module {
     context: Arc<Context>,
     module: sys::CUmodule,
 }

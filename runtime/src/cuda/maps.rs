@@ -26,8 +26,8 @@ pub(super) struct Maps {
     /// Which of these a launch is, by its position.
     by_position: Vec<Option<usize>>,
     table: Option<(PinnedBytes, DeviceBytes)>,
-    /// The size of the run whose maps the table holds.
-    size: Option<RunSize>,
+    /// Rows and sequences of the run whose maps the table holds: nothing else of a run is in them.
+    size: Option<[usize; 2]>,
 }
 
 /// Where a launch stands among an entry's steps.
@@ -270,7 +270,8 @@ impl Maps {
     /// When a tensor cannot be had as the kernel says, with the kernel and the argument.
     pub fn prepare(&mut self, size: RunSize, stream: &CudaStream) -> Result<(), CudaError> {
         let Some((host, gpu)) = &mut self.table else { return Ok(()) };
-        if self.size == Some(size) {
+        let of_run = [size.rows, size.batch];
+        if self.size == Some(of_run) {
             return Ok(());
         }
         let is_first = self.size.take().is_none();
@@ -290,7 +291,7 @@ impl Maps {
         // SAFETY: both have so many bytes and stay where they are; nobody changes them before the run has ended.
         unsafe { result::memcpy_htod_async(gpu.address(), host.as_slice(), stream.cu_stream()) }
             .map_err(could_not("copy tensor maps to the GPU"))?;
-        self.size = Some(size);
+        self.size = Some(of_run);
         Ok(())
     }
 

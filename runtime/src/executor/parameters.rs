@@ -257,6 +257,8 @@ impl ParameterStore {
         blocks: &[u8],
     ) -> Result<(), ParameterError> {
         let own = self.columns(name);
+        // The other columns stay as they are.
+        self.fetch(name)?;
         let stored = self.values.get_mut(&name).ok_or_else(|| ParameterError::Unknown(name.to_string()))?;
         let (count, expected) = own.as_ref().map_or((0, 0), |own| (own.count(), own.panels.column_bytes()));
         if own.as_ref() != Some(columns) || number >= count || blocks.len() != expected {

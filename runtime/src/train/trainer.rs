@@ -52,11 +52,17 @@ pub struct TrainMemory {
     /// The largest parameter as numbers in the user's order, when it is set. Later,
     /// when it is saved or read, parts of it are copied.
     pub copies: usize,
-    /// What says which sequences a run has.
+    /// What says which sequences a run has, and on a GPU of which tensors its launches copy boxes.
     pub tables: usize,
 }
 
 impl TrainMemory {
+    /// What a run on a GPU takes of the host's memory as well: the host's copy of parameters and states, of which each page
+    /// is touched when a value is set, saved or taken up again, and a parameter in the user's order.
+    pub fn on_host(&self) -> usize {
+        self.parameters + self.states + self.copies
+    }
+
     /// All of it.
     pub fn total(&self) -> usize {
         let kept = self.parameters + self.states + self.temporaries + self.inputs_and_roots;
@@ -251,7 +257,7 @@ fn memory_bound(
         scratch: entries.scratch,
         copies: largest_parameter(compiled),
         // One for training and one for held-out text.
-        tables: 2 * Binding::bytes_for(limits(options, at_a_time), context),
+        tables: 2 * Binding::bytes_for(limits(options, at_a_time), context) + entries.maps,
     }
 }
 

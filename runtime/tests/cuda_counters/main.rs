@@ -6,6 +6,8 @@ mod installed;
 #[allow(dead_code)]
 #[path = "../cuda_kernels/job.rs"]
 mod job;
+#[path = "../../../codegen/tests/support/maps.rs"]
+mod maps;
 #[path = "../cuda_kernels/memory.rs"]
 mod memory;
 #[path = "../cuda_kernels/places.rs"]

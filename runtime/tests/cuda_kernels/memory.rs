@@ -1,18 +1,15 @@
 //! The buffers of an entry, twice: where a processor's kernels find them, and on the virtual GPU.
 
 use super::places::{Bound, Positions};
-use super::reference::{Random, Reference};
-use diptych_codegen::cuda::TensorExtent;
-use diptych_codegen::entry::{ArgRef, Buffer, CompiledEntry, Launch, Limits, Role, Slot};
+use super::reference::{Key, Random, Reference};
+use diptych_codegen::entry::{ArgRef, Buffer, CompiledEntry, Limits, Role, Slot};
 use diptych_codegen::lower::Source;
 use diptych_codegen::tile::CHUNK;
-use diptych_ir::DType;
-use diptych_ir::Program;
+use diptych_ir::{DType, Program};
 use diptych_passes::layout::{CHECKPOINT, Leading};
 use diptych_runtime::executor::{AlignedBytes, CacheSize};
 use diptych_virtual_gpu::Device;
 use half::bf16;
-use std::collections::BTreeSet;
 
 /// What is smaller than this, in the mean, is noise.
 const NOISE: f64 = 1e-9;
@@ -40,16 +37,6 @@ fn rows(buffer: &Buffer, limits: Limits, cache: CacheSize) -> usize {
     }
 }
 
-/// The buffers that are tensors for TMA as far as there is room.
-fn read_beyond_rows(entry: &CompiledEntry) -> BTreeSet<usize> {
-    let of_launch = |launch: &&Launch| {
-        let maps = entry.device_kernels[launch.kernel].maps.iter();
-        let far = maps.filter(|map| map.dims.iter().any(|dim| dim.extent == TensorExtent::Room));
-        far.map(|map| launch.args[map.arg].buffer).collect::<Vec<_>>()
-    };
-    entry.all_launches().iter().flat_map(of_launch).collect()
-}
-
 /// All buffers of an entry: what a run is given is there; what it computes is zero on the host, and undefined on the
 /// device. Caches hold what the positions before the run have, and elsewhere what earlier texts may have left.
 pub fn twins(
@@ -60,8 +47,7 @@ pub fn twins(
     (limits, cache): (Limits, CacheSize),
 ) -> Vec<Twin> {
     let mut random = Random(7);
-    let beyond_rows = read_beyond_rows(entry);
-    let mut twin = |(id, buffer): (usize, &Buffer)| {
+    let twin = |(id, buffer): (usize, &Buffer)| {
         let elements = rows(buffer, limits, cache) * buffer.layout.row_elements(entry.panel);
         let slot_bytes = elements * buffer.dtype.bytes();
         let bytes = (slot_bytes * buffer.slots).max(4);
@@ -96,19 +82,18 @@ pub fn twins(
         }
         let given =
             matches!(buffer.role, Role::Stored(_) | Role::Input(_) | Role::Cache { .. } | Role::State { .. });
-        // Sums start where their states are; what fills up panels is zero from the start. So is what boxes of a tensor
-        // may hold beyond what a run computes.
-        if given || buffer.has_padding(entry.panel) || beyond_rows.contains(&id) {
+        // Sums start where their states are; what fills up panels is zero from the start.
+        if given || buffer.has_padding(entry.panel) {
             device.write(address, host.as_slice::<u8>()).unwrap();
         }
         let row_bytes = buffer.layout.row_elements(entry.panel) * buffer.dtype.bytes();
         Twin { host, device: address, bytes, slot_bytes, row_bytes }
     };
-    entry.buffers.iter().enumerate().map(|buffer| twin(buffer)).collect()
+    entry.buffers.iter().enumerate().map(twin).collect()
 }
 
 /// The values that a cache keeps, each with its slot.
-fn cached(entry: &CompiledEntry, buffer: usize) -> Vec<(super::reference::Key, usize)> {
+fn cached(entry: &CompiledEntry, buffer: usize) -> Vec<(Key, usize)> {
     let mut found = Vec::new();
     for launch in entry.all_launches() {
         for (place, source) in launch.args.iter().zip(&launch.sources) {

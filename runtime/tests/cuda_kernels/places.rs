@@ -84,7 +84,7 @@ impl Bound {
         })
     }
 
-    /// Elements of a buffer, counted from a slot's first, with what they are in a value of some of the sequences. `None`
+    /// Elements of a buffer, counted from a slot's first, with what they are in a value of some of the sequences. None
     /// where the buffer has rows of a kind that no value of the graph has.
     pub fn placed(
         &self,

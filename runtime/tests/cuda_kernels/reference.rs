@@ -4,8 +4,8 @@
 use super::places::Bound;
 use diptych_codegen::entry::CompiledEntry;
 use diptych_codegen::lower::Source;
-use diptych_ir::evaluate::{Context, Value, evaluate_watched};
-use diptych_ir::{DType, EntryKind, NodeId, Op, Program, RegionId, Symbol};
+use diptych_ir::evaluate::{Context, Index, Value, evaluate_watched};
+use diptych_ir::{DType, EntryKind, NodeId, Op, Program, RegionId, Symbol, TensorType};
 use diptych_passes::normalize::{normalize, sum_heads_apart};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
@@ -62,29 +62,28 @@ fn is_query(name: Symbol) -> bool {
 fn stored(program: &Program, random: &mut Random) -> BTreeMap<Symbol, Value> {
     let params = program.params.iter().map(|(&name, info)| (name, &info.ty));
     let states = program.states.iter().map(|(&name, ty)| (name, ty));
-    let mut value = |(name, ty): (Symbol, &diptych_ir::TensorType)| {
+    let value = |(name, ty): (Symbol, &TensorType)| {
         let is_state = program.states.contains_key(&name);
         let axes = ty.axes.iter().map(|axis| (axis.name, axis.fixed_size().expect("a fixed size"))).collect();
-        let number = |_: &_| match is_state {
-            // Squares and their sums are not negative.
-            true if name.as_str().starts_with("variance") => random.float().abs() * 0.01,
-            true => random.float() * 0.01,
-            // Scores of attention differ by so much that it shows by which maximum they are scaled.
-            false if is_query(name) => random.float() * 10.0,
-            false => random.float() * 0.3,
-        };
-        let mut value = Value::build(axes, {
-            let mut number = number;
-            move |index| f64::from(number(index))
+        let value = Value::build(axes, |_| {
+            let number = match is_state {
+                // Squares and their sums are not negative.
+                true if name.as_str().starts_with("variance") => random.float().abs() * 0.01,
+                true => random.float() * 0.01,
+                // Scores of attention differ by so much that it shows by which maximum they are scaled.
+                false if is_query(name) => random.float() * 10.0,
+                false => random.float() * 0.3,
+            };
+            f64::from(ty.dtype.round(number))
         });
-        value.data.iter_mut().for_each(|x| *x = f64::from(ty.dtype.round(*x as f32)));
         (name, value)
     };
-    params.chain(states).map(|entry| value(entry)).collect()
+    params.chain(states).map(value).collect()
 }
 
 impl Reference {
-    /// Evaluates an entry of a program, which was compiled for several devices, for sequences: those of a batch whose rows are summed together, others each alone.
+    /// Evaluates an entry of a program, which was compiled for several devices: sequences whose rows are summed
+    /// together, others each alone.
     pub fn of(program: &Program, entries: &[&CompiledEntry], bound: &Bound) -> Reference {
         Reference::new(program, entries, bound, true)
     }
@@ -115,11 +114,12 @@ impl Reference {
             .chain(results.iter().map(|result| (Program::MAIN, result.1)))
             .collect();
         let all = bound.sequences.len();
+        // What sums over rows is evaluated for all at once.
         let groups: Vec<Range<usize>> = match kind {
             EntryKind::Score | EntryKind::Prefill | EntryKind::Decode => {
                 (0..all).map(|at| at..at + 1).collect()
             }
-            _ => vec![0..all],
+            _ => std::iter::once(0..all).collect(),
         };
         let trace = |sequences: Range<usize>| {
             let (inputs, context) = given(&program, &stored, bound, sequences.clone(), &mut random);
@@ -166,8 +166,8 @@ fn given(
     let graph = &program.main().graph;
     for id in graph.topological_order() {
         let Op::Input(input) = graph.op(id) else { continue };
-        let sequence = |index: &diptych_ir::evaluate::Index| of_trace[index.get("batch".into())];
-        let value = |of: &mut dyn FnMut(&diptych_ir::evaluate::Index) -> f64| {
+        let sequence = |index: &Index| of_trace[index.get("batch".into())];
+        let value = |of: &mut dyn FnMut(&Index) -> f64| {
             Value::build(context.shape(&input.ty.axes).unwrap(), |index| of(index))
         };
         let found = match input.name.as_str() {

@@ -6,13 +6,12 @@ use super::places::{Bound, Positions};
 use super::reference::{Key, Reference};
 use diptych_codegen::c::step::StepTables;
 use diptych_codegen::cuda::step::StepTables as DeviceTables;
-use diptych_codegen::cuda::{Swizzle, TensorMap};
 use diptych_codegen::entry::{ArgRef, CompiledEntry, Launch, PlanStep, Role, Slot};
 use diptych_codegen::lower::Source;
 use diptych_ir::Program;
 use diptych_passes::layout::{CHECKPOINT, Leading};
 use diptych_runtime::executor::Kernels;
-use diptych_virtual_gpu::{self as virtual_gpu, Arguments, Configuration, Device, LaunchError, LaunchReport};
+use diptych_virtual_gpu::{Arguments, Configuration, Device, LaunchError, LaunchReport};
 use diptych_virtual_gpu::{Counters, LaunchSizes, Module};
 use std::collections::BTreeMap;
 use std::ffi::c_void;
@@ -102,26 +101,6 @@ impl Run<'_> {
         }
     }
 
-    /// A kernel's map of an argument that begins at an address and has so many bytes.
-    fn tensor_map(&self, map: &TensorMap, address: u64, bytes: usize) -> [u8; 128] {
-        let resolved = map.resolve(|leading| self.rows(leading), bytes).unwrap();
-        let swizzle = match map.swizzle {
-            Swizzle::None => virtual_gpu::Swizzle::None,
-            Swizzle::Bytes32 => virtual_gpu::Swizzle::Bytes32,
-            Swizzle::Bytes64 => virtual_gpu::Swizzle::Bytes64,
-            Swizzle::Bytes128 => virtual_gpu::Swizzle::Bytes128,
-        };
-        let map = virtual_gpu::TensorMap {
-            address: address + (map.offset * map.dtype.bytes()) as u64,
-            element_bytes: map.dtype.bytes(),
-            sizes: resolved.sizes,
-            strides: resolved.strides,
-            box_sizes: resolved.box_sizes,
-            swizzle,
-        };
-        map.encode().unwrap()
-    }
-
     fn turns(&mut self, rows: usize, body: &[PlanStep], iteration: usize, layer: usize) {
         let (host, device) = (self.host_tables, self.device_tables);
         let all = host.rows as usize;
@@ -207,11 +186,9 @@ impl Run<'_> {
                 let place = launch.args[map.arg];
                 let at = self.offset(place, iteration, layer);
                 let slot_bytes = self.twins[place.buffer].slot_bytes;
-                self.tensor_map(
-                    map,
-                    self.twins[place.buffer].device + at as u64,
-                    slot_bytes - at % slot_bytes,
-                )
+                let address = self.twins[place.buffer].device + at as u64;
+                let rows = |leading| self.rows(leading);
+                super::maps::encoded(map, address, slot_bytes - at % slot_bytes, rows)
             })
             .collect();
         let maps = self.device.allocate(encoded.len().max(4)).unwrap();

@@ -9,6 +9,8 @@ mod installed;
 #[path = "../cuda_kernels/job.rs"]
 mod job;
 mod kept;
+#[path = "../../../codegen/tests/support/maps.rs"]
+mod maps;
 #[path = "../cuda_kernels/memory.rs"]
 mod memory;
 #[path = "../cuda_kernels/places.rs"]

@@ -9,7 +9,7 @@ use diptych_runtime::session::Device;
 use serde_json::json;
 use std::ops::Range;
 
-/// Texts of a batch, the first ones of smaller batches: more than one chunk of positions, and more than one block of rows.
+/// Texts of a batch, the first ones of smaller batches: more than one chunk of positions, more than one block of rows.
 const LENGTHS: [usize; 9] = [66, 1, 2, 17, 9, 33, 5, 64, 3];
 /// Of each text, the last so many tokens are decoded one by one.
 const DECODED: usize = 2;

@@ -135,3 +135,12 @@ pub unsafe extern "C" fn diptych_virtual_gpu_forget(address: u64, bytes: usize) 
         driver.device().forget(address, bytes).map_err(|problem| complain(Status::InvalidValue, problem))
     })
 }
+
+/// Whether there is from here on no memory for what graphs become: a test of what a program does without.
+#[unsafe(no_mangle)]
+pub extern "C" fn diptych_virtual_gpu_refuse_graphs(refuse: c_int) -> CudaResult {
+    with(|driver| {
+        driver.refuses_graphs = refuse != 0;
+        Ok(())
+    })
+}

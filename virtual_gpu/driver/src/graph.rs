@@ -85,6 +85,9 @@ unsafe extern "C" fn cuGraphInstantiateWithFlags(
 ) -> CudaResult {
     with_device(|driver| {
         let actions = driver.graphs.get(&(graph as usize)).ok_or(Status::InvalidHandle)?.clone();
+        if driver.refuses_graphs {
+            return Err(Status::OutOfMemory);
+        }
         let handle = driver.handle();
         driver.graphs.insert(handle, actions);
         unsafe { put(instance, handle as Handle) }

@@ -58,6 +58,8 @@ struct Driver {
     events: HashMap<usize, stream::Event>,
     captures: HashMap<usize, Vec<graph::Action>>,
     graphs: HashMap<usize, Vec<graph::Action>>,
+    /// Whether there is no memory for another instance of a graph.
+    refuses_graphs: bool,
     host_blocks: HashMap<usize, std::alloc::Layout>,
     /// Counters by kernel, in the order of first launches.
     launches: Vec<extra::KernelLaunches>,
@@ -90,6 +92,7 @@ impl Driver {
             events: HashMap::new(),
             captures: HashMap::new(),
             graphs: HashMap::new(),
+            refuses_graphs: false,
             host_blocks: HashMap::new(),
             launches: Vec::new(),
         }

@@ -199,7 +199,10 @@ fn sites(kernel: &parse::Kernel, pass: &Pass, liveness: &Liveness) -> Vec<Instru
             let follow = |registers: &[Register]| -> Box<[u32]> {
                 registers.iter().filter_map(|register| followed.get(register).copied()).collect()
             };
-            let touched: Box<[Slot]> = if matches!(operation, Operation::WarpgroupMultiply(_)) {
+            let multiplies = matches!(operation, Operation::WarpgroupMultiply(_));
+            let (accumulators, reads): (Vec<Register>, Vec<Register>) =
+                effect.reads.iter().partition(|register| multiplies && effect.writes.contains(register));
+            let touched: Box<[Slot]> = if multiplies {
                 Box::default()
             } else {
                 let all = effect.reads.iter().chain(&effect.writes);
@@ -213,8 +216,9 @@ fn sites(kernel: &parse::Kernel, pass: &Pass, liveness: &Liveness) -> Vec<Instru
                 opcode: statement.map_or("ret".to_string(), |statement| statement.opcode.clone()),
                 narrow_touched: touched,
                 touch_writes: effect.writes.iter().any(|register| owned.contains(register)),
-                unwritten_reads: if copies { Box::default() } else { follow(&effect.reads) },
+                unwritten_reads: if copies { Box::default() } else { follow(&reads) },
                 unwritten_writes: follow(&effect.writes),
+                unwritten_accumulators: follow(&accumulators),
             }
         })
         .collect()

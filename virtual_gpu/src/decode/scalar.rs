@@ -220,6 +220,16 @@ impl Decoder<'_> {
                 let first = m.last() == "s32";
                 self.narrow_ternary(N3::DotBytes(first, second))?
             }
+            "dp2a" => {
+                let second = m.last() == "s32";
+                let first = m.last() == "s32";
+                let upper = match m.last() {
+                    "lo" => false,
+                    "hi" => true,
+                    kind => return self.no_kind(kind),
+                };
+                self.narrow_ternary(N3::DotHalves(first, second, upper))?
+            }
             "sad" => match m.last() {
                 "s32" => self.narrow_ternary(N3::SadS32)?,
                 "u32" => self.narrow_ternary(N3::SadU32)?,

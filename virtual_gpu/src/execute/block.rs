@@ -11,7 +11,7 @@ use crate::decode::CLUSTER_BARRIER;
 use crate::diagnostic::{Diagnostic, Fault, Problem};
 use crate::memory::global::GlobalMemory;
 use crate::memory::shared::SharedMemory;
-use crate::program::{BarrierMode, Kernel, NONE, Slot};
+use crate::program::{BarrierMode, Kernel, NONE, Operation, Slot};
 use std::collections::HashMap;
 
 /// What atomics have published: by address, blocks and the epochs up to which their writes are visible.
@@ -388,7 +388,15 @@ impl<'a> Block<'a> {
     /// Reads of registers that nobody wrote.
     pub fn check_unwritten(&self, warp: &Warp, mask: u32) -> Result<(), Problem> {
         let site = &self.kernel.sites[warp.pc as usize];
-        for register in &site.unwritten_reads {
+        let accumulators: &[u32] = match &self.kernel.instructions[warp.pc as usize].operation {
+            Operation::WarpgroupMultiply(product)
+                if warp.predicates[product.scale_d as usize] & mask == 0 =>
+            {
+                &[]
+            }
+            _ => &site.unwritten_accumulators,
+        };
+        for register in site.unwritten_reads.iter().chain(accumulators) {
             let missing = mask & !warp.valid[*register as usize];
             if let Some(lane) = lanes(missing).next() {
                 let name = &self.kernel.followed[*register as usize];

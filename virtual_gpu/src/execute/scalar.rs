@@ -348,12 +348,18 @@ impl Warp {
                 map!(|a, b, c| truth_table(table, u64::from(a), u64::from(b), u64::from(c)) as u32)
             }
             N3::DotBytes(a_signed, b_signed) => map!(|a, b, c| {
-                let byte = |value: u32, at: u32, signed: bool| {
-                    let byte = (value >> (8 * at)) as u8;
-                    if signed { i32::from(byte as i8) } else { i32::from(byte) }
-                };
                 (0..4).fold(c, |sum, at| {
                     sum.wrapping_add((byte(a, at, a_signed) * byte(b, at, b_signed)) as u32)
+                })
+            }),
+            N3::DotHalves(a_signed, b_signed, upper) => map!(|a, b, c| {
+                let half = |at: u32| {
+                    let half = a >> (16 * at);
+                    if a_signed { signed16(half) } else { (half & 0xffff) as i32 }
+                };
+                (0..2).fold(c, |sum, at| {
+                    let byte = byte(b, 2 * u32::from(upper) + at, b_signed);
+                    sum.wrapping_add((half(at) * byte) as u32)
                 })
             }),
         }
@@ -426,6 +432,13 @@ fn truth_table(table: u8, a: u64, b: u64, c: u64) -> u64 {
         }
     }
     result
+}
+
+/// A byte of a number, the lowest first.
+#[inline(always)]
+fn byte(value: u32, at: u32, signed: bool) -> i32 {
+    let byte = (value >> (8 * at)) as u8;
+    if signed { i32::from(byte as i8) } else { i32::from(byte) }
 }
 
 /// `length` ones from `position` on; both as bfi takes them, by their low bytes.

@@ -64,6 +64,8 @@ pub(crate) struct InstructionSite {
     /// Registers that some path reaches unwritten: checked at each read.
     pub unwritten_reads: Box<[UnwrittenRead]>,
     pub unwritten_writes: Box<[UnwrittenRead]>,
+    /// Of these reads, accumulators of `wgmma`, which are read only where the product is added to them.
+    pub unwritten_accumulators: Box<[UnwrittenRead]>,
 }
 
 /// A register whose validity is followed: index into the warp's validity masks.

@@ -95,6 +95,8 @@ pub(crate) enum NarrowTernary {
     Logic(u8),
     /// Signedness of the bytes of the first and of the second operand.
     DotBytes(bool, bool),
+    /// The same of two halves of the first and of two bytes of the second; whether it is the upper two.
+    DotHalves(bool, bool, bool),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

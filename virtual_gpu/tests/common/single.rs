@@ -87,3 +87,19 @@ pub fn run(text: &str, result: &str) -> Vec<u64> {
     bench.device.read(output, &mut bytes).unwrap();
     bytes.chunks_exact(8).map(|bytes| u64::from_le_bytes(bytes.try_into().unwrap())).collect()
 }
+
+/// A kernel `one` for sm_90a with registers, 64 KiB of shared memory at `%r1`, and an mbarrier at `%r2` that all threads know
+/// of. `%r0` is the thread, `%p0` is false for thread 0.
+pub fn warpgroup_kernel(parameters: &str, body: &str) -> String {
+    format!(
+        ".version 8.0\n.target sm_90a\n.address_size 64\n.visible .entry one({parameters}) {{
+        .reg .pred %p<8>; .reg .b32 %r<64>; .reg .b64 %d<32>; .reg .f32 %f<140>;
+        .shared .align 1024 .b8 memory[65536]; .shared .align 8 .b8 barrier[8];
+        mov.u32 %r0, %tid.x; mov.u32 %r1, memory; mov.u32 %r2, barrier; setp.ne.u32 %p0, %r0, 0; mov.u32 %r3, 0;
+        @%p0 bra READY; mbarrier.init.shared.b64 [%r2], 1; fence.mbarrier_init.release.cluster; READY: bar.sync 0;
+        {body} ret; }}"
+    )
+}
+
+/// Waits for the first phase of that mbarrier.
+pub const WAIT: &str = "WAIT: mbarrier.try_wait.parity.shared.b64 %p1, [%r2], 0; @!%p1 bra WAIT;";

@@ -1,10 +1,11 @@
-// dot_bf16: c[i,j] (+)= sum over k of a[i,k] * b[k,j] where the numbers of at least one operand are of bf16, on tensor
-// cores, by all threads of a block of 256. It is one family of instructions everywhere: mma.sync m16n8k16 with sums in
-// floats, over ascending k from zero or from the c that is there, 16 k at a time from the first on. An operand of floats
-// has three parts: a float is the exact sum of three numbers of bf16, each what the ones before leave, rounded; of each
-// 16 k the smallest parts are multiplied first. (A float beyond the largest of bf16, 3.39e38, becomes infinite.) Rows,
-// columns and k that are not there are zeros. So the bits of an element depend on its row of a, its column of b and k alone, whatever tile it is
-// in: few rows take the same instructions as many.
+// dot_bf16: c[i,j] (+)= sum over k of a[i,k] * b[k,j] where the numbers of at least one operand are of bf16, on
+// tensor cores, by all threads of a block of 256. It is one family of instructions everywhere: mma.sync m16n8k16 with
+// sums in floats, over ascending k from zero or from the c that is there, 16 k at a time from the first on. An
+// operand of floats has three parts: a float is the exact sum of three numbers of bf16, each what the ones before
+// leave, cut off; of each 16 k the smallest parts are multiplied first. (An infinite number of bf16 times a float is
+// no number, since some part of the float is zero; an infinite float is as in a chain.) Rows, columns and k that are
+// not there are zeros. So the bits of an element depend on its row of a, its column of b and k alone, whatever tile
+// it is in: few rows take the same instructions as many.
 //
 // Shared memory holds some stages of BF16_STEP k of both operands, each as it lies in memory: a row of a tile is what
 // is contiguous there. Pieces of 16 bytes are exchanged within a row as its number says, so that the 8 rows that a

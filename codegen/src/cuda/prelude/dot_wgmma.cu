@@ -1,21 +1,23 @@
-// dot_wgmma: c[i,j] (+)= sum over k of a[i,k] * b[j,k] by the tensor cores of sm_90a, by the 256 consumers of a block, which are
-// two warpgroups. It is one family of instructions everywhere: wgmma m64nNk16 with sums in floats, over ascending k from zero
-// or from the c that is there, 16 k at a time from the first on. Floats, which are always on the left, have three parts: a
-// float is the exact sum of three numbers of bf16, each what the ones before leave, rounded; of each 16 k the smallest parts
-// are multiplied first. (A float beyond the largest of bf16, 3.39e38, becomes infinite.) The bits of an element depend on its
-// row of a, its row of b and k alone, whatever tile they are in: few rows take the same instructions as many.
+// dot_wgmma: c[i,j] (+)= sum over k of a[i,k] * b[j,k] by the tensor cores of sm_90a, by the 256 consumers of a
+// block, which are two warpgroups. It is one family of instructions everywhere: wgmma m64nNk16 with sums in floats,
+// over ascending k from zero or from the c that is there, 16 k at a time from the first on. Floats, which are always
+// on the left, have three parts: a float is the exact sum of three numbers of bf16, each what the ones before leave,
+// cut off; of each 16 k the smallest parts are multiplied first. The bits of an element depend on its row of a, its
+// row of b and k alone, whatever tile they are in: few rows take the same instructions as many.
 //
-// Operands come through the ring, rows of 128 bytes with their pieces exchanged as TMA's widest swizzle does, whichever of k
-// or rows runs along memory. The left one may also stay in registers. What is beyond the last k is zero in both, since zero
-// times what is no number is none. What is beyond the last row of a or of b may be anything: it is not stored.
+// Operands come through the ring, rows of 128 bytes with their pieces exchanged as TMA's widest swizzle does,
+// whichever of k or rows runs along memory. The left one may also stay in registers. What is beyond the last k is
+// zero in both, since zero times what is no number is none. What is beyond the last row of a or of b may be anything:
+// it is not stored.
 
 // Where an operand comes from.
-#define BY_TMA 0         // boxes that the producer copies
-#define BY_TMA_ZEROED 1  // the same, but behind the last k there is something else, which consumers set to zero
-#define BY_ELEMENTS 2    // consumers fill the slot, one by one
-#define BY_PIECES 3      // consumers fill the slot, 16 bytes at a time
-#define IN_REGISTERS 4   // consumers read fragments where it lies
-#define IN_REGISTERS_BY_PAIRS 5 // the same, two at a time, of k that runs along memory
+#define BY_TMA 0                // boxes that the producer copies
+#define BY_TMA_ZEROED 1         // but behind the last k there is something else, which consumers set to zero
+#define BY_TMA_ROWS_ZEROED 2    // behind the last row, too, where it may be what nobody wrote
+#define BY_ELEMENTS 3           // consumers fill the slot, one by one
+#define BY_PIECES 4             // consumers fill the slot, 16 bytes at a time
+#define IN_REGISTERS 5          // consumers read fragments where it lies
+#define IN_REGISTERS_BY_PAIRS 6 // two at a time, of k that runs along memory
 
 static __device__ __forceinline__ void fence_registers() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 // Registers that tensor cores read must have been written before the fence: what is done here is not moved behind it.
@@ -25,8 +27,9 @@ static __device__ __forceinline__ void end_of_products() { asm volatile("wgmma.c
 template <int LEFT> static __device__ __forceinline__ void wait_for_products() {
     asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(LEFT) : "memory");
 }
-// A matrix in shared memory: groups of 8 rows are 1024 bytes apart; where k does not run along memory, a row is 64 of them,
-// and the next 64 are a block further. Of its description, the lower half says where it is, in pieces of 16 bytes.
+// A matrix in shared memory: groups of 8 rows are 1024 bytes apart; where k does not run along memory, a row is 64 of
+// them, and the next 64 are a block further. Of its description, the lower half says where it is, in pieces of 16
+// bytes.
 static __device__ __forceinline__ unsigned matrix_at(unsigned address) { return address >> 4 | BLOCK_BYTES / 16 << 16; }
 static __device__ __forceinline__ unsigned long long matrix(unsigned at) {
     return (unsigned long long)(1u << 30 | 1024 / 16) << 32 | at;
@@ -35,15 +38,18 @@ static __device__ __forceinline__ unsigned long long matrix(unsigned at) {
 // What is the same in all lanes, in a form from which the compiler knows it: it is kept once for a warp.
 static __device__ __forceinline__ unsigned uniform(unsigned x) { return __shfl_sync(0xffffffffu, x, 0); }
 
-// Sets what a slot has of an operand from k `depth` on to zero.
-template <int EXTENT, bool ALONG_K> static __device__ __forceinline__ void clear_beyond(bf16 *stage, int depth) {
+// Sets what a slot has of an operand beyond `extent` rows, and from k `depth` on, to zero.
+template <int EXTENT, bool ALONG_K>
+static __device__ __forceinline__ void clear_beyond(bf16 *stage, int extent, int depth) {
+    const int rows = ALONG_K ? extent : depth, columns = ALONG_K ? depth : extent;
     for (int piece = threadIdx.x; piece < EXTENT * 8; piece += 256) {
-        const int row = piece / 8 % (ALONG_K ? EXTENT : 64), column = piece % 8 * 8;
-        bf16 *const to = stage + (ALONG_K ? 0 : piece / 512 * (BLOCK_BYTES / 2)) + exchanged<64>(row, column);
-        if ((ALONG_K ? column : row) >= depth)
+        const int row = piece / 8 % (ALONG_K ? EXTENT : 64), block = ALONG_K ? 0 : piece / 512;
+        const int column = block * 64 + piece % 8 * 8;
+        bf16 *const to = stage + block * (BLOCK_BYTES / 2) + exchanged<64>(row, piece % 8 * 8);
+        if (row >= rows || column >= columns)
             store_piece(to, make_uint4(0, 0, 0, 0));
-        else if (ALONG_K && column + 8 > depth)
-            for (int e = depth - column; e < 8; e++) to[e].bits = 0;
+        else if (column + 8 > columns)
+            for (int e = columns - column; e < 8; e++) to[e].bits = 0;
     }
 }
 
@@ -53,7 +59,8 @@ static __device__ __forceinline__ void load_two(float &x, float &y, const ELEMEN
     x = load(one);
     y = load(other);
 }
-template <bool PAIRS> static __device__ __forceinline__ void load_two(float &x, float &y, const float *one, const float *other) {
+template <bool PAIRS>
+static __device__ __forceinline__ void load_two(float &x, float &y, const float *one, const float *other) {
     if (PAIRS) {
         const float2 both = *(const float2 *)one;
         x = both.x, y = both.y;
@@ -74,10 +81,11 @@ template <bool PAIRS> static __device__ __forceinline__ void store_two(float *on
         *one = x, *other = y;
 }
 
-// The fragments of 64 rows x 16 k of an operand that a thread has in registers: of rows 0 and 8, k 0 and 8, and what is beside
-// each. `there` says which of the two rows is there; of k there are all 16, or as many as `depth` says.
+// The fragments of 64 rows x 16 k of an operand that a thread has in registers: of rows 0 and 8, k 0 and 8, and what
+// is beside each. `there` says which of the two rows is there; of k there are all 16, or as many as `depth` says.
 template <int PARTS, bool PAIRS, bool WHOLE, class AT>
-static __device__ __forceinline__ void load_fragments(unsigned (&left)[PARTS][4], const bool (&there)[2], int depth, AT at) {
+static __device__ __forceinline__ void
+load_fragments(unsigned (&left)[PARTS][4], const bool (&there)[2], int depth, AT at) {
 #pragma unroll
     for (int e = 0; e < 4; e++) {
         const int row = e % 2 * 8, column = e / 2 * 8;
@@ -96,13 +104,19 @@ static __device__ __forceinline__ void load_fragments(unsigned (&left)[PARTS][4]
 
 // Of 128 rows each warpgroup has 64 and all columns, of 64 rows both have all and half of the columns.
 // PAIRS says that elements 2j and 2j + 1 of a row of the result stand side by side at a multiple of their size.
-template <int ROWS, int COLUMNS, int PARTS, int A_FROM, int B_FROM, bool A_ALONG_K, bool B_ALONG_K, bool ACCUMULATE, bool PAIRS,
-          class A, class B, class C, class RING>
+template <int ROWS, int COLUMNS, int PARTS, int A_FROM, int B_FROM, bool A_ALONG_K, bool B_ALONG_K, bool ACCUMULATE,
+          bool PAIRS, class A, class B, class C, class RING>
 static __device__ __forceinline__ void dot_wgmma(int m, int n, int k, A a, B b, C c, RING &ring_at) {
     const int WIDTH = ROWS == 128 ? COLUMNS : COLUMNS / 2, B_EXTENT = B_ALONG_K || COLUMNS > 64 ? COLUMNS : 64;
     const bool A_REGISTERS = A_FROM >= IN_REGISTERS;
-    const bool A_FILLS = A_FROM == BY_ELEMENTS || A_FROM == BY_PIECES, B_FILLS = B_FROM == BY_ELEMENTS || B_FROM == BY_PIECES;
-    const bool FILLS = A_FILLS || B_FILLS, CLEARS = A_FROM == BY_TMA_ZEROED || B_FROM == BY_TMA_ZEROED;
+    const bool A_FILLS = A_FROM == BY_ELEMENTS || A_FROM == BY_PIECES;
+    const bool B_FILLS = B_FROM == BY_ELEMENTS || B_FROM == BY_PIECES;
+    const int A_COPY = A_FROM == BY_PIECES ? COPY_PIECES : COPY_ELEMENTS;
+    const int B_COPY = B_FROM == BY_PIECES ? COPY_PIECES : COPY_ELEMENTS;
+    const bool FILLS = A_FILLS || B_FILLS;
+    const bool A_CLEARS = A_FROM == BY_TMA_ZEROED || A_FROM == BY_TMA_ROWS_ZEROED;
+    const bool B_CLEARS = B_FROM == BY_TMA_ZEROED || B_FROM == BY_TMA_ROWS_ZEROED;
+    const bool CLEARS = A_CLEARS || B_CLEARS;
     const int A_BYTES = A_REGISTERS ? 0 : ROWS * RING_STEP * 2 * PARTS;
     const int group = uniform(threadIdx.x / 128), lane = threadIdx.x % 32;
     const int row = ROWS == 128 ? group * 64 : 0, column = ROWS == 128 ? 0 : group * WIDTH;
@@ -131,18 +145,23 @@ static __device__ __forceinline__ void dot_wgmma(int m, int n, int k, A a, B b, 
             for (int e = 0; e < WIDTH / 2; e++) settle(sum[e]);
             unsigned left[4][PARTS][4];
             const bool there[2] = {i0 + own_row < m, i0 + own_row + 8 < m};
+            // How many rows of operands are to be kept, and whether something of a slot is not.
+            const int a_extent = A_FROM == BY_TMA_ROWS_ZEROED ? m - i0 : ROWS;
+            const int b_extent = B_FROM == BY_TMA_ROWS_ZEROED ? n - j0 : B_EXTENT;
+            const bool rows_end = a_extent < ROWS || b_extent < B_EXTENT;
+            const auto ends = [&](int step) { return CLEARS && (rows_end || k - step * RING_STEP < RING_STEP); };
             // What consumers do for a slot that the producer has left to them, until tensor cores may read it.
             const auto fill = [&](const RING &at, int step) {
                 const int k0 = step * RING_STEP;
                 bf16 *const stage = (bf16 *)at.data();
                 if (A_FILLS)
-                    fill_stage<RING_STEP, ROWS, 64, A_ALONG_K, PARTS, A_FROM == BY_PIECES ? COPY_PIECES : COPY_ELEMENTS>(
+                    fill_stage<RING_STEP, ROWS, 64, A_ALONG_K, PARTS, A_COPY>(
                         stage, m - i0, k - k0, [&](int kk, int x) { return a.at(i0 + x, k0 + kk); });
                 if (B_FILLS)
-                    fill_stage<RING_STEP, B_EXTENT, 64, B_ALONG_K, 1, B_FROM == BY_PIECES ? COPY_PIECES : COPY_ELEMENTS>(
+                    fill_stage<RING_STEP, B_EXTENT, 64, B_ALONG_K, 1, B_COPY>(
                         stage + A_BYTES / 2, n - j0, k - k0, [&](int kk, int x) { return b.at(j0 + x, k0 + kk); });
-                if (A_FROM == BY_TMA_ZEROED && k - k0 < RING_STEP) clear_beyond<ROWS, A_ALONG_K>(stage, k - k0);
-                if (B_FROM == BY_TMA_ZEROED && k - k0 < RING_STEP) clear_beyond<B_EXTENT, B_ALONG_K>(stage + A_BYTES / 2, k - k0);
+                if (A_CLEARS) clear_beyond<ROWS, A_ALONG_K>(stage, a_extent, k - k0);
+                if (B_CLEARS) clear_beyond<B_EXTENT, B_ALONG_K>(stage + A_BYTES / 2, b_extent, k - k0);
                 show_to_tensor_cores();
             };
             // Of an operand in registers the next fragments are made while the products of those before are under way.
@@ -155,7 +174,9 @@ static __device__ __forceinline__ void dot_wgmma(int m, int n, int k, A a, B b, 
                     if constexpr (A_REGISTERS) {
                         const bool PAIRWISE = A_FROM == IN_REGISTERS_BY_PAIRS;
                         const int own_k = kk * 16 + lane % 4 * 2;
-                        const auto element = [&](int y, int x) { return a.at(i0 + own_row + y, step * RING_STEP + own_k + x); };
+                        const auto element = [&](int y, int x) {
+                            return a.at(i0 + own_row + y, step * RING_STEP + own_k + x);
+                        };
                         if (depth >= RING_STEP)
                             load_fragments<PARTS, PAIRWISE, true>(left[kk], there, 0, element);
                         else
@@ -180,7 +201,7 @@ static __device__ __forceinline__ void dot_wgmma(int m, int n, int k, A a, B b, 
 #pragma unroll 1
                 for (int step = 0; step < steps; step++) {
                     at.wait_until_full();
-                    if (CLEARS && k - step * RING_STEP < RING_STEP) {
+                    if (ends(step)) {
                         fill(at, step);
                         workers_wait();
                     }
@@ -196,10 +217,10 @@ static __device__ __forceinline__ void dot_wgmma(int m, int n, int k, A a, B b, 
                 // While the products of a step are under way, consumers prepare the next.
                 const auto prepare = [&](int step) {
                     at.wait_until_full();
-                    if (FILLS || CLEARS && k - step * RING_STEP < RING_STEP) fill(at, step);
+                    if (FILLS || ends(step)) fill(at, step);
                 };
                 const auto prepared = [&](int step) {
-                    if (FILLS || CLEARS && k - step * RING_STEP < RING_STEP) workers_wait();
+                    if (FILLS || ends(step)) workers_wait();
                 };
                 if (steps > 0) {
                     prepare(0);

@@ -1,8 +1,9 @@
-// The ring: slots of shared memory through which the operands of all dots of a kernel go, in the order of the kernel. A slot
-// belongs to the producer until its barrier `full` says that it is filled, and to the consumers until each of their warps has
-// arrived at its barrier `empty`. The producer, a thread of a warpgroup of its own, walks the same instances, loops and steps
-// as the 256 consumers and copies boxes of tensors by TMA. Both count slots on and on, over dots and instances, so the producer
-// runs ahead as far as there are slots. What no TMA copies, consumers put into the slot when they have it.
+// The ring: slots of shared memory through which the operands of all dots of a kernel go, in the order of the kernel.
+// A slot belongs to the producer until its barrier `full` says that it is filled, and to the consumers until each of
+// their warps has arrived at its barrier `empty`. The producer, a thread of a warpgroup of its own, walks the same
+// instances, loops and steps as the 256 consumers and copies boxes of tensors by TMA. Both count slots on and on,
+// over dots and instances, so the producer runs ahead as far as there are slots. What no TMA copies, consumers put
+// into the slot when they have it.
 
 #define RING_STEP 64     // k of a slot: a row of 128 bytes of bf16, which is the widest swizzle
 #define BLOCK_BYTES 8192 // 64 rows of 128 bytes
@@ -22,7 +23,8 @@ static __device__ __forceinline__ void show_to_tensor_cores() {
     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 
-// Registers of a block are dealt out at its start: 168 for each thread. Consumers get what the producer's warpgroup can spare.
+// Registers of a block are dealt out at its start: 168 for each thread. Consumers get what the producer's warpgroup
+// can spare.
 static __device__ __forceinline__ void consume() { asm volatile("setmaxnreg.inc.sync.aligned.u32 232;" ::: "memory"); }
 static __device__ __forceinline__ void copy() { asm volatile("setmaxnreg.dec.sync.aligned.u32 40;" ::: "memory"); }
 
@@ -46,8 +48,8 @@ template <int SLOTS, int BYTES> struct ring {
     __device__ __forceinline__ void set_up() const {
 #pragma unroll
         for (int at = 0; at < 2 * SLOTS; at++)
-            asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(memory) + SLOTS * BYTES + at * 8),
-                         "r"(at < SLOTS ? 1 : 8) : "memory");
+            asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;"
+                         ::"r"(shared_address(memory) + SLOTS * BYTES + at * 8), "r"(at < SLOTS ? 1 : 8) : "memory");
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     }
     __device__ __forceinline__ void wait_until_full() const { wait_for_phase(full(), phase); }
@@ -59,21 +61,17 @@ template <int SLOTS, int BYTES> struct ring {
 };
 
 // Copies a box of a tensor to shared memory; its bytes are counted at a barrier.
-template <int DIMS> static __device__ __forceinline__ void copy_box(unsigned to, const tensor_map *map, const int (&at)[5], unsigned barrier) {
-    if constexpr (DIMS == 2)
-        asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4}], [%2];"
-                     ::"r"(to), "l"(map), "r"(barrier), "r"(at[0]), "r"(at[1]) : "memory");
-    else if constexpr (DIMS == 3)
-        asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5}], [%2];"
-                     ::"r"(to), "l"(map), "r"(barrier), "r"(at[0]), "r"(at[1]), "r"(at[2]) : "memory");
-    else if constexpr (DIMS == 4)
-        asm volatile("cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5, %6}], [%2];"
-                     ::"r"(to), "l"(map), "r"(barrier), "r"(at[0]), "r"(at[1]), "r"(at[2]), "r"(at[3]) : "memory");
-    else if constexpr (DIMS == 5)
-        asm volatile("cp.async.bulk.tensor.5d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5, %6, %7}], [%2];"
-                     ::"r"(to), "l"(map), "r"(barrier), "r"(at[0]), "r"(at[1]), "r"(at[2]), "r"(at[3]), "r"(at[4]) : "memory");
-    else
-        static_assert(DIMS >= 2, "a tensor of rows and k");
+#define COPY_BOX(dims, coordinates, ...)                                                                  \
+    asm volatile("cp.async.bulk.tensor." dims ".shared::cluster.global.tile.mbarrier::complete_tx::bytes " \
+                 "[%0], [%1, {" coordinates "}], [%2];" ::"r"(to), "l"(map), "r"(barrier), __VA_ARGS__ : "memory")
+template <int DIMS>
+static __device__ __forceinline__ void copy_box(unsigned to, const tensor_map *map, const int (&at)[5], unsigned barrier) {
+    static_assert(DIMS >= 2 && DIMS <= 5, "a tensor of rows and k");
+    if (DIMS == 2) COPY_BOX("2d", "%3, %4", "r"(at[0]), "r"(at[1]));
+    if (DIMS == 3) COPY_BOX("3d", "%3, %4, %5", "r"(at[0]), "r"(at[1]), "r"(at[2]));
+    if (DIMS == 4) COPY_BOX("4d", "%3, %4, %5, %6", "r"(at[0]), "r"(at[1]), "r"(at[2]), "r"(at[3]));
+    if (DIMS == 5)
+        COPY_BOX("5d", "%3, %4, %5, %6, %7", "r"(at[0]), "r"(at[1]), "r"(at[2]), "r"(at[3]), "r"(at[4]));
 }
 
 // An operand that no TMA copies.
@@ -82,9 +80,9 @@ struct no_boxes {
     __device__ __forceinline__ void copy(unsigned, unsigned, int, int) const {}
 };
 
-// An operand as boxes of a tensor: EXTENT rows, or columns, by RING_STEP k, whichever of them runs along memory. Dimension X
-// of the tensor has rows, or columns, dimension K has k; each position of these is X_UNIT or K_UNIT of them, where panels of
-// so many are a dimension. `first` is where the instance begins.
+// An operand as boxes of a tensor: EXTENT rows, or columns, by RING_STEP k, whichever of them runs along memory.
+// Dimension X of the tensor has rows, or columns, dimension K has k; each position of these is X_UNIT or K_UNIT of
+// them, where panels of so many are a dimension. `first` is where the instance begins.
 template <int DIMS, int EXTENT, bool ALONG_K, int X, int X_UNIT, int K, int K_UNIT> struct boxes {
     static const int BYTES = EXTENT * RING_STEP * 2;
     const tensor_map *map;

@@ -1,7 +1,7 @@
-// Stages: pieces of operands in shared memory, on their way to tensor cores, by all 256 threads. A row of a stage is what is
-// contiguous in memory. Pieces of 16 bytes are exchanged within a row as its number says, so that the 8 rows that tensor cores
-// read at once, and the pieces that a warp writes, are in different banks. Rows of 128 bytes lie as TMA's swizzle of 128
-// bytes puts them.
+// Stages: pieces of operands in shared memory, on their way to tensor cores, by all 256 threads. A row of a stage is
+// what is contiguous in memory. Pieces of 16 bytes are exchanged within a row as its number says, so that the 8 rows
+// that tensor cores read at once, and the pieces that a warp writes, are in different banks. Rows of 128 bytes lie as
+// TMA's swizzle of 128 bytes puts them.
 
 // How a stage is filled.
 #define COPY_ELEMENTS 0 // one by one: what is stored wider, or not at multiples of 16 bytes
@@ -37,13 +37,17 @@ template <class ELEMENT> static __device__ __forceinline__ void load_piece(float
     for (int e = 0; e < 8; e++) x[e] = load(p + e);
 }
 
-// The next part of two numbers, the first in the lower half, and what it leaves of them.
+// The next part of a number, its upper half, and what that leaves: three of them have all 24 digits. Nothing is
+// rounded up, so that none becomes infinite, and an infinity leaves nothing.
+static __device__ __forceinline__ unsigned next_part(float &x) {
+    const unsigned part = bits_of(x) & 0xffff0000u;
+    x = x == of_bits(part) ? 0.0f : x - of_bits(part);
+    return part;
+}
+// The same of two numbers side by side.
 static __device__ __forceinline__ unsigned next_part(float &x, float &y) {
-    unsigned both;
-    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(y), "f"(x));
-    x -= of_bits(both << 16);
-    y -= of_bits(both & 0xffff0000u);
-    return both;
+    const unsigned low = next_part(x), high = next_part(y);
+    return low >> 16 | high;
 }
 
 // 16 bytes to shared memory at once, which a compiler that does not know their place would split.
@@ -52,8 +56,8 @@ static __device__ __forceinline__ void store_piece(bf16 *to, uint4 x) {
                  : "memory");
 }
 
-// Fills a stage with DEPTH x EXTENT elements of an operand, of which `extent` and `depth` are there; columns lie in blocks
-// of WIDTH.
+// Fills a stage with DEPTH x EXTENT elements of an operand, of which `extent` and `depth` are there; columns lie in
+// blocks of WIDTH.
 template <int DEPTH, int EXTENT, int WIDTH, bool ALONG_K, int PARTS, int COPY, class AT>
 static __device__ __forceinline__ void fill_stage(bf16 *stage, int extent, int depth, AT at) {
     const int ROWS = ALONG_K ? EXTENT : DEPTH, COLUMNS = ALONG_K ? DEPTH : EXTENT, PIECES = ROWS * COLUMNS / 8;

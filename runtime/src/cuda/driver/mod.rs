@@ -32,7 +32,7 @@ static LOADED: Mutex<Option<Kind>> = Mutex::new(None);
 const OLDEST: i32 = 12_000;
 
 /// What is called of the driver: by this crate, and by cudarc for it.
-const FUNCTIONS: [&str; 42] = [
+const FUNCTIONS: [&str; 45] = [
     "cuCtxGetCurrent",
     "cuCtxSetCurrent",
     "cuCtxSynchronize",
@@ -72,9 +72,12 @@ const FUNCTIONS: [&str; 42] = [
     "cuModuleLoadData",
     "cuModuleUnload",
     "cuStreamBeginCapture_v2",
+    "cuStreamCreate",
+    "cuStreamDestroy_v2",
     "cuStreamEndCapture",
     "cuStreamSynchronize",
     "cuStreamWaitEvent",
+    "cuTensorMapEncodeTiled",
 ];
 
 /// Loads the driver, if that was not done, and starts it. What fails before a library is loaded fixes nothing.
@@ -177,9 +180,8 @@ pub(crate) fn check_code(version: i32, nvrtc_major: i32, nvrtc_version: &str) ->
     let found = version_name(version);
     let needed = format!(
         "NVRTC {nvrtc_version} makes code for drivers of CUDA {nvrtc_major}.0 and later; or install an NVRTC of CUDA \
-         {} (`pip install nvidia-cuda-nvrtc-cu{}`) and set DIPTYCH_CUDA to its folder",
-        version / 1000,
-        version / 1000
+         {major} (`setup/cuda.sh --cuda {major}`; one elsewhere is named by DIPTYCH_CUDA)",
+        major = version / 1000
     );
     Err(CudaError::DriverTooOld { found, needed })
 }

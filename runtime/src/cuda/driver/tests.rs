@@ -93,7 +93,7 @@ fn code_for_a_newer_driver_is_refused_with_what_would_be_right() {
     check_code(13_000, 13, "13.5").unwrap();
     check_code(13_010, 12, "12.9").unwrap();
     let error = check_code(12_040, 13, "13.5").unwrap_err().to_string();
-    for said in ["CUDA 12.4", "NVRTC 13.5", "CUDA 13.0", "nvidia-cuda-nvrtc-cu12", "DIPTYCH_CUDA"] {
+    for said in ["CUDA 12.4", "NVRTC 13.5", "CUDA 13.0", "setup/cuda.sh --cuda 12", "DIPTYCH_CUDA"] {
         assert!(error.contains(said), "{error}");
     }
 }
