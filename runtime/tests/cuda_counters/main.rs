@@ -52,6 +52,7 @@ struct Row {
     ratio: f64,
     what: &'static str,
     kernel: String,
+    is_asserted: bool,
 }
 
 fn check(preset: &str, dtype: &str, architecture: Architecture) {
@@ -76,22 +77,32 @@ fn check(preset: &str, dtype: &str, architecture: Architecture) {
         let counted = run_entry(&name, &job, &reference, (entry, None), device, tolerance(dtype), None);
         for (kernel, counted) in counted {
             let kernel = &entry.device_kernels[kernel];
-            let multiplies = kernel.text.contains("dot<") || kernel.text.contains("dot_");
-            let mut row = |what, ratio| rows.push(Row { ratio, what, kernel: kernel.name.clone() });
-            if multiplies {
-                row("passes", counted.total.bank_conflict_ratio());
-                row("passes in the main loop", counted.main_loop.bank_conflict_ratio());
+            let has = |part: &str| kernel.text.contains(part);
+            let mut row = |what, ratio, is_asserted| {
+                rows.push(Row { ratio, what, kernel: kernel.name.clone(), is_asserted });
+            };
+            if has("dot<") || has("dot_") {
+                row("passes", counted.total.bank_conflict_ratio(), false);
+                // Rows of tiles begin in one bank on sm_80, where they are not padded: what is copied from them, or what
+                // attention and sums over rows leave there, is counted, but not asserted.
+                let is_padded = architecture == Architecture::Sm90a || !has("CHUNK") && !has("COPY_PIECES");
+                row("passes in the main loop", counted.main_loop.bank_conflict_ratio(), is_padded);
             } else {
-                row("sectors loaded", counted.total.load_sector_ratio());
-                row("sectors stored", counted.total.store_sector_ratio());
+                // A weight in panels is walked across them where its axes are exchanged, or where an id names a column.
+                let is_along = !has("in_panels(");
+                row("sectors loaded", counted.total.load_sector_ratio(), is_along);
+                row("sectors stored", counted.total.store_sector_ratio(), is_along);
             }
         }
     }
     rows.sort_by(|one, other| other.ratio.total_cmp(&one.ratio));
-    for Row { ratio, what, kernel } in rows.iter().take_while(|row| row.ratio > 1.01) {
-        println!("{ratio:5.2} {what:24} {kernel}  ({preset}, {dtype}, {architecture})");
+    for Row { ratio, what, kernel, is_asserted } in rows.iter().take_while(|row| row.ratio > 1.01) {
+        let asserted = if *is_asserted { "" } else { ", not asserted" };
+        println!("{ratio:5.2} {what:24} {kernel} ({preset}, {dtype}, {architecture}{asserted})");
     }
-    assert!(rows.iter().all(|row| row.ratio <= MOST));
+    let asserted = rows.iter().filter(|row| row.is_asserted);
+    let wrong: Vec<&str> = asserted.filter(|row| row.ratio > MOST).map(|row| row.kernel.as_str()).collect();
+    assert!(wrong.is_empty(), "{preset} in {dtype} on {architecture}: {}", wrong.join(", "));
 }
 
 macro_rules! checks {

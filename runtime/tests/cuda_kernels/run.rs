@@ -11,7 +11,7 @@ use diptych_codegen::lower::Source;
 use diptych_ir::Program;
 use diptych_passes::layout::{CHECKPOINT, Leading};
 use diptych_runtime::executor::Kernels;
-use diptych_virtual_gpu::{self as virtual_gpu, Arguments, Configuration, Device, LaunchError, LaunchReport};
+use diptych_virtual_gpu::{Arguments, Configuration, Device, LaunchError, LaunchReport};
 use diptych_virtual_gpu::{Counters, LaunchSizes, Module};
 use std::collections::BTreeMap;
 use std::ffi::c_void;
