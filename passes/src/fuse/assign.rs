@@ -417,13 +417,26 @@ impl Assignment<'_> {
                 // Each block of columns would round the rows for itself, which takes longer than a kernel more.
                 let left = self.roles.base(left);
                 let rounds = matches!(self.roles.graph.op(left), Op::RoundBlocks(_));
-                group.nodes.contains(&left) && !rounds && self.may_be_kept(left)
+                group.nodes.contains(&left)
+                    && !rounds
+                    && self.may_be_kept(left)
+                    && self.serves_alone(group, id)
             }
             Some(&other) => {
                 let same = self.left(other) == left || self.sums_with(id, other);
                 same && self.column_axis(other) == self.column_axis(id)
             }
         }
+    }
+
+    /// Whether nothing but a contraction reads what a group leaves, where columns are divided finely: every block of columns
+    /// would store it.
+    fn serves_alone(&self, group: &Group, contraction: NodeId) -> bool {
+        let read_here = |user: NodeId| user == contraction || group.nodes.contains(&user);
+        let alone = |&node: &NodeId| {
+            !self.roles.is_wanted(node) && self.roles.graph.users(node).into_iter().all(read_here)
+        };
+        !self.options.fine_columns || group.nodes.iter().all(alone)
     }
 
     /// Whether an instance has room for its rows of a value.

@@ -24,6 +24,7 @@ use diptych_ir::{DType, Symbol};
 use diptych_passes::layout::Leading;
 use diptych_passes::plan::place;
 use std::collections::BTreeSet;
+use std::rc::Rc;
 use std::sync::Arc;
 
 /// Graphs that an entry keeps: those of a server's usual sizes.
@@ -61,7 +62,7 @@ pub struct GpuExecutable {
     bound: MemoryBound,
     graphs: Buckets<CudaGraph>,
     /// The code that is launched, also by the graphs.
-    _modules: Arc<Vec<Module>>,
+    _modules: Rc<Vec<Module>>,
     timing: Option<Timing>,
     /// Whether a run failed, after which the GPU's memory is not to be trusted.
     failed: bool,

@@ -11,7 +11,7 @@ use diptych_codegen::entry::CompiledEntry;
 use diptych_nvrtc::Form;
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::CString;
-use std::sync::Arc;
+use std::rc::Rc;
 use std::time::Instant;
 
 /// Most kernels of one file: enough to share the cost of what every file begins with, few enough that a change of one
@@ -33,7 +33,7 @@ pub(crate) struct GpuKernel {
 pub struct GpuKernels {
     functions: HashMap<String, GpuKernel>,
     /// Functions live as long as these, which executables keep as well.
-    modules: Arc<Vec<Module>>,
+    modules: Rc<Vec<Module>>,
     /// What was compiled and what was found.
     pub stats: CompileStats,
 }
@@ -96,7 +96,7 @@ impl GpuKernels {
             }
             modules.push(module);
         }
-        loaded.modules = Arc::new(modules);
+        loaded.modules = Rc::new(modules);
         loaded.stats.warnings.dedup();
         loaded.stats.seconds = start.elapsed().as_secs_f64();
         Ok(loaded)
@@ -114,7 +114,7 @@ impl GpuKernels {
     }
 
     /// What kernels need that stay in use.
-    pub(super) fn modules(&self) -> Arc<Vec<Module>> {
+    pub(super) fn modules(&self) -> Rc<Vec<Module>> {
         self.modules.clone()
     }
 
