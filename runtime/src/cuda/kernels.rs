@@ -12,6 +12,7 @@ use diptych_nvrtc::Form;
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::CString;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Instant;
 
 /// Most kernels of one file: enough to share the cost of what every file begins with, few enough that a change of one
@@ -58,7 +59,7 @@ impl GpuKernels {
         let (nvrtc, cache) = gpu.compiler();
         let mut loaded = GpuKernels {
             functions: HashMap::new(),
-            modules: Arc::default(),
+            modules: Rc::default(),
             stats: CompileStats {
                 hits: 0,
                 compiled: 0,

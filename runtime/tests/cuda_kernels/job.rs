@@ -57,7 +57,7 @@ pub fn program_of_size(preset: &str, dtype: &str, config: &Value) -> (Program, u
 fn sequences(kind: EntryKind) -> Vec<(usize, usize)> {
     match kind {
         EntryKind::Decode => vec![(0, 1), (129, 1), (5, 1)],
-        EntryKind::Prefill => vec![(0, 67), (66, 3), (5, 6)],
+        EntryKind::Prefill => vec![(0, 67), (100, 9), (5, 6)],
         EntryKind::Score => vec![(0, 70), (0, 1), (0, 5)],
         EntryKind::Train => vec![(0, 67), (0, 3)],
         EntryKind::Accumulate | EntryKind::Step => vec![(0, 19), (0, 7)],

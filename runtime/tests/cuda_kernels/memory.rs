@@ -152,9 +152,9 @@ impl Distance {
         self.norm += expected * expected;
     }
 
-    pub fn relative(&self) -> f64 {
+    pub fn relative(&self, noise: f64) -> f64 {
         // What cancels but for rounding, such as the gradient of a bias of keys, has no relative error.
-        let noise = NOISE * NOISE * self.count as f64;
+        let noise = noise * noise * self.count as f64;
         if self.difference <= noise { 0.0 } else { (self.difference / self.norm).sqrt() }
     }
 }
@@ -184,15 +184,22 @@ impl Twin {
         for at in 0..self.bytes / dtype.bytes() {
             distance.add(get(&found, dtype, at), get(expected, dtype, at));
         }
-        distance.relative()
+        distance.relative(NOISE)
     }
 
-    /// How far elements that the device holds are from what they must be.
-    pub fn distance_of(&self, device: &mut Device, dtype: DType, elements: &[(usize, f64)]) -> f64 {
+    /// How far elements that the device holds are from what they must be, of a run whose results may be so far apart.
+    pub fn distance_of(
+        &self,
+        device: &mut Device,
+        dtype: DType,
+        elements: &[(usize, f64)],
+        tolerance: f64,
+    ) -> f64 {
         let found = self.of_device(device);
         let mut distance = Distance::default();
         elements.iter().for_each(|&(at, expected)| distance.add(get(&found, dtype, at), expected));
-        distance.relative()
+        // What cancels is as large as numbers of bf16 are coarse.
+        distance.relative(if tolerance > 1e-3 { 1e-6 } else { NOISE })
     }
 
     /// All bytes on the device; what is undefined has some value.

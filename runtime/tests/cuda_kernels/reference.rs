@@ -59,7 +59,7 @@ fn is_query(name: Symbol) -> bool {
 }
 
 /// Random numbers for all parameters and states, as wide as their types are.
-fn stored(program: &Program, random: &mut Random) -> BTreeMap<Symbol, Value> {
+fn stored(program: &Program, random: &mut Random, of_queries: f32) -> BTreeMap<Symbol, Value> {
     let params = program.params.iter().map(|(&name, info)| (name, &info.ty));
     let states = program.states.iter().map(|(&name, ty)| (name, ty));
     let value = |(name, ty): (Symbol, &TensorType)| {
@@ -70,8 +70,7 @@ fn stored(program: &Program, random: &mut Random) -> BTreeMap<Symbol, Value> {
                 // Squares and their sums are not negative.
                 true if name.as_str().starts_with("variance") => random.float().abs() * 0.01,
                 true => random.float() * 0.01,
-                // Scores of attention differ by so much that it shows by which maximum they are scaled.
-                false if is_query(name) => random.float() * 10.0,
+                false if is_query(name) => random.float() * of_queries,
                 false => random.float() * 0.3,
             };
             f64::from(ty.dtype.round(number))
@@ -85,18 +84,29 @@ impl Reference {
     /// Evaluates an entry of a program, which was compiled for several devices: sequences whose rows are summed
     /// together, others each alone.
     pub fn of(program: &Program, entries: &[&CompiledEntry], bound: &Bound) -> Reference {
-        Reference::new(program, entries, bound, true)
+        Reference::new(program, entries, bound, true, 0.3)
+    }
+
+    /// The same with scores of attention that differ by so much that it shows by which maximum they are scaled.
+    pub fn of_sharp_scores(program: &Program, entries: &[&CompiledEntry], bound: &Bound) -> Reference {
+        Reference::new(program, entries, bound, true, 10.0)
     }
 
     /// Only what a run is given.
     pub fn unevaluated(program: &Program, entries: &[&CompiledEntry], bound: &Bound) -> Reference {
-        Reference::new(program, entries, bound, false)
+        Reference::new(program, entries, bound, false, 0.3)
     }
 
-    fn new(program: &Program, entries: &[&CompiledEntry], bound: &Bound, is_evaluated: bool) -> Reference {
+    fn new(
+        program: &Program,
+        entries: &[&CompiledEntry],
+        bound: &Bound,
+        is_evaluated: bool,
+        of_queries: f32,
+    ) -> Reference {
         let kind = entries[0].kind;
         let mut random = Random(42);
-        let stored = stored(program, &mut random);
+        let stored = stored(program, &mut random, of_queries);
         let mut program = program.clone();
         program.entries.retain(|entry| entry.kind == kind);
         let program = sum_heads_apart(&normalize(&program, kind.cached()).unwrap()).unwrap();

@@ -316,7 +316,7 @@ impl Run<'_> {
             elements.iter_mut().for_each(|(at, _)| *at -= first);
         }
         elements.iter_mut().for_each(|(at, _)| *at += slot * slot_elements);
-        let distance = self.twins[id].distance_of(self.device, buffer.dtype, &elements);
+        let distance = self.twins[id].distance_of(self.device, buffer.dtype, &elements, self.tolerance);
         self.compared += 1;
         self.largest = self.largest.max(distance);
         if distance.is_nan() || distance > self.tolerance {

@@ -135,7 +135,7 @@ fn check(tried: &Tried) {
     let compiled: &[CompiledProgram] = &compiled;
     let entries: Vec<&CompiledEntry> = compiled.iter().map(|compiled| &compiled.entries[&kind]).collect();
     let job = Job::new(kind, vocab);
-    let reference = Reference::of(compiled[0].program_of(kind), &entries, &job.bound);
+    let reference = Reference::of_sharp_scores(compiled[0].program_of(kind), &entries, &job.bound);
     let mut uncaught = Vec::new();
     for (architecture, entry) in Architecture::ALL.into_iter().zip(entries) {
         let of_architecture = faults.iter().filter(|fault| fault.is_on(architecture));
