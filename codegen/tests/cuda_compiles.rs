@@ -137,7 +137,8 @@ fn check_warpgroups(kernel: &KernelText, code: &KernelCode) -> bool {
         "{name}: {slots} slots, {} of {} instructions of the main loop for tensor cores",
         main.tensor_core, main.instructions
     );
-    assert!(!copied || main.tensor_core_share() > 0.08, "{name}: {main:?}");
+    // Triton's products have 4.4 to 4.9%: see docs/gpu.md.
+    assert!(!copied || main.tensor_core_share() > 0.06, "{name}: {main:?}");
     true
 }
 
