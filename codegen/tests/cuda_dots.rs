@@ -37,10 +37,11 @@ impl Call {
         let call = match self.parts {
             None => format!("dot<{rows}, {columns}, {a_along_k}, {b_along_k}, {accumulate}>"),
             Some([a, b]) => format!(
-                "dot_bf16<{rows}, {columns}, {}, {a_along_k}, {b_along_k}, {a}, {b}, {}, {}, {accumulate}>",
+                "dot_bf16<{rows}, {columns}, {}, {a_along_k}, {b_along_k}, {a}, {b}, {}, {}, {accumulate}, {}>",
                 if a * b > 1 { 2 } else { 3 },
                 self.copies[0],
-                self.copies[1]
+                self.copies[1],
+                self.sizes[1].is_multiple_of(2)
             ),
         };
         let [a, b] = [0, 1].map(|operand| if self.is_bf16(operand) { "bf16" } else { "float" });
@@ -114,7 +115,7 @@ fn a_dot_by_registers_is_a_chain_of_multiply_adds() {
 #[test]
 fn a_dot_on_tensor_cores_is_as_exact_as_floats() {
     let Some(nvrtc) = nvrtc() else { return };
-    let all = ["COPY_ELEMENTS", "COPY_PIECES", "COPY_ASYNC"].map(|copy| [copy; 2]);
+    let all = ["COPY_ELEMENTS", "COPY_PIECES", "COPY_ASYNC", "COPY_ROWS"].map(|copy| [copy; 2]);
     let whole = calls(Some([1, 1]), &all);
     let left = calls(Some([3, 1]), &[["COPY_ELEMENTS", "COPY_ASYNC"], ["COPY_PIECES", "COPY_ELEMENTS"]]);
     let right = calls(Some([1, 3]), &[["COPY_ASYNC", "COPY_PIECES"]]);

@@ -57,11 +57,12 @@ fn run(program: &Program, kind: EntryKind, context: &Context) -> Result<Values, 
     Ok(names.into_iter().zip(values).collect())
 }
 
-/// Whether values agree up to `tolerance` of the largest of each, or of a twentieth of the largest of all: some
-/// gradients are zero but for rounding.
+/// Whether values agree: errors are at most `tolerance` in norm, relative to each value, or to what it would be if its
+/// elements were a twentieth of the largest of all: some gradients are zero but for rounding.
 fn agree(before: &Values, after: &Values, tolerance: f64) -> Result<(), String> {
-    let largest = |values: &mut dyn Iterator<Item = f64>| values.fold(0.0_f64, |most, x| most.max(x.abs()));
-    let floor = largest(&mut before.values().flat_map(|value| value.data.iter().copied())) / 20.0;
+    let norm = |value: &mut dyn Iterator<Item = f64>| value.map(|x| x * x).sum::<f64>().sqrt();
+    let all = before.values().flat_map(|value| value.data.iter().copied());
+    let least = all.fold(0.0_f64, |most, x| most.max(x.abs())) / 20.0;
     if before.keys().ne(after.keys()) {
         return Err(format!("{:?} became {:?}", before.keys(), after.keys()));
     }
@@ -70,12 +71,10 @@ fn agree(before: &Values, after: &Values, tolerance: f64) -> Result<(), String> 
         if before.axes != after.axes {
             return Err(format!("{name} has the axes {:?}, not {:?}", after.axes, before.axes));
         }
-        let scale = largest(&mut before.data.iter().copied()).max(floor);
-        for (a, b) in before.data.iter().zip(&after.data) {
-            let error = (a - b).abs();
-            if error.is_nan() || error > tolerance * scale {
-                return Err(format!("{name}: {a} became {b}, the largest is {scale}"));
-            }
+        let scale = norm(&mut before.data.iter().copied()).max(least * (before.data.len() as f64).sqrt());
+        let error = norm(&mut before.data.iter().zip(&after.data).map(|(a, b)| a - b)) / scale;
+        if error.is_nan() || error > tolerance {
+            return Err(format!("{name} has an error of {error:.2e}:\n{before:?}\nbecame\n{after:?}"));
         }
     }
     Ok(())

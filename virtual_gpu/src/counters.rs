@@ -117,24 +117,23 @@ impl LaunchReport {
         self.sum(|instruction| lines.contains(&instruction.ptx_line))
     }
 
-    /// Sums over the innermost loop that executed tensor-core instructions most often: the instructions that were
-    /// executed as often as the most frequent of those.
+    /// Sums over the loops that executed tensor-core instructions most often, or at least half as often: what stands
+    /// around these instructions and was executed as often. What lies between two such loops, and is executed once for
+    /// both, is not among it.
     pub fn main_loop(&self) -> Counters {
-        let tensor = |instruction: &&InstructionReport| instruction.counters.tensor_core_instructions > 0;
-        let most = self.instructions.iter().filter(tensor).map(|i| i.counters.warp_instructions).max();
-        let Some(most) = most else { return Counters::default() };
-        let at_most = |instruction: &InstructionReport| {
-            instruction.counters.tensor_core_instructions > 0
-                && instruction.counters.warp_instructions == most
-        };
-        let first = self.instructions.iter().position(at_most).unwrap_or(0);
-        let last = self.instructions.iter().rposition(at_most).unwrap_or(0);
-        // What belongs to the same loop stands around them and runs as often.
-        let runs = |at: usize| self.instructions[at].counters.warp_instructions >= most;
-        let start = (0..first).rev().take_while(|at| runs(*at)).last().unwrap_or(first);
-        let end = (last..self.instructions.len()).take_while(|at| runs(*at)).last().unwrap_or(last);
+        let runs = |at: usize| self.instructions[at].counters.warp_instructions;
+        let multiplies = |at: &usize| self.instructions[*at].counters.tensor_core_instructions > 0;
+        let tensor: Vec<usize> = (0..self.instructions.len()).filter(multiplies).collect();
+        let most = tensor.iter().map(|&at| runs(at)).max().unwrap_or(0);
+        let mut within = vec![false; self.instructions.len()];
+        for at in tensor.into_iter().filter(|&at| 2 * runs(at) >= most) {
+            let before = (0..=at).rev().take_while(|&other| runs(other) >= runs(at));
+            let after = (at..within.len()).take_while(|&other| runs(other) >= runs(at));
+            before.chain(after).for_each(|other| within[other] = true);
+        }
         let mut sum = Counters::default();
-        self.instructions[start..=end].iter().for_each(|instruction| sum.add(&instruction.counters));
+        let counted = self.instructions.iter().zip(within).filter(|(_, within)| *within);
+        counted.for_each(|(instruction, _)| sum.add(&instruction.counters));
         sum
     }
 

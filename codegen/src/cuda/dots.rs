@@ -71,6 +71,11 @@ pub(super) fn warpgroups(program: &TileProgram, dot: &Dot) -> Option<Warpgroups>
     Warpgroups::of(m, n, dot.values)
 }
 
+/// Whether a dot's operands are staged for `mma.sync`.
+pub(super) fn on_tensor_cores(program: &TileProgram, dot: &Dot, architecture: Architecture) -> bool {
+    matches!(Method::of(program, dot, architecture), Method::TensorCores { .. })
+}
+
 impl Method {
     /// The smallest tile that holds all rows, or all columns, an instance may have, since what is beyond is computed
     /// in vain. No bit depends on it.
@@ -249,7 +254,8 @@ impl Writer<'_> {
                 let stages = Method::stages(parts);
                 let copies = format!("{}, {}", a.copy, b.copy);
                 let shape = format!("{rows}, {columns}, {stages}, {along}, {of_a}, {of_b}");
-                (format!("dot_bf16<{shape}, {copies}, {accumulate}>"), "bf16")
+                let pairs = self.in_pairs(&dot.c, dot);
+                (format!("dot_bf16<{shape}, {copies}, {accumulate}, {pairs}>"), "bf16")
             }
             Method::Warpgroups(_) => return,
         };
@@ -321,11 +327,19 @@ impl Writer<'_> {
         }
         match (self.stored_type(view), view.base) {
             (DType::BF16, Base::Tile(tile)) if matches!(self.placement.tiles[tile], Room::Shared(_)) => {
-                "COPY_PIECES"
+                "COPY_ROWS"
             }
             (DType::BF16, _) => "COPY_ASYNC",
             (DType::F32, _) => "COPY_PIECES",
             _ => "COPY_ELEMENTS",
+        }
+    }
+
+    /// Whether each even column of a dot's result and the next stand side by side at a multiple of their size.
+    pub(super) fn in_pairs(&self, c: &Place, dot: &Dot) -> bool {
+        match c {
+            Place::Strided(view) => self.copy_of(view, &dot.n) != "COPY_ELEMENTS",
+            Place::Packed(view) => self.panels_are_aligned(view, &dot.batch),
         }
     }
 

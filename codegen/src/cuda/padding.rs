@@ -1,15 +1,15 @@
-//! Rows of tiles whose elements threads read or write as a warpgroup's fragments: a quarter of a warp's lanes are in
-//! one row and the others in the next ones, so that rows must not begin in the same bank. A program's views are
-//! changed before it is written; the writer knows nothing of it.
+//! Rows of tiles that dots read or write: threads look at several rows at once, which must not begin in the same bank
+//! of shared memory. A program's views are changed before it is written; the writer knows nothing of it.
 
 use super::Architecture;
-use super::dots::{each, last_stride, warpgroups};
+use super::dots::{each, last_stride, on_tensor_cores, warpgroups};
+use super::placement::element;
 use crate::condense::accesses::views;
 use crate::tile::{Base, DimId, Dot, Place, Stmt, TileProgram, View};
 use diptych_ir::DType;
 use std::collections::BTreeMap;
 
-/// Banks of shared memory, of a float each.
+/// Banks of shared memory, of four bytes each.
 const BANKS: usize = 32;
 
 /// How the rows of a tile are to lie.
@@ -17,47 +17,90 @@ const BANKS: usize = 32;
 struct Pitch {
     /// Elements from one row to the next.
     row: usize,
-    /// By how many banks the next row is to begin later: 8 where lanes read two neighbours in a row, of which 16
-    /// lanes do so at once in four rows; 4 where lanes of a row are in rows that are two apart.
+    /// By how many banks the next row is to begin later.
     banks: usize,
 }
 
 impl Pitch {
-    fn padded(self) -> usize {
-        self.row + (self.banks + BANKS - self.row % BANKS) % BANKS
+    fn padded(self, dtype: DType) -> usize {
+        let in_bank = 4 / dtype.bytes();
+        let all = BANKS * in_bank;
+        self.row + (self.banks * in_bank + all - self.row % all) % all
+    }
+}
+
+/// What a dot does with a tile.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Use {
+    /// Lanes have two neighbours each, four lanes a row.
+    Pairs,
+    /// The same with rows and columns exchanged: lanes of a row are in rows of the tile that are two apart.
+    Across,
+    /// Pieces of 16 bytes are copied: see `prelude/stages.cu`.
+    Pieces,
+}
+
+impl Use {
+    /// By how many banks rows of a tile are to be apart.
+    fn banks(self, dtype: DType) -> usize {
+        match (self, dtype.bytes()) {
+            // 16 lanes write 8 bytes each at once, four rows.
+            (Use::Pairs, 4) => 8,
+            // 32 lanes write 4 bytes each, eight rows; or eight read 16 bytes each, of a row of their own.
+            (Use::Pairs, _) | (Use::Across, _) => 4,
+            (Use::Pieces, 2) => 4,
+            // Pieces of floats, of which eight lanes read halves at once, are in all banks whatever their rows.
+            (Use::Pieces, _) => 0,
+        }
     }
 }
 
 /// A program with its tiles so padded.
 pub(super) fn padded(program: &TileProgram, architecture: Architecture) -> TileProgram {
     let mut wanted: BTreeMap<usize, Option<Pitch>> = BTreeMap::new();
-    if !architecture.has_warpgroups() {
-        return program.clone();
-    }
     each(&program.body, &mut |dot| {
-        let Some(method) = warpgroups(program, dot) else { return };
-        let left_is_b = method.swapped();
-        if let Place::Strided(view) = &dot.c {
-            want(&mut wanted, view, (&dot.m, &dot.n), left_is_b);
-        }
-        if method.parts() > 1 {
-            let (place, x) =
-                if left_is_b { (right(dot), &dot.n) } else { (Place::Strided(dot.a.clone()), &dot.m) };
-            if let Place::Strided(view) = &place {
-                let along_k = last_stride(view, x) != 1;
-                let (rows, columns) = if along_k { (x, &dot.k) } else { (&dot.k, x) };
-                want(&mut wanted, view, (rows, columns), !along_k);
+        let mut want = |place: &Place, (rows, columns): (&[DimId], &[DimId]), how: Use| {
+            if let Place::Strided(view) = place {
+                want(program, &mut wanted, view, (rows, columns), how);
+            }
+        };
+        // Rows of an operand as they lie.
+        let along = |place: &Place, x: &'_ [DimId]| match place {
+            Place::Strided(view) => last_stride(view, x) != 1,
+            Place::Packed(_) => false,
+        };
+        if architecture.has_warpgroups() {
+            let Some(method) = warpgroups(program, dot) else { return };
+            let left_is_b = method.swapped();
+            want(&dot.c, (&dot.m, &dot.n), if left_is_b { Use::Across } else { Use::Pairs });
+            if method.parts() > 1 {
+                let (place, x) = if left_is_b { (right(dot), &dot.n) } else { (left(dot), &dot.m) };
+                match along(&place, x) {
+                    true => want(&place, (x, &dot.k), Use::Pairs),
+                    false => want(&place, (&dot.k, x), Use::Across),
+                }
+            }
+        } else if on_tensor_cores(program, dot, architecture) {
+            want(&dot.c, (&dot.m, &dot.n), Use::Pairs);
+            for (place, x) in [(left(dot), &dot.m), (right(dot), &dot.n)] {
+                let (rows, columns) = if along(&place, x) { (x, &dot.k) } else { (&dot.k, x) };
+                want(&place, (rows, columns), Use::Pieces);
             }
         }
     });
     let mut program = program.clone();
     for (tile, pitch) in wanted {
-        let Some(pitch) = pitch.filter(|pitch| pitch.padded() > pitch.row) else { continue };
-        if program.tiles[tile].values == DType::F32 && has_rows(&program, tile, pitch.row) {
-            pad(&mut program, tile, pitch);
+        let Some(pitch) = pitch.filter(|pitch| pitch.banks > 0) else { continue };
+        let padded = pitch.padded(element(&program, tile));
+        if padded > pitch.row && has_rows(&program, tile, pitch.row) {
+            pad(&mut program, tile, pitch.row, padded);
         }
     }
     program
+}
+
+fn left(dot: &Dot) -> Place {
+    Place::Strided(dot.a.clone())
 }
 
 /// The right operand, as it lies.
@@ -70,15 +113,16 @@ fn right(dot: &Dot) -> Place {
 
 /// Notes how a tile's rows are to lie; nothing is wanted of a tile that has rows of two kinds.
 fn want(
+    program: &TileProgram,
     wanted: &mut BTreeMap<usize, Option<Pitch>>,
     view: &View,
     (rows, columns): (&[DimId], &[DimId]),
-    across: bool,
+    how: Use,
 ) {
     let Base::Tile(tile) = view.base else { return };
     let row = last_stride(view, rows);
     let pitch = (row > 0 && last_stride(view, columns) == 1)
-        .then_some(Pitch { row, banks: if across { 4 } else { 8 } });
+        .then(|| Pitch { row, banks: how.banks(element(program, tile)) });
     let Some(pitch) = pitch else {
         wanted.insert(tile, None);
         return;
@@ -86,7 +130,8 @@ fn want(
     let known = wanted.entry(tile).or_insert(Some(pitch));
     *known = known.filter(|known| known.row == pitch.row).map(|known| {
         // What is read in a loop comes after what is stored once.
-        Pitch { banks: if across { pitch.banks } else { known.banks }, ..known }
+        let banks = if how == Use::Across { pitch.banks } else { known.banks.max(pitch.banks) };
+        Pitch { banks, ..known }
     });
 }
 
@@ -145,8 +190,7 @@ fn has_rows(program: &TileProgram, tile: usize, row: usize) -> bool {
     fits
 }
 
-fn pad(program: &mut TileProgram, tile: usize, pitch: Pitch) {
-    let (row, padded) = (pitch.row, pitch.padded());
+fn pad(program: &mut TileProgram, tile: usize, row: usize, padded: usize) {
     program.tiles[tile].elements = program.tiles[tile].elements / row * padded;
     for stmt in &mut program.body {
         views(stmt, &mut |view, _| {

@@ -142,11 +142,7 @@ impl Writer<'_> {
             Place::Strided(view) => self.strided(view, (&dot.m, &dot.n), &dot.batch, false),
             Place::Packed(view) => self.panels(view, &dot.batch, false, swapped),
         };
-        let pairs = match &dot.c {
-            _ if swapped => false,
-            Place::Strided(view) => self.copy_of(view, &dot.n) != "COPY_ELEMENTS",
-            Place::Packed(view) => self.panels_are_aligned(view, &dot.batch),
-        };
+        let pairs = !swapped && self.in_pairs(&dot.c, dot);
         let of_a = self.operand_of_rows(&left, dot);
         let of_b = self.operand_of_rows(&right, dot);
         let from = format!("{}, {}", left.from.name(), right.from.name());

@@ -3,13 +3,14 @@
 
 use super::error::CompileError;
 use super::layouts::ValueLayouts;
+use super::options::{EntryOptions, Language};
 use super::overwriting::is_overwritten_too_soon;
 use super::together::join;
 use super::{ArgRef, Buffer, BufferId, CompiledEntry, GridCount, Launch, PlanStep, Role, Slot};
 use crate::c;
-use crate::cuda::{self, Architecture};
+use crate::cuda;
 use crate::identity::{Identities, identities};
-use crate::lower::{BlockSizes, Context, Lowered, Source, added_rows, lower, lower_grouping};
+use crate::lower::{Context, Lowered, Source, added_rows, lower, lower_grouping};
 use crate::tile::{Dim, Extent, TileProgram};
 use diptych_ir::{DType, Entry, EntryKind, NodeId, Op, Program, ReduceKind, RegionId, ScalarFn};
 use diptych_passes::fuse::{
@@ -20,55 +21,6 @@ use diptych_passes::micro_batches::continued_sums;
 use diptych_passes::normalize::{normalize, sum_heads_apart};
 use std::collections::{HashMap, HashSet};
 use std::time::Instant;
-
-/// What kernels are written in.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Language {
-    /// C for the system's compiler.
-    C,
-    /// CUDA C++ for NVRTC, for one architecture.
-    Cuda(Architecture),
-}
-
-/// What code is generated for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct EntryOptions {
-    /// Columns of a packed panel.
-    pub panel: usize,
-    /// Sizes of blocks.
-    pub blocks: BlockSizes,
-    /// What kernels are written in.
-    pub language: Language,
-    /// Threads that share the work of a run. Where there are few rows, columns are divided among so many, by kernels of
-    /// their own for each number of threads; no bit depends on it.
-    pub threads: usize,
-    /// Rows that run at a time where steps run in turns: no kernel knows, and no bit depends on it.
-    pub turn_rows: usize,
-}
-
-impl EntryOptions {
-    /// With turns that give a block of rows to each thread.
-    pub const fn new(panel: usize, block_rows: usize, threads: usize) -> EntryOptions {
-        EntryOptions {
-            panel,
-            blocks: BlockSizes::of_processor(block_rows),
-            language: Language::C,
-            threads,
-            turn_rows: threads * block_rows,
-        }
-    }
-
-    /// Kernels for a GPU. Where there are few rows, columns are divided among as many thread blocks as it runs at once.
-    pub const fn cuda(architecture: Architecture) -> EntryOptions {
-        EntryOptions {
-            panel: cuda::PANEL,
-            blocks: BlockSizes::of_gpu(architecture),
-            language: Language::Cuda(architecture),
-            threads: architecture.multiprocessors(),
-            turn_rows: 8192,
-        }
-    }
-}
 
 /// Compiles one entry of a program. Parameters are laid out as `layouts` says and long axes are
 /// those of `streamed`, the same for all entries of a program.

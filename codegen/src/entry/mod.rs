@@ -5,14 +5,16 @@ mod build;
 mod error;
 mod layouts;
 mod maps;
+mod options;
 mod overwriting;
 mod repeats;
 mod together;
 mod turns;
 
+pub use build::compile_entry;
 pub(crate) use build::compile_entry_timed;
-pub use build::{EntryOptions, Language, compile_entry};
 pub use error::CompileError;
+pub use options::{EntryOptions, Language};
 
 use crate::c::KernelText;
 use crate::cuda;

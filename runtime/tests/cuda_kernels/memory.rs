@@ -199,7 +199,7 @@ impl Twin {
         let mut distance = Distance::default();
         elements.iter().for_each(|&(at, expected)| distance.add(get(&found, dtype, at), expected));
         // What cancels is as large as numbers of bf16 are coarse.
-        distance.relative(if tolerance > 1e-3 { 1e-6 } else { NOISE })
+        distance.relative(NOISE)
     }
 
     /// All bytes on the device; what is undefined has some value.

@@ -209,7 +209,6 @@ impl Run<'_> {
         let configuration = Configuration {
             seed: self.launches as u64,
             initialised: self.compares,
-            races: self.compares,
             ..Configuration::default()
         };
         let compiled = module.kernel(&kernel.name).expect("a kernel");

@@ -29,8 +29,9 @@ static __device__ __forceinline__ void multiply_add(float (&c)[4], const unsigne
 }
 
 // 8 warps: where there are 64 rows each has 32 of them and a quarter of the columns, otherwise all 16 and an eighth.
+// PAIRS says that elements 2j and 2j + 1 of a row of the result stand side by side at a multiple of their size.
 template <int ROWS, int COLUMNS, int STAGES, bool A_ALONG_K, bool B_ALONG_K, int A_PARTS, int B_PARTS, int A_COPY, int B_COPY,
-          bool ACCUMULATE, class A, class B, class C>
+          bool ACCUMULATE, bool PAIRS, class A, class B, class C>
 static __device__ __forceinline__ void dot_bf16(int m, int n, int k, A a, B b, C c, bf16 *stages) {
     const int WARPS_M = ROWS / 32 > 0 ? ROWS / 32 : 1, WARPS_N = 8 / WARPS_M;
     const int TILES_M = ROWS / WARPS_M / 16, TILES_N = COLUMNS / WARPS_N / 8;
@@ -49,9 +50,13 @@ static __device__ __forceinline__ void dot_bf16(int m, int n, int k, A a, B b, C
 #pragma unroll
                 for (int j = 0; j < TILES_N; j++)
 #pragma unroll
-                    for (int e = 0; e < 4; e++) {
-                        const int y = i0 + row + i * 16 + lane / 4 + e / 2 * 8, x = j0 + column + j * 8 + lane % 4 * 2 + e % 2;
-                        sum[i][j][e] = ACCUMULATE && y < m && x < n ? load(c.at(y, x)) : 0.0f;
+                    for (int e = 0; e < 4; e += 2) {
+                        const int y = i0 + row + i * 16 + lane / 4 + e / 2 * 8, x = j0 + column + j * 8 + lane % 4 * 2;
+                        sum[i][j][e] = sum[i][j][e + 1] = 0.0f;
+                        if (ACCUMULATE && y < m && x + 1 < n)
+                            load_two<PAIRS>(sum[i][j][e], sum[i][j][e + 1], c.at(y, x), c.at(y, x + 1));
+                        else if (ACCUMULATE && y < m && x < n)
+                            sum[i][j][e] = load(c.at(y, x));
                     }
             const auto fill = [&](int step) {
                 bf16 *const stage = stages + step % STAGES * STAGE;
@@ -110,9 +115,12 @@ static __device__ __forceinline__ void dot_bf16(int m, int n, int k, A a, B b, C
 #pragma unroll
                 for (int j = 0; j < TILES_N; j++)
 #pragma unroll
-                    for (int e = 0; e < 4; e++) {
-                        const int y = i0 + row + i * 16 + lane / 4 + e / 2 * 8, x = j0 + column + j * 8 + lane % 4 * 2 + e % 2;
-                        if (y < m && x < n) store(c.at(y, x), sum[i][j][e]);
+                    for (int e = 0; e < 4; e += 2) {
+                        const int y = i0 + row + i * 16 + lane / 4 + e / 2 * 8, x = j0 + column + j * 8 + lane % 4 * 2;
+                        if (y < m && x + 1 < n)
+                            store_two<PAIRS>(c.at(y, x), c.at(y, x + 1), sum[i][j][e], sum[i][j][e + 1]);
+                        else if (y < m && x < n)
+                            store(c.at(y, x), sum[i][j][e]);
                     }
         }
 }

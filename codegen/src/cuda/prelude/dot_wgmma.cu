@@ -53,34 +53,6 @@ static __device__ __forceinline__ void clear_beyond(bf16 *stage, int extent, int
     }
 }
 
-// Two numbers, at once where PAIRS says that they stand side by side at a multiple of their size.
-template <bool PAIRS, class ELEMENT>
-static __device__ __forceinline__ void load_two(float &x, float &y, const ELEMENT *one, const ELEMENT *other) {
-    x = load(one);
-    y = load(other);
-}
-template <bool PAIRS>
-static __device__ __forceinline__ void load_two(float &x, float &y, const float *one, const float *other) {
-    if (PAIRS) {
-        const float2 both = *(const float2 *)one;
-        x = both.x, y = both.y;
-    } else {
-        x = *one, y = *other;
-    }
-}
-
-template <bool PAIRS, class ELEMENT>
-static __device__ __forceinline__ void store_two(ELEMENT *one, ELEMENT *other, float x, float y) {
-    store(one, x);
-    store(other, y);
-}
-template <bool PAIRS> static __device__ __forceinline__ void store_two(float *one, float *other, float x, float y) {
-    if (PAIRS)
-        *(float2 *)one = make_float2(x, y);
-    else
-        *one = x, *other = y;
-}
-
 // The fragments of 64 rows x 16 k of an operand that a thread has in registers: of rows 0 and 8, k 0 and 8, and what
 // is beside each. `there` says which of the two rows is there; of k there are all 16, or as many as `depth` says.
 template <int PARTS, bool PAIRS, bool WHOLE, class AT>

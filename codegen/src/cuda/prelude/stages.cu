@@ -5,8 +5,9 @@
 
 // How a stage is filled.
 #define COPY_ELEMENTS 0 // one by one: what is stored wider, or not at multiples of 16 bytes
-#define COPY_PIECES 1   // 16 bytes at a time: what lies in shared memory
+#define COPY_PIECES 1   // 16 bytes at a time: what is as wide, and floats
 #define COPY_ASYNC 2    // the same by the memory system: what lies in the device's memory
+#define COPY_ROWS 3     // as pieces, by neighbouring threads from neighbouring rows, which begin in different banks
 
 // Where element (row, column) of a tile with rows of WIDTH stands; `column` is a multiple of 8 here.
 template <int WIDTH> static __device__ __forceinline__ int exchanged(int row, int column) {
@@ -26,9 +27,12 @@ static __device__ __forceinline__ void end_of_copies() { asm volatile("cp.async.
 template <int LEFT> static __device__ __forceinline__ void wait_for_copies() {
     asm volatile("cp.async.wait_group %0;" ::"n"(LEFT) : "memory");
 }
-// 8 numbers side by side, from a multiple of 16 bytes on.
+// 8 numbers side by side, from a multiple of 16 bytes on. Of 8 threads, which read at once, 4 begin with the upper
+// half: together they read all banks.
 static __device__ __forceinline__ void load_piece(float (&x)[8], const float *p) {
-    const float4 low = ((const float4 *)p)[0], high = ((const float4 *)p)[1];
+    const bool turned = threadIdx.x / 4 % 2;
+    const float4 one = ((const float4 *)p)[turned], other = ((const float4 *)p)[!turned];
+    const float4 low = turned ? other : one, high = turned ? one : other;
     x[0] = low.x, x[1] = low.y, x[2] = low.z, x[3] = low.w;
     x[4] = high.x, x[5] = high.y, x[6] = high.z, x[7] = high.w;
 }
@@ -65,14 +69,15 @@ static __device__ __forceinline__ void fill_stage(bf16 *stage, int extent, int d
     for (int first = 0; first < PIECES; first += 256) {
         const int piece = first + threadIdx.x;
         if (PIECES % 256 != 0 && piece >= PIECES) break;
-        const int row = piece / (COLUMNS / 8), column = piece % (COLUMNS / 8) * 8;
+        const int row = COPY == COPY_ROWS ? piece % ROWS : piece / (COLUMNS / 8);
+        const int column = (COPY == COPY_ROWS ? piece / ROWS : piece % (COLUMNS / 8)) * 8;
         const int kk = ALONG_K ? column : row, x = ALONG_K ? row : column;
         const int rows = ALONG_K ? extent : depth, columns = ALONG_K ? depth : extent;
         const int there = row < rows ? smaller(8, larger(0, columns - column)) : 0;
         bf16 *const to = stage + column / WIDTH * (ROWS * WIDTH) + exchanged<WIDTH>(row, column % WIDTH);
         if (PARTS == 1 && COPY == COPY_ASYNC) {
             copy_async(to, there > 0 ? at(kk, x) : at(0, 0), there * 2);
-        } else if (PARTS == 1 && COPY == COPY_PIECES && there == 8) {
+        } else if (PARTS == 1 && COPY != COPY_ELEMENTS && there == 8) {
             store_piece(to, *(const uint4 *)at(kk, x));
         } else {
             float left[8];
