@@ -11,8 +11,9 @@ use diptych_runtime::executor::{AlignedBytes, CacheSize};
 use diptych_virtual_gpu::Device;
 use half::bf16;
 
-/// What is smaller than this, in the mean, is noise.
-const NOISE: f64 = 1e-9;
+/// Differences of this part of the tolerance, in the mean, are noise: numbers here are from a thousandth to one, but
+/// for gradients in which all but rounding cancels, such as that of a bias of keys, which no softmax sees.
+const NOISE: f64 = 5e-5;
 
 /// A buffer in both places.
 pub struct Twin {
@@ -152,10 +153,14 @@ impl Distance {
         self.norm += expected * expected;
     }
 
-    pub fn relative(&self, noise: f64) -> f64 {
-        // What cancels but for rounding, such as the gradient of a bias of keys, has no relative error.
-        let noise = noise * noise * self.count as f64;
-        if self.difference <= noise { 0.0 } else { (self.difference / self.norm).sqrt() }
+    /// Relative to what is expected.
+    pub fn relative(&self) -> f64 {
+        if self.difference == 0.0 { 0.0 } else { (self.difference / self.norm).sqrt() }
+    }
+
+    /// Whether all that is different is rounding, of results that may be so far apart.
+    pub fn is_noise(&self, tolerance: f64) -> bool {
+        self.difference <= (NOISE * tolerance).powi(2) * self.count as f64
     }
 }
 
@@ -179,27 +184,21 @@ impl Twin {
 
     /// How far what the device holds is from a whole buffer.
     pub fn distance_to(&self, device: &mut Device, dtype: DType, expected: &[u8]) -> f64 {
-        let found = self.of_device(device);
-        let mut distance = Distance::default();
-        for at in 0..self.bytes / dtype.bytes() {
-            distance.add(get(&found, dtype, at), get(expected, dtype, at));
-        }
-        distance.relative(NOISE)
+        let elements = (0..self.bytes / dtype.bytes()).map(|at| (at, get(expected, dtype, at)));
+        self.distance_of(device, dtype, elements).relative()
     }
 
-    /// How far elements that the device holds are from what they must be, of a run whose results may be so far apart.
+    /// How far elements that the device holds are from what they must be.
     pub fn distance_of(
         &self,
         device: &mut Device,
         dtype: DType,
-        elements: &[(usize, f64)],
-        tolerance: f64,
-    ) -> f64 {
+        elements: impl IntoIterator<Item = (usize, f64)>,
+    ) -> Distance {
         let found = self.of_device(device);
         let mut distance = Distance::default();
-        elements.iter().for_each(|&(at, expected)| distance.add(get(&found, dtype, at), expected));
-        // What cancels is as large as numbers of bf16 are coarse.
-        distance.relative(NOISE)
+        elements.into_iter().for_each(|(at, expected)| distance.add(get(&found, dtype, at), expected));
+        distance
     }
 
     /// All bytes on the device; what is undefined has some value.

@@ -84,7 +84,7 @@ impl Reference {
     /// Evaluates an entry of a program, which was compiled for several devices: sequences whose rows are summed
     /// together, others each alone.
     pub fn of(program: &Program, entries: &[&CompiledEntry], bound: &Bound) -> Reference {
-        Reference::new(program, entries, bound, true, 10.0)
+        Reference::new(program, entries, bound, true, 0.3)
     }
 
     /// The same with scores of attention that differ by so much that it shows by which maximum they are scaled.
