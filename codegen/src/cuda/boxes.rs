@@ -2,7 +2,7 @@
 //! begin.
 
 use super::writer::Writer;
-use super::{PANEL, PIECE_BYTES, Swizzle, TensorDim, TensorExtent, TensorMap};
+use super::{PANEL, Swizzle, TensorDim, TensorExtent, TensorMap};
 use crate::tile::{Base, DimId, Extent, PackedView, Place, RowMap, View};
 use diptych_ir::DType;
 use diptych_passes::layout::Leading;
@@ -99,13 +99,6 @@ impl Writer<'_> {
             if !x.contains(&dim) && !k.contains(&dim) {
                 axes.push((2, Axis { box_size: 1, ..self.axis(view, &[dim], batch)? }));
             }
-        }
-        // Rows of a single axis may be of any length, and then layers do not begin at multiples of 16 bytes.
-        let vector = x.is_empty() && axes.len() == 2;
-        let in_pieces =
-            |extent| matches!(extent, TensorExtent::Fixed(size) if (size * 2).is_multiple_of(PIECE_BYTES));
-        if vector && !in_pieces(axes[1].1.extent) {
-            return None;
         }
         let rows_zeroed = axes[0].1.extent == TensorExtent::Room;
         axes.sort_by_key(|(_, axis)| axis.stride);

@@ -8,6 +8,7 @@ mod barriers;
 mod boxes;
 mod dots;
 mod error;
+mod exchange;
 mod lifetimes;
 mod nest;
 mod operations;

@@ -4,6 +4,7 @@
 use super::addresses::{float, type_name};
 use super::barriers::{Pending, Touched};
 use super::dots::Staging;
+use super::exchange::exchanged;
 use super::padding::padded;
 use super::passes::has_long_rows;
 use super::placement::{Placement, Room, element};
@@ -56,8 +57,9 @@ pub fn file_text<'a>(kernels: impl IntoIterator<Item = &'a KernelText>) -> Strin
 /// When the program has a statement that no GPU code is written for.
 pub fn write(program: &TileProgram, name: &str, architecture: Architecture) -> Result<KernelText, CudaError> {
     let error = |problem: String| CudaError { kernel: name.to_owned(), problem };
-    let padded = padded(program, architecture);
-    let (program, staging, placement) = placed([&padded, program], architecture);
+    let exchanged = exchanged(program);
+    let padded = padded(&exchanged, architecture);
+    let (program, staging, placement) = placed([&padded, &exchanged], architecture);
     let pending = Pending::default().at_loop(program, &program.body, &placement).map_err(error)?;
     let mut writer = Writer {
         program,

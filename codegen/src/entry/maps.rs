@@ -57,68 +57,8 @@ mod tests {
     use crate::cuda::{Architecture, Swizzle, TensorDim};
     use crate::driver::compile_program;
     use crate::entry::{Buffer, EntryOptions, Role};
-    use diptych_ir::Initializer;
-    use diptych_ir::{DType, EntryKind};
-    use diptych_models::{Architecture as Model, ModelBuilder, Registry, Tensor, build};
+    use diptych_models::{Registry, build};
     use diptych_passes::AdamWOptions;
-    use serde_json::{Value, json};
-
-    /// Layers whose gate is a vector of 20 numbers of bf16: 40 bytes a layer.
-    struct VectorGates;
-
-    impl Model for VectorGates {
-        fn name(&self) -> &str {
-            "vector-gates"
-        }
-        fn describe(&self) -> Value {
-            json!({})
-        }
-        fn context(&self) -> usize {
-            64
-        }
-        fn vocab(&self) -> usize {
-            32
-        }
-        fn define<'m>(&self, m: &'m ModelBuilder) -> Tensor<'m> {
-            m.compute_in(DType::BF16);
-            let (vocab, embed) = (m.axis("vocab", 32), m.axis("embed", 20));
-            let x = m.embedding("embedding", vocab, embed).take(m.tokens(), vocab);
-            let x = m.repeat("layers", 3, x, |m, x| {
-                let gate = m.param("gate", embed, Initializer::Uniform { bound: 0.1 }, false);
-                x + x * m.contract(&[x.cast(DType::BF16), gate.cast(DType::BF16)], embed)
-            });
-            m.head("head", x, embed, vocab)
-        }
-    }
-
-    #[test]
-    fn layers_of_no_multiple_of_16_bytes_are_copied_otherwise() {
-        let program = build(&VectorGates).unwrap();
-        let options = EntryOptions::cuda(Architecture::Sm90a);
-        let kinds = [EntryKind::Train, EntryKind::Score, EntryKind::Decode];
-        let compiled = compile_program(&program, &kinds, &AdamWOptions::default(), options).unwrap();
-        let has_gate = |entry: &CompiledEntry| {
-            let gate = |launch: &&Launch| {
-                let kernel = &entry.device_kernels[launch.kernel];
-                let slots = launch.args.iter().map(|place| &entry.buffers[place.buffer]);
-                let mut vectors =
-                    slots.filter(|buffer| buffer.layout.row_elements(64) == 20 && buffer.slots == 3);
-                kernel.text.contains("dot_wgmma<") && vectors.any(|buffer| buffer.dtype == DType::BF16)
-            };
-            entry.launches().iter().any(gate)
-        };
-        for entry in compiled.entries.values() {
-            for launch in entry.launches() {
-                let kernel = &entry.device_kernels[launch.kernel];
-                println!("{:?} {} {}", entry.kind, kernel.name, kernel.text.contains("dot_wgmma<"));
-                for place in &launch.args {
-                    let b = &entry.buffers[place.buffer];
-                    println!("   {:?} {:?} {:?} {}", b.role, b.dtype, b.layout, b.slots);
-                }
-            }
-        }
-        assert!(compiled.entries.values().all(has_gate));
-    }
 
     #[test]
     fn maps_that_no_run_could_have_are_refused() {

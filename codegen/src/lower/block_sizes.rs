@@ -28,6 +28,9 @@ pub struct BlockSizes {
     pub streamed_rows: usize,
     /// Elements of a block of a value without run-time axes.
     pub flat: usize,
+    /// Positions of an instance along each of two axes at most, where values without run-time axes are stored along
+    /// another axis than they are read; `None`: such an instance has all of both.
+    pub patch: Option<usize>,
     /// Elements of a block of a streamed fixed axis.
     pub streamed_columns: usize,
     /// Heads that share a product with a chunk of keys, where all heads see the same keys.
@@ -67,6 +70,7 @@ impl BlockSizes {
             gradient_columns: 256,
             streamed_rows: 256,
             flat: 16384,
+            patch: None,
             streamed_columns: 512,
             heads: 4,
             heads_of_shared_chunks: TURNED_ROWS,
@@ -94,6 +98,7 @@ impl BlockSizes {
             gradient_columns: 128,
             streamed_rows: 64,
             flat: 4096,
+            patch: Some(64),
             streamed_columns: 128,
             heads: 1,
             heads_of_shared_chunks: 1,

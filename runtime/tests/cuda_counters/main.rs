@@ -91,8 +91,8 @@ fn check(preset: &str, dtype: &str, architecture: Architecture) {
                 row("passes", counted.total.bank_conflict_ratio(), false);
                 row("passes in the main loop", counted.main_loop.bank_conflict_ratio(), true);
             } else {
-                // A weight in panels is walked across them where its axes are exchanged, or where an id names a column.
-                let is_along = !has("in_panels(");
+                // Of a table in panels an id names a column.
+                let is_along = !has("id_");
                 row("sectors loaded", counted.total.load_sector_ratio(), is_along);
                 row("sectors stored", counted.total.store_sector_ratio(), is_along);
             }
