@@ -35,7 +35,7 @@ pub(super) fn padded(program: &TileProgram, architecture: Architecture) -> TileP
         return program.clone();
     }
     each(&program.body, &mut |dot| {
-        let Some(method) = warpgroups(program, dot) else { return };
+        let Some(method) = warpgroups(program, dot, architecture) else { return };
         let left_is_b = method.swapped();
         if let Place::Strided(view) = &dot.c {
             want(&mut wanted, view, (&dot.m, &dot.n), left_is_b);

@@ -260,11 +260,9 @@ impl Block<'_> {
             return;
         }
         for _ in 0..pending {
-            let Some((agent, clock, (warp, fenced))) = self.land_commit(address) else { return };
+            let Some(knowledge) = self.land_commit(address) else { return };
             let barrier = self.mbarriers.get_mut(&address).expect("found before");
-            let Knowledge { seen, fenced: known, .. } = &mut barrier.arriving;
-            seen[agent] = seen[agent].max(clock);
-            known[warp] = known[warp].max(fenced);
+            barrier.arriving.join(&knowledge);
             barrier.pending -= 1;
         }
         self.complete_phase(address);

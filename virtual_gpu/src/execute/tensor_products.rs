@@ -8,7 +8,7 @@ use super::descriptor::{Descriptor, chunks};
 use super::matrix::element;
 use super::mbarrier::barrier_address;
 use super::warp::{Warp, lanes};
-use crate::clocks::AGENTS;
+use crate::clocks::{AGENTS, Knowledge};
 use crate::diagnostic::{Fault, Problem};
 use crate::memory::tensor::{Accumulators, Actor, Region};
 use crate::program::{Address, MatrixFamily, MatrixFormat, TensorMatrix, TensorSource};
@@ -109,8 +109,8 @@ struct Commit {
     barrier: u32,
     /// Products that were issued before, counted over the block.
     products: u64,
-    /// The warp's clock, up to which its accesses to tensor memory are fenced.
-    fenced: (usize, u32),
+    /// What the warp had seen then. Its own accesses to tensor memory are fenced.
+    knowledge: Knowledge,
 }
 
 /// What a block's threads have issued, in order.
@@ -238,26 +238,28 @@ impl Block<'_> {
         for lane in lanes(mask) {
             self.find_mbarrier(addresses[lane], warp, lane)?;
             let agent = self.products_agent(warp, lane)?;
-            let fenced = (warp.index, self.clocks.seen(warp.index)[warp.index]);
+            let mut knowledge = self.clocks.knowledge(warp.index).clone();
+            knowledge.fenced[warp.index] = knowledge.seen[warp.index];
             let (barrier, products) = (addresses[lane], self.products.issued);
-            self.products.commits.push(Commit { agent, barrier, products, fenced });
+            self.products.commits.push(Commit { agent, barrier, products, knowledge });
         }
         self.clocks.advance(warp.index);
         Ok(())
     }
 
-    /// The first commit that is to arrive at an mbarrier does: what it waits for is executed. Gives the agent, its
-    /// clock, and what of the warp's accesses is fenced.
-    pub(super) fn land_commit(&mut self, barrier: u32) -> Option<(usize, u32, (usize, u32))> {
+    /// The first commit that is to arrive at an mbarrier does: what it waits for is executed. Gives what those learn who
+    /// wait there.
+    pub(super) fn land_commit(&mut self, barrier: u32) -> Option<Knowledge> {
         let at = self.products.commits.iter().position(|commit| commit.barrier == barrier)?;
-        let commit = self.products.commits.remove(at);
+        let mut commit = self.products.commits.remove(at);
         let clock = self.clocks.tick();
         let ready = |(number, product): &mut (u64, Product)| {
             product.agent == commit.agent && *number <= commit.products
         };
         let done: Vec<(u64, Product)> = self.products.in_flight.extract_if(.., ready).collect();
         done.iter().for_each(|(_, product)| self.execute_tensor_product(product, clock));
-        Some((commit.agent, clock, commit.fenced))
+        commit.knowledge.seen[commit.agent] = clock;
+        Some(commit.knowledge)
     }
 
     fn execute_tensor_product(&mut self, product: &Product, clock: u32) {
