@@ -189,7 +189,7 @@ fn what_is_no_target_is_told_and_nothing_is_overwritten() {
         assert_eq!(output.status.code(), Some(2), "{more:?}: {told}");
         expected.iter().for_each(|part| assert!(told.contains(part), "{more:?}: no `{part}` in: {told}"));
     };
-    refused(&["--target", "sm_100a"], &["no kernels are written for sm_100a yet", "sm_80, sm_90a"]);
+    refused(&["--target", "sm_103a"], &["no kernels are written for sm_103a yet", "sm_80, sm_90a, sm_100a"]);
     refused(&["--target", "virtual:sm_90a"], &["there is none", "h100-sxm"]);
     refused(&["--target", "sm_80,sm_80"], &["`sm_80` is named twice"]);
     refused(&["--target", "reference-cpu"], &["that is a CPU"]);
