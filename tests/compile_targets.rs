@@ -60,13 +60,13 @@ fn nvrtc() -> Option<PathBuf> {
 fn without_nvidia_s_tools_there_are_sources_and_predictions() {
     let place = tempfile::tempdir().unwrap();
     let empty = tempfile::tempdir().unwrap();
-    let table = worked(&compile(place.path(), Some(empty.path()), &["--target", "sm_80,h100"]));
+    let table = worked(&compile(place.path(), Some(empty.path()), &["--target", "sm_80,h100,b200"]));
     for part in
         ["no PTX, no CUBIN", "setup/cuda.sh", "a training step of 2 × 48 tokens", "a100-80gb-sxm", "h100-sxm"]
     {
         assert!(table.contains(part), "no `{part}` in {table}");
     }
-    for (name, architecture) in [("sm_80", "sm_80"), ("h100-sxm", "sm_90a")] {
+    for (name, architecture) in [("sm_80", "sm_80"), ("h100-sxm", "sm_90a"), ("b200", "sm_100a")] {
         let folder = place.path().join("out").join(name);
         let source = std::fs::read_to_string(folder.join("train.cu")).unwrap();
         assert!(source.contains("__global__") && source.contains(architecture), "{name}");
@@ -84,7 +84,7 @@ fn without_nvidia_s_tools_there_are_sources_and_predictions() {
     let total = |name: &str| {
         number(&costs(&place.path().join("out").join(name))["totals"][0]["sum"]["roofline_seconds"])
     };
-    assert!(total("h100-sxm") < total("sm_80"));
+    assert!(total("b200") < total("h100-sxm") && total("h100-sxm") < total("sm_80"));
 }
 
 /// What a user asks for is the sum of launches, none of which is faster than its roofline.

@@ -168,7 +168,17 @@ fn calls(target: Target, wide: bool, from: &[[&'static str; 2]]) -> Vec<Call> {
             if from[0] != "IN_REGISTERS_BY_PAIRS" || along_k[0] {
                 let accumulate = (at + usize::from(along_k[0])) % 2 == 0;
                 let rows = if wide && target == Target::Sm100a { 128 } else { rows };
-                calls.push(Call { target, rows, columns, along_k, from, wide, accumulate, sizes, extremes: &[] });
+                calls.push(Call {
+                    target,
+                    rows,
+                    columns,
+                    along_k,
+                    from,
+                    wide,
+                    accumulate,
+                    sizes,
+                    extremes: &[],
+                });
             }
         }
     }

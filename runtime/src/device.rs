@@ -268,18 +268,9 @@ mod tests {
 
     #[test]
     fn what_is_no_device_is_refused_with_what_would_be_right() {
-        for name in [
-            "",
-            "gpu",
-            "cpu:0",
-            "cuda:",
-            "cuda:-1",
-            "cuda:+1",
-            "cuda:x",
-            "virtual",
-            "virtual:sm_100",
-            "CUDA",
-        ] {
+        for name in
+            ["", "gpu", "cpu:0", "cuda:", "cuda:-1", "cuda:+1", "cuda:x", "virtual", "virtual:sm_100", "CUDA"]
+        {
             let error = name.parse::<DeviceName>().unwrap_err().to_string();
             assert!(error.contains(&format!("`{name}`")) && error.contains("cuda:N"), "{error}");
         }

@@ -124,7 +124,10 @@ mod tests {
     #[test]
     fn other_names_are_refused_with_what_would_be_right() {
         for (name, expected) in [
-            ("sm_103a", "no kernels are written for sm_103a yet; write cpu, sm_80, sm_90a, sm_100a, a machine"),
+            (
+                "sm_103a",
+                "no kernels are written for sm_103a yet; write cpu, sm_80, sm_90a, sm_100a, a machine",
+            ),
             ("sm_", "`sm_` is not a GPU target"),
             (
                 "cuda:0",

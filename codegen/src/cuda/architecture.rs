@@ -15,8 +15,7 @@ pub enum Architecture {
 
 impl Architecture {
     /// All of them, the oldest first.
-    pub const ALL: [Architecture; 3] =
-        [Architecture::Sm80, Architecture::Sm90a, Architecture::Sm100a];
+    pub const ALL: [Architecture; 3] = [Architecture::Sm80, Architecture::Sm90a, Architecture::Sm100a];
 
     /// The name by which compilers know it.
     pub const fn name(self) -> &'static str {
@@ -27,7 +26,7 @@ impl Architecture {
         }
     }
 
-    /// Whether what warpgroups consume, or multiply, is copied by TMA: boxes of tensors.
+    /// Whether a block's consumers are warpgroups, for which TMA copies boxes of tensors.
     pub const fn has_warpgroups(self) -> bool {
         matches!(self, Architecture::Sm90a | Architecture::Sm100a)
     }

@@ -68,11 +68,7 @@ fn most(program: &TileProgram, dot: &Dot) -> [usize; 2] {
 }
 
 /// How warpgroups do a dot, if they are the ones that do.
-pub(super) fn warpgroups(
-    program: &TileProgram,
-    dot: &Dot,
-    architecture: Architecture,
-) -> Option<Warpgroups> {
+pub(super) fn warpgroups(program: &TileProgram, dot: &Dot, architecture: Architecture) -> Option<Warpgroups> {
     let [m, n] = most(program, dot);
     Warpgroups::of(m, n, dot.values, architecture)
 }

@@ -45,7 +45,9 @@ pub(super) fn prelude<'a>(texts: impl IntoIterator<Item = &'a str> + Clone) -> S
         text.push_str(include_str!("prelude/dot_wgmma.cu"));
     }
     if calls("dot_tcgen05<") {
-        text.push_str("\n// Sums of a warp in tensor memory: fragments of 16 lanes and 8 columns for four registers.\n");
+        text.push_str(
+            "\n// Sums of a warp in tensor memory: fragments of 16 lanes and 8 columns for four registers.\n",
+        );
         WARPGROUP_COLUMNS.iter().for_each(|&columns| text.push_str(&sums_in_tensor_memory(columns)));
         text.push('\n');
         text.push_str(include_str!("prelude/dot_tcgen05.cu"));

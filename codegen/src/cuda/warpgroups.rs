@@ -132,7 +132,8 @@ impl Ring {
     pub(super) fn choices(program: &TileProgram, architecture: Architecture) -> Vec<Ring> {
         let mut slot_bytes = 0;
         super::dots::each(&program.body, &mut |dot| {
-            let of_dot = super::dots::warpgroups(program, dot, architecture).map_or(0, Warpgroups::slot_bytes);
+            let of_dot =
+                super::dots::warpgroups(program, dot, architecture).map_or(0, Warpgroups::slot_bytes);
             slot_bytes = slot_bytes.max(of_dot);
         });
         let slots = (2..=MOST_SLOTS).rev().filter(|_| slot_bytes > 0);
@@ -147,7 +148,8 @@ impl Ring {
 
     /// Its type in CUDA.
     pub(super) fn text(self) -> String {
-        let leaving = if self.leaving == THREADS / 32 { String::new() } else { format!(", {}", self.leaving) };
+        let leaving =
+            if self.leaving == THREADS / 32 { String::new() } else { format!(", {}", self.leaving) };
         format!("ring<{}, {}{leaving}>", self.slots, self.slot_bytes)
     }
 }
@@ -155,7 +157,9 @@ impl Ring {
 /// Whether some of these statements are dots of warpgroups.
 pub(super) fn multiply(program: &TileProgram, body: &[Stmt], architecture: Architecture) -> bool {
     let mut found = false;
-    super::dots::each(body, &mut |dot| found |= super::dots::warpgroups(program, dot, architecture).is_some());
+    super::dots::each(body, &mut |dot| {
+        found |= super::dots::warpgroups(program, dot, architecture).is_some()
+    });
     found
 }
 

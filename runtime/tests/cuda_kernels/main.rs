@@ -41,8 +41,9 @@ fn check(preset: &str, dtype: &str, kinds: &[EntryKind], clip_norm: Option<f64>)
     };
     let width = VectorWidth::detect();
     // Where nothing sums in tensor memory, kernels are those of sm_90a.
-    let architectures =
-        Architecture::ALL.into_iter().filter(|architecture| dtype != "f32" || !architecture.has_tensor_memory());
+    let architectures = Architecture::ALL
+        .into_iter()
+        .filter(|architecture| dtype != "f32" || !architecture.has_tensor_memory());
     let compiled = architectures.enumerate().map(|(at, architecture)| {
         // So few that rows are walked in two turns.
         let options = EntryOptions { turn_rows: 48, ..EntryOptions::cuda(architecture) };

@@ -269,9 +269,9 @@ impl Block<'_> {
             TensorProblem::NotWaited { column, instruction } => (
                 Fault::MissingWait,
                 format!(
-                    "{} that a product {} touched; this warp has not waited for a tcgen05.commit behind it",
+                    "{} that a product{} touched; this warp has not waited for a tcgen05.commit behind it",
                     access(column),
-                    instruction.map_or("".into(), |instruction| format!("issued at {}", line(instruction)))
+                    instruction.map_or_else(String::new, |issued| format!(" issued at {}", line(issued)))
                 ),
             ),
             TensorProblem::Race { column, warp } => (
