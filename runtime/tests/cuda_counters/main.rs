@@ -94,7 +94,7 @@ fn check(preset: &str, dtype: &str, architecture: Architecture) {
                 let is_one = kernel.text.matches("dot_").count() == 1;
                 let is_asserted = match architecture {
                     Architecture::Sm80 => !is_attention && is_one && !has("COPY_PIECES"),
-                    Architecture::Sm90a => is_attention || is_one,
+                    Architecture::Sm90a | Architecture::Sm100a => is_attention || is_one,
                 };
                 row("passes in the main loop", counted.main_loop.bank_conflict_ratio(), is_asserted);
             } else {
