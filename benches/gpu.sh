@@ -8,7 +8,7 @@
 # 4. One table of it all is printed, and written into FOLDER (gpu-bench, or the first free of gpu-bench-2, …).
 # --binary takes a program that is built already ($DIPTYCH does so, too); --python one whose PyTorch has CUDA ($PYTHON,
 # python3); benches/peers/requirements-gpu.txt pins its version. ARGUMENTs go to `diptych bench --kernels`, such as
-# --target FILE or --model PRESET. On virtual:sm_80 and virtual:sm_90a, with --small, all but PyTorch runs without a GPU;
+# --target FILE or --model PRESET. On virtual:sm_80, sm_90a and sm_100a, with --small, all but PyTorch runs without a GPU;
 # times then say nothing. The exit code is 0 only if something was compared and all of it is right.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)

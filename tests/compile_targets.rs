@@ -60,13 +60,13 @@ fn nvrtc() -> Option<PathBuf> {
 fn without_nvidia_s_tools_there_are_sources_and_predictions() {
     let place = tempfile::tempdir().unwrap();
     let empty = tempfile::tempdir().unwrap();
-    let table = worked(&compile(place.path(), Some(empty.path()), &["--target", "sm_80,h100"]));
+    let table = worked(&compile(place.path(), Some(empty.path()), &["--target", "sm_80,h100,b200"]));
     for part in
         ["no PTX, no CUBIN", "setup/cuda.sh", "a training step of 2 × 48 tokens", "a100-80gb-sxm", "h100-sxm"]
     {
         assert!(table.contains(part), "no `{part}` in {table}");
     }
-    for (name, architecture) in [("sm_80", "sm_80"), ("h100-sxm", "sm_90a")] {
+    for (name, architecture) in [("sm_80", "sm_80"), ("h100-sxm", "sm_90a"), ("b200", "sm_100a")] {
         let folder = place.path().join("out").join(name);
         let source = std::fs::read_to_string(folder.join("train.cu")).unwrap();
         assert!(source.contains("__global__") && source.contains(architecture), "{name}");
@@ -84,7 +84,7 @@ fn without_nvidia_s_tools_there_are_sources_and_predictions() {
     let total = |name: &str| {
         number(&costs(&place.path().join("out").join(name))["totals"][0]["sum"]["roofline_seconds"])
     };
-    assert!(total("h100-sxm") < total("sm_80"));
+    assert!(total("b200") < total("h100-sxm") && total("h100-sxm") < total("sm_80"));
 }
 
 /// What a user asks for is the sum of launches, none of which is faster than its roofline.
@@ -189,7 +189,7 @@ fn what_is_no_target_is_told_and_nothing_is_overwritten() {
         assert_eq!(output.status.code(), Some(2), "{more:?}: {told}");
         expected.iter().for_each(|part| assert!(told.contains(part), "{more:?}: no `{part}` in: {told}"));
     };
-    refused(&["--target", "sm_100a"], &["no kernels are written for sm_100a yet", "sm_80, sm_90a"]);
+    refused(&["--target", "sm_103a"], &["no kernels are written for sm_103a yet", "sm_80, sm_90a, sm_100a"]);
     refused(&["--target", "virtual:sm_90a"], &["there is none", "h100-sxm"]);
     refused(&["--target", "sm_80,sm_80"], &["`sm_80` is named twice"]);
     refused(&["--target", "reference-cpu"], &["that is a CPU"]);

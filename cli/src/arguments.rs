@@ -18,8 +18,8 @@ pub struct TextArguments {
 /// Which machine.
 #[derive(Args, Clone, Debug)]
 pub struct DeviceArguments {
-    /// What to run on: `cpu`; `cuda` or `cuda:N`, an NVIDIA GPU; or `virtual:sm_80` or `virtual:sm_90a`, GPU code
-    /// executed on the CPU with checks, which is slow. It is the CPU even where there is a GPU, since not all that runs
+    /// What to run on: `cpu`; `cuda` or `cuda:N`, an NVIDIA GPU; or `virtual:sm_80`, `virtual:sm_90a` or
+    /// `virtual:sm_100a`, GPU code executed on the CPU with checks, which is slow. It is the CPU even where there is a GPU, since not all that runs
     /// on the CPU runs on a GPU yet.
     #[arg(long, value_name = "DEVICE", default_value_t)]
     pub device: DeviceName,

@@ -243,6 +243,7 @@ mod tests {
             ("NVIDIA H100 80GB HBM3", "sm_90a", "h100-sxm"),
             ("NVIDIA H200", "sm_90a", "h200-sxm"),
             ("NVIDIA A100-SXM4-80GB", "sm_80", "a100-80gb-sxm"),
+            ("NVIDIA B200", "sm_100a", "b200"),
             // No word of it is that of a target.
             ("NVIDIA GH200 480GB", "sm_90a", "h100-sxm"),
             ("Virtual GPU", "sm_80", "a100-80gb-sxm"),

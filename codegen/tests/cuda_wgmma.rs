@@ -1,6 +1,6 @@
-//! The products of warpgroups of the CUDA prelude, executed on the virtual GPU in every form in which kernels call
-//! them: sizes that are no multiples of tiles, operands in both orders, by TMA, by threads and in registers, whole
-//! and in parts.
+//! The products of warpgroups of the CUDA prelude, and those in tensor memory, executed on the virtual GPU in every form
+//! in which kernels call them: sizes that are no multiples of tiles, operands in both orders, by TMA, by threads and in
+//! registers, whole and in parts.
 
 #[path = "support/nvrtc.rs"]
 mod installed;
@@ -17,6 +17,7 @@ use products::{EXTREMES, Outcome, Probe, Product};
 /// A way to call a dot.
 #[derive(Clone, Copy, Debug)]
 struct Call {
+    target: Target,
     rows: usize,
     columns: usize,
     /// Whether k runs along memory, in a and in b.
@@ -32,6 +33,15 @@ struct Call {
 }
 
 const SLOTS: usize = 3;
+const TARGETS: [Target; 2] = [Target::Sm90a, Target::Sm100a];
+
+/// As the writer has it (`tcgen05.rs`).
+const TENSOR_MEMORY: [&str; 4] = [
+    "__shared__ tensor_room room; if (threadIdx.x < 32) room.take<512>(); show_tensor_memory();",
+    "see_tensor_memory(); tensor_memory tensor = room.open();",
+    "give_back<512>(tensor);",
+    ", tensor",
+];
 
 impl Call {
     fn product(&self) -> Product {
@@ -75,6 +85,12 @@ impl Call {
 
     fn probe(&self) -> Probe {
         let Call { rows, columns, along_k: [a_along_k, b_along_k], from, accumulate, .. } = self;
+        // Name, arrivals at an empty slot, and what is about tensor memory: before the block's first barrier, at the start and
+        // at the end of the consumers' part.
+        let (dot, leaving, [take, open, give, tensor]) = match self.target {
+            Target::Sm100a => ("dot_tcgen05", 1, TENSOR_MEMORY),
+            _ => ("dot_wgmma", 8, [""; 4]),
+        };
         let [a_strides, b_strides] = self.product().strides();
         let mut maps = Vec::new();
         let mut boxes = |operand: usize, strides| {
@@ -100,13 +116,16 @@ impl Call {
             "extern \"C\" __global__ void __launch_bounds__(384, 1)
 probe(int m, int n, int k, {parameter}const {a} *a, const bf16 *b, float *c) {{
     extern __shared__ __align__(1024) unsigned char shared[];
-    ring<{SLOTS}, {}> slots{{shared, 0, 0}};
+    ring<{SLOTS}, {}, {leaving}> slots{{shared, 0, 0}};
     if (threadIdx.x == 0) slots.set_up();
+    {take}
     __syncthreads();
     if (threadIdx.x < 256) {{
         consume();
-        dot_wgmma<{rows}, {columns}, {parts}, {}, {}, {a_along_k}, {b_along_k}, {accumulate}, {pairs}>(m, n, k,
-            strided<const {a}>{{a, {}, {}}}, strided<const bf16>{{b, {}, {}}}, strided<float>{{c, {n}, 1}}, slots);
+        {open}
+        {dot}<{rows}, {columns}, {parts}, {}, {}, {a_along_k}, {b_along_k}, {accumulate}, {pairs}>(m, n, k,
+            strided<const {a}>{{a, {}, {}}}, strided<const bf16>{{b, {}, {}}}, strided<float>{{c, {n}, 1}}, slots{tensor});
+        {give}
         return;
     }}
     copy();
@@ -124,7 +143,7 @@ probe(int m, int n, int k, {parameter}const {a} *a, const bf16 *b, float *c) {{
             b_strides[0],
         );
         let shared_bytes = SLOTS * (a_bytes + b_bytes) + 128;
-        Probe { text, threads: 384, shared_bytes, maps, target: Target::Sm90a }
+        Probe { text, threads: 384, shared_bytes, maps, target: self.target }
     }
 
     fn run(&self, nvrtc: &Nvrtc) -> Outcome {
@@ -134,7 +153,7 @@ probe(int m, int n, int k, {parameter}const {a} *a, const bf16 *b, float *c) {{
 
 /// The same product with operands in all orders, for tiles of several sizes; in the first both orders of each, in the
 /// others one.
-fn calls(wide: bool, from: &[[&'static str; 2]]) -> Vec<Call> {
+fn calls(target: Target, wide: bool, from: &[[&'static str; 2]]) -> Vec<Call> {
     const TILES: [(usize, usize, [usize; 3]); 4] = [
         (128, 128, [130, 140, 70]),
         (64, 128, [33, 130, 328]),
@@ -148,7 +167,18 @@ fn calls(wide: bool, from: &[[&'static str; 2]]) -> Vec<Call> {
         for (&along_k, &from) in orders.iter().flat_map(|order| from.iter().map(move |from| (order, from))) {
             if from[0] != "IN_REGISTERS_BY_PAIRS" || along_k[0] {
                 let accumulate = (at + usize::from(along_k[0])) % 2 == 0;
-                calls.push(Call { rows, columns, along_k, from, wide, accumulate, sizes, extremes: &[] });
+                let rows = if wide && target == Target::Sm100a { 128 } else { rows };
+                calls.push(Call {
+                    target,
+                    rows,
+                    columns,
+                    along_k,
+                    from,
+                    wide,
+                    accumulate,
+                    sizes,
+                    extremes: &[],
+                });
             }
         }
     }
@@ -170,7 +200,9 @@ fn check(nvrtc: &Nvrtc, call: Call) {
 fn threads_fill_slots() {
     let Some(nvrtc) = nvrtc() else { return };
     let from = [["BY_ELEMENTS", "BY_ELEMENTS"], ["BY_PIECES", "BY_PIECES"]];
-    calls(false, &from).into_iter().for_each(|call| check(&nvrtc, call));
+    for target in TARGETS {
+        calls(target, false, &from).into_iter().for_each(|call| check(&nvrtc, call));
+    }
 }
 
 #[test]
@@ -181,7 +213,9 @@ fn floats_are_three_parts() {
         ["IN_REGISTERS_BY_PAIRS", "BY_TMA"],
         ["IN_REGISTERS", "BY_TMA_ZEROED"],
     ];
-    calls(true, &from).into_iter().for_each(|call| check(&nvrtc, call));
+    for target in TARGETS {
+        calls(target, true, &from).into_iter().for_each(|call| check(&nvrtc, call));
+    }
 }
 
 #[test]
@@ -193,7 +227,9 @@ fn boxes_arrive_by_tma() {
         ["BY_PIECES", "BY_TMA"],
         ["BY_TMA", "BY_ELEMENTS"],
     ];
-    calls(false, &from).into_iter().for_each(|call| check(&nvrtc, call));
+    for target in TARGETS {
+        calls(target, false, &from).into_iter().for_each(|call| check(&nvrtc, call));
+    }
 }
 
 /// A left operand and a result in tiles of floats, whose rows the writer pads: fragments are read and written in as
@@ -201,10 +237,11 @@ fn boxes_arrive_by_tma() {
 #[test]
 fn fragments_of_padded_tiles_meet_in_no_bank() {
     let Some(nvrtc) = nvrtc() else { return };
-    for along_k in [true, false] {
+    for (target, along_k) in TARGETS.into_iter().flat_map(|target| [(target, true), (target, false)]) {
         let from = [if along_k { "IN_REGISTERS_BY_PAIRS" } else { "IN_REGISTERS" }, "BY_TMA"];
         let call = Call {
-            rows: 64,
+            target,
+            rows: if target == Target::Sm100a { 128 } else { 64 },
             columns: 128,
             along_k: [along_k, false],
             from,
@@ -223,7 +260,7 @@ fn fragments_of_padded_tiles_meet_in_no_bank() {
         let a = |strides: [usize; 2], base: &str| {
             format!("strided<const float>{{{base}, {}, {}}}", strides[0], strides[1])
         };
-        let dot = probe.text.find("        dot_wgmma<").expect("a dot");
+        let dot = probe.text.find("        dot_").expect("a dot");
         let copy = format!(
             "        float *const left = (float *)(shared + {of_a}), *const sums = (float *)(shared + {of_c});
         for (int at = threadIdx.x; at < {rows} * {columns}; at += 256) left[at / {columns} * {pitch} + at % {columns}] = a[at];
@@ -240,15 +277,19 @@ fn fragments_of_padded_tiles_meet_in_no_bank() {
         let outcome = call.product().run(&nvrtc, &probe);
         assert!(outcome.distance() < 5e-6, "{}", outcome.distance());
         let conflicts = outcome.report.total.bank_conflict_ratio();
-        assert!(conflicts <= 1.05, "{along_k}: {conflicts}");
+        assert!(conflicts <= 1.05, "{target:?}, {along_k}: {conflicts}");
     }
 }
 
 #[test]
 fn infinities_and_the_largest_floats_are_as_in_a_chain() {
     let Some(nvrtc) = nvrtc() else { return };
-    for from in [["BY_PIECES", "BY_TMA"], ["IN_REGISTERS_BY_PAIRS", "BY_TMA"]] {
-        let mut call = calls(true, &[from])[0];
+    for (target, from) in [
+        (Target::Sm90a, ["BY_PIECES", "BY_TMA"]),
+        (Target::Sm90a, ["IN_REGISTERS_BY_PAIRS", "BY_TMA"]),
+        (Target::Sm100a, ["IN_REGISTERS_BY_PAIRS", "BY_TMA"]),
+    ] {
+        let mut call = calls(target, true, &[from])[0];
         call.accumulate = false;
         call.extremes = &EXTREMES;
         let outcome = call.run(&nvrtc);

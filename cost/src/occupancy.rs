@@ -29,7 +29,7 @@ pub struct Multiprocessor {
 impl Multiprocessor {
     /// That of an architecture.
     pub const fn of(architecture: Architecture) -> Multiprocessor {
-        // The capabilities 8.0 and 9.0 differ in shared memory alone; a block may have all but the system's part of it.
+        // The capabilities 8.0, 9.0 and 10.0 differ in shared memory alone; a block may have all but the system's part of it.
         let shared_bytes = architecture.shared_bytes() + SHARED_OF_SYSTEM;
         Multiprocessor { registers: 1 << 16, threads: 2048, blocks: 32, shared_bytes }
     }
@@ -102,7 +102,7 @@ mod tests {
     /// Rows of NVIDIA's occupancy calculator for the capabilities 8.0 and 9.0.
     #[test]
     fn blocks_are_those_of_the_calculator() {
-        let [a100, h100] = Architecture::ALL.map(Multiprocessor::of);
+        let [a100, h100, _] = Architecture::ALL.map(Multiprocessor::of);
         let blocks = |of: &Multiprocessor, threads, registers, shared| {
             let found = of.occupancy(threads, registers, shared);
             (found.blocks, found.limit)

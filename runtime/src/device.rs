@@ -29,11 +29,13 @@ pub enum DeviceName {
 }
 
 /// The architectures of virtual GPUs.
-pub const VIRTUAL: [Target; 2] = [Target::SM_80, Target::SM_90A];
+pub const VIRTUAL: [Target; 3] = [Target::SM_80, Target::SM_90A, Target::SM_100A];
 
 /// A name that is no device's.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("`{0}` is no device: write cpu, cuda or cuda:N for an NVIDIA GPU, virtual:sm_80 or virtual:sm_90a")]
+#[error(
+    "`{0}` is no device: write cpu, cuda or cuda:N for an NVIDIA GPU, virtual:sm_80, virtual:sm_90a or virtual:sm_100a"
+)]
 pub struct NoSuchDevice(String);
 
 impl FromStr for DeviceName {
@@ -256,6 +258,7 @@ mod tests {
             ("cuda:12", DeviceName::Cuda(12)),
             ("virtual:sm_80", DeviceName::Virtual(Target::SM_80)),
             ("virtual:sm_90a", DeviceName::Virtual(Target::SM_90A)),
+            ("virtual:sm_100a", DeviceName::Virtual(Target::SM_100A)),
         ] {
             assert_eq!(name.parse(), Ok(device));
             assert_eq!(device.to_string(), name);
@@ -265,18 +268,9 @@ mod tests {
 
     #[test]
     fn what_is_no_device_is_refused_with_what_would_be_right() {
-        for name in [
-            "",
-            "gpu",
-            "cpu:0",
-            "cuda:",
-            "cuda:-1",
-            "cuda:+1",
-            "cuda:x",
-            "virtual",
-            "virtual:sm_100a",
-            "CUDA",
-        ] {
+        for name in
+            ["", "gpu", "cpu:0", "cuda:", "cuda:-1", "cuda:+1", "cuda:x", "virtual", "virtual:sm_100", "CUDA"]
+        {
             let error = name.parse::<DeviceName>().unwrap_err().to_string();
             assert!(error.contains(&format!("`{name}`")) && error.contains("cuda:N"), "{error}");
         }

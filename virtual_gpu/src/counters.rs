@@ -1,7 +1,7 @@
 //! What a launch did: per instruction, and summed over lines of the source.
 
 use crate::parse::SourceLine;
-use crate::program::{Kernel, Operation};
+use crate::program::{Kernel, Operation, TensorOperation};
 
 /// Counts of one instruction, of a line, or of a launch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -88,10 +88,12 @@ impl LaunchReport {
         for (at, counters) in counters.iter().enumerate() {
             let site = &kernel.sites[at];
             let mut counters = *counters;
-            if matches!(
-                kernel.instructions[at].operation,
-                Operation::MatrixMultiply { .. } | Operation::WarpgroupMultiply(_)
-            ) {
+            let multiplies = match &kernel.instructions[at].operation {
+                Operation::MatrixMultiply { .. } | Operation::WarpgroupMultiply(_) => true,
+                Operation::TensorMemory(operation) => matches!(**operation, TensorOperation::Multiply(_)),
+                _ => false,
+            };
+            if multiplies {
                 counters.tensor_core_instructions = counters.warp_instructions;
             }
             report.total.add(&counters);

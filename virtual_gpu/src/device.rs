@@ -125,8 +125,11 @@ impl Device {
             variables.insert(variable.name.clone(), (address, bytes));
         }
         let addresses = variables.iter().map(|(name, (address, _))| (name.clone(), *address)).collect();
-        let kernels =
-            parsed.kernels.iter().map(|kernel| decode(kernel, &addresses)).collect::<Result<Vec<_>, _>>()?;
+        let kernels = parsed
+            .kernels
+            .iter()
+            .map(|kernel| decode(kernel, &parsed.target, &addresses))
+            .collect::<Result<_, _>>()?;
         Ok(Module { kernels, variables })
     }
 

@@ -13,6 +13,8 @@ pub enum Fault {
     UninitialisedRead,
     /// Two warps touch shared memory, one of them writes, and no barrier orders them.
     SharedRace,
+    /// Two warps touch tensor memory, one of them writes, and no barrier orders them.
+    TensorRace,
     /// Two blocks of a launch, or two warps of a block, touch global memory, one of them writes, and nothing orders
     /// them.
     GlobalRace,
@@ -20,10 +22,11 @@ pub enum Fault {
     /// read was overwritten before that.
     MissingWait,
     /// Ordinary writes were read by the asynchronous proxy without `fence.proxy.async`, registers went to a
-    /// warpgroup multiply without `wgmma.fence`, or a tensor map in global memory was used without
-    /// `fence.proxy.tensormap`.
+    /// warpgroup multiply without `wgmma.fence`, a tensor map in global memory was used without
+    /// `fence.proxy.tensormap`, or tensor memory was touched after a barrier without the `tcgen05.fence` on both sides.
     MissingFence,
-    /// A register that a warpgroup multiply in flight owns was touched before `wgmma.wait_group`.
+    /// A register that a warpgroup multiply in flight owns was touched before `wgmma.wait_group`, or one that
+    /// `tcgen05.ld` writes before `tcgen05.wait::ld`.
     RegisterInFlight,
     /// Part of a warp arrived at an instruction that all its lanes have to execute together.
     Divergent,

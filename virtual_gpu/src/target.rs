@@ -9,6 +9,8 @@ pub enum Target {
     Sm80,
     /// Hopper (H100), with the features that only it has: TMA, mbarriers, wgmma.
     Sm90a,
+    /// Blackwell for servers (B200), with what only it has: tensor memory and tcgen05.
+    Sm100a,
 }
 
 impl Target {
@@ -17,6 +19,7 @@ impl Target {
         match self {
             Target::Sm80 => "sm_80",
             Target::Sm90a => "sm_90a",
+            Target::Sm100a => "sm_100a",
         }
     }
 
@@ -25,6 +28,7 @@ impl Target {
         match self {
             Target::Sm80 => (8, 0),
             Target::Sm90a => (9, 0),
+            Target::Sm100a => (10, 0),
         }
     }
 
@@ -33,6 +37,7 @@ impl Target {
         match self {
             Target::Sm80 => 108,
             Target::Sm90a => 132,
+            Target::Sm100a => 148,
         }
     }
 
@@ -40,7 +45,7 @@ impl Target {
     pub fn shared_bytes_per_block(self) -> u32 {
         match self {
             Target::Sm80 => 163 << 10,
-            Target::Sm90a => 227 << 10,
+            Target::Sm90a | Target::Sm100a => 227 << 10,
         }
     }
 
@@ -48,7 +53,7 @@ impl Target {
     pub fn shared_bytes_per_processor(self) -> u32 {
         match self {
             Target::Sm80 => 164 << 10,
-            Target::Sm90a => 228 << 10,
+            Target::Sm90a | Target::Sm100a => 228 << 10,
         }
     }
 
@@ -74,7 +79,8 @@ impl FromStr for Target {
         match text {
             "sm_80" => Ok(Target::Sm80),
             "sm_90a" => Ok(Target::Sm90a),
-            other => Err(format!("`{other}` is not modelled: sm_80 and sm_90a are")),
+            "sm_100a" => Ok(Target::Sm100a),
+            other => Err(format!("`{other}` is not modelled: sm_80, sm_90a and sm_100a are")),
         }
     }
 }
@@ -90,5 +96,7 @@ mod tests {
         assert!(
             !Target::Sm80.runs("sm_90a") && !Target::Sm80.runs("sm_86") && !Target::Sm90a.runs("sm_100a")
         );
+        assert!(Target::Sm100a.runs("sm_100a") && Target::Sm100a.runs("sm_90"));
+        assert!(!Target::Sm100a.runs("sm_90a"));
     }
 }

@@ -107,9 +107,15 @@ fn changed_texts_of_hand_written_ptx() {
 
 #[test]
 fn changed_texts_of_kernels() {
+    let tcgen05 = concat!(
+        "#define ROWS 128\n#define COLUMNS 64\n#define ROUNDS 1\n#define A_WIDTH 128\n#define B_WIDTH 128\n",
+        "#define A_ALONG_K true\n#define B_ALONG_K true\n",
+        include_str!("kernels/tcgen05_product.cu")
+    );
     let cases = [
         (include_str!("kernels/mma_gemm.cu"), "mma_gemm", Target::Sm80, [128, 0]),
         (include_str!("kernels/wgmma_gemm.cu"), "wgmma_gemm", Target::Sm90a, [160, 100 << 10]),
+        (tcgen05, "tcgen05_product", Target::Sm100a, [160, 40 << 10]),
     ];
     let map = |rows: u32| {
         let (sizes, strides, box_sizes) = (vec![64, 128], vec![128], vec![64, rows]);
@@ -120,13 +126,17 @@ fn changed_texts_of_kernels() {
     for (source, kernel, target, sizes) in cases {
         let Some(text) = common::ptx(source, target, &[]) else { return };
         let arguments = match target {
-            Target::Sm80 => {
+            Target::Sm80 | Target::Sm100a => {
                 Arguments::new().pointer(FIRST_ADDRESS).pointer(FIRST_ADDRESS).pointer(FIRST_ADDRESS)
             }
             Target::Sm90a => Arguments::new().tensor_map(&map(64)).tensor_map(&map(128)).tensor_map(&map(64)),
         };
-        let arguments = arguments.integer(64);
-        let arguments = if target == Target::Sm80 { arguments.integer(64).integer(64) } else { arguments };
+        let integers = match target {
+            Target::Sm80 => 3,
+            Target::Sm90a => 1,
+            Target::Sm100a => 0,
+        };
+        let arguments = (0..integers).fold(arguments, |arguments, _| arguments.integer(64));
         let [loaded, _] = shake(&text, kernel, target, &arguments, sizes, rounds);
         println!("{kernel}: {loaded} of {rounds} texts loaded");
         assert!(loaded > 20);

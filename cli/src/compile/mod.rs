@@ -30,8 +30,8 @@ use std::path::{Path, PathBuf};
 pub struct Arguments {
     #[command(flatten)]
     model: ModelArguments,
-    /// What code is written for: `cpu`, this machine's processor; `sm_80` or `sm_90a`, a GPU architecture; or a machine with
-    /// such a GPU, by its name (`a100`, `h100`, `h200`) or the path of a `.toml` file. May be repeated, or separated by
+    /// What code is written for: `cpu`, this machine's processor; `sm_80`, `sm_90a` or `sm_100a`, a GPU architecture; or a
+    /// machine with such a GPU, by its name (`a100`, `h100`, `h200`, `b200`) or the path of a `.toml` file. May be repeated, or separated by
     /// commas: then each gets a folder of its own. No GPU need be there.
     #[arg(long = "target", value_name = "TARGET", value_delimiter = ',', default_value = "cpu")]
     targets: Vec<String>,

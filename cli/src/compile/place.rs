@@ -118,17 +118,20 @@ mod tests {
         all("sm_80", ["sm_80", "sm_80", "a100-80gb-sxm"]);
         all("sm_90a", ["sm_90a", "sm_90a", "h100-sxm"]);
         all("h200", ["h200-sxm", "sm_90a", "h200-sxm"]);
+        all("b200", ["b200", "sm_100a", "b200"]);
     }
 
     #[test]
     fn other_names_are_refused_with_what_would_be_right() {
         for (name, expected) in [
-            ("sm_100a", "no kernels are written for sm_100a yet; write cpu, sm_80, sm_90a, a machine"),
-            ("b200", "no kernels are written for sm_100a yet"),
+            (
+                "sm_103a",
+                "no kernels are written for sm_103a yet; write cpu, sm_80, sm_90a, sm_100a, a machine",
+            ),
             ("sm_", "`sm_` is not a GPU target"),
             (
                 "cuda:0",
-                "there is none; write cpu, sm_80, sm_90a, a machine with such a GPU (a100-80gb-sxm, h100-sxm",
+                "there is none; write cpu, sm_80, sm_90a, sm_100a, a machine with such a GPU (a100-80gb-sxm, b200",
             ),
             ("reference-cpu", "that is a CPU"),
             ("missing.toml", "missing.toml: cannot be read"),

@@ -9,30 +9,38 @@ pub enum Architecture {
     Sm80,
     /// `sm_90a`: H100 and H200.
     Sm90a,
+    /// `sm_100a`: B200.
+    Sm100a,
 }
 
 impl Architecture {
     /// All of them, the oldest first.
-    pub const ALL: [Architecture; 2] = [Architecture::Sm80, Architecture::Sm90a];
+    pub const ALL: [Architecture; 3] = [Architecture::Sm80, Architecture::Sm90a, Architecture::Sm100a];
 
     /// The name by which compilers know it.
     pub const fn name(self) -> &'static str {
         match self {
             Architecture::Sm80 => "sm_80",
             Architecture::Sm90a => "sm_90a",
+            Architecture::Sm100a => "sm_100a",
         }
     }
 
-    /// Whether warpgroups multiply (wgmma), and boxes of tensors are copied by TMA.
+    /// Whether a block's consumers are warpgroups, for which TMA copies boxes of tensors.
     pub const fn has_warpgroups(self) -> bool {
-        matches!(self, Architecture::Sm90a)
+        matches!(self, Architecture::Sm90a | Architecture::Sm100a)
+    }
+
+    /// Whether sums of products are in tensor memory (tcgen05).
+    pub const fn has_tensor_memory(self) -> bool {
+        matches!(self, Architecture::Sm100a)
     }
 
     /// Shared memory that a block can have, in bytes ("CUDA C++ Programming Guide", table of technical specifications).
     pub const fn shared_bytes(self) -> usize {
         match self {
             Architecture::Sm80 => 163 << 10,
-            Architecture::Sm90a => 227 << 10,
+            Architecture::Sm90a | Architecture::Sm100a => 227 << 10,
         }
     }
 
@@ -46,6 +54,7 @@ impl Architecture {
         match self {
             Architecture::Sm80 => 108,
             Architecture::Sm90a => 132,
+            Architecture::Sm100a => 148,
         }
     }
 }

@@ -40,6 +40,8 @@ pub(super) enum Family {
     Mma,
     /// `wgmma`.
     Wgmma,
+    /// `tcgen05.mma`.
+    Tcgen05,
 }
 
 /// What a dot's bits depend on.
@@ -54,7 +56,7 @@ enum Method {
     Registers { rows: usize, columns: usize },
     /// `dot_bf16`: `mma.sync` m16n8k16, and how many numbers of bf16 each of a and of b is.
     TensorCores { rows: usize, columns: usize, parts: [usize; 2] },
-    /// `dot_wgmma`.
+    /// `dot_wgmma` or `dot_tcgen05`.
     Warpgroups(Warpgroups),
 }
 
@@ -66,9 +68,9 @@ fn most(program: &TileProgram, dot: &Dot) -> [usize; 2] {
 }
 
 /// How warpgroups do a dot, if they are the ones that do.
-pub(super) fn warpgroups(program: &TileProgram, dot: &Dot) -> Option<Warpgroups> {
+pub(super) fn warpgroups(program: &TileProgram, dot: &Dot, architecture: Architecture) -> Option<Warpgroups> {
     let [m, n] = most(program, dot);
-    Warpgroups::of(m, n, dot.values)
+    Warpgroups::of(m, n, dot.values, architecture)
 }
 
 /// Whether a dot's operands are staged for `mma.sync`.
@@ -80,9 +82,7 @@ impl Method {
     /// The smallest tile that holds all rows, or all columns, an instance may have, since what is beyond is computed
     /// in vain. No bit depends on it.
     fn of(program: &TileProgram, dot: &Dot, architecture: Architecture) -> Method {
-        if architecture.has_warpgroups()
-            && let Some(method) = warpgroups(program, dot)
-        {
+        if let Some(method) = warpgroups(program, dot, architecture) {
             return Method::Warpgroups(method);
         }
         let of = |wanted: usize, sizes: &[usize]| {
@@ -113,7 +113,7 @@ impl Method {
                 Arithmetic { family: Family::Mma, instruction_k: 16, parts: [a.min(b), a.max(b)] }
             }
             Method::Warpgroups(method) => {
-                Arithmetic { family: Family::Wgmma, instruction_k: 16, parts: [1, method.parts()] }
+                Arithmetic { family: method.family(), instruction_k: 16, parts: [1, method.parts()] }
             }
         }
     }
@@ -185,7 +185,7 @@ impl Staging {
         each(&program.body, &mut |dot| {
             bytes = bytes.max(Method::of(program, dot, architecture).staged_bytes());
         });
-        let rings = if architecture.has_warpgroups() { Ring::choices(program) } else { Vec::new() };
+        let rings = Ring::choices(program, architecture);
         if rings.is_empty() {
             return vec![Staging { ring: None, bytes }];
         }

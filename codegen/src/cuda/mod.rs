@@ -20,6 +20,7 @@ mod routing;
 mod same_bits;
 mod statements;
 pub mod step;
+mod tcgen05;
 mod tensor_map;
 mod warpgroups;
 mod writer;

@@ -70,7 +70,7 @@ pub(super) fn padded(program: &TileProgram, architecture: Architecture) -> TileP
             Place::Packed(_) => false,
         };
         if architecture.has_warpgroups() {
-            let Some(method) = warpgroups(program, dot) else { return };
+            let Some(method) = warpgroups(program, dot, architecture) else { return };
             let left_is_b = method.swapped();
             want(&dot.c, (&dot.m, &dot.n), if left_is_b { Use::Across } else { Use::Pairs });
             if method.parts() > 1 {

@@ -9,15 +9,16 @@ use crate::tile::CHUNK;
 pub(super) const WARPGROUP_COLUMNS: [usize; 5] = [8, 16, 32, 64, 128];
 
 /// A part of the prelude, and the texts by one of which a kernel that uses it is known.
-const PARTS: [(&[&str], &str); 10] = [
-    (&["tensor_map *maps", "dot_wgmma<"], include_str!("prelude/tensor_map.cu")),
+const PARTS: [(&[&str], &str); 11] = [
+    (&["tensor_map *maps", "dot_wgmma<", "dot_tcgen05<"], include_str!("prelude/tensor_map.cu")),
     (&["= f_"], include_str!("prelude/functions.cu")),
     (&["over_lanes<"], include_str!("prelude/lanes.cu")),
-    (&["dot<", "dot_bf16<", "dot_wgmma<"], include_str!("prelude/operands.cu")),
+    (&["dot<", "dot_bf16<", "dot_wgmma<", "dot_tcgen05<"], include_str!("prelude/operands.cu")),
     (&["dot<"], include_str!("prelude/dot.cu")),
-    (&["dot_bf16<", "dot_wgmma<"], include_str!("prelude/stages.cu")),
+    (&["dot_bf16<", "dot_wgmma<", "dot_tcgen05<"], include_str!("prelude/stages.cu")),
     (&["dot_bf16<"], include_str!("prelude/dot_bf16.cu")),
-    (&["dot_wgmma<"], include_str!("prelude/ring.cu")),
+    (&["dot_wgmma<", "dot_tcgen05<"], include_str!("prelude/ring.cu")),
+    (&["dot_wgmma<", "dot_tcgen05<"], include_str!("prelude/slots.cu")),
     (&["ranked<", "running_sums("], include_str!("prelude/routing.cu")),
     (&["round_block("], include_str!("prelude/round.cu")),
 ];
@@ -34,7 +35,8 @@ pub(super) fn prelude<'a>(texts: impl IntoIterator<Item = &'a str> + Clone) -> S
             text.push_str(part);
         }
     }
-    if texts.into_iter().any(|text| text.contains("dot_wgmma<")) {
+    let calls = |name: &str| texts.clone().into_iter().any(|text| text.contains(name));
+    if calls("dot_wgmma<") {
         text.push_str(
             "\n// wgmma m64nNk16: sum += a b, of which TA and TB say whether rows run along memory.\n",
         );
@@ -42,9 +44,39 @@ pub(super) fn prelude<'a>(texts: impl IntoIterator<Item = &'a str> + Clone) -> S
         text.push('\n');
         text.push_str(include_str!("prelude/dot_wgmma.cu"));
     }
+    if calls("dot_tcgen05<") {
+        text.push_str(
+            "\n// Sums of a warp in tensor memory: fragments of 16 lanes and 8 columns for four registers.\n",
+        );
+        WARPGROUP_COLUMNS.iter().for_each(|&columns| text.push_str(&sums_in_tensor_memory(columns)));
+        text.push('\n');
+        text.push_str(include_str!("prelude/dot_tcgen05.cu"));
+    }
     text.push('\n');
     text.push_str(STEP_TEXT);
     text
+}
+
+/// Loads and stores of a warp's sums of 16 rows and so many columns: each of a thread's is an operand of the
+/// instruction.
+fn sums_in_tensor_memory(columns: usize) -> String {
+    let (count, times) = (columns / 2, columns / 8);
+    let list = |of: &dyn Fn(usize) -> String| (0..count).map(of).collect::<Vec<_>>().join(", ");
+    let (loaded, stored) = (list(&|at| format!("%{at}")), list(&|at| format!("%{}", at + 1)));
+    let (results, operands) =
+        (list(&|at| format!("\"=f\"(sum[{at}])")), list(&|at| format!("\"f\"(sum[{at}])")));
+    let head = "static __device__ __forceinline__ void";
+    format!(
+        "{head} load_sums(float (&sum)[{count}], unsigned from) {{
+    asm volatile(\"tcgen05.ld.sync.aligned.16x256b.x{times}.b32 {{{loaded}}}, [%{count}];\"
+                 : {results} : \"r\"(from) : \"memory\");
+}}
+{head} store_sums(unsigned to, const float (&sum)[{count}]) {{
+    asm volatile(\"tcgen05.st.sync.aligned.16x256b.x{times}.b32 [%0], {{{stored}}};\"
+                 ::\"r\"(to), {operands} : \"memory\");
+}}
+"
+    )
 }
 
 /// The product of a warpgroup with so many columns, its left operand in shared memory or in registers: each of a

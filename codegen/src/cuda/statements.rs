@@ -11,7 +11,7 @@ use diptych_passes::layout::{CHECKPOINT, ROUNDED_WORDS};
 
 impl Writer<'_> {
     pub(super) fn statement(&mut self, stmt: &Stmt) -> Result<(), String> {
-        if self.produces && !multiply(self.program, std::slice::from_ref(stmt)) {
+        if self.produces && !multiply(self.program, std::slice::from_ref(stmt), self.architecture) {
             return Ok(());
         }
         match stmt {

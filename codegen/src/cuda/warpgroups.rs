@@ -1,9 +1,12 @@
-//! Contractions on sm_90a, by warpgroups: which operand is on the side of 64 rows, with what tile, and how operands
-//! come into the ring through which all dots of a kernel go. It follows from the contraction alone that warpgroups
-//! multiply; which side an operand is on, and how it comes, changes no bit.
+//! Contractions on sm_90a and sm_100a, by warpgroups or by what they wait for: which operand is on the side of 64 rows,
+//! with what tile, and how operands come into the ring through which all dots of a kernel go. It follows from the
+//! contraction alone what multiplies; which side an operand is on, and how it comes, changes no bit. What is about tensor
+//! memory is in `tcgen05`.
 
+use super::Architecture;
 use super::boxes::{Boxes, RING_STEP};
-use super::writer::Writer;
+use super::dots::Family;
+use super::writer::{THREADS, Writer};
 use crate::tile::{DimId, Dot, Place, Stmt, TileProgram};
 use diptych_ir::DType;
 
@@ -23,6 +26,7 @@ pub(super) struct Warpgroups {
     parts: usize,
     /// Whether the left operand is b.
     swapped: bool,
+    family: Family,
 }
 
 /// An operand of a dot: its rows or columns, and how it comes.
@@ -34,7 +38,7 @@ struct Side<'d> {
     from: Source,
 }
 
-/// Where an operand comes from: see `prelude/dot_wgmma.cu`.
+/// Where an operand comes from: see `prelude/slots.cu`.
 enum Source {
     Tma(Box<Boxes>),
     Elements,
@@ -58,7 +62,16 @@ impl Source {
 
 impl Warpgroups {
     /// A product of at most `m` x `n` elements of these types; `None` where no tensor cores are for it.
-    pub(super) fn of(m: usize, n: usize, values: [DType; 2]) -> Option<Warpgroups> {
+    pub(super) fn of(
+        m: usize,
+        n: usize,
+        values: [DType; 2],
+        architecture: Architecture,
+    ) -> Option<Warpgroups> {
+        if !architecture.has_warpgroups() {
+            return None;
+        }
+        let family = if architecture.has_tensor_memory() { Family::Tcgen05 } else { Family::Wgmma };
         let (parts, swapped) = match values {
             [DType::BF16, DType::BF16] => (1, m <= FEW_ROWS && m < n),
             [DType::F32, DType::BF16] => (3, false),
@@ -66,11 +79,22 @@ impl Warpgroups {
             _ => return None,
         };
         let (left, right) = if swapped { (n, m) } else { (m, n) };
-        let rows = if left <= 64 { 64 } else { 128 };
-        // Of 64 rows each warpgroup has half of the columns, and 8 are the fewest.
-        let least = if rows == 64 { 16 } else { 8 };
+        // In tensor memory parts of the left operand have a lane for each of 128 rows.
+        let rows = if left <= 64 && (family == Family::Wgmma || parts == 1) { 64 } else { 128 };
+        // Of 64 rows, or of sums in tensor memory, each warpgroup has half of the columns, and 8 are the fewest.
+        let least = if rows == 64 || family == Family::Tcgen05 { 16 } else { 8 };
         let columns = [8, 16, 32, 64, 128].into_iter().find(|&size| size >= least && right <= size);
-        Some(Warpgroups { rows, columns: columns.unwrap_or(128), parts, swapped })
+        Some(Warpgroups { rows, columns: columns.unwrap_or(128), parts, swapped, family })
+    }
+
+    /// The instructions that sum.
+    pub(super) fn family(self) -> Family {
+        self.family
+    }
+
+    /// Columns of sums.
+    pub(super) fn columns(self) -> usize {
+        self.columns
     }
 
     /// How many numbers of bf16 one of the left operand is; one of the right is one.
@@ -83,7 +107,7 @@ impl Warpgroups {
         self.swapped
     }
 
-    /// Bytes of a slot that the left operand has. One of floats stays in registers.
+    /// Bytes of a slot that the left operand has. One of floats stays in registers, or goes to tensor memory.
     fn left_bytes(self) -> usize {
         if self.parts > 1 { 0 } else { self.rows * ROW_BYTES }
     }
@@ -99,18 +123,22 @@ impl Warpgroups {
 pub(super) struct Ring {
     pub(super) slots: usize,
     pub(super) slot_bytes: usize,
+    /// Arrivals after which a slot is empty: of each consumer warp, or of the products that read it.
+    leaving: usize,
 }
 
 impl Ring {
     /// Rings for the dots of a program, the one with the most slots first; none where no warpgroup multiplies.
-    pub(super) fn choices(program: &TileProgram) -> Vec<Ring> {
+    pub(super) fn choices(program: &TileProgram, architecture: Architecture) -> Vec<Ring> {
         let mut slot_bytes = 0;
         super::dots::each(&program.body, &mut |dot| {
-            let of_dot = super::dots::warpgroups(program, dot).map_or(0, Warpgroups::slot_bytes);
+            let of_dot =
+                super::dots::warpgroups(program, dot, architecture).map_or(0, Warpgroups::slot_bytes);
             slot_bytes = slot_bytes.max(of_dot);
         });
         let slots = (2..=MOST_SLOTS).rev().filter(|_| slot_bytes > 0);
-        slots.map(|slots| Ring { slots, slot_bytes }).collect()
+        let leaving = if architecture.has_tensor_memory() { 1 } else { THREADS / 32 };
+        slots.map(|slots| Ring { slots, slot_bytes, leaving }).collect()
     }
 
     /// Shared memory of the slots and of their barriers.
@@ -120,21 +148,25 @@ impl Ring {
 
     /// Its type in CUDA.
     pub(super) fn text(self) -> String {
-        format!("ring<{}, {}>", self.slots, self.slot_bytes)
+        let leaving =
+            if self.leaving == THREADS / 32 { String::new() } else { format!(", {}", self.leaving) };
+        format!("ring<{}, {}{leaving}>", self.slots, self.slot_bytes)
     }
 }
 
 /// Whether some of these statements are dots of warpgroups.
-pub(super) fn multiply(program: &TileProgram, body: &[Stmt]) -> bool {
+pub(super) fn multiply(program: &TileProgram, body: &[Stmt], architecture: Architecture) -> bool {
     let mut found = false;
-    super::dots::each(body, &mut |dot| found |= super::dots::warpgroups(program, dot).is_some());
+    super::dots::each(body, &mut |dot| {
+        found |= super::dots::warpgroups(program, dot, architecture).is_some()
+    });
     found
 }
 
 impl Writer<'_> {
     /// The consumers' part of a dot, without the loops over its batch.
     pub(super) fn dot_of_warpgroups(&mut self, dot: &Dot, method: Warpgroups) {
-        let Warpgroups { rows, columns, parts, swapped } = method;
+        let Warpgroups { rows, columns, parts, swapped, family } = method;
         let [left, right] = self.sides(dot, method);
         let (m, n, k) = self.sizes(dot, swapped);
         let c = match &dot.c {
@@ -148,10 +180,14 @@ impl Writer<'_> {
         let from = format!("{}, {}", left.from.name(), right.from.name());
         let along = format!("{}, {}", left.along_k, right.along_k);
         let shape = format!("{rows}, {columns}, {parts}, {from}, {along}, {}, {pairs}", dot.accumulate);
-        self.line(format!("dot_wgmma<{shape}>({m}, {n}, {k},"));
+        let (call, sums) = match family {
+            Family::Tcgen05 => ("dot_tcgen05", ", tensor"),
+            _ => ("dot_wgmma", ""),
+        };
+        self.line(format!("{call}<{shape}>({m}, {n}, {k},"));
         self.line(format!("    {of_a},"));
         self.line(format!("    {of_b},"));
-        self.line(format!("    {c}, slots);"));
+        self.line(format!("    {c}, slots{sums});"));
     }
 
     /// The producer's part.

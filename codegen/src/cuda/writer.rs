@@ -218,10 +218,13 @@ impl Writer<'_> {
     fn roles(&mut self, ring: Ring) -> Result<(), String> {
         self.line(format!("{} slots{{shared, 0, 0}};", ring.text()));
         self.line("if (threadIdx.x == 0) slots.set_up();");
+        self.take_tensor_memory();
         self.line("__syncthreads();");
         self.open(format!("if (threadIdx.x < {THREADS}) {{"));
         self.line("consume();");
+        self.open_tensor_memory();
         self.work()?;
+        self.give_back_tensor_memory();
         self.depth -= 1;
         self.open("} else {");
         self.line("copy();");
@@ -281,8 +284,11 @@ impl Writer<'_> {
         self.line(format!(
             "// Shared memory: {shared} bytes of the {most} that a block of {architecture} can have."
         ));
-        if let Some(Ring { slots, slot_bytes }) = self.staging.ring {
+        if let Some(Ring { slots, slot_bytes, .. }) = self.staging.ring {
             self.line(format!("// Ring: {slots} slots of {slot_bytes} bytes."));
+        }
+        if let Some(columns) = self.tensor_columns() {
+            self.line(format!("// Tensor memory: {columns} columns."));
         }
         let scratch: Vec<String> = (0..self.program.tiles.len())
             .filter(|&tile| matches!(self.placement.tiles[tile], Room::Scratch(_)))
@@ -334,8 +340,7 @@ impl Writer<'_> {
             }
         }
         if self.program.grid.is_empty() {
-            self.line("if (blockIdx.x > 0) return;");
-            return false;
+            return self.first_block_alone();
         }
         let grid = self.program.grid.clone();
         let counts: Vec<String> = grid.iter().map(|&dim| self.instances_of(dim)).collect();

@@ -57,6 +57,7 @@ mod tests {
     use crate::cuda::{Architecture, Swizzle, TensorDim};
     use crate::driver::compile_program;
     use crate::entry::{Buffer, EntryOptions, Role};
+    use diptych_ir::{DType, EntryKind};
     use diptych_models::{Registry, build};
     use diptych_passes::AdamWOptions;
 

@@ -112,7 +112,7 @@ pub enum CudaError {
     /// A block of a kernel needs more shared memory than the GPU has for one.
     #[error(
         "kernel `{kernel}` needs {needed} bytes of shared memory for a block, and this GPU gives {most}: code is \
-         generated for A100 (sm_80) and H100 (sm_90a)"
+         generated for A100 (sm_80), H100 (sm_90a) and B200 (sm_100a)"
     )]
     SharedMemory {
         /// The kernel.

@@ -180,7 +180,8 @@ impl Gpu {
 fn architecture(target: Target) -> Architecture {
     match target {
         Target { capability: 90, features: Features::Architecture } => Architecture::Sm90a,
-        // What came after has no instruction of sm_90a alone, and all of sm_80.
+        Target { capability: 100, features: Features::Architecture } => Architecture::Sm100a,
+        // What else came after has no instruction of these alone, and all of sm_80.
         _ => Architecture::Sm80,
     }
 }

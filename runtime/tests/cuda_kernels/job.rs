@@ -70,6 +70,7 @@ pub fn target_of(architecture: Architecture) -> Target {
     match architecture {
         Architecture::Sm80 => Target::Sm80,
         Architecture::Sm90a => Target::Sm90a,
+        Architecture::Sm100a => Target::Sm100a,
     }
 }
 

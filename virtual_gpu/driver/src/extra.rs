@@ -26,7 +26,7 @@ impl KernelLaunches {
     }
 }
 
-/// Chooses the device: `target` is `sm_80` or `sm_90a`; `memory_bytes` may be 0 for 16 GiB. Before `cuInit`.
+/// Chooses the device: `target` is `sm_80`, `sm_90a` or `sm_100a`; `memory_bytes` may be 0 for 16 GiB. Before `cuInit`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn diptych_virtual_gpu_configure(
     target: *const c_char,

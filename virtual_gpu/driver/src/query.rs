@@ -6,7 +6,11 @@ use std::ffi::{c_int, c_uint, c_void};
 
 fn attribute(target: Target, attribute: c_uint) -> Option<u32> {
     let (major, minor) = target.compute_capability();
-    let hopper = target == Target::Sm90a;
+    let of = |ampere: u32, hopper: u32, blackwell: u32| match target {
+        Target::Sm80 => ampere,
+        Target::Sm90a => hopper,
+        Target::Sm100a => blackwell,
+    };
     Some(match attribute {
         1..=3 => 1024,
         4 => 64,
@@ -17,30 +21,12 @@ fn attribute(target: Target, attribute: c_uint) -> Option<u32> {
         10 => 32,
         11 => i32::MAX as u32,
         12 | 82 => 65536,
-        // Kilohertz of the processors and of the memory, bits of its bus, bytes of the second cache: of an A100 and an
-        // H100, for programs that derive peaks from them.
-        13 => {
-            if hopper {
-                1_830_000
-            } else {
-                1_410_000
-            }
-        }
-        36 => {
-            if hopper {
-                2_619_000
-            } else {
-                1_512_000
-            }
-        }
-        37 => 5120,
-        38 => {
-            if hopper {
-                50 << 20
-            } else {
-                40 << 20
-            }
-        }
+        // Kilohertz of the processors and of the memory, bits of its bus, bytes of the second cache: of an A100, an H100
+        // and a B200, for programs that derive peaks from them.
+        13 => of(1_410_000, 1_830_000, 1_965_000),
+        36 => of(1_512_000, 2_619_000, 3_996_000),
+        37 => of(5120, 5120, 8192),
+        38 => of(40 << 20, 50 << 20, 126 << 20),
         16 => target.processors(),
         17 | 18 | 19 | 20 | 32 | 33 | 34 | 35 | 50 => 0,
         31 | 41 | 78 | 79 | 80 => 1,
@@ -55,7 +41,7 @@ fn attribute(target: Target, attribute: c_uint) -> Option<u32> {
         106 => 32,
         111 => 1024,
         115 => 1,
-        127 => hopper.into(),
+        127 => of(0, 1, 1),
         _ => return None,
     })
 }
@@ -222,8 +208,8 @@ unsafe extern "C" fn cuTensorMapEncodeTiled(
     with_device(|driver| {
         let refuse =
             |text: String| Err(complain(Status::InvalidValue, format!("cuTensorMapEncodeTiled: {text}")));
-        if driver.target != Target::Sm90a {
-            return Err(complain(Status::NotSupported, "tensor maps need sm_90a"));
+        if driver.target == Target::Sm80 {
+            return Err(complain(Status::NotSupported, "tensor maps need sm_90a or sm_100a"));
         }
         if !(1..=5).contains(&rank)
             || sizes.is_null()

@@ -19,7 +19,12 @@ impl Decoder<'_> {
             "ldmatrix" | "stmatrix" => self.move_matrix(base == "ldmatrix", m)?,
             "cp" => self.copy(m)?,
             "mbarrier" => self.mbarrier(m)?,
+            "wgmma" if self.target != "sm_90a" => return self.unsupported("it is for .target sm_90a alone"),
             "wgmma" => self.warpgroup(m)?,
+            "tcgen05" if self.target != "sm_100a" => {
+                return self.unsupported("of .target sm_100a alone here");
+            }
+            "tcgen05" => self.tensor_memory(m)?,
             _ => return Ok(None),
         };
         Ok(Some(operation))

@@ -5,6 +5,7 @@ mod matrix;
 mod moves;
 mod operands;
 mod scalar;
+mod tensor_memory;
 mod warp;
 
 pub(crate) use operands::Assignment;
@@ -32,8 +33,8 @@ struct Pass {
     shared_unit: u32,
 }
 
-/// Decodes a kernel. `globals` has the addresses of the module's variables.
-pub(crate) fn decode(kernel: &parse::Kernel, globals: &HashMap<String, u64>) -> Result<Kernel> {
+/// Decodes a kernel of a module for `target` (of `.target`). `globals` has the addresses of the module's variables.
+pub(crate) fn decode(kernel: &parse::Kernel, target: &str, globals: &HashMap<String, u64>) -> Result<Kernel> {
     if kernel.cluster_size > 1 {
         return Err(LoadError::Unsupported {
             line: kernel.statements.first().map_or(1, |statement| statement.line),
@@ -46,10 +47,10 @@ pub(crate) fn decode(kernel: &parse::Kernel, globals: &HashMap<String, u64>) -> 
         });
     }
     let virtual_registers = Assignment::one_slot_each(kernel.registers);
-    let first = pass(kernel, &virtual_registers, globals)?;
+    let first = pass(kernel, target, &virtual_registers, globals)?;
     let graph = Graph::of(&first.flows);
     let liveness = analyse(kernel.registers, &first.effects, &graph);
-    let second = pass(kernel, &liveness.assignment, globals)?;
+    let second = pass(kernel, target, &liveness.assignment, globals)?;
     let order = graph.instruction_order();
     let sites = sites(kernel, &second, &liveness);
     let instructions = second
@@ -98,11 +99,17 @@ fn register_name(register: Register) -> String {
     format!("{class} number {}", register.index)
 }
 
-fn pass(kernel: &parse::Kernel, assignment: &Assignment, globals: &HashMap<String, u64>) -> Result<Pass> {
+fn pass(
+    kernel: &parse::Kernel,
+    target: &str,
+    assignment: &Assignment,
+    globals: &HashMap<String, u64>,
+) -> Result<Pass> {
     let nothing =
         parse::Statement { guard: None, opcode: "ret".into(), operands: Vec::new(), line: 0, source: None };
     let mut decoder = Decoder {
         kernel,
+        target,
         assignment,
         globals,
         statement: kernel.statements.first().unwrap_or(&nothing),

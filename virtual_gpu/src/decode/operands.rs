@@ -69,6 +69,8 @@ impl<'a> Modifiers<'a> {
 
 pub(super) struct Decoder<'a> {
     pub kernel: &'a parse::Kernel,
+    /// `.target` of the module.
+    pub target: &'a str,
     pub assignment: &'a Assignment,
     /// Addresses of variables in global and constant space.
     pub globals: &'a HashMap<String, u64>,
@@ -79,7 +81,7 @@ pub(super) struct Decoder<'a> {
     pub constants: [HashMap<u64, Slot>; 3],
     pub specials: HashMap<Special, Slot>,
     pub shared_unit: u32,
-    /// Registers that a warpgroup multiply may own while it is in flight.
+    /// Registers that an asynchronous instruction may own while it is in flight.
     pub in_flight: Vec<Register>,
 }
 

@@ -12,19 +12,26 @@
 //! | `mma` k = 8, tf32 | the two halves of k each first to last | the second half is added first |
 //! | `wgmma` k = 16, 16-bit | the even and the odd k, last to first | the odd sum is added first, both toward zero |
 //! | `wgmma` k = 8, tf32 | last to first, onto the accumulator | toward zero at the end |
+//! | `tcgen05.mma` k = 16, 16-bit | with the accumulator, in f64, first to last | toward zero, once |
 //!
-//! Products are exact in f32 for 16-bit operands; those of tf32 are rounded to nearest. All sums are in f32.
+//! Products are exact in f32 for 16-bit operands; those of tf32 are rounded to nearest. Where nothing else is said, sums
+//! are in f32.
 
 use crate::program::MatrixFamily;
 
-/// `a + b`, cut toward zero.
+/// The float next to a sum, toward zero.
 #[inline(always)]
-fn add_toward_zero(a: f32, b: f32) -> f32 {
-    let exact = f64::from(a) + f64::from(b);
+fn cut_toward_zero(exact: f64) -> f32 {
     let near = exact as f32;
     // One step back where rounding went away from zero.
     let back = f32::from_bits(near.to_bits().wrapping_sub(1));
     if f64::from(near).abs() > exact.abs() && near.is_finite() { back } else { near }
+}
+
+/// `a + b`, cut toward zero.
+#[inline(always)]
+fn add_toward_zero(a: f32, b: f32) -> f32 {
+    cut_toward_zero(f64::from(a) + f64::from(b))
 }
 
 const WIDTH: usize = 8;
@@ -110,6 +117,16 @@ pub(super) fn accumulate(family: MatrixFamily, a: &[f32], b: &[f32], columns: us
                 }
                 add_columns_toward_zero(add_columns_toward_zero(accumulator, odd), even)
             }
+            MatrixFamily::Tcgen16 => {
+                let mut sum = accumulator.map(f64::from);
+                for k in 0..16 {
+                    let products = p!(k);
+                    for n in 0..WIDTH {
+                        sum[n] += f64::from(products[n]);
+                    }
+                }
+                sum.map(cut_toward_zero)
+            }
             MatrixFamily::WgmmaTf32 => {
                 let mut sum = accumulator;
                 for k in (1..8).rev() {
@@ -179,6 +196,7 @@ mod tests {
             MatrixFamily::MmaTf32k8,
             MatrixFamily::Wgmma16,
             MatrixFamily::WgmmaTf32,
+            MatrixFamily::Tcgen16,
         ];
         let (a, b) = (random(64, 1), random(64 * 8, 2));
         for (at, family) in families.iter().enumerate() {

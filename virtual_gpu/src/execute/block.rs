@@ -4,6 +4,7 @@ use super::Configuration;
 use super::bulk::BulkLoad;
 use super::mbarrier::Mbarrier;
 use super::random::Random;
+use super::tensor_products::TensorProducts;
 use super::warp::{State, Warp, lanes};
 use crate::clocks::{Clocks, FIRST_BARRIER_AGENT, Knowledge};
 use crate::counters::Counters;
@@ -11,6 +12,7 @@ use crate::decode::CLUSTER_BARRIER;
 use crate::diagnostic::{Diagnostic, Fault, Problem};
 use crate::memory::global::GlobalMemory;
 use crate::memory::shared::SharedMemory;
+use crate::memory::tensor::TensorMemory;
 use crate::program::{BarrierMode, Kernel, NONE, Operation, Slot};
 use std::collections::HashMap;
 
@@ -66,6 +68,8 @@ pub(crate) struct Block<'a> {
     pub mbarriers: HashMap<u32, Mbarrier>,
     pub next_agent: usize,
     pub bulk_loads: Vec<BulkLoad>,
+    pub tensor: TensorMemory,
+    pub products: TensorProducts,
     /// Tensor maps in global memory that a fence acquired: address, warp, and its clock then.
     pub acquired_maps: Vec<(u64, usize, u32)>,
     pub instructions: u64,
@@ -126,6 +130,8 @@ impl<'a> Block<'a> {
             mbarriers: HashMap::new(),
             next_agent: FIRST_BARRIER_AGENT,
             bulk_loads: Vec::new(),
+            tensor: TensorMemory::new(launch.configuration.races, launch.configuration.initialised),
+            products: TensorProducts::default(),
             acquired_maps: Vec::new(),
             instructions: 0,
             barriers,
@@ -158,6 +164,7 @@ impl<'a> Block<'a> {
                     State::Ready => true,
                     State::Barrier { id, generation } => self.barriers[id].generation != generation,
                     State::Mbarrier { address, phase } => self.mbarrier_ready(address, phase),
+                    State::TensorMemory { columns } => !self.tensor.free(columns).is_empty(),
                     State::Done => false,
                 };
                 if can {
@@ -206,7 +213,7 @@ impl<'a> Block<'a> {
             } else if !warp.warpgroup.is_idle() {
                 Some("products of wgmma.mma_async that were never waited for")
             } else {
-                None
+                warp.tensor.left()
             };
             if let Some(left) = left
                 && self.configuration.races
@@ -221,6 +228,18 @@ impl<'a> Block<'a> {
             let message =
                 format!("the block ended with a bulk copy to the mbarrier at {:#x} on its way", load.barrier);
             return Err(self.diagnose(&warps[0], Problem::new(Fault::MissingWait, message)));
+        }
+        if !self.products.is_idle() && self.configuration.races {
+            let message = "the block ended with products of tcgen05.mma that were never waited for";
+            return Err(self.diagnose(&warps[0], Problem::new(Fault::MissingWait, message)));
+        }
+        if let Some((first, columns, instruction)) = self.tensor.allocations().first() {
+            let message = format!(
+                "the block ended with {columns} columns of tensor memory from {first} on that were allocated at {} \
+                 and not freed",
+                self.line_of(*instruction)
+            );
+            return Err(self.diagnose(&warps[0], Problem::new(Fault::InvalidUse, message)));
         }
         // Marks of this block are no concern of the next one.
         self.shared.pending_reads.clear();
@@ -256,6 +275,9 @@ impl<'a> Block<'a> {
                 }
                 State::Mbarrier { address, phase } => {
                     format!("at {place} for {}", self.describe_mbarrier(address, phase))
+                }
+                State::TensorMemory { columns } => {
+                    format!("at {place} for {columns} columns of tensor memory, which others have")
                 }
                 State::Ready | State::Done => continue,
             };

@@ -344,7 +344,8 @@ impl Block<'_> {
     fn read_stored(&mut self, warp: usize, store: &BulkStore) -> Vec<u8> {
         self.shared.pending_reads.retain(|read| read.ticket != store.ticket);
         let start = store.pieces.shared;
-        self.shared.reread(start.into(), store.bytes, warp, &self.clocks);
+        let clock = self.clocks.seen(warp)[warp];
+        self.shared.reread(start.into(), store.bytes, warp, clock);
         let mut data = Vec::with_capacity(store.bytes);
         for row in &store.pieces.rows {
             for chunk in (0..row.row_bytes).step_by(16) {

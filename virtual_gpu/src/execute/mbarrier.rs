@@ -226,6 +226,10 @@ impl Block<'_> {
         lane: usize,
     ) -> Result<bool, Problem> {
         let barrier = self.find_mbarrier(address, warp, lane)?;
+        if !barrier.is_complete(phase) && barrier.pending > 0 {
+            self.land_commits(address);
+        }
+        let barrier = self.find_mbarrier(address, warp, lane)?;
         if !barrier.is_complete(phase) && barrier.pending == 0 {
             self.land_bulk_loads(address)?;
             let clock = self.clocks.now();
@@ -249,13 +253,29 @@ impl Block<'_> {
         Ok(complete)
     }
 
+    /// If what is missing at an mbarrier are arrivals of tcgen05.commit alone, they come now.
+    fn land_commits(&mut self, address: u32) {
+        let pending = self.mbarriers[&address].pending;
+        if self.products.arriving(address) < pending {
+            return;
+        }
+        for _ in 0..pending {
+            let Some(knowledge) = self.land_commit(address) else { return };
+            let barrier = self.mbarriers.get_mut(&address).expect("found before");
+            barrier.arriving.join(&knowledge);
+            barrier.pending -= 1;
+        }
+        self.complete_phase(address);
+    }
+
     /// Whether a warp that waits for an mbarrier can go on.
     pub fn mbarrier_ready(&self, address: u32, phase: Phase) -> bool {
         let Some(barrier) = self.mbarriers.get(&address) else { return true };
         // With all arrivals there, what is still missing is bytes, and they may be on their way.
         let landing: i64 =
             self.bulk_loads.iter().filter(|copy| copy.barrier == address).map(|copy| copy.bytes as i64).sum();
-        barrier.is_complete(phase) || (barrier.pending == 0 && barrier.bytes <= landing)
+        barrier.is_complete(phase)
+            || (barrier.pending <= self.products.arriving(address) && barrier.bytes <= landing)
     }
 
     /// Adds the bytes of a copy that has landed.

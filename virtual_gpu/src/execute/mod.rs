@@ -10,6 +10,7 @@ mod block;
 mod bulk;
 mod convert;
 mod copies;
+mod descriptor;
 mod float;
 mod half;
 mod lanes;
@@ -20,6 +21,8 @@ mod problems;
 mod random;
 mod run;
 mod scalar;
+mod tensor_memory;
+mod tensor_products;
 mod warp;
 mod warpgroup;
 

@@ -69,9 +69,13 @@ impl Block<'_> {
                     line(instruction)
                 ),
             ),
-            SharedProblem::ReadRace { warp, .. } => {
+            SharedProblem::ReadRace { warp: Some(warp), .. } => {
                 (Fault::SharedRace, format!("{access} that warp {warp} read, with no barrier between"))
             }
+            SharedProblem::ReadRace { warp: None, .. } => (
+                Fault::SharedRace,
+                format!("{access} that a tcgen05.mma read; this warp has not waited for its mbarrier"),
+            ),
             SharedProblem::Pending { instruction, .. } => (
                 Fault::MissingWait,
                 format!(

@@ -60,8 +60,10 @@ impl Block<'_> {
                     warp.valid[*register as usize] |= mask;
                 }
                 if !site.narrow_touched.is_empty()
-                    && let Err(problem) =
-                        warp.warpgroup.check_touched(&site.narrow_touched, site.touch_writes)
+                    && let Err(problem) = warp
+                        .warpgroup
+                        .check_touched(&site.narrow_touched, site.touch_writes)
+                        .and_then(|()| warp.tensor.check_touched(&site.narrow_touched))
                 {
                     break Err(problem);
                 }
@@ -210,6 +212,11 @@ impl Block<'_> {
             Operation::WarpgroupWait { pending } => {
                 warp.check_whole(mask)?;
                 self.warpgroup_wait(warp, *pending);
+            }
+            Operation::TensorMemory(operation) => {
+                if !self.tensor_memory(warp, operation, mask)? {
+                    return Ok(After::Stay);
+                }
             }
             Operation::SetMaximumRegisters { .. } => warp.check_whole(mask)?,
             operation => {

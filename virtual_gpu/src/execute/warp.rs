@@ -2,6 +2,7 @@
 
 use super::bulk::BulkStores;
 use super::copies::Copies;
+use super::tensor_memory::TensorAccesses;
 use super::warpgroup::WarpgroupQueue;
 use crate::program::{Address, Kernel, NONE, Slot};
 
@@ -29,6 +30,10 @@ pub(crate) enum State {
     Mbarrier {
         address: u32,
         phase: Phase,
+    },
+    /// Until so many columns of tensor memory are free.
+    TensorMemory {
+        columns: usize,
     },
     Done,
 }
@@ -60,6 +65,7 @@ pub(crate) struct Warp {
     pub copies: Copies,
     pub warpgroup: WarpgroupQueue,
     pub bulk_stores: BulkStores,
+    pub tensor: TensorAccesses,
     /// Failed polls since anything else happened.
     pub polls: u32,
 }
@@ -82,6 +88,7 @@ impl Warp {
             copies: Copies::default(),
             warpgroup: WarpgroupQueue::default(),
             bulk_stores: BulkStores::default(),
+            tensor: TensorAccesses::default(),
             polls: 0,
         };
         for (slot, value) in &kernel.predicate_constants {
@@ -109,6 +116,7 @@ impl Warp {
         self.copies = Copies::default();
         self.warpgroup = WarpgroupQueue::default();
         self.bulk_stores = BulkStores::default();
+        self.tensor = TensorAccesses::default();
         self.polls = 0;
     }
 

@@ -6,12 +6,11 @@
 
 use super::accumulate::accumulate_rows;
 use super::block::Block;
+use super::descriptor::{Descriptor, chunks};
 use super::matrix::element;
 use super::warp::Warp;
 use crate::diagnostic::{Fault, Problem};
-use crate::memory::shared::PendingRead;
 use crate::program::{MatrixFamily, Slot, WarpgroupMatrix, WarpgroupSource};
-use crate::tensor_map::Swizzle;
 use std::collections::VecDeque;
 
 type Result<T> = std::result::Result<T, Problem>;
@@ -78,75 +77,6 @@ impl WarpgroupQueue {
     }
 }
 
-/// A descriptor of a matrix in shared memory.
-#[derive(Clone, Copy)]
-struct Descriptor {
-    start: u64,
-    leading: u64,
-    stride: u64,
-    swizzle: Swizzle,
-}
-
-impl Descriptor {
-    fn of(bits: u64) -> Result<Self> {
-        let field = |shift: u32| (bits >> shift & 0x3fff) << 4;
-        let base_offset = bits >> 49 & 7;
-        if base_offset != 0 {
-            let message = format!("a matrix descriptor with base offset {base_offset}: only 0 is modelled");
-            return Err(Problem::new(Fault::InvalidUse, message));
-        }
-        let swizzle = match bits >> 62 {
-            0 => Swizzle::None,
-            1 => Swizzle::Bytes128,
-            2 => Swizzle::Bytes64,
-            _ => Swizzle::Bytes32,
-        };
-        Ok(Descriptor { start: field(0), leading: field(16), stride: field(32), swizzle })
-    }
-
-    /// Address of a chunk of 16 bytes. K-major: of row `row`, chunk `k` along k. Otherwise (`transposed`): of the 8
-    /// rows from `row` on, at `k`.
-    fn chunk(&self, row: u64, k: u64, transposed: bool) -> u64 {
-        let width = self.swizzle.width() as u64;
-        let swizzled = self.swizzle != Swizzle::None;
-        let linear = match (transposed, swizzled) {
-            (false, true) => row / 8 * self.stride + row % 8 * width + k * 16,
-            (false, false) => row / 8 * self.stride + row % 8 * 16 + k * self.leading,
-            (true, true) => {
-                let span = width / 2;
-                row / span * self.leading + row % span * 2 + k % 8 * width + k / 8 * self.stride
-            }
-            (true, false) => row / 8 * self.stride + k % 8 * 16 + k / 8 * self.leading,
-        };
-        self.swizzle.apply(self.start + linear)
-    }
-}
-
-/// Calls `f` with each chunk of an operand: its address, first row and first k.
-fn chunks(
-    descriptor: Descriptor,
-    family: MatrixFamily,
-    transposed: bool,
-    rows: std::ops::Range<u64>,
-    mut f: impl FnMut(u64, usize, usize),
-) {
-    let first = rows.start;
-    if transposed {
-        for row in rows.step_by(8) {
-            for k in 0..16 {
-                f(descriptor.chunk(row, k, true), (row - first) as usize, k as usize);
-            }
-        }
-        return;
-    }
-    let per_chunk = family.depth() / 2;
-    for row in rows {
-        for k in 0..2 {
-            f(descriptor.chunk(row, k, false), (row - first) as usize, k as usize * per_chunk);
-        }
-    }
-}
-
 impl Block<'_> {
     pub fn warpgroup_multiply(&mut self, warp: &mut Warp, matrix: &WarpgroupMatrix, mask: u32) -> Result<()> {
         warp.check_whole(mask)?;
@@ -195,39 +125,11 @@ impl Block<'_> {
 
     /// Checks that an operand can be read, and keeps it from being written.
     fn issue_operand(&mut self, warp: &Warp, matrix: &WarpgroupMatrix, bits: u64, is_a: bool) -> Result<u64> {
-        let descriptor = Descriptor::of(bits)?;
+        let descriptor = Descriptor::of_wgmma(bits)?;
         let transposed = if is_a { matrix.transpose_a } else { matrix.transpose_b };
         let rows = Self::operand_rows(warp, matrix, is_a);
-        let (mut low, mut high) = (u64::MAX, 0);
-        let mut failed = None;
-        let mut addresses: Vec<u64> = Vec::with_capacity(512);
-        chunks(descriptor, matrix.family, transposed, rows, |address, _, _| {
-            (low, high) = (low.min(address), high.max(address + 16));
-            addresses.push(address);
-        });
-        // Two chunks next to each other are one access.
-        let mut at = 0;
-        while at < addresses.len() && failed.is_none() {
-            let (mut start, mut length) = (addresses[at], 16);
-            at += 1;
-            if at < addresses.len() && addresses[at] == start ^ 16 {
-                (start, length) = (start & !16, 32);
-                at += 1;
-            }
-            if let Err(problem) = self.shared.read(start, length, warp.index, &self.clocks, true) {
-                failed = Some((problem, start, length));
-            }
-        }
-        if let Some((problem, start, length)) = failed {
-            let mut problem = self.describe_shared(problem, start as usize, length, false);
-            problem.message += if is_a { " (operand a)" } else { " (operand b)" };
-            return Err(problem);
-        }
-        let ticket = self.new_ticket();
-        let (start, end) = (low as usize, high as usize);
-        let pending = PendingRead { start, end, warp: warp.index, instruction: warp.pc, ticket };
-        self.shared.pending_reads.push(pending);
-        Ok(ticket)
+        let operand = if is_a { "a" } else { "b" };
+        self.issue_matrix(warp, descriptor, transposed, rows, matrix.family.depth(), operand)
     }
 
     /// wgmma.wait_group: all but the last `pending` groups are executed.
@@ -306,13 +208,14 @@ impl Block<'_> {
         is_a: bool,
         mut set: impl FnMut(usize, usize, f32),
     ) {
-        let Ok(descriptor) = Descriptor::of(bits) else { return };
+        let Ok(descriptor) = Descriptor::of_wgmma(bits) else { return };
         let transposed = if is_a { matrix.transpose_a } else { matrix.transpose_b };
         let rows = Self::operand_rows(warp, matrix, is_a);
-        let (shared, clocks, format) = (&mut self.shared, &self.clocks, matrix.format);
+        let (shared, format) = (&mut self.shared, matrix.format);
+        let clock = self.clocks.seen(warp.index)[warp.index];
         let width = if matrix.family == MatrixFamily::WgmmaTf32 { 4 } else { 2 };
-        chunks(descriptor, matrix.family, transposed, rows, |address, row, k| {
-            let bytes = shared.reread(address, 16, warp.index, clocks);
+        chunks(descriptor, matrix.family.depth(), transposed, rows, |address, row, k| {
+            let bytes = shared.reread(address, 16, warp.index, clock);
             for (at, bytes) in bytes.chunks_exact(width).enumerate() {
                 let bits = if width == 4 {
                     u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])

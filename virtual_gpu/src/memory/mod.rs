@@ -2,6 +2,7 @@
 
 pub(crate) mod global;
 pub(crate) mod shared;
+pub(crate) mod tensor;
 
 /// Bases of the windows through which generic addresses reach the other spaces. Global addresses lie below them.
 pub(crate) const SHARED_WINDOW: u64 = 0x7e00_0000_0000;

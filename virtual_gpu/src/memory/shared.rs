@@ -48,9 +48,10 @@ pub(crate) enum SharedProblem {
         warp: Option<usize>,
         instruction: u32,
     },
+    /// Read by a warp, or by products of tcgen05, without order to this access.
     ReadRace {
         at: usize,
-        warp: usize,
+        warp: Option<usize>,
     },
     /// The target of a copy in flight.
     Pending {
@@ -89,7 +90,7 @@ pub(crate) struct SharedMemory {
     pub bytes: Vec<u8>,
     shift: u32,
     writers: Vec<Write>,
-    /// Clock of the last read, by warp and unit.
+    /// Clock of the last read, by agent and unit; nothing for agents that never read.
     readers: Vec<Vec<u32>>,
     pub pending_reads: Vec<PendingRead>,
     /// Whether races and undefined reads are looked for.
@@ -153,12 +154,41 @@ impl SharedMemory {
         Ok(&self.bytes[start..start + length])
     }
 
-    /// Bytes whose read was checked before, by an asynchronous instruction that ends now.
-    pub fn reread(&mut self, start: u64, length: usize, warp: usize, clocks: &Clocks) -> &[u8] {
+    /// As `read`, of an asynchronous instruction that reads later: see `reread`.
+    pub fn check(
+        &self,
+        start: u64,
+        length: usize,
+        warp: usize,
+        clocks: &Clocks,
+        proxy: bool,
+    ) -> Result<(), SharedProblem> {
+        let start = self.bounds(start, length)?;
+        if self.checked {
+            let mut good = Write(u64::MAX);
+            for unit in self.units(start, length) {
+                let write = self.writers[unit];
+                if write != good {
+                    check_read(write, (unit << self.shift).max(start), warp, clocks, proxy)?;
+                    good = write;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Bytes whose read was checked before, by an asynchronous instruction that ends now: a read of an agent at its
+    /// clock.
+    pub fn reread(&mut self, start: u64, length: usize, agent: usize, clock: u32) -> &[u8] {
         let start = start as usize;
         if self.checked {
             let units = self.units(start, length);
-            self.readers[warp][units].fill(clocks.seen(warp)[warp]);
+            let size = self.writers.len();
+            if self.readers.len() <= agent {
+                self.readers.resize(agent + 1, Vec::new());
+            }
+            self.readers[agent].resize(size, 0);
+            self.readers[agent][units].fill(clock);
         }
         &self.bytes[start..start + length]
     }
@@ -288,9 +318,13 @@ impl SharedMemory {
         for (reader, clocks) in self.readers.iter().enumerate() {
             let known = seen[reader];
             // Clocks of earlier blocks are lower than any that this block knows.
-            if reader != warp && clocks[units.clone()].iter().any(|clock| *clock > known) {
+            if reader != warp
+                && !clocks.is_empty()
+                && clocks[units.clone()].iter().any(|clock| *clock > known)
+            {
                 let unit = units.clone().find(|unit| clocks[*unit] > known).expect("found above");
-                return Err(SharedProblem::ReadRace { at: (unit << self.shift).max(start), warp: reader });
+                let warp = Some(reader).filter(|agent| *agent < FIRST_BARRIER_AGENT);
+                return Err(SharedProblem::ReadRace { at: (unit << self.shift).max(start), warp });
             }
         }
         Ok(())

@@ -4,9 +4,11 @@
 
 mod operation;
 mod scalar;
+mod tensor_memory;
 
 pub(crate) use operation::*;
 pub(crate) use scalar::*;
+pub(crate) use tensor_memory::*;
 
 use crate::parse::{Parameter, SourceLine};
 

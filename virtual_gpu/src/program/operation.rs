@@ -5,6 +5,7 @@ use super::scalar::{
     CompareKind, Comparison, Conversion, FloatBinary, FloatMode, FloatUnary, HalfFormat, Logic, NarrowBinary,
     NarrowTernary, NarrowUnary, WideBinary, WideShift, WideTernary, WideToNarrow, WideUnary,
 };
+use super::tensor_memory::TensorOperation;
 use crate::parse::Space;
 
 /// `[base + offset]`.
@@ -104,6 +105,8 @@ pub(crate) enum MatrixFamily {
     Wgmma16,
     /// `wgmma` with k = 8, tf32.
     WgmmaTf32,
+    /// `tcgen05.mma` with k = 16, 16-bit operands.
+    Tcgen16,
 }
 
 impl MatrixFamily {
@@ -111,7 +114,7 @@ impl MatrixFamily {
         match self {
             MatrixFamily::MmaTf32k4 => 4,
             MatrixFamily::Mma16k8 | MatrixFamily::MmaTf32k8 | MatrixFamily::WgmmaTf32 => 8,
-            MatrixFamily::Mma16k16 | MatrixFamily::Wgmma16 => 16,
+            MatrixFamily::Mma16k16 | MatrixFamily::Wgmma16 | MatrixFamily::Tcgen16 => 16,
         }
     }
 }
@@ -453,6 +456,7 @@ pub(crate) enum Operation {
     WarpgroupWait {
         pending: u32,
     },
+    TensorMemory(Box<TensorOperation>),
     SetMaximumRegisters {
         count: u32,
         increase: bool,

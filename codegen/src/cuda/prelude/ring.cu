@@ -1,6 +1,6 @@
 // The ring: slots of shared memory through which the operands of all dots of a kernel go, in the order of the kernel.
-// A slot belongs to the producer until its barrier `full` says that it is filled, and to the consumers until each of
-// their warps has arrived at its barrier `empty`. The producer, a thread of a warpgroup of its own, walks the same
+// A slot belongs to the producer until its barrier `full` says that it is filled, and to the consumers until its barrier
+// `empty` has all arrivals: of each of their warps (wgmma), or of the products that read it (tcgen05). The producer, a thread of a warpgroup of its own, walks the same
 // instances, loops and steps as the 256 consumers and copies boxes of tensors by TMA. Both count slots on and on,
 // over dots and instances, so the producer runs ahead as far as there are slots. What no TMA copies, consumers put
 // into the slot when they have it.
@@ -28,8 +28,9 @@ static __device__ __forceinline__ void show_to_tensor_cores() {
 static __device__ __forceinline__ void consume() { asm volatile("setmaxnreg.inc.sync.aligned.u32 232;" ::: "memory"); }
 static __device__ __forceinline__ void copy() { asm volatile("setmaxnreg.dec.sync.aligned.u32 40;" ::: "memory"); }
 
-// Where a thread stands in a ring: which slot it has next, and which phase of the slot's barriers.
-template <int SLOTS, int BYTES> struct ring {
+// Where a thread stands in a ring: which slot it has next, and which phase of the slot's barriers. A slot is empty
+// after LEAVING arrivals.
+template <int SLOTS, int BYTES, int LEAVING = 8> struct ring {
     unsigned char *memory;
     int slot;
     unsigned phase;
@@ -44,12 +45,16 @@ template <int SLOTS, int BYTES> struct ring {
         const bool last = slot == SLOTS - 1;
         return {memory, last ? 0 : slot + 1, last ? phase ^ 1 : phase};
     }
+    __device__ __forceinline__ ring behind(int steps) const {
+        const int at = slot + steps;
+        return {memory, at % SLOTS, phase ^ at / SLOTS % 2};
+    }
     // By one thread, before a barrier of the block.
     __device__ __forceinline__ void set_up() const {
 #pragma unroll
         for (int at = 0; at < 2 * SLOTS; at++)
             asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;"
-                         ::"r"(shared_address(memory) + SLOTS * BYTES + at * 8), "r"(at < SLOTS ? 1 : 8) : "memory");
+                         ::"r"(shared_address(memory) + SLOTS * BYTES + at * 8), "r"(at < SLOTS ? 1 : LEAVING) : "memory");
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     }
     __device__ __forceinline__ void wait_until_full() const { wait_for_phase(full(), phase); }
