@@ -6,6 +6,7 @@
 use super::Architecture;
 use super::addresses::{at_start, type_name};
 use super::barriers::touched;
+use super::fragments::Fragments;
 use super::placement::{ALIGNMENT, Room};
 use super::warpgroups::{Ring, Warpgroups};
 use super::writer::Writer;
@@ -59,7 +60,7 @@ enum Method {
 }
 
 /// How many rows and columns an instance has at most.
-fn most(program: &TileProgram, dot: &Dot) -> [usize; 2] {
+pub(super) fn most(program: &TileProgram, dot: &Dot) -> [usize; 2] {
     let most =
         |dims: &[DimId]| -> usize { dims.iter().map(|&dim| program.dims[dim].extent.most()).product() };
     [most(&dot.m), most(&dot.n)]
@@ -175,12 +176,16 @@ pub(super) struct Staging {
 
 impl Staging {
     /// The ways to stage what a program's dots multiply, the best first.
-    pub(super) fn choices(program: &TileProgram, architecture: Architecture) -> Vec<Staging> {
+    pub(super) fn choices(
+        program: &TileProgram,
+        architecture: Architecture,
+        fragments: &Fragments,
+    ) -> Vec<Staging> {
         let mut bytes = 0;
         each(&program.body, &mut |dot| {
             bytes = bytes.max(Method::of(program, dot, architecture).staged_bytes());
         });
-        let rings = if architecture.has_warpgroups() { Ring::choices(program) } else { Vec::new() };
+        let rings = if architecture.has_warpgroups() { Ring::choices(program, fragments) } else { Vec::new() };
         if rings.is_empty() {
             return vec![Staging { ring: None, bytes }];
         }
@@ -222,13 +227,22 @@ impl Writer<'_> {
             let (name, count) = (self.name(dim).to_owned(), self.count(dim));
             self.open(format!("for (int i_{name} = 0; i_{name} < {count}; i_{name}++) {{"));
         }
-        match Method::of(self.program, dot, self.architecture) {
+        match self.method(dot) {
             Method::Warpgroups(method) if self.produces => self.produce(dot, method)?,
             Method::Warpgroups(method) => self.dot_of_warpgroups(dot, method),
             method => self.dot_of_threads(dot, method),
         }
         dot.batch.iter().for_each(|_| self.close());
         Ok(())
+    }
+
+    fn method(&self, dot: &Dot) -> Method {
+        match Method::of(self.program, dot, self.architecture) {
+            Method::Warpgroups(method) => {
+                Method::Warpgroups(self.fragments.method(self.program, dot).unwrap_or(method))
+            }
+            method => method,
+        }
     }
 
     /// A dot whose operands all threads stage.

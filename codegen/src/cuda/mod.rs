@@ -8,6 +8,8 @@ mod barriers;
 mod boxes;
 mod dots;
 mod error;
+mod fragment_nests;
+mod fragments;
 mod lifetimes;
 mod nest;
 mod operations;

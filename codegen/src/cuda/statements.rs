@@ -4,7 +4,7 @@
 use super::addresses::float;
 use super::barriers::touched;
 use super::warpgroups::multiply;
-use super::writer::{THREADS, Writer, rows_of};
+use super::writer::{Writer, rows_of};
 use crate::tile::{Condition, DimId, Extent, Place, Stmt, StreamBounds, View, Walk};
 use diptych_ir::blocks::BLOCK;
 use diptych_passes::layout::{CHECKPOINT, ROUNDED_WORDS};
@@ -136,6 +136,7 @@ impl Writer<'_> {
                 self.line(format!("const int first_chunk = {first};"));
                 self.line(format!("const int end_chunk = ({last} + CHUNK - 1) / CHUNK;"));
                 self.open("for (int chunk = first_chunk; chunk < end_chunk; chunk++) {");
+                self.whole_chunks(dim, bounds, body)?;
                 self.past_range("chunk");
             }
             Extent::Time => {
@@ -151,6 +152,7 @@ impl Writer<'_> {
                 self.line(format!("const int first_chunk = {first};"));
                 self.line(format!("const int end_chunk = ({end} + CHUNK - 1) / CHUNK;"));
                 self.open("for (int chunk = first_chunk; chunk < end_chunk; chunk++) {");
+                self.whole_chunks(dim, bounds, body)?;
                 self.time_range("chunk");
             }
             Extent::Whole(_)
@@ -160,6 +162,31 @@ impl Writer<'_> {
             | Extent::Position => self.open("{"),
         }
         self.turns(body)
+    }
+
+    /// Where tiles are in registers, chunks that have all positions, and of which none is masked, have a loop of their
+    /// own within that over all: neither needs to be asked of each element.
+    fn whole_chunks(&mut self, dim: DimId, bounds: StreamBounds, body: &[Stmt]) -> Result<(), String> {
+        if self.fragments.rows.is_none() || self.produces {
+            return Ok(());
+        }
+        let along_past = matches!(self.extent(dim), Extent::Past { .. });
+        let (first, end) = match (along_past, bounds.causal) {
+            (true, true) => ("0", "(time_position + 1) / CHUNK"),
+            (true, false) => ("0", "(origin + length) / CHUNK"),
+            (false, true) => ("larger(0, past_position - origin + 2 * CHUNK - 2) / CHUNK", "length / CHUNK"),
+            (false, false) => ("0", "length / CHUNK"),
+        };
+        self.open(format!("for (; chunk >= {first} && chunk < {end}; chunk++) {{"));
+        self.whole_chunk = Some(bounds);
+        match along_past {
+            true => self.past_range("chunk"),
+            false => self.time_range("chunk"),
+        }
+        self.turns(body)?;
+        self.whole_chunk = None;
+        self.line("if (chunk == end_chunk) break;");
+        Ok(())
     }
 
     /// Elements one by one: neighbouring threads read neighbouring elements.
@@ -182,6 +209,12 @@ impl Writer<'_> {
 
     fn fill(&mut self, dims: &[DimId], place: &Place, value: f32) -> Result<(), String> {
         self.refuse_blocks(place)?;
+        if let Place::Strided(view) = place
+            && self.fragments.get(view.base).is_some()
+        {
+            self.fill_fragment(view, value);
+            return Ok(());
+        }
         self.open_points(dims);
         let target = self.element(place, &self.walked(dims));
         self.line(format!("store({target}, {});", float(value)));
@@ -194,7 +227,7 @@ impl Writer<'_> {
         let (m, k) = (self.counts(rows), self.counts(over));
         let stride = |view: &View| rows.last().map_or(0, |&dim| view.stride(dim));
         let (source, target) = (self.at_start(from), self.at_start(to));
-        let warps = THREADS / 32;
+        let warps = self.workers() / 32;
         self.open(format!(
             "for (int part = threadIdx.x / 32; part < {m} * ({k} / {BLOCK}); part += {warps}) {{"
         ));

@@ -3,7 +3,9 @@
 //! multiply; which side an operand is on, and how it comes, changes no bit.
 
 use super::boxes::{Boxes, RING_STEP};
-use super::writer::Writer;
+use super::fragments::{Fragments, several};
+use super::prelude::WARPGROUP_COLUMNS;
+use super::writer::{THREADS, Writer};
 use crate::tile::{DimId, Dot, Place, Stmt, TileProgram};
 use diptych_ir::DType;
 
@@ -23,6 +25,8 @@ pub(super) struct Warpgroups {
     parts: usize,
     /// Whether the left operand is b.
     swapped: bool,
+    /// How many warpgroups share it.
+    groups: usize,
 }
 
 /// An operand of a dot: its rows or columns, and how it comes.
@@ -40,6 +44,7 @@ enum Source {
     Elements,
     Pieces,
     Registers { pairs: bool },
+    Fragments,
 }
 
 impl Source {
@@ -52,6 +57,7 @@ impl Source {
             Source::Pieces => "BY_PIECES",
             Source::Registers { pairs: false } => "IN_REGISTERS",
             Source::Registers { pairs: true } => "IN_REGISTERS_BY_PAIRS",
+            Source::Fragments => "IN_FRAGMENTS",
         }
     }
 }
@@ -70,7 +76,16 @@ impl Warpgroups {
         // Of 64 rows each warpgroup has half of the columns, and 8 are the fewest.
         let least = if rows == 64 { 16 } else { 8 };
         let columns = [8, 16, 32, 64, 128].into_iter().find(|&size| size >= least && right <= size);
-        Some(Warpgroups { rows, columns: columns.unwrap_or(128), parts, swapped })
+        Some(Warpgroups { rows, columns: columns.unwrap_or(128), parts, swapped, groups: 2 })
+    }
+
+    /// The same by one warpgroup, with an operand on the left that is asked for, if it may be there.
+    pub(super) fn of_one(self, program: &TileProgram, dot: &Dot, swapped: Option<bool>) -> Warpgroups {
+        let swapped = swapped.unwrap_or(self.swapped);
+        let [m, n] = super::dots::most(program, dot);
+        let right = if swapped { m } else { n };
+        let columns = WARPGROUP_COLUMNS.into_iter().find(|&size| right <= size);
+        Warpgroups { rows: 64, columns: columns.unwrap_or(128), swapped, groups: 1, ..self }
     }
 
     /// How many numbers of bf16 one of the left operand is; one of the right is one.
@@ -84,13 +99,13 @@ impl Warpgroups {
     }
 
     /// Bytes of a slot that the left operand has. One of floats stays in registers.
-    fn left_bytes(self) -> usize {
-        if self.parts > 1 { 0 } else { self.rows * ROW_BYTES }
+    fn left_bytes(self, held: bool) -> usize {
+        if self.parts > 1 || held { 0 } else { self.rows * ROW_BYTES }
     }
 
-    fn slot_bytes(self) -> usize {
+    fn slot_bytes(self, held: bool) -> usize {
         // Where columns run along memory, a row has 64 of them at least.
-        self.left_bytes() + self.columns.max(64) * ROW_BYTES
+        self.left_bytes(held) + self.columns.max(64) * ROW_BYTES
     }
 }
 
@@ -103,10 +118,11 @@ pub(super) struct Ring {
 
 impl Ring {
     /// Rings for the dots of a program, the one with the most slots first; none where no warpgroup multiplies.
-    pub(super) fn choices(program: &TileProgram) -> Vec<Ring> {
+    pub(super) fn choices(program: &TileProgram, fragments: &Fragments) -> Vec<Ring> {
         let mut slot_bytes = 0;
         super::dots::each(&program.body, &mut |dot| {
-            let of_dot = super::dots::warpgroups(program, dot).map_or(0, Warpgroups::slot_bytes);
+            let held = fragments.left_of(program, dot).is_some();
+            let of_dot = fragments.method(program, dot).map_or(0, |method| method.slot_bytes(held));
             slot_bytes = slot_bytes.max(of_dot);
         });
         let slots = (2..=MOST_SLOTS).rev().filter(|_| slot_bytes > 0);
@@ -118,10 +134,19 @@ impl Ring {
         self.slots * (self.slot_bytes + 16)
     }
 
-    /// Its type in CUDA.
-    pub(super) fn text(self) -> String {
-        format!("ring<{}, {}>", self.slots, self.slot_bytes)
+    /// Its type in CUDA, for so many consumers.
+    pub(super) fn text(self, consumers: usize) -> String {
+        match consumers {
+            THREADS => format!("ring<{}, {}>", self.slots, self.slot_bytes),
+            _ => format!("ring<{}, {}, {consumers}>", self.slots, self.slot_bytes),
+        }
     }
+}
+
+/// Registers of a consumer: what the producer's warpgroup, which keeps 40, leaves of 168 a thread where there are two
+/// warpgroups of consumers, and of 128 where there is one, so that two blocks find room.
+pub(super) fn registers(consumers: usize) -> usize {
+    if consumers == THREADS { 232 } else { 216 }
 }
 
 /// Whether some of these statements are dots of warpgroups.
@@ -134,10 +159,11 @@ pub(super) fn multiply(program: &TileProgram, body: &[Stmt]) -> bool {
 impl Writer<'_> {
     /// The consumers' part of a dot, without the loops over its batch.
     pub(super) fn dot_of_warpgroups(&mut self, dot: &Dot, method: Warpgroups) {
-        let Warpgroups { rows, columns, parts, swapped } = method;
+        let Warpgroups { rows, columns, parts, swapped, .. } = method;
         let [left, right] = self.sides(dot, method);
         let (m, n, k) = self.sizes(dot, swapped);
         let c = match &dot.c {
+            Place::Strided(view) if self.fragments.get(view.base).is_some() => self.tile_name(view),
             Place::Strided(view) if swapped => self.strided(view, (&dot.n, &dot.m), &dot.batch, false),
             Place::Strided(view) => self.strided(view, (&dot.m, &dot.n), &dot.batch, false),
             Place::Packed(view) => self.panels(view, &dot.batch, false, swapped),
@@ -151,7 +177,11 @@ impl Writer<'_> {
         let of_b = self.operand_of_rows(&right, dot);
         let from = format!("{}, {}", left.from.name(), right.from.name());
         let along = format!("{}, {}", left.along_k, right.along_k);
-        let shape = format!("{rows}, {columns}, {parts}, {from}, {along}, {}, {pairs}", dot.accumulate);
+        let mut shape = format!("{rows}, {columns}, {parts}, {from}, {along}, {}, {pairs}", dot.accumulate);
+        // Where it is known how many steps there are, they are written one by one.
+        if let Some(steps) = self.steps_of(dot) {
+            shape.push_str(&format!(", {steps}"));
+        }
         self.line(format!("dot_wgmma<{shape}>({m}, {n}, {k},"));
         self.line(format!("    {of_a},"));
         self.line(format!("    {of_b},"));
@@ -174,10 +204,22 @@ impl Writer<'_> {
                 _ => "no_boxes{}".to_owned(),
             });
         }
-        self.line(format!("produce<{rows}, {columns}, {}>({m}, {n}, {k},", method.left_bytes()));
+        let held = self.fragments.left_of(self.program, dot).is_some();
+        self.line(format!("produce<{rows}, {columns}, {}>({m}, {n}, {k},", method.left_bytes(held)));
         self.line(format!("    {},", operands[0]));
         self.line(format!("    {}, slots);", operands[1]));
         Ok(())
+    }
+
+    /// The steps of k of a dot among others of whose tiles some are in registers, if their number is known, and small.
+    fn steps_of(&self, dot: &Dot) -> Option<usize> {
+        const MOST_STEPS: usize = 2;
+        self.fragments.rows?;
+        let k = several(self.program, &dot.k);
+        let most: usize = k.iter().map(|&dim| self.extent(dim).most()).product();
+        let known = k.iter().all(|&dim| self.extent(dim).constant().is_some()) || most <= RING_STEP;
+        let steps = most.div_ceil(RING_STEP);
+        (known && steps <= MOST_STEPS).then_some(steps)
     }
 
     /// How many rows, columns and k there are.
@@ -215,6 +257,7 @@ impl Writer<'_> {
             Place::Packed(view) => self.panels_are_aligned(view, &dot.batch),
         };
         let from = match self.boxes(&place, (x, &dot.k), &dot.batch, across, extent) {
+            _ if self.fragments.get(place.base()).is_some() => Source::Fragments,
             _ if parts > 1 => Source::Registers { pairs: along_k && copied },
             Some(boxes) if boxes.along_k == along_k => Source::Tma(Box::new(boxes)),
             _ if copied => Source::Pieces,
@@ -226,6 +269,7 @@ impl Writer<'_> {
     /// An operand as rows of k.
     fn operand_of_rows(&self, side: &Side<'_>, dot: &Dot) -> String {
         match &side.place {
+            Place::Strided(view) if matches!(side.from, Source::Fragments) => self.tile_name(view),
             Place::Strided(view) => self.strided(view, (side.x, &dot.k), &dot.batch, true),
             Place::Packed(view) => self.panels(view, &dot.batch, true, !side.across),
         }

@@ -5,15 +5,8 @@
 // Nearest integer, ties to even, for |x| < 2^22: in the low bits of x + 1.5 * 2^23.
 #define ROUND_MAGIC 12582912.0f
 
-// 2^n * p in two exact steps, for -252 <= n <= 254: only the last multiplication can round.
-static __device__ __forceinline__ float scale_by_power(float p, int n) {
-    const int half = n >> 1;
-    return p * of_bits((unsigned)(half + 127) << 23) * of_bits((unsigned)(n - half + 127) << 23);
-}
-
-// e^x [3e-9]. Overflows to inf, underflows to 0.
+// e^x [3e-9]. Overflows to inf; what is less than the smallest normal number is 0, as in a processor's threads.
 static __device__ __forceinline__ float f_exp(float x) {
-    x = larger(-104.0f, smaller(89.0f, x)); // in this order a NaN passes
     const float shifted = x * 0x1.715476p+0f + ROUND_MAGIC;
     const float n = shifted - ROUND_MAGIC;
     float r = fmaf(n, -0x1.62e430p-1f, x);
@@ -24,7 +17,11 @@ static __device__ __forceinline__ float f_exp(float x) {
     p = fmaf(p, r, 0x1.555492p-3f);
     p = fmaf(p, r, 0x1.fffffcp-2f);
     p = fmaf(r * r, p, r) + 1.0f;
-    return scale_by_power(p, (int)bits_of(shifted) - (int)bits_of(ROUND_MAGIC));
+    // 2^n * p: n is added to the exponent, which is exact between the logarithms of the smallest normal number and of the
+    // largest. Beyond the latter, and where x is no number, x plus infinity is what is wanted.
+    const float scaled = of_bits(bits_of(p) + (bits_of(shifted) << 23));
+    const float normal = x < -0x1.5d589ep+6f ? 0.0f : scaled;
+    return x <= 0x1.62e42ep+6f ? normal : x + INFINITE;
 }
 
 // Natural logarithm [4e-9]. log(0) = -inf, log(negative) = NaN.
