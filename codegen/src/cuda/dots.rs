@@ -185,7 +185,8 @@ impl Staging {
         each(&program.body, &mut |dot| {
             bytes = bytes.max(Method::of(program, dot, architecture).staged_bytes());
         });
-        let rings = if architecture.has_warpgroups() { Ring::choices(program, fragments) } else { Vec::new() };
+        let rings =
+            if architecture.has_warpgroups() { Ring::choices(program, fragments) } else { Vec::new() };
         if rings.is_empty() {
             return vec![Staging { ring: None, bytes }];
         }

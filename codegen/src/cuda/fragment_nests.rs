@@ -18,49 +18,53 @@ impl Writer<'_> {
         let columns = several(self.program, &nest.dims).into_iter().find(|dim| *dim != rows);
         for pass in &passes(self.program, nest)? {
             let points = Points { nest, pass, kinds: kinds(nest), held: true };
+            let Some(columns) = columns else {
+                self.open_own_rows(rows);
+                // The four threads that share a row do the same, and one of them stores.
+                self.line("const bool there = row_there && threadIdx.x % 4 == 0;");
+                self.body(&points)?;
+                self.close();
+                continue;
+            };
+            let (elements, sums) = (self.own_elements(columns), points.sums());
+            if !sums.is_empty() {
+                self.open("{");
+            }
+            for sum in &sums {
+                let room = elements.next_multiple_of(self.own_lanes(columns));
+                self.line(format!("float r{}[2][{room}];", sum.id));
+            }
+            self.open_own_columns(columns, elements);
             self.open_own_rows(rows);
-            let elements = columns.map_or(0, |dim| self.own_elements(dim));
-            for sum in points.sums() {
-                self.line(format!("float r{}[{}];", sum.id, elements.next_multiple_of(own_lanes(self, columns))));
-            }
-            match columns {
-                Some(dim) => {
-                    self.open_own_columns(dim, elements);
-                    self.body(&points)?;
-                    self.close();
-                }
-                None => {
-                    // The four threads that share a row do the same, and one of them stores.
-                    self.line("const bool there = row_there && threadIdx.x % 4 == 0;");
-                    self.body(&points)?;
-                }
-            }
-            for sum in points.sums() {
-                self.joined_elements(&sum, columns, elements);
-            }
+            self.line("const bool there = row_there && column_there;");
+            self.body(&points)?;
             self.close();
+            self.close();
+            if !sums.is_empty() {
+                self.open_own_rows(rows);
+                sums.iter().for_each(|sum| self.joined_elements(sum, columns));
+                self.close();
+                self.close();
+            }
         }
         Ok(())
     }
 
     /// A tile in registers becomes a number.
     pub(super) fn fill_fragment(&mut self, view: &View, value: f32) {
-        let Some(fragment) = self.fragments.get(view.base) else { return };
         let name = self.tile_name(view);
-        let numbers = (fragment.width / 2).max(2);
-        self.line("#pragma unroll");
-        self.line(format!("for (int e = 0; e < {numbers}; e++) {name}.x[e] = {};", float(value)));
+        self.line(format!("{name}.fill({});", float(value)));
     }
 
-    /// The register of a view's element at hand, if it is in one.
-    pub(super) fn register(&self, place: &Place) -> Option<String> {
+    /// A tile in registers and which of its elements is at hand, if a place is one.
+    pub(super) fn register(&self, place: &Place) -> Option<[String; 2]> {
         let Place::Strided(view) = place else { return None };
         let held = self.fragments.held(self.program, view)?;
         let name = self.tile_name(view);
         Some(match (held.columns, held.first) {
-            (None, _) => format!("{name}.at(half)"),
-            (Some(_), 0) => format!("{name}.at(half, e)"),
-            (Some(_), first) => format!("{name}.at(half, e + {})", first / 4),
+            (None, _) => [name, "half".to_owned()],
+            (Some(_), 0) => [name, "half, e".to_owned()],
+            (Some(_), first) => [name, format!("half, e + {}", first / 4)],
         })
     }
 
@@ -73,10 +77,11 @@ impl Writer<'_> {
             Place::Packed(_) => true,
         };
         match columns {
-            Some(dim) if varies(dim) => "there",
-            Some(_) => "row_there",
+            Some(_) if stores => "there",
+            Some(dim) if varies(dim) && rows.is_some_and(varies) => "there",
+            Some(dim) if varies(dim) => "column_there",
             None if stores => "there",
-            None => "row_there",
+            _ => "row_there",
         }
     }
 
@@ -88,6 +93,9 @@ impl Writer<'_> {
             let dims = dims.join(", ");
             match fragment.width {
                 0 => self.line(format!("fragment_rows {}; // [{dims}]", tile.name)),
+                width if fragment.narrow => {
+                    self.line(format!("fragment_bf16<{width}> {}; // [{dims}]", tile.name));
+                }
                 width => self.line(format!("fragment<{width}> {}; // [{dims}]", tile.name)),
             }
         }
@@ -117,7 +125,6 @@ impl Writer<'_> {
         self.open(format!("for (int e = 0; e < {elements}; e++) {{"));
         self.line(format!("const int i_{name} = own_column + e / 2 * 8 + e % 2;"));
         self.line(format!("const bool column_there = i_{name} < {};", self.count(dim)));
-        self.line("const bool there = row_there && column_there;");
     }
 
     /// Elements of a row that a thread has.
@@ -125,30 +132,35 @@ impl Writer<'_> {
         self.extent(dim).most().div_ceil(8) * 2
     }
 
+    /// Elements of a row that a thread has among those of all lanes.
+    fn own_lanes(&self, dim: DimId) -> usize {
+        lanes(self.extent(dim).most()).clamp(8, 32) / 4
+    }
+
     /// The sum of a row, over the thread's elements and then over the four threads that share it, in the tree in which
     /// the lanes of a row would have it: see `prelude/lanes.cu`.
-    fn joined_elements(&mut self, sum: &Sum<'_>, columns: Option<DimId>, elements: usize) {
-        let own = own_lanes(self, columns);
-        if elements % own != 0 {
-            let (id, neutral) = (sum.id, neutral(sum.kind));
-            for element in elements..elements.next_multiple_of(own) {
-                self.line(format!("r{id}[{element}] = {neutral};"));
-            }
+    fn joined_elements(&mut self, sum: &Sum<'_>, columns: DimId) {
+        let (own, elements) = (self.own_lanes(columns), self.own_elements(columns));
+        for element in elements..elements.next_multiple_of(own) {
+            self.line(format!("r{}[half][{element}] = {};", sum.id, neutral(sum.kind)));
         }
         let join = join_name(sum.kind);
-        let total = format!("over_quad<{}, {join}>(r{})", own * 4, sum.id);
+        let total = format!("over_quad<{}, {join}>(r{}[half])", own * 4, sum.id);
         // As a chain that starts from zero, it is never minus zero.
         let total = if sum.kind == ReduceKind::Sum { format!("0.0f + {total}") } else { total };
         let place = Place::Strided(sum.into.clone());
         let rows: Vec<DimId> = self.fragments.rows.into_iter().collect();
         let (register, address) = (self.register(&place), self.element(&place, &self.walked(&rows)));
-        let there = register.clone().unwrap_or(format!("load({address})"));
+        let there = match &register {
+            Some([tile, at]) => format!("{tile}.get({at})"),
+            None => format!("load({address})"),
+        };
         let whole = match sum.fresh {
             true => total,
             false => format!("{join}::join({there}, {total})"),
         };
         match register {
-            Some(register) => self.line(format!("{register} = {whole};")),
+            Some([tile, at]) => self.line(format!("{tile}.put({at}, {whole});")),
             None => {
                 self.line(format!("const float whole{} = {whole};", sum.id));
                 self.line(format!(
@@ -158,12 +170,6 @@ impl Writer<'_> {
             }
         }
     }
-}
-
-/// Elements of a row that a thread has among those of all lanes.
-fn own_lanes(writer: &Writer<'_>, columns: Option<DimId>) -> usize {
-    let length = columns.map_or(1, |dim| writer.extent(dim).most());
-    lanes(length).clamp(8, 32) / 4
 }
 
 /// The number that stands for what is not there.

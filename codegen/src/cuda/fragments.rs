@@ -4,7 +4,8 @@
 
 use super::Architecture;
 use super::dots::{each, warpgroups};
-use super::lifetimes::lifetimes;
+use super::held_sums::with_held_sums;
+use super::lifetimes::{Lifetime, lifetimes};
 use super::passes::passes;
 use super::prelude::WARPGROUP_COLUMNS;
 use super::warpgroups::{Warpgroups, multiply};
@@ -14,8 +15,8 @@ use diptych_ir::DType;
 
 /// Rows of a warpgroup's sums.
 const ROWS: usize = 64;
-/// Numbers of tiles that a thread holds at most at a time. Beside them are the parts of an operand, and addresses.
-const MOST_NUMBERS: usize = 200;
+/// Registers of a thread that tiles take at most at a time. Beside them are the parts of an operand, and addresses.
+const MOST_REGISTERS: usize = 176;
 
 /// A tile in registers. Its rows are those of [`Fragments::rows`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -24,6 +25,19 @@ pub(super) struct Fragment {
     columns: Option<DimId>,
     /// Columns for which there are registers, 0 if it has none.
     pub(super) width: usize,
+    /// Whether two numbers of bf16 share a register.
+    pub(super) narrow: bool,
+}
+
+impl Fragment {
+    /// Registers of a thread.
+    fn registers(self) -> usize {
+        match (self.width, self.narrow) {
+            (0, _) => 2,
+            (width, true) => width / 4,
+            (width, false) => width / 2,
+        }
+    }
 }
 
 /// A view of a tile in registers: columns from a group of eight on, which each thread has eight apart.
@@ -56,10 +70,12 @@ impl Fragments {
         for (tile, fragment) in found.tiles.iter_mut().enumerate() {
             let dims: Vec<DimId> = several(program, &program.tiles[tile].dims);
             let columns: Vec<DimId> = dims.iter().copied().filter(|dim| *dim != rows).collect();
+            let narrow = program.tiles[tile].values == DType::BF16;
             *fragment = match columns[..] {
-                _ if !dims.contains(&rows) || program.tiles[tile].values == DType::I32 => None,
-                [] => Some(Fragment { columns: None, width: 0 }),
-                [dim] => width(program, dim).map(|width| Fragment { columns: Some(dim), width }),
+                _ if !dims.contains(&rows) => None,
+                _ if !narrow && program.tiles[tile].values != DType::F32 => None,
+                [] => Some(Fragment { columns: None, width: 0, narrow: false }),
+                [dim] => width(program, dim).map(|width| Fragment { columns: Some(dim), width, narrow }),
                 _ => None,
             };
         }
@@ -73,7 +89,26 @@ impl Fragments {
         }
         let mut multiplied = false;
         each(&program.body, &mut |dot| multiplied |= found.left_of(program, dot).is_some());
-        if multiplied && found.numbers(program) <= MOST_NUMBERS { found } else { none }
+        if multiplied && found.registers(program) <= MOST_REGISTERS { found } else { none }
+    }
+
+    /// Those of a program, and the program, if another form of it is the better one: sums that it adds up in memory
+    /// are in registers, too.
+    pub(super) fn of_held(
+        program: &TileProgram,
+        architecture: Architecture,
+    ) -> (Option<TileProgram>, Fragments) {
+        let fragments = Fragments::of(program, architecture);
+        if fragments.rows.is_none() {
+            return (None, fragments);
+        }
+        let held = with_held_sums(program);
+        let of_held = Fragments::of(&held, architecture);
+        let all = of_held.tiles.iter().skip(program.tiles.len()).all(Option::is_some);
+        match held.tiles.len() > program.tiles.len() && all {
+            true => (Some(held), of_held),
+            false => (None, fragments),
+        }
     }
 
     /// What a base is in registers, if it is there.
@@ -140,8 +175,8 @@ impl Fragments {
                 }
                 Stmt::Nest(nest) if self.walks(program, nest) => {}
                 Stmt::Fill { dims, place: Place::Strided(view), .. }
-                    if self.is_whole(program, view)
-                        && same(&several(program, dims), &self.dims_of(view)) => {}
+                    if self.is_whole(program, view) && same(&several(program, dims), &self.dims_of(view)) => {
+                }
                 Stmt::Dot(dot) => refused.extend(self.refused_by_dot(program, dot)),
                 stmt => refused.extend(self.seen_by(stmt)),
             }
@@ -196,7 +231,9 @@ impl Fragments {
         let fits = |place: &Place, columns: &[DimId]| match place {
             Place::Strided(view) => {
                 let own = self.get(view.base).and_then(|fragment| fragment.columns);
-                has_rows && self.is_whole(program, view) && own.as_ref().map(std::slice::from_ref) == Some(columns)
+                has_rows
+                    && self.is_whole(program, view)
+                    && own.as_ref().map(std::slice::from_ref) == Some(columns)
             }
             Place::Packed(_) => false,
         };
@@ -208,8 +245,14 @@ impl Fragments {
         let allowed = |tile: usize| {
             let is = |place: &Place| place.base() == Base::Tile(tile);
             match (is(&left), is(&dot.c)) {
-                (true, false) => fits(&left, &k) && k.iter().all(|&dim| known(dim)) && !is(&self.other(dot, method)),
-                (false, true) => fits(&dot.c, &other) && !is(&self.other(dot, method)),
+                (true, false) => {
+                    fits(&left, &k) && k.iter().all(|&dim| known(dim)) && !is(&self.other(dot, method))
+                }
+                (false, true) => {
+                    !self.tiles[tile].is_some_and(|fragment| fragment.narrow)
+                        && fits(&dot.c, &other)
+                        && !is(&self.other(dot, method))
+                }
                 _ => false,
             }
         };
@@ -261,19 +304,42 @@ impl Fragments {
         self.held(program, view).is_some_and(|held| held.columns == own && held.first == 0)
     }
 
-    /// The most numbers of tiles that a thread holds at a time.
-    fn numbers(&self, program: &TileProgram) -> usize {
-        let numbers = |tile: usize| {
-            self.tiles[tile].map(|fragment| (fragment.width / 2).max(2))
-        };
+    /// The most registers for tiles that a thread needs at a time. Where a nest reads a tile for the last time, what it
+    /// writes takes its place; a product needs its sums beside what it multiplies.
+    fn registers(&self, program: &TileProgram) -> usize {
         let lives = lifetimes(program);
-        let held = |time: usize| -> usize {
-            let lives = lives.iter().enumerate();
-            let held = lives.filter(|(_, life)| life.is_some_and(|life| life.0 <= time && time <= life.1));
-            held.filter_map(|(tile, _)| numbers(tile)).sum()
+        let held = |wanted: &dyn Fn(Lifetime) -> bool| -> usize {
+            let all = self.tiles.iter().zip(&lives);
+            let held = all.filter(|(_, life)| life.is_some_and(wanted));
+            held.filter_map(|(tile, _)| tile.map(Fragment::registers)).sum()
         };
-        let ends = lives.iter().flatten().map(|life| held(life.0));
-        ends.max().unwrap_or(0)
+        let mut most = 0;
+        in_order(&program.body, &mut 0, &mut |time, stmt| {
+            let needed = match stmt {
+                Stmt::Dot(_) => held(&|life| life.0 <= time && time <= life.1),
+                _ => held(&|life| life.0 < time && time <= life.1)
+                    .max(held(&|life| life.0 <= time && time < life.1)),
+            };
+            most = most.max(needed);
+        });
+        most
+    }
+}
+
+/// Calls a function on each statement that holds no others, and when it comes in the order of the text.
+fn in_order(body: &[Stmt], time: &mut usize, see: &mut dyn FnMut(usize, &Stmt)) {
+    for stmt in body {
+        match stmt {
+            Stmt::Stream { body, .. } | Stmt::Steps { body, .. } => in_order(body, time, see),
+            Stmt::When { yes, no, .. } => {
+                in_order(yes, time, see);
+                in_order(no, time, see);
+            }
+            stmt => {
+                see(*time, stmt);
+                *time += 1;
+            }
+        }
     }
 }
 

@@ -10,6 +10,7 @@ mod dots;
 mod error;
 mod fragment_nests;
 mod fragments;
+mod held_sums;
 mod lifetimes;
 mod nest;
 mod operations;

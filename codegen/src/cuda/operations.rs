@@ -25,7 +25,7 @@ impl Writer<'_> {
                     self.refuse_blocks(place)?;
                     let load = format!("load({})", self.element(place, &index));
                     match self.register(place) {
-                        Some(register) => register,
+                        Some([tile, at]) => format!("{tile}.get({at})"),
                         None if *held => {
                             let guard = self.guard(place, dims, false);
                             format!("{guard} ? {load} : {}", absent(kinds[id]))
@@ -51,7 +51,7 @@ impl Writer<'_> {
                     self.refuse_blocks(place)?;
                     let store = format!("store({}, v{value});", self.element(place, &index));
                     match self.register(place) {
-                        Some(register) => self.line(format!("{register} = v{value};")),
+                        Some([tile, at]) => self.line(format!("{tile}.put({at}, v{value});")),
                         None if *held => {
                             self.line(format!("if ({}) {store}", self.guard(place, dims, true)));
                         }
@@ -67,7 +67,7 @@ impl Writer<'_> {
                     continue;
                 }
                 Instr::Reduce { kind, value, .. } if *held => {
-                    self.line(format!("r{id}[e] = column_there ? v{value} : {};", neutral(*kind)));
+                    self.line(format!("r{id}[half][e] = column_there ? v{value} : {};", neutral(*kind)));
                     continue;
                 }
                 Instr::Reduce { kind, value, .. } => {

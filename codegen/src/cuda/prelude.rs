@@ -76,7 +76,7 @@ fn warpgroup_products(columns: usize) -> String {
         .map(|adds| product("bool TA, bool TB", "unsigned long long a", &in_memory, given, adds));
     let in_registers = [registers, next(4), next(5)];
     let given = "\"r\"(a[0]), \"r\"(a[1]), \"r\"(a[2]), \"r\"(a[3]), \"l\"(b), \"n\"(TB)";
-    let one = [true, false]
-        .map(|adds| product("bool TB", "const unsigned (&a)[4]", &in_registers, given, adds));
+    let one =
+        [true, false].map(|adds| product("bool TB", "const unsigned (&a)[4]", &in_registers, given, adds));
     both.concat() + &one.concat()
 }

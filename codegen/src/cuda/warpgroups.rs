@@ -143,10 +143,10 @@ impl Ring {
     }
 }
 
-/// Registers of a consumer: what the producer's warpgroup, which keeps 40, leaves of 168 a thread where there are two
-/// warpgroups of consumers, and of 128 where there is one, so that two blocks find room.
-pub(super) fn registers(consumers: usize) -> usize {
-    if consumers == THREADS { 232 } else { 216 }
+/// Registers of a consumer, and of a thread of the producer's warpgroup: of 168 a thread where there are two warpgroups
+/// of consumers, and of 128 where there is one and two blocks find room.
+pub(super) fn registers(consumers: usize) -> [usize; 2] {
+    if consumers == THREADS { [232, 40] } else { [224, 32] }
 }
 
 /// Whether some of these statements are dots of warpgroups.

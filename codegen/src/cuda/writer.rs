@@ -57,8 +57,9 @@ pub fn file_text<'a>(kernels: impl IntoIterator<Item = &'a KernelText>) -> Strin
 /// When the program has a statement that no GPU code is written for.
 pub fn write(program: &TileProgram, name: &str, architecture: Architecture) -> Result<KernelText, CudaError> {
     let error = |problem: String| CudaError { kernel: name.to_owned(), problem };
+    let (held, fragments) = Fragments::of_held(program, architecture);
+    let program = held.as_ref().unwrap_or(program);
     let padded = padded(program, architecture);
-    let fragments = Fragments::of(program, architecture);
     let (program, staging, placement) = placed([&padded, program], architecture, &fragments);
     let pending = Pending::default().at_loop(program, &program.body, &placement).map_err(error)?;
     let mut writer = Writer {
@@ -216,7 +217,13 @@ impl Writer<'_> {
         let most = match self.staging.ring {
             Some(_) if self.fragments.rows.is_some() => 2,
             Some(_) => 1,
-            None => if many { 1 } else { 2 },
+            None => {
+                if many {
+                    1
+                } else {
+                    2
+                }
+            }
         };
         let together = self.architecture.blocks_of(self.placement.shared_bytes).clamp(1, most);
         let threads = self.threads();
@@ -245,15 +252,15 @@ impl Writer<'_> {
         self.line("if (threadIdx.x == 0) slots.set_up();");
         self.line("__syncthreads();");
         self.open(format!("if (threadIdx.x < {workers}) {{"));
-        let registers = super::warpgroups::registers(workers);
-        self.line(format!("consume<{registers}>();"));
+        let [consumer, producer] = super::warpgroups::registers(workers);
+        self.line(format!("consume<{consumer}>();"));
         if self.fragments.rows.is_some() {
             self.held_tiles();
         }
         self.work()?;
         self.depth -= 1;
         self.open("} else {");
-        self.line("copy();");
+        self.line(format!("copy<{producer}>();"));
         self.line(format!("if (threadIdx.x > {workers}) return;"));
         let first = self.text.len();
         self.produces = true;

@@ -106,21 +106,33 @@ load_fragments(unsigned (&left)[PARTS][4], const bool (&there)[2], int depth, AT
 // The same of a tile in registers, for k from `first` on, where `depth` of them are left for the thread.
 template <int PARTS, int COLUMNS>
 static __device__ __forceinline__ void
-load_fragments(unsigned (&left)[PARTS][4], fragment<COLUMNS> &tile, int first, int depth) {
+load_fragments(unsigned (&left)[PARTS][4], const fragment<COLUMNS> &tile, int first, int depth) {
 #pragma unroll
     for (int e = 0; e < 4; e++) {
         const int column = first + e / 2 * 8;
         float x = 0.0f, y = 0.0f;
         if (column < COLUMNS) {
-            const float *const pair = &tile.at(e % 2, column / 4);
-            x = e / 2 * 8 < depth ? pair[0] : 0.0f;
-            y = e / 2 * 8 + 1 < depth ? pair[1] : 0.0f;
+            x = e / 2 * 8 < depth ? tile.get(e % 2, column / 4) : 0.0f;
+            y = e / 2 * 8 + 1 < depth ? tile.get(e % 2, column / 4 + 1) : 0.0f;
         }
 #pragma unroll
         for (int part = 0; part < PARTS; part++) {
             left[part][e] = next_part(x, y, part);
             settle(left[part][e]);
         }
+    }
+}
+
+template <int PARTS, int COLUMNS>
+static __device__ __forceinline__ void
+load_fragments(unsigned (&left)[PARTS][4], const fragment_bf16<COLUMNS> &tile, int first, int depth) {
+    static_assert(PARTS == 1, "numbers of bf16");
+#pragma unroll
+    for (int e = 0; e < 4; e++) {
+        const int column = first + e / 2 * 8;
+        const unsigned both = column < COLUMNS ? tile.x[tile.place(e % 2, column / 4)] : 0;
+        left[0][e] = e / 2 * 8 + 1 < depth ? both : e / 2 * 8 < depth ? both & 0xffffu : 0;
+        settle(left[0][e]);
     }
 }
 

@@ -28,7 +28,9 @@ static __device__ __forceinline__ void show_to_tensor_cores() {
 template <int REGISTERS = 232> static __device__ __forceinline__ void consume() {
     asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(REGISTERS) : "memory");
 }
-static __device__ __forceinline__ void copy() { asm volatile("setmaxnreg.dec.sync.aligned.u32 40;" ::: "memory"); }
+template <int REGISTERS = 40> static __device__ __forceinline__ void copy() {
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(REGISTERS) : "memory");
+}
 
 // Where a thread stands in a ring: which slot it has next, and which phase of the slot's barriers.
 template <int SLOTS, int BYTES, int CONSUMERS = 256> struct ring {
