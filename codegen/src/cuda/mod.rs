@@ -18,6 +18,7 @@ mod padding;
 mod passes;
 mod placement;
 mod prelude;
+mod ranges;
 mod routing;
 mod same_bits;
 mod statements;

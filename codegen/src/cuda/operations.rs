@@ -41,6 +41,11 @@ impl Writer<'_> {
                     format!("load({address})")
                 }
                 Instr::Map(function, operands) if self.holds(*function, operands, nest) => "true".to_owned(),
+                Instr::Map(ScalarFn::Exp, operands)
+                    if *held && self.ranges.is_at_most_zero(nest, operands[0]) =>
+                {
+                    format!("f_exp_at_most_zero(v{})", operands[0])
+                }
                 Instr::Map(function, operands) => {
                     let kind = operands.first().map_or(Kind::Float, |&first| kinds[first]);
                     map(*function, operands, kind)

@@ -3,6 +3,7 @@
 
 use super::addresses::float;
 use super::barriers::touched;
+use super::ranges::Ranges;
 use super::warpgroups::multiply;
 use super::writer::{Writer, rows_of};
 use crate::tile::{Condition, DimId, Extent, Place, Stmt, StreamBounds, View, Walk};
@@ -14,6 +15,20 @@ impl Writer<'_> {
         if self.produces && !multiply(self.program, std::slice::from_ref(stmt)) {
             return Ok(());
         }
+        // What is known before a loop or a condition need not hold in it, or after it.
+        let holds_others = matches!(stmt, Stmt::Stream { .. } | Stmt::Steps { .. } | Stmt::When { .. });
+        if holds_others {
+            self.ranges = Ranges::default();
+        }
+        self.own_statement(stmt)?;
+        match holds_others {
+            true => self.ranges = Ranges::default(),
+            false => self.ranges.after(stmt),
+        }
+        Ok(())
+    }
+
+    fn own_statement(&mut self, stmt: &Stmt) -> Result<(), String> {
         match stmt {
             Stmt::Nest(nest) => return self.nest(nest),
             Stmt::Dot(dot) => return self.dot(dot),
@@ -40,6 +55,7 @@ impl Writer<'_> {
     fn turns(&mut self, body: &[Stmt]) -> Result<(), String> {
         let entry = self.pending.clone().at_loop(self.program, body, &self.placement)?;
         self.pending = entry.clone();
+        self.ranges = Ranges::default();
         for stmt in body {
             self.statement(stmt)?;
         }
@@ -83,6 +99,7 @@ impl Writer<'_> {
         }
         self.close();
         let after = std::mem::replace(&mut self.pending, before);
+        self.ranges = Ranges::default();
         if !no.is_empty() {
             self.open("else {");
             for stmt in no {

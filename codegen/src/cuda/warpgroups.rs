@@ -44,7 +44,7 @@ enum Source {
     Elements,
     Pieces,
     Registers { pairs: bool },
-    Fragments,
+    Fragments { finite: bool },
 }
 
 impl Source {
@@ -57,7 +57,8 @@ impl Source {
             Source::Pieces => "BY_PIECES",
             Source::Registers { pairs: false } => "IN_REGISTERS",
             Source::Registers { pairs: true } => "IN_REGISTERS_BY_PAIRS",
-            Source::Fragments => "IN_FRAGMENTS",
+            Source::Fragments { finite: false } => "IN_FRAGMENTS",
+            Source::Fragments { finite: true } => "IN_FINITE_FRAGMENTS",
         }
     }
 }
@@ -257,7 +258,9 @@ impl Writer<'_> {
             Place::Packed(view) => self.panels_are_aligned(view, &dot.batch),
         };
         let from = match self.boxes(&place, (x, &dot.k), &dot.batch, across, extent) {
-            _ if self.fragments.get(place.base()).is_some() => Source::Fragments,
+            _ if self.fragments.get(place.base()).is_some() => {
+                Source::Fragments { finite: self.ranges.is_finite(place.base()) }
+            }
             _ if parts > 1 => Source::Registers { pairs: along_k && copied },
             Some(boxes) if boxes.along_k == along_k => Source::Tma(Box::new(boxes)),
             _ if copied => Source::Pieces,
@@ -269,7 +272,7 @@ impl Writer<'_> {
     /// An operand as rows of k.
     fn operand_of_rows(&self, side: &Side<'_>, dot: &Dot) -> String {
         match &side.place {
-            Place::Strided(view) if matches!(side.from, Source::Fragments) => self.tile_name(view),
+            Place::Strided(view) if matches!(side.from, Source::Fragments { .. }) => self.tile_name(view),
             Place::Strided(view) => self.strided(view, (side.x, &dot.k), &dot.batch, true),
             Place::Packed(view) => self.panels(view, &dot.batch, true, !side.across),
         }

@@ -9,6 +9,7 @@ use super::padding::padded;
 use super::passes::has_long_rows;
 use super::placement::{Placement, Room, element};
 use super::prelude::prelude;
+use super::ranges::Ranges;
 use super::warpgroups::Ring;
 use super::{Architecture, CudaError, TensorMap};
 use crate::tile::{DimId, Extent, Stmt, StreamBounds, TileProgram};
@@ -74,6 +75,7 @@ pub fn write(program: &TileProgram, name: &str, architecture: Architecture) -> R
         pending,
         maps: Vec::new(),
         whole_chunk: None,
+        ranges: Ranges::default(),
         produces: false,
     };
     writer.kernel().map_err(error)?;
@@ -135,6 +137,8 @@ pub(super) struct Writer<'a> {
     depth: usize,
     pub(super) pending: Pending,
     maps: Vec<TensorMap>,
+    /// What is known of tiles in registers.
+    pub(super) ranges: Ranges,
     /// Where each chunk at hand has all positions: whether a causal mask lets all of them count.
     pub(super) whole_chunk: Option<StreamBounds>,
     /// Whether what is written is the producer's part: only what it copies, and the loops around that.

@@ -19,6 +19,7 @@
 #define IN_REGISTERS 5          // consumers read fragments where it lies
 #define IN_REGISTERS_BY_PAIRS 6 // two at a time, of k that runs along memory
 #define IN_FRAGMENTS 7          // in registers already, as sums of products before
+#define IN_FINITE_FRAGMENTS 8   // and none is infinite
 
 static __device__ __forceinline__ void fence_registers() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 // Registers that tensor cores read must have been written before the fence: what is done here is not moved behind it.
@@ -103,10 +104,11 @@ load_fragments(unsigned (&left)[PARTS][4], const bool (&there)[2], int depth, AT
     }
 }
 
-// The same of a tile in registers, for k from `first` on, where `depth` of them are left for the thread.
-template <int PARTS, int COLUMNS>
+// The same of a tile in registers, for k from `first` on, where `depth` of them are left for the thread. FINITE says
+// that no number is infinite.
+template <int PARTS, bool FINITE, int COLUMNS>
 static __device__ __forceinline__ void
-load_fragments(unsigned (&left)[PARTS][4], const fragment<COLUMNS> &tile, int first, int depth) {
+cut_fragments(unsigned (&left)[PARTS][4], const fragment<COLUMNS> &tile, int first, int depth) {
 #pragma unroll
     for (int e = 0; e < 4; e++) {
         const int column = first + e / 2 * 8;
@@ -117,15 +119,15 @@ load_fragments(unsigned (&left)[PARTS][4], const fragment<COLUMNS> &tile, int fi
         }
 #pragma unroll
         for (int part = 0; part < PARTS; part++) {
-            left[part][e] = next_part(x, y, part);
+            left[part][e] = next_part(x, y, part + FINITE);
             settle(left[part][e]);
         }
     }
 }
 
-template <int PARTS, int COLUMNS>
+template <int PARTS, bool FINITE, int COLUMNS>
 static __device__ __forceinline__ void
-load_fragments(unsigned (&left)[PARTS][4], const fragment_bf16<COLUMNS> &tile, int first, int depth) {
+cut_fragments(unsigned (&left)[PARTS][4], const fragment_bf16<COLUMNS> &tile, int first, int depth) {
     static_assert(PARTS == 1, "numbers of bf16");
 #pragma unroll
     for (int e = 0; e < 4; e++) {
@@ -144,7 +146,7 @@ template <int ROWS, int COLUMNS, int PARTS, int A_FROM, int B_FROM, bool A_ALONG
 static __device__ __forceinline__ void dot_wgmma(int m, int n, int k, A &&a, B b, C &&c, RING &ring_at) {
     const int WORKERS = RING::WORKERS;
     const int WIDTH = ROWS == WORKERS / 2 ? COLUMNS : COLUMNS / 2, B_EXTENT = B_ALONG_K || COLUMNS > 64 ? COLUMNS : 64;
-    const bool A_REGISTERS = A_FROM >= IN_REGISTERS, A_FRAGMENTS = A_FROM == IN_FRAGMENTS;
+    const bool A_REGISTERS = A_FROM >= IN_REGISTERS, A_FRAGMENTS = A_FROM >= IN_FRAGMENTS;
     const bool HELD = is_fragment<typename without_reference<C>::type>::value;
     const bool A_FILLS = A_FROM == BY_ELEMENTS || A_FROM == BY_PIECES;
     const bool B_FILLS = B_FROM == BY_ELEMENTS || B_FROM == BY_PIECES;
@@ -215,7 +217,7 @@ static __device__ __forceinline__ void dot_wgmma(int m, int n, int k, A &&a, B b
                 for (int kk = 0; kk < 4; kk++) {
                     if constexpr (A_FRAGMENTS) {
                         const int first_k = step * RING_STEP + kk * 16;
-                        load_fragments<PARTS>(left[kk], a, first_k, k - first_k - lane % 4 * 2);
+                        cut_fragments<PARTS, A_FROM == IN_FINITE_FRAGMENTS>(left[kk], a, first_k, k - first_k - lane % 4 * 2);
                         fence_registers();
                     } else if constexpr (A_REGISTERS) {
                         const bool PAIRWISE = A_FROM == IN_REGISTERS_BY_PAIRS;
