@@ -4,7 +4,7 @@
 
 use super::Architecture;
 use super::dots::{each, warpgroups};
-use super::held_sums::with_held_sums;
+use super::held_sums::with_held_sum;
 use super::lifetimes::{Lifetime, lifetimes};
 use super::passes::passes;
 use super::prelude::WARPGROUP_COLUMNS;
@@ -98,17 +98,18 @@ impl Fragments {
         program: &TileProgram,
         architecture: Architecture,
     ) -> (Option<TileProgram>, Fragments) {
-        let fragments = Fragments::of(program, architecture);
-        if fragments.rows.is_none() {
-            return (None, fragments);
+        let (mut held, mut fragments) = (None, Fragments::of(program, architecture));
+        for arg in 0..program.args.len() {
+            if fragments.rows.is_none() {
+                break;
+            }
+            let Some(other) = with_held_sum(held.as_ref().unwrap_or(program), arg) else { continue };
+            let of_other = Fragments::of(&other, architecture);
+            if of_other.tiles.last().is_some_and(Option::is_some) {
+                (held, fragments) = (Some(other), of_other);
+            }
         }
-        let held = with_held_sums(program);
-        let of_held = Fragments::of(&held, architecture);
-        let all = of_held.tiles.iter().skip(program.tiles.len()).all(Option::is_some);
-        match held.tiles.len() > program.tiles.len() && all {
-            true => (Some(held), of_held),
-            false => (None, fragments),
-        }
+        (held, fragments)
     }
 
     /// What a base is in registers, if it is there.

@@ -5,17 +5,10 @@ use crate::condense::accesses::{arguments, views};
 use crate::tile::{Arg, Base, Dot, Instr, Nest, Place, RowMap, Stmt, Tile, TileProgram, View};
 use diptych_ir::DType;
 
-/// A program whose products in streams add up in tiles what it starts from a number, stores, and looks at nowhere
-/// else; the tiles that are new come last. The order of terms is the same.
-pub(super) fn with_held_sums(program: &TileProgram) -> TileProgram {
-    let mut held = program.clone();
-    for at in 0..program.args.len() {
-        hold(&mut held, at);
-    }
-    held
-}
-
-fn hold(program: &mut TileProgram, arg: usize) -> Option<()> {
+/// A program that adds up in a tile, which is its last, what it starts from a number in an argument, adds products to in
+/// a stream, and looks at nowhere else. The order of terms is the same.
+pub(super) fn with_held_sum(program: &TileProgram, arg: usize) -> Option<TileProgram> {
+    let mut program = program.clone();
     let fill = program.body.iter().position(
         |stmt| matches!(stmt, Stmt::Fill { place: Place::Strided(view), .. } if view.base == Base::Arg(arg)),
     )?;
@@ -56,7 +49,7 @@ fn hold(program: &mut TileProgram, arg: usize) -> Option<()> {
     }
     let body = vec![Instr::Load(Place::Strided(view)), Instr::Store(place, 0)];
     program.body.insert(stream + 1, Stmt::Nest(Nest { dims, body }));
-    Some(())
+    Some(program)
 }
 
 /// Whether a statement is a product that is added to an argument of floats.
