@@ -207,6 +207,14 @@ impl Staging {
     }
 }
 
+/// The right operand of a dot, as it lies.
+pub(super) fn right_place(dot: &Dot) -> Place {
+    match &dot.turned {
+        Some(from) => Place::Strided((**from).clone()),
+        None => dot.b.clone(),
+    }
+}
+
 pub(super) fn last_stride(view: &View, dims: &[DimId]) -> usize {
     dims.last().map_or(0, |&dim| view.stride(dim))
 }
@@ -289,11 +297,7 @@ impl Writer<'_> {
     }
 
     fn right(&self, dot: &Dot) -> Operand {
-        let from = match &dot.turned {
-            Some(from) => Place::Strided((**from).clone()),
-            None => dot.b.clone(),
-        };
-        match &from {
+        match &right_place(dot) {
             Place::Strided(view) => {
                 let along_k = last_stride(view, &dot.n) != 1;
                 Operand {

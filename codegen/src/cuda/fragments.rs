@@ -3,7 +3,7 @@
 //! tile works on its rows, which are those of one dimension. It writes no text.
 
 use super::Architecture;
-use super::dots::{each, warpgroups};
+use super::dots::{each, right_place, warpgroups};
 use super::held_sums::with_held_sum;
 use super::lifetimes::{Lifetime, lifetimes};
 use super::passes::passes;
@@ -142,7 +142,7 @@ impl Fragments {
     /// The tile in registers that is the left operand of a dot.
     pub(super) fn left_of(&self, program: &TileProgram, dot: &Dot) -> Option<usize> {
         let method = self.method(program, dot)?;
-        let place = if method.swapped() { right(dot) } else { Place::Strided(dot.a.clone()) };
+        let place = if method.swapped() { right_place(dot) } else { Place::Strided(dot.a.clone()) };
         match place.base() {
             Base::Tile(tile) if self.tiles[tile].is_some() => Some(tile),
             _ => None,
@@ -224,7 +224,7 @@ impl Fragments {
         let seen = self.seen_by(&Stmt::Dot(dot.clone()));
         let Some(method) = self.method(program, dot) else { return seen };
         let (left, x, other) = match method.swapped() {
-            true => (right(dot), &dot.n, &dot.m),
+            true => (right_place(dot), &dot.n, &dot.m),
             false => (Place::Strided(dot.a.clone()), &dot.m, &dot.n),
         };
         let [x, other, k] = [x, other, &dot.k].map(|dims| several(program, dims));
@@ -261,7 +261,7 @@ impl Fragments {
     }
 
     fn other(&self, dot: &Dot, method: Warpgroups) -> Place {
-        if method.swapped() { Place::Strided(dot.a.clone()) } else { right(dot) }
+        if method.swapped() { Place::Strided(dot.a.clone()) } else { right_place(dot) }
     }
 
     /// The dimensions of a tile in registers.
@@ -357,7 +357,7 @@ fn rows(program: &TileProgram, architecture: Architecture) -> Option<DimId> {
             return;
         };
         // Floats are on the left in any case, numbers of bf16 may be.
-        let sides = [(Place::Strided(dot.a.clone()), &dot.m, false), (right(dot), &dot.n, true)];
+        let sides = [(Place::Strided(dot.a.clone()), &dot.m, false), (right_place(dot), &dot.n, true)];
         for (place, x, swapped) in sides {
             if matches!(place.base(), Base::Tile(_)) && (method.parts() == 1 || method.swapped() == swapped) {
                 match several(program, x)[..] {
@@ -398,12 +398,4 @@ pub(super) fn several(program: &TileProgram, dims: &[DimId]) -> Vec<DimId> {
 
 fn same(one: &[DimId], other: &[DimId]) -> bool {
     one.len() == other.len() && one.iter().all(|dim| other.contains(dim))
-}
-
-/// The right operand of a dot, as it lies.
-pub(super) fn right(dot: &Dot) -> Place {
-    match &dot.turned {
-        Some(from) => Place::Strided((**from).clone()),
-        None => dot.b.clone(),
-    }
 }

@@ -3,9 +3,9 @@
 //! changed before it is written; the writer knows nothing of it.
 
 use super::Architecture;
-use super::dots::{each, last_stride, warpgroups};
+use super::dots::{each, last_stride, right_place, warpgroups};
 use crate::condense::accesses::views;
-use crate::tile::{Base, DimId, Dot, Place, Stmt, TileProgram, View};
+use crate::tile::{Base, DimId, Place, Stmt, TileProgram, View};
 use diptych_ir::DType;
 use std::collections::BTreeMap;
 
@@ -42,7 +42,7 @@ pub(super) fn padded(program: &TileProgram, architecture: Architecture) -> TileP
         }
         if method.parts() > 1 {
             let (place, x) =
-                if left_is_b { (right(dot), &dot.n) } else { (Place::Strided(dot.a.clone()), &dot.m) };
+                if left_is_b { (right_place(dot), &dot.n) } else { (Place::Strided(dot.a.clone()), &dot.m) };
             if let Place::Strided(view) = &place {
                 let along_k = last_stride(view, x) != 1;
                 let (rows, columns) = if along_k { (x, &dot.k) } else { (&dot.k, x) };
@@ -58,14 +58,6 @@ pub(super) fn padded(program: &TileProgram, architecture: Architecture) -> TileP
         }
     }
     program
-}
-
-/// The right operand, as it lies.
-fn right(dot: &Dot) -> Place {
-    match &dot.turned {
-        Some(from) => Place::Strided((**from).clone()),
-        None => dot.b.clone(),
-    }
 }
 
 /// Notes how a tile's rows are to lie; nothing is wanted of a tile that has rows of two kinds.
@@ -135,7 +127,7 @@ fn has_rows(program: &TileProgram, tile: usize, row: usize) -> bool {
                 };
                 check(&Place::Strided(dot.a.clone()), [&dot.m, &dot.k]);
                 check(&dot.b, [&dot.k, &dot.n]);
-                check(&right(dot), [&dot.k, &dot.n]);
+                check(&right_place(dot), [&dot.k, &dot.n]);
                 check(&dot.c, [&dot.m, &dot.n]);
             }
             Stmt::Nest(_) | Stmt::Fill { .. } | Stmt::Transpose { .. } => {}

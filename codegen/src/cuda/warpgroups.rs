@@ -231,12 +231,8 @@ impl Writer<'_> {
 
     /// The left and the right operand.
     fn sides<'d>(&self, dot: &'d Dot, method: Warpgroups) -> [Side<'d>; 2] {
-        let b = match &dot.turned {
-            Some(from) => Place::Strided((**from).clone()),
-            None => dot.b.clone(),
-        };
         let a = (Place::Strided(dot.a.clone()), &dot.m[..], false);
-        let b = (b, &dot.n[..], dot.across);
+        let b = (super::dots::right_place(dot), &dot.n[..], dot.across);
         let (left, right) = if method.swapped { (b, a) } else { (a, b) };
         let side = |(place, x, across), parts, extent| self.side(dot, (place, x, across), parts, extent);
         [side(left, method.parts, method.rows), side(right, 1, method.columns)]
