@@ -6,6 +6,7 @@
 use super::Architecture;
 use super::addresses::{at_start, type_name};
 use super::barriers::touched;
+use super::fragments::Fragments;
 use super::placement::{ALIGNMENT, Room};
 use super::warpgroups::{Ring, Warpgroups};
 use super::writer::Writer;
@@ -61,7 +62,7 @@ enum Method {
 }
 
 /// How many rows and columns an instance has at most.
-fn most(program: &TileProgram, dot: &Dot) -> [usize; 2] {
+pub(super) fn most(program: &TileProgram, dot: &Dot) -> [usize; 2] {
     let most =
         |dims: &[DimId]| -> usize { dims.iter().map(|&dim| program.dims[dim].extent.most()).product() };
     [most(&dot.m), most(&dot.n)]
@@ -180,12 +181,16 @@ pub(super) struct Staging {
 
 impl Staging {
     /// The ways to stage what a program's dots multiply, the best first.
-    pub(super) fn choices(program: &TileProgram, architecture: Architecture) -> Vec<Staging> {
+    pub(super) fn choices(
+        program: &TileProgram,
+        architecture: Architecture,
+        fragments: &Fragments,
+    ) -> Vec<Staging> {
         let mut bytes = 0;
         each(&program.body, &mut |dot| {
             bytes = bytes.max(Method::of(program, dot, architecture).staged_bytes());
         });
-        let rings = Ring::choices(program, architecture);
+        let rings = Ring::choices(program, architecture, fragments);
         if rings.is_empty() {
             return vec![Staging { ring: None, bytes }];
         }
@@ -203,6 +208,14 @@ impl Staging {
 
     pub(super) fn total(self) -> usize {
         self.ring_bytes() + self.bytes
+    }
+}
+
+/// The right operand of a dot, as it lies.
+pub(super) fn right_place(dot: &Dot) -> Place {
+    match &dot.turned {
+        Some(from) => Place::Strided((**from).clone()),
+        None => dot.b.clone(),
     }
 }
 
@@ -227,13 +240,22 @@ impl Writer<'_> {
             let (name, count) = (self.name(dim).to_owned(), self.count(dim));
             self.open(format!("for (int i_{name} = 0; i_{name} < {count}; i_{name}++) {{"));
         }
-        match Method::of(self.program, dot, self.architecture) {
+        match self.method(dot) {
             Method::Warpgroups(method) if self.produces => self.produce(dot, method)?,
             Method::Warpgroups(method) => self.dot_of_warpgroups(dot, method),
             method => self.dot_of_threads(dot, method),
         }
         dot.batch.iter().for_each(|_| self.close());
         Ok(())
+    }
+
+    fn method(&self, dot: &Dot) -> Method {
+        match Method::of(self.program, dot, self.architecture) {
+            Method::Warpgroups(method) => {
+                Method::Warpgroups(self.fragments.method(self.program, dot).unwrap_or(method))
+            }
+            method => method,
+        }
     }
 
     /// A dot whose operands all threads stage.
@@ -280,11 +302,7 @@ impl Writer<'_> {
     }
 
     fn right(&self, dot: &Dot) -> Operand {
-        let from = match &dot.turned {
-            Some(from) => Place::Strided((**from).clone()),
-            None => dot.b.clone(),
-        };
-        match &from {
+        match &right_place(dot) {
             Place::Strided(view) => {
                 let along_k = last_stride(view, &dot.n) != 1;
                 Operand {

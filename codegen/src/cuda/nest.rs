@@ -6,7 +6,7 @@
 use super::addresses::float;
 use super::barriers::touched;
 use super::passes::{Pass, passes};
-use super::writer::{THREADS, Writer};
+use super::writer::Writer;
 use crate::kinds::{Kind, kinds};
 use crate::tile::{DimId, Extent, Instr, Nest, Place, Stmt, View};
 use diptych_ir::ReduceKind;
@@ -16,18 +16,20 @@ pub(super) struct Points<'n> {
     pub(super) nest: &'n Nest,
     pub(super) pass: &'n Pass,
     pub(super) kinds: Vec<Kind>,
+    /// Whether threads walk the elements that they hold in registers.
+    pub(super) held: bool,
 }
 
 /// A sum of a pass.
-struct Sum<'n> {
-    id: usize,
-    kind: ReduceKind,
-    into: &'n View,
-    fresh: bool,
+pub(super) struct Sum<'n> {
+    pub(super) id: usize,
+    pub(super) kind: ReduceKind,
+    pub(super) into: &'n View,
+    pub(super) fresh: bool,
 }
 
 impl<'n> Points<'n> {
-    fn sums(&self) -> Vec<Sum<'n>> {
+    pub(super) fn sums(&self) -> Vec<Sum<'n>> {
         let of = |(id, instr): (usize, &'n Instr)| match instr {
             Instr::Reduce { kind, into, fresh, .. } if self.pass.does[id] => {
                 Some(Sum { id, kind: *kind, into, fresh: *fresh })
@@ -43,7 +45,10 @@ impl Writer<'_> {
         for pass in &passes(self.program, nest)? {
             let part = Stmt::Nest(Nest { dims: nest.dims.clone(), body: pass.part(nest) });
             self.wait_before(&touched(&part));
-            let points = Points { nest, pass, kinds: kinds(nest) };
+            if self.fragments.meet(nest) {
+                return self.nest_of_fragments(nest);
+            }
+            let points = Points { nest, pass, kinds: kinds(nest), held: false };
             match pass.lanes(self.program, nest) {
                 Some(lanes) => self.shared_rows(&points, lanes)?,
                 None => self.own_points(&points)?,
@@ -76,7 +81,7 @@ impl Writer<'_> {
     /// Lanes share a row: each walks every so manieth element.
     fn shared_rows(&mut self, points: &Points<'_>, lanes: usize) -> Result<(), String> {
         let Pass { serial, kept, .. } = points.pass;
-        let (total, rows) = (self.total(kept), THREADS / lanes);
+        let (total, rows) = (self.total(kept), self.workers() / lanes);
         if total == "1" {
             self.open("{");
             self.line(format!("const bool there = threadIdx.x < {lanes};"));
@@ -182,11 +187,12 @@ impl Writer<'_> {
         {
             let name = self.name(dim).to_owned();
             return self.open(format!(
-                "for (long long i_{name} = threadIdx.x; i_{name} < {name}_count; i_{name} += {THREADS}) {{"
+                "for (long long i_{name} = threadIdx.x; i_{name} < {name}_count; i_{name} += {}) {{",
+                self.workers()
             ));
         }
-        let total = self.total(dims);
-        self.open(format!("for (int point = threadIdx.x; point < {total}; point += {THREADS}) {{"));
+        let (total, workers) = (self.total(dims), self.workers());
+        self.open(format!("for (int point = threadIdx.x; point < {total}; point += {workers}) {{"));
         let guards = self.coordinates(dims);
         if !guards.is_empty() {
             self.line(format!("if (!({})) continue;", guards.join(" && ")));
@@ -195,7 +201,7 @@ impl Writer<'_> {
 }
 
 /// What changes no sum, or no maximum.
-fn neutral(kind: ReduceKind) -> &'static str {
+pub(super) fn neutral(kind: ReduceKind) -> &'static str {
     match kind {
         ReduceKind::Sum => "0.0f",
         ReduceKind::Max => "-INFINITE",
@@ -203,7 +209,7 @@ fn neutral(kind: ReduceKind) -> &'static str {
 }
 
 /// The type of the prelude that joins two numbers.
-fn join_name(kind: ReduceKind) -> &'static str {
+pub(super) fn join_name(kind: ReduceKind) -> &'static str {
     match kind {
         ReduceKind::Sum => "sum",
         ReduceKind::Max => "maximum",

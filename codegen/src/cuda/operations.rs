@@ -1,25 +1,37 @@
 //! The text of what a nest does at one point. It knows nothing of loops.
 
-use super::nest::{Points, joined, literal};
+use super::fragment_nests::{absent, is_stored};
+use super::nest::{Points, joined, literal, neutral};
 use super::writer::Writer;
 use crate::kinds::Kind;
-use crate::tile::{Id, Instr};
+use crate::tile::{Extent, Id, Instr, Nest};
 use diptych_ir::{DType, ScalarFn};
 
 impl Writer<'_> {
     /// All that a pass does at a point.
     pub(super) fn body(&mut self, points: &Points<'_>) -> Result<(), String> {
-        let Points { nest, pass, kinds } = points;
+        let Points { nest, pass, kinds, held } = points;
         let dims = &nest.dims;
         for (id, instr) in nest.body.iter().enumerate().filter(|(id, _)| pass.does[*id]) {
             let index = |dim| self.walked(dims)(dim);
             let value = match instr {
                 Instr::Float(_) | Instr::Int(_) | Instr::Truth(_) => literal(instr).unwrap_or_default(),
+                Instr::Position(dim) if *held && is_stored(self.extent(*dim)) => {
+                    format!("there ? {} : 0", self.position_text(*dim, &index))
+                }
                 Instr::Position(dim) => self.position_text(*dim, &index),
                 Instr::PositionOf { dim, chosen } => self.position_of(*dim, *chosen, &index),
                 Instr::Load(place) => {
                     self.refuse_blocks(place)?;
-                    format!("load({})", self.element(place, &index))
+                    let load = format!("load({})", self.element(place, &index));
+                    match self.register(place) {
+                        Some([tile, at]) => format!("{tile}.get({at})"),
+                        None if *held => {
+                            let guard = self.guard(place, dims, false);
+                            format!("{guard} ? {load} : {}", absent(kinds[id]))
+                        }
+                        None => load,
+                    }
                 }
                 Instr::LoadAt { table, id: ids, along, size } => {
                     self.refuse_blocks(table)?;
@@ -27,6 +39,12 @@ impl Writer<'_> {
                     let address = self.element_at(table, &format!("id_{id}"), *along, &index);
                     self.line(format!("const int id_{id} = {row};"));
                     format!("load({address})")
+                }
+                Instr::Map(function, operands) if self.holds(*function, operands, nest) => "true".to_owned(),
+                Instr::Map(ScalarFn::Exp, operands)
+                    if *held && self.ranges.is_at_most_zero(nest, operands[0]) =>
+                {
+                    format!("f_exp_at_most_zero(v{})", operands[0])
                 }
                 Instr::Map(function, operands) => {
                     let kind = operands.first().map_or(Kind::Float, |&first| kinds[first]);
@@ -36,8 +54,14 @@ impl Writer<'_> {
                 Instr::Round(dtype, value) => format!("{}(v{value})", rounding(*dtype)?),
                 Instr::Store(place, value) => {
                     self.refuse_blocks(place)?;
-                    let address = self.element(place, &index);
-                    self.line(format!("store({address}, v{value});"));
+                    let store = format!("store({}, v{value});", self.element(place, &index));
+                    match self.register(place) {
+                        Some([tile, at]) => self.line(format!("{tile}.put({at}, v{value});")),
+                        None if *held => {
+                            self.line(format!("if ({}) {store}", self.guard(place, dims, true)));
+                        }
+                        None => self.line(store),
+                    }
                     continue;
                 }
                 Instr::AddAt { table, id: ids, along, size, value } => {
@@ -45,6 +69,10 @@ impl Writer<'_> {
                     let address = self.element_at(table, &format!("id_{id}"), *along, &index);
                     self.line(format!("const int id_{id} = {row};"));
                     self.line(format!("*({address}) += v{value};"));
+                    continue;
+                }
+                Instr::Reduce { kind, value, .. } if *held => {
+                    self.line(format!("r{id}[half][e] = column_there ? v{value} : {};", neutral(*kind)));
                     continue;
                 }
                 Instr::Reduce { kind, value, .. } => {
@@ -61,6 +89,21 @@ impl Writer<'_> {
             self.line(format!("const {name} v{id} = {value};"));
         }
         Ok(())
+    }
+
+    /// Whether a comparison of positions holds in all of a chunk that no causal mask cuts.
+    fn holds(&self, function: ScalarFn, operands: &[usize], nest: &Nest) -> bool {
+        let is_causal = self.whole_chunk.is_some_and(|bounds| bounds.causal);
+        let positions = |one: usize, other: usize| match (&nest.body[one], &nest.body[other]) {
+            (Instr::Position(one), Instr::Position(other)) => Some((self.extent(*one), self.extent(*other))),
+            _ => None,
+        };
+        match *operands {
+            [past, time] if is_causal && function == ScalarFn::LessEqual => {
+                matches!(positions(past, time), Some((Extent::Past { .. }, Extent::Time)))
+            }
+            _ => false,
+        }
     }
 
     /// The expression of an id along an axis of this size.

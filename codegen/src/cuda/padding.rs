@@ -2,7 +2,7 @@
 //! of shared memory. A program's views are changed before it is written; the writer knows nothing of it.
 
 use super::Architecture;
-use super::dots::{each, last_stride, on_tensor_cores, warpgroups};
+use super::dots::{each, last_stride, on_tensor_cores, right_place, warpgroups};
 use super::placement::element;
 use crate::condense::accesses::views;
 use crate::tile::{Base, DimId, Dot, Place, Stmt, TileProgram, View};
@@ -74,7 +74,7 @@ pub(super) fn padded(program: &TileProgram, architecture: Architecture) -> TileP
             let left_is_b = method.swapped();
             want(&dot.c, (&dot.m, &dot.n), if left_is_b { Use::Across } else { Use::Pairs });
             if method.parts() > 1 {
-                let (place, x) = if left_is_b { (right(dot), &dot.n) } else { (left(dot), &dot.m) };
+                let (place, x) = if left_is_b { (right_place(dot), &dot.n) } else { (left(dot), &dot.m) };
                 match along(&place, x) {
                     true => want(&place, (x, &dot.k), Use::Pairs),
                     false => want(&place, (&dot.k, x), Use::Across),
@@ -82,7 +82,7 @@ pub(super) fn padded(program: &TileProgram, architecture: Architecture) -> TileP
             }
         } else if on_tensor_cores(program, dot, architecture) {
             want(&dot.c, (&dot.m, &dot.n), Use::Pairs);
-            for (place, x) in [(left(dot), &dot.m), (right(dot), &dot.n)] {
+            for (place, x) in [(left(dot), &dot.m), (right_place(dot), &dot.n)] {
                 let (rows, columns) = if along(&place, x) { (x, &dot.k) } else { (&dot.k, x) };
                 want(&place, (rows, columns), Use::Pieces);
             }
@@ -101,14 +101,6 @@ pub(super) fn padded(program: &TileProgram, architecture: Architecture) -> TileP
 
 fn left(dot: &Dot) -> Place {
     Place::Strided(dot.a.clone())
-}
-
-/// The right operand, as it lies.
-fn right(dot: &Dot) -> Place {
-    match &dot.turned {
-        Some(from) => Place::Strided((**from).clone()),
-        None => dot.b.clone(),
-    }
 }
 
 /// Notes how a tile's rows are to lie; nothing is wanted of a tile that has rows of two kinds.
@@ -180,7 +172,7 @@ fn has_rows(program: &TileProgram, tile: usize, row: usize) -> bool {
                 };
                 check(&Place::Strided(dot.a.clone()), [&dot.m, &dot.k]);
                 check(&dot.b, [&dot.k, &dot.n]);
-                check(&right(dot), [&dot.k, &dot.n]);
+                check(&right_place(dot), [&dot.k, &dot.n]);
                 check(&dot.c, [&dot.m, &dot.n]);
             }
             Stmt::Nest(_) | Stmt::Fill { .. } | Stmt::Transpose { .. } => {}

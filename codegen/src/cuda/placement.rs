@@ -2,6 +2,7 @@
 //! block's own. It writes no text.
 
 use super::Architecture;
+use super::fragments::Fragments;
 use super::lifetimes::{Lifetime, lifetimes};
 use crate::tile::{Base, TileProgram};
 use diptych_ir::DType;
@@ -20,6 +21,8 @@ pub(super) enum Room {
     Shared(usize),
     /// In memory of the block's own in the device's memory.
     Scratch(usize),
+    /// In the registers of the warpgroup that works on it.
+    Registers,
     /// Nowhere: nothing looks at it.
     Nowhere,
 }
@@ -49,7 +52,12 @@ impl Placement {
     /// Places the tiles of a program behind `staged` bytes of shared memory. Tiles that are not needed at the same
     /// time share their place. While not all fit, the largest goes out: it is the one that is passed over least often
     /// for its size.
-    pub(super) fn of(program: &TileProgram, architecture: Architecture, staged: usize) -> Placement {
+    pub(super) fn of(
+        program: &TileProgram,
+        architecture: Architecture,
+        staged: usize,
+        fragments: &Fragments,
+    ) -> Placement {
         let lives = lifetimes(program);
         let size = |tile: usize| {
             let bytes = program.tiles[tile].elements * element(program, tile).bytes();
@@ -57,7 +65,10 @@ impl Placement {
         };
         let bytes: Vec<usize> = (0..program.tiles.len()).map(size).collect();
         let mut tiles = vec![Room::Nowhere; bytes.len()];
-        let mut inside: Vec<usize> = (0..bytes.len()).filter(|&tile| lives[tile].is_some()).collect();
+        let in_registers = |tile: usize| fragments.get(Base::Tile(tile)).is_some();
+        let (held, mut inside): (Vec<usize>, Vec<usize>) =
+            (0..bytes.len()).filter(|&tile| lives[tile].is_some()).partition(|&tile| in_registers(tile));
+        held.into_iter().for_each(|tile| tiles[tile] = Room::Registers);
         inside.sort_by_key(|&tile| std::cmp::Reverse(bytes[tile]));
         let start = staged.next_multiple_of(ALIGNMENT);
         let mut scratch_bytes = 0;
@@ -82,6 +93,8 @@ impl Placement {
     pub(super) fn meet(&self, one: Base, other: Base) -> bool {
         let (Base::Tile(a), Base::Tile(b)) = (one, other) else { return one == other };
         match (self.tiles[a], self.tiles[b]) {
+            // Each thread looks at its own.
+            (Room::Registers, _) | (_, Room::Registers) => false,
             _ if a == b => true,
             (Room::Shared(x), Room::Shared(y)) => x < y + self.bytes[b] && y < x + self.bytes[a],
             _ => false,

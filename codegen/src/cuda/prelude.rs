@@ -9,14 +9,15 @@ use crate::tile::CHUNK;
 pub(super) const WARPGROUP_COLUMNS: [usize; 5] = [8, 16, 32, 64, 128];
 
 /// A part of the prelude, and the texts by one of which a kernel that uses it is known.
-const PARTS: [(&[&str], &str); 11] = [
+const PARTS: [(&[&str], &str); 12] = [
     (&["tensor_map *maps", "dot_wgmma<", "dot_tcgen05<"], include_str!("prelude/tensor_map.cu")),
     (&["= f_"], include_str!("prelude/functions.cu")),
-    (&["over_lanes<"], include_str!("prelude/lanes.cu")),
+    (&["over_lanes<", "over_quad<"], include_str!("prelude/lanes.cu")),
     (&["dot<", "dot_bf16<", "dot_wgmma<", "dot_tcgen05<"], include_str!("prelude/operands.cu")),
     (&["dot<"], include_str!("prelude/dot.cu")),
     (&["dot_bf16<", "dot_wgmma<", "dot_tcgen05<"], include_str!("prelude/stages.cu")),
     (&["dot_bf16<"], include_str!("prelude/dot_bf16.cu")),
+    (&["dot_wgmma<"], include_str!("prelude/fragments.cu")),
     (&["dot_wgmma<", "dot_tcgen05<"], include_str!("prelude/ring.cu")),
     (&["dot_wgmma<", "dot_tcgen05<"], include_str!("prelude/slots.cu")),
     (&["ranked<", "running_sums("], include_str!("prelude/routing.cu")),
@@ -38,7 +39,7 @@ pub(super) fn prelude<'a>(texts: impl IntoIterator<Item = &'a str> + Clone) -> S
     let calls = |name: &str| texts.clone().into_iter().any(|text| text.contains(name));
     if calls("dot_wgmma<") {
         text.push_str(
-            "\n// wgmma m64nNk16: sum += a b, of which TA and TB say whether rows run along memory.\n",
+            "\n// wgmma m64nNk16: sum += a b, of which TA and TB say whether rows run along memory; or sum = a b.\n",
         );
         WARPGROUP_COLUMNS.iter().for_each(|&columns| text.push_str(&warpgroup_products(columns)));
         text.push('\n');
@@ -87,12 +88,14 @@ fn warpgroup_products(columns: usize) -> String {
     let (names, sums) = (list(&|at| format!("%{at}")), list(&|at| format!("\"+f\"(sum[{at}])")));
     let next = |at: usize| format!("%{}", count + at);
     let registers = format!("{{{}}}", [0, 1, 2, 3].map(next).join(", "));
-    let product = |parameters: &str, a: &str, operands: [String; 3], given: &str| {
+    let product = |parameters: &str, a: &str, operands: &[String; 3], given: &str, adds: bool| {
         let [of_a, of_b, turned] = operands;
+        let (name, add) = if adds { ("wgmma", 1) } else { ("wgmma_anew", 0) };
+        let sums = if adds { sums.clone() } else { sums.replace("+f", "=f") };
         format!(
             "template <{parameters}> static __device__ __forceinline__ void
-wgmma(float (&sum)[{count}], {a}, unsigned long long b) {{
-    asm volatile(\"{{\\n\\t.reg .pred add;\\n\\tsetp.ne.b32 add, 1, 0;\\n\\twgmma.mma_async.sync.aligned.m64n{columns}k16.f32.bf16.bf16 \"
+{name}(float (&sum)[{count}], {a}, unsigned long long b) {{
+    asm volatile(\"{{\\n\\t.reg .pred add;\\n\\tsetp.ne.b32 add, {add}, 0;\\n\\twgmma.mma_async.sync.aligned.m64n{columns}k16.f32.bf16.bf16 \"
                  \"{{{names}}}, {of_a}, {of_b}, add, 1, 1, {turned};\\n\\t}}\"
                  : {sums} : {given});
 }}
@@ -101,8 +104,11 @@ wgmma(float (&sum)[{count}], {a}, unsigned long long b) {{
     };
     let in_memory = [next(0), next(1), format!("{}, {}", next(2), next(3))];
     let given = "\"l\"(a), \"l\"(b), \"n\"(TA), \"n\"(TB)";
-    let both = product("bool TA, bool TB", "unsigned long long a", in_memory, given);
+    let both = [true, false]
+        .map(|adds| product("bool TA, bool TB", "unsigned long long a", &in_memory, given, adds));
     let in_registers = [registers, next(4), next(5)];
     let given = "\"r\"(a[0]), \"r\"(a[1]), \"r\"(a[2]), \"r\"(a[3]), \"l\"(b), \"n\"(TB)";
-    both + &product("bool TB", "const unsigned (&a)[4]", in_registers, given)
+    let one =
+        [true, false].map(|adds| product("bool TB", "const unsigned (&a)[4]", &in_registers, given, adds));
+    both.concat() + &one.concat()
 }

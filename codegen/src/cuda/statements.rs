@@ -3,8 +3,9 @@
 
 use super::addresses::float;
 use super::barriers::touched;
+use super::ranges::Ranges;
 use super::warpgroups::multiply;
-use super::writer::{THREADS, Writer, rows_of};
+use super::writer::{Writer, rows_of};
 use crate::tile::{Condition, DimId, Extent, Place, Stmt, StreamBounds, View, Walk};
 use diptych_ir::blocks::BLOCK;
 use diptych_passes::layout::{CHECKPOINT, ROUNDED_WORDS};
@@ -14,6 +15,20 @@ impl Writer<'_> {
         if self.produces && !multiply(self.program, std::slice::from_ref(stmt), self.architecture) {
             return Ok(());
         }
+        // What is known before a loop or a condition need not hold in it, or after it.
+        let holds_others = matches!(stmt, Stmt::Stream { .. } | Stmt::Steps { .. } | Stmt::When { .. });
+        if holds_others {
+            self.ranges = Ranges::default();
+        }
+        self.own_statement(stmt)?;
+        match holds_others {
+            true => self.ranges = Ranges::default(),
+            false => self.ranges.after(stmt),
+        }
+        Ok(())
+    }
+
+    fn own_statement(&mut self, stmt: &Stmt) -> Result<(), String> {
         match stmt {
             Stmt::Nest(nest) => return self.nest(nest),
             Stmt::Dot(dot) => return self.dot(dot),
@@ -40,6 +55,7 @@ impl Writer<'_> {
     fn turns(&mut self, body: &[Stmt]) -> Result<(), String> {
         let entry = self.pending.clone().at_loop(self.program, body, &self.placement)?;
         self.pending = entry.clone();
+        self.ranges = Ranges::default();
         for stmt in body {
             self.statement(stmt)?;
         }
@@ -83,6 +99,7 @@ impl Writer<'_> {
         }
         self.close();
         let after = std::mem::replace(&mut self.pending, before);
+        self.ranges = Ranges::default();
         if !no.is_empty() {
             self.open("else {");
             for stmt in no {
@@ -136,6 +153,7 @@ impl Writer<'_> {
                 self.line(format!("const int first_chunk = {first};"));
                 self.line(format!("const int end_chunk = ({last} + CHUNK - 1) / CHUNK;"));
                 self.open("for (int chunk = first_chunk; chunk < end_chunk; chunk++) {");
+                self.whole_chunks(dim, bounds, body)?;
                 self.past_range("chunk");
             }
             Extent::Time => {
@@ -151,6 +169,7 @@ impl Writer<'_> {
                 self.line(format!("const int first_chunk = {first};"));
                 self.line(format!("const int end_chunk = ({end} + CHUNK - 1) / CHUNK;"));
                 self.open("for (int chunk = first_chunk; chunk < end_chunk; chunk++) {");
+                self.whole_chunks(dim, bounds, body)?;
                 self.time_range("chunk");
             }
             Extent::Whole(_)
@@ -160,6 +179,31 @@ impl Writer<'_> {
             | Extent::Position => self.open("{"),
         }
         self.turns(body)
+    }
+
+    /// Where tiles are in registers, chunks that have all positions, and of which none is masked, have a loop of their
+    /// own within that over all: neither needs to be asked of each element.
+    fn whole_chunks(&mut self, dim: DimId, bounds: StreamBounds, body: &[Stmt]) -> Result<(), String> {
+        if self.fragments.rows.is_none() || self.produces {
+            return Ok(());
+        }
+        let along_past = matches!(self.extent(dim), Extent::Past { .. });
+        let (first, end) = match (along_past, bounds.causal) {
+            (true, true) => ("0", "(time_position + 1) / CHUNK"),
+            (true, false) => ("0", "(origin + length) / CHUNK"),
+            (false, true) => ("larger(0, past_position - origin + 2 * CHUNK - 2) / CHUNK", "length / CHUNK"),
+            (false, false) => ("0", "length / CHUNK"),
+        };
+        self.open(format!("for (; chunk >= {first} && chunk < {end}; chunk++) {{"));
+        self.whole_chunk = Some(bounds);
+        match along_past {
+            true => self.past_range("chunk"),
+            false => self.time_range("chunk"),
+        }
+        self.turns(body)?;
+        self.whole_chunk = None;
+        self.line("if (chunk == end_chunk) break;");
+        Ok(())
     }
 
     /// Elements one by one: neighbouring threads read neighbouring elements.
@@ -182,6 +226,12 @@ impl Writer<'_> {
 
     fn fill(&mut self, dims: &[DimId], place: &Place, value: f32) -> Result<(), String> {
         self.refuse_blocks(place)?;
+        if let Place::Strided(view) = place
+            && self.fragments.get(view.base).is_some()
+        {
+            self.fill_fragment(view, value);
+            return Ok(());
+        }
         self.open_points(dims);
         let target = self.element(place, &self.walked(dims));
         self.line(format!("store({target}, {});", float(value)));
@@ -194,7 +244,7 @@ impl Writer<'_> {
         let (m, k) = (self.counts(rows), self.counts(over));
         let stride = |view: &View| rows.last().map_or(0, |&dim| view.stride(dim));
         let (source, target) = (self.at_start(from), self.at_start(to));
-        let warps = THREADS / 32;
+        let warps = self.workers() / 32;
         self.open(format!(
             "for (int part = threadIdx.x / 32; part < {m} * ({k} / {BLOCK}); part += {warps}) {{"
         ));

@@ -5,13 +5,15 @@ use super::addresses::{float, type_name};
 use super::barriers::{Pending, Touched};
 use super::dots::Staging;
 use super::exchange::exchanged;
+use super::fragments::Fragments;
 use super::padding::padded;
 use super::passes::has_long_rows;
 use super::placement::{Placement, Room, element};
 use super::prelude::prelude;
+use super::ranges::Ranges;
 use super::warpgroups::Ring;
 use super::{Architecture, CudaError, TensorMap};
-use crate::tile::{DimId, Extent, Stmt, TileProgram};
+use crate::tile::{DimId, Extent, Stmt, StreamBounds, TileProgram};
 use diptych_passes::layout::Leading;
 
 /// Threads that do a block's work. One number for all kernels: eight warps, of which a multiprocessor holds eight
@@ -58,19 +60,24 @@ pub fn file_text<'a>(kernels: impl IntoIterator<Item = &'a KernelText>) -> Strin
 pub fn write(program: &TileProgram, name: &str, architecture: Architecture) -> Result<KernelText, CudaError> {
     let error = |problem: String| CudaError { kernel: name.to_owned(), problem };
     let exchanged = exchanged(program);
-    let padded = padded(&exchanged, architecture);
-    let (program, staging, placement) = placed([&padded, &exchanged], architecture);
+    let (held, fragments) = Fragments::of_held(&exchanged, architecture);
+    let program = held.as_ref().unwrap_or(&exchanged);
+    let padded = padded(program, architecture);
+    let (program, staging, placement) = placed([&padded, program], architecture, &fragments);
     let pending = Pending::default().at_loop(program, &program.body, &placement).map_err(error)?;
     let mut writer = Writer {
         program,
         architecture,
         staging,
         placement,
+        fragments,
         name: name.to_owned(),
         text: String::new(),
         depth: 0,
         pending,
         maps: Vec::new(),
+        whole_chunk: None,
+        ranges: Ranges::default(),
         produces: false,
     };
     writer.kernel().map_err(error)?;
@@ -93,14 +100,15 @@ pub fn write(program: &TileProgram, name: &str, architecture: Architecture) -> R
 fn placed<'p>(
     forms: [&'p TileProgram; 2],
     architecture: Architecture,
+    fragments: &Fragments,
 ) -> (&'p TileProgram, Staging, Placement) {
     let place = |form: &'p TileProgram, staging: Staging| {
-        let placement = Placement::of(form, architecture, staging.total());
+        let placement = Placement::of(form, architecture, staging.total(), fragments);
         (form, staging, placement)
     };
     let all = |enough: bool| {
         let choices = move |form: &'p TileProgram| {
-            let choices = Staging::choices(form, architecture);
+            let choices = Staging::choices(form, architecture, fragments);
             choices
                 .into_iter()
                 .filter(move |staging| staging.has_enough_slots() == enough)
@@ -113,7 +121,7 @@ fn placed<'p>(
     // Where nothing fits, three slots, and the largest tiles elsewhere.
     let otherwise = || {
         let [form, _] = forms;
-        let choices = Staging::choices(form, architecture);
+        let choices = Staging::choices(form, architecture, fragments);
         let staging = choices.iter().rfind(|staging| staging.has_enough_slots()).unwrap_or(&choices[0]);
         place(form, *staging)
     };
@@ -125,11 +133,16 @@ pub(super) struct Writer<'a> {
     pub(super) architecture: Architecture,
     pub(super) staging: Staging,
     pub(super) placement: Placement,
+    pub(super) fragments: Fragments,
     name: String,
     text: String,
     depth: usize,
     pub(super) pending: Pending,
     maps: Vec<TensorMap>,
+    /// What is known of tiles in registers.
+    pub(super) ranges: Ranges,
+    /// Where each chunk at hand has all positions: whether a causal mask lets all of them count.
+    pub(super) whole_chunk: Option<StreamBounds>,
     /// Whether what is written is the producer's part: only what it copies, and the loops around that.
     pub(super) produces: bool,
 }
@@ -156,7 +169,8 @@ impl Writer<'_> {
     /// Lets all threads wait, if what is touched next asks for it.
     pub(super) fn wait_before(&mut self, next: &Touched) {
         if !self.produces && self.pending.waits_before(next, &self.placement) {
-            self.line("workers_wait();");
+            let wait = self.wait();
+            self.line(wait);
         }
     }
 
@@ -176,8 +190,21 @@ impl Writer<'_> {
         Ok(format!("maps + {at}"))
     }
 
+    /// Threads that do the block's work: of a warpgroup, where it keeps tiles in its registers.
+    pub(super) fn workers(&self) -> usize {
+        if self.fragments.rows.is_some() { WARPGROUP } else { THREADS }
+    }
+
+    /// Lets all of these wait for one another.
+    pub(super) fn wait(&self) -> String {
+        match self.workers() {
+            THREADS => "workers_wait();".to_owned(),
+            workers => format!("workers_wait<{workers}>();"),
+        }
+    }
+
     fn threads(&self) -> usize {
-        THREADS + if self.staging.ring.is_some() { WARPGROUP } else { 0 }
+        self.workers() + if self.staging.ring.is_some() { WARPGROUP } else { 0 }
     }
 
     fn kernel(&mut self) -> Result<(), String> {
@@ -193,7 +220,17 @@ impl Writer<'_> {
         let many = super::dots::count(&self.program.body) > 1
             || super::dots::goes_on_in_tiles(self.program, self.architecture)
             || self.placement.scratch_bytes > 0;
-        let most = if many || self.staging.ring.is_some() { 1 } else { 2 };
+        let most = match self.staging.ring {
+            Some(_) if self.fragments.rows.is_some() => 2,
+            Some(_) => 1,
+            None => {
+                if many {
+                    1
+                } else {
+                    2
+                }
+            }
+        };
         let together = self.architecture.blocks_of(self.placement.shared_bytes).clamp(1, most);
         let threads = self.threads();
         self.line(format!("extern \"C\" __global__ void __launch_bounds__({threads}, {together})"));
@@ -216,19 +253,24 @@ impl Writer<'_> {
 
     /// What a block's consumers do, and its producer.
     fn roles(&mut self, ring: Ring) -> Result<(), String> {
-        self.line(format!("{} slots{{shared, 0, 0}};", ring.text()));
+        let workers = self.workers();
+        self.line(format!("{} slots{{shared, 0, 0}};", ring.text(workers)));
         self.line("if (threadIdx.x == 0) slots.set_up();");
         self.take_tensor_memory();
         self.line("__syncthreads();");
-        self.open(format!("if (threadIdx.x < {THREADS}) {{"));
-        self.line("consume();");
+        self.open(format!("if (threadIdx.x < {workers}) {{"));
+        let [consumer, producer] = super::warpgroups::registers(workers);
+        self.line(format!("consume<{consumer}>();"));
         self.open_tensor_memory();
+        if self.fragments.rows.is_some() {
+            self.held_tiles();
+        }
         self.work()?;
         self.give_back_tensor_memory();
         self.depth -= 1;
         self.open("} else {");
-        self.line("copy();");
-        self.line(format!("if (threadIdx.x > {THREADS}) return;"));
+        self.line(format!("copy<{producer}>();"));
+        self.line(format!("if (threadIdx.x > {workers}) return;"));
         let first = self.text.len();
         self.produces = true;
         self.work()?;
@@ -325,7 +367,7 @@ impl Writer<'_> {
                 Room::Scratch(offset) => {
                     format!("scratch + (long long)blockIdx.x * {} + {offset}", self.placement.scratch_bytes)
                 }
-                Room::Nowhere => continue,
+                Room::Registers | Room::Nowhere => continue,
             };
             self.line(format!("{dtype} *const {} = ({dtype} *)({place}); // [{dims}]", tile.name));
         }
@@ -483,15 +525,20 @@ impl Writer<'_> {
     }
 
     pub(super) fn time_range(&mut self, chunk: &str) {
+        let count = if self.whole_chunk.is_some() { "CHUNK" } else { "smaller(CHUNK, length - time_first)" };
         self.line(format!("const int time_first = {chunk} * CHUNK;"));
         self.line("const int time_start = first_row + time_first, time_position = origin + time_first;");
-        self.line("const int time_count = smaller(CHUNK, length - time_first);");
+        self.line(format!("const int time_count = {count};"));
     }
 
     pub(super) fn past_range(&mut self, chunk: &str) {
+        let count = match self.whole_chunk {
+            Some(_) => "CHUNK",
+            None => "smaller(CHUNK, origin + length - past_position)",
+        };
         self.line(format!("const int past_chunk = {chunk}, past_position = past_chunk * CHUNK;"));
         self.line("const int past_start = chunk_row[past_chunk];");
-        self.line("const int past_count = smaller(CHUNK, origin + length - past_position);");
+        self.line(format!("const int past_count = {count};"));
     }
 }
 

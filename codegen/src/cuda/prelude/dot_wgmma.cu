@@ -1,5 +1,5 @@
-// dot_wgmma: c[i,j] (+)= sum over k of a[i,k] * b[j,k] by the tensor cores of sm_90a, by the 256 consumers of a
-// block, which are two warpgroups. It is one family of instructions everywhere: wgmma m64nNk16 with sums in floats,
+// dot_wgmma: c[i,j] (+)= sum over k of a[i,k] * b[j,k] by the tensor cores of sm_90a, by the consumers of a block,
+// which are one or two warpgroups. It is one family of instructions everywhere: wgmma m64nNk16 with sums in floats,
 // over ascending k from zero or from the c that is there, 16 k at a time from the first on. Floats, which are always
 // on the left, have three parts: a float is the exact sum of three numbers of bf16, each what the ones before leave,
 // cut off; of each 16 k the smallest parts are multiplied first. The bits of an element depend on its row of a, its
@@ -26,47 +26,89 @@ static __device__ __forceinline__ unsigned long long matrix(unsigned at) {
 // What is the same in all lanes, in a form from which the compiler knows it: it is kept once for a warp.
 static __device__ __forceinline__ unsigned uniform(unsigned x) { return __shfl_sync(0xffffffffu, x, 0); }
 
-// Of 128 rows each warpgroup has 64 and all columns, of 64 rows both have all and half of the columns.
-// PAIRS says that elements 2j and 2j + 1 of a row of the result stand side by side at a multiple of their size.
+// The same of a tile in registers, for k from `first` on, where `depth` of them are left for the thread. FINITE says
+// that no number is infinite.
+template <int PARTS, bool FINITE, int COLUMNS>
+static __device__ __forceinline__ void
+cut_fragments(unsigned (&left)[PARTS][4], const fragment<COLUMNS> &tile, int first, int depth) {
+#pragma unroll
+    for (int e = 0; e < 4; e++) {
+        const int column = first + e / 2 * 8;
+        float x = 0.0f, y = 0.0f;
+        if (column < COLUMNS) {
+            x = e / 2 * 8 < depth ? tile.get(e % 2, column / 4) : 0.0f;
+            y = e / 2 * 8 + 1 < depth ? tile.get(e % 2, column / 4 + 1) : 0.0f;
+        }
+#pragma unroll
+        for (int part = 0; part < PARTS; part++) {
+            left[part][e] = next_part(x, y, part + FINITE);
+            settle(left[part][e]);
+        }
+    }
+}
+
+template <int PARTS, bool FINITE, int COLUMNS>
+static __device__ __forceinline__ void
+cut_fragments(unsigned (&left)[PARTS][4], const fragment_bf16<COLUMNS> &tile, int first, int depth) {
+    static_assert(PARTS == 1, "numbers of bf16");
+#pragma unroll
+    for (int e = 0; e < 4; e++) {
+        const int column = first + e / 2 * 8;
+        const unsigned both = column < COLUMNS ? tile.x[tile.place(e % 2, column / 4)] : 0;
+        left[0][e] = e / 2 * 8 + 1 < depth ? both : e / 2 * 8 < depth ? both & 0xffffu : 0;
+        settle(left[0][e]);
+    }
+}
+
+// Of 128 rows each of two warpgroups has 64 and all columns, of 64 rows both have all and half of the columns; one has
+// all. PAIRS says that elements 2j and 2j + 1 of a row of the result stand side by side at a multiple of their size.
+// STEPS is how many steps of k there are, where that is known: they are then written one by one.
 template <int ROWS, int COLUMNS, int PARTS, int A_FROM, int B_FROM, bool A_ALONG_K, bool B_ALONG_K, bool ACCUMULATE,
-          bool PAIRS, class A, class B, class C, class RING>
-static __device__ __forceinline__ void dot_wgmma(int m, int n, int k, A a, B b, C c, RING &ring_at) {
-    const int WIDTH = ROWS == 128 ? COLUMNS : COLUMNS / 2, B_EXTENT = B_ALONG_K || COLUMNS > 64 ? COLUMNS : 64;
-    const bool A_REGISTERS = A_FROM >= IN_REGISTERS;
+          bool PAIRS, int STEPS = 0, class A, class B, class C, class RING>
+static __device__ __forceinline__ void dot_wgmma(int m, int n, int k, A &&a, B b, C &&c, RING &ring_at) {
+    const int WORKERS = RING::WORKERS;
+    const int WIDTH = ROWS == WORKERS / 2 ? COLUMNS : COLUMNS / 2, B_EXTENT = B_ALONG_K || COLUMNS > 64 ? COLUMNS : 64;
+    const bool A_REGISTERS = A_FROM >= IN_REGISTERS, A_FRAGMENTS = A_FROM >= IN_FRAGMENTS;
+    const bool HELD = is_fragment<typename without_reference<C>::type>::value;
     const bool A_FILLS = A_FROM == BY_ELEMENTS || A_FROM == BY_PIECES;
     const bool B_FILLS = B_FROM == BY_ELEMENTS || B_FROM == BY_PIECES;
     const int A_COPY = A_FROM == BY_PIECES ? COPY_PIECES : COPY_ELEMENTS;
     const int B_COPY = B_FROM == BY_PIECES ? COPY_PIECES : COPY_ELEMENTS;
+    // Where it is known which product is the first, it needs no zeros.
+    const bool ANEW = STEPS > 0 && !ACCUMULATE;
     const bool FILLS = A_FILLS || B_FILLS;
     const bool A_CLEARS = A_FROM == BY_TMA_ZEROED || A_FROM == BY_TMA_ROWS_ZEROED;
     const bool B_CLEARS = B_FROM == BY_TMA_ZEROED || B_FROM == BY_TMA_ROWS_ZEROED;
     const bool CLEARS = A_CLEARS || B_CLEARS;
     const int A_BYTES = A_REGISTERS ? 0 : ROWS * RING_STEP * 2 * PARTS;
     const int group = uniform(threadIdx.x / 128), lane = threadIdx.x % 32;
-    const int row = ROWS == 128 ? group * 64 : 0, column = ROWS == 128 ? 0 : group * WIDTH;
+    const int row = ROWS == 128 ? group * 64 : 0, column = WIDTH == COLUMNS ? 0 : group * WIDTH;
     // Where the thread's elements of the result, and of the left operand in registers, begin.
     const int own_row = row + threadIdx.x / 32 % 4 * 16 + lane / 4, own_column = column + lane % 4 * 2;
-    const int steps = (k + RING_STEP - 1) / RING_STEP;
+    const int steps = STEPS > 0 ? STEPS : (k + RING_STEP - 1) / RING_STEP;
     RING at = ring_at;
     // The warpgroup's matrices in the first slot.
     const unsigned first = shared_address(at.memory);
     const unsigned a_at = uniform(matrix_at(first + (A_ALONG_K ? row * 128 : row / 64 * BLOCK_BYTES)));
     const unsigned b_at = uniform(
         matrix_at(first + A_BYTES + (B_ALONG_K ? column * 128 : column / 64 * BLOCK_BYTES + column % 64 * 2)));
-    for (int i0 = 0; i0 < m; i0 += ROWS)
-        for (int j0 = 0; j0 < n; j0 += COLUMNS) {
-            float sum[WIDTH / 2];
+    // What is in registers is one tile.
+    for (int i0 = 0; i0 < (HELD || A_FRAGMENTS ? 1 : m); i0 += ROWS)
+        for (int j0 = 0; j0 < (HELD ? 1 : n); j0 += COLUMNS) {
+            float own[WIDTH / 2];
+            float (&sum)[WIDTH / 2] = sums_of(c, own);
 #pragma unroll
             for (int e = 0; e < WIDTH / 2; e += 2) {
                 const int y = i0 + own_row + e / 2 % 2 * 8, x = j0 + own_column + e / 4 * 8;
-                sum[e] = sum[e + 1] = 0.0f;
-                if (ACCUMULATE && y < m && x + 1 < n)
+                if (!ANEW && (!HELD || !ACCUMULATE)) sum[e] = sum[e + 1] = 0.0f;
+                if constexpr (HELD) continue;
+                else if (ACCUMULATE && y < m && x + 1 < n)
                     load_two<PAIRS>(sum[e], sum[e + 1], c.at(y, x), c.at(y, x + 1));
                 else if (ACCUMULATE && y < m && x < n)
                     sum[e] = load(c.at(y, x));
             }
 #pragma unroll
-            for (int e = 0; e < WIDTH / 2; e++) settle(sum[e]);
+            for (int e = 0; !ANEW && e < WIDTH / 2; e++) settle(sum[e]);
             unsigned left[4][PARTS][4];
             const bool there[2] = {i0 + own_row < m, i0 + own_row + 8 < m};
             // How many rows of operands are to be kept, and whether something of a slot is not.
@@ -78,14 +120,14 @@ static __device__ __forceinline__ void dot_wgmma(int m, int n, int k, A a, B b, 
             const auto fill = [&](const RING &at, int step) {
                 const int k0 = step * RING_STEP;
                 bf16 *const stage = (bf16 *)at.data();
-                if (A_FILLS)
-                    fill_stage<RING_STEP, ROWS, 64, A_ALONG_K, PARTS, A_COPY>(
+                if constexpr (A_FILLS)
+                    fill_stage<RING_STEP, ROWS, 64, A_ALONG_K, PARTS, A_COPY, WORKERS>(
                         stage, m - i0, k - k0, [&](int kk, int x) { return a.at(i0 + x, k0 + kk); });
-                if (B_FILLS)
-                    fill_stage<RING_STEP, B_EXTENT, 64, B_ALONG_K, 1, B_COPY>(
+                if constexpr (B_FILLS)
+                    fill_stage<RING_STEP, B_EXTENT, 64, B_ALONG_K, 1, B_COPY, WORKERS>(
                         stage + A_BYTES / 2, n - j0, k - k0, [&](int kk, int x) { return b.at(j0 + x, k0 + kk); });
-                if (A_CLEARS) clear_beyond<ROWS, A_ALONG_K>(stage, a_extent, k - k0);
-                if (B_CLEARS) clear_beyond<B_EXTENT, B_ALONG_K>(stage + A_BYTES / 2, b_extent, k - k0);
+                if (A_CLEARS) clear_beyond<ROWS, A_ALONG_K, WORKERS>(stage, a_extent, k - k0);
+                if (B_CLEARS) clear_beyond<B_EXTENT, B_ALONG_K, WORKERS>(stage + A_BYTES / 2, b_extent, k - k0);
                 show_to_tensor_cores();
             };
             // Of an operand in registers the next fragments are made while the products of those before are under way.
@@ -95,7 +137,11 @@ static __device__ __forceinline__ void dot_wgmma(int m, int n, int k, A a, B b, 
                 if (!A_REGISTERS) fence_registers();
 #pragma unroll
                 for (int kk = 0; kk < 4; kk++) {
-                    if constexpr (A_REGISTERS) {
+                    if constexpr (A_FRAGMENTS) {
+                        const int first_k = step * RING_STEP + kk * 16;
+                        cut_fragments<PARTS, A_FROM == IN_FINITE_FRAGMENTS>(left[kk], a, first_k, k - first_k - lane % 4 * 2);
+                        fence_registers();
+                    } else if constexpr (A_REGISTERS) {
                         const bool PAIRWISE = A_FROM == IN_REGISTERS_BY_PAIRS;
                         const int own_k = kk * 16 + lane % 4 * 2;
                         const auto element = [&](int y, int x) {
@@ -110,11 +156,20 @@ static __device__ __forceinline__ void dot_wgmma(int m, int n, int k, A a, B b, 
 #pragma unroll
                     for (int part = PARTS - 1; part >= 0; part--) {
                         const auto right = matrix(of_b + kk * (B_ALONG_K ? 2 : 128));
-                        if constexpr (A_REGISTERS)
-                            wgmma<!B_ALONG_K>(sum, left[kk][part], right);
-                        else
-                            wgmma<!A_ALONG_K, !B_ALONG_K>(
-                                sum, matrix(of_a + part * ROWS * RING_STEP / 8 + kk * (A_ALONG_K ? 2 : 128)), right);
+                        const bool first = ANEW && step == 0 && kk == 0 && part == PARTS - 1;
+                        if constexpr (A_REGISTERS) {
+                            if (first)
+                                wgmma_anew<!B_ALONG_K>(sum, left[kk][part], right);
+                            else
+                                wgmma<!B_ALONG_K>(sum, left[kk][part], right);
+                        } else {
+                            const auto of_left =
+                                matrix(of_a + part * ROWS * RING_STEP / 8 + kk * (A_ALONG_K ? 2 : 128));
+                            if (first)
+                                wgmma_anew<!A_ALONG_K, !B_ALONG_K>(sum, of_left, right);
+                            else
+                                wgmma<!A_ALONG_K, !B_ALONG_K>(sum, of_left, right);
+                        }
                     }
                 }
                 end_of_products();
@@ -122,12 +177,12 @@ static __device__ __forceinline__ void dot_wgmma(int m, int n, int k, A a, B b, 
             if constexpr (!FILLS && !A_REGISTERS) {
                 // The products of a step are under way while those of the next begin.
                 RING before = at;
-#pragma unroll 1
+#pragma unroll(STEPS > 0 ? STEPS : 1)
                 for (int step = 0; step < steps; step++) {
                     at.wait_until_full();
                     if (ends(step)) {
                         fill(at, step);
-                        workers_wait();
+                        workers_wait<WORKERS>();
                     }
                     multiply(at, step);
                     wait_for_products<1>();
@@ -144,13 +199,13 @@ static __device__ __forceinline__ void dot_wgmma(int m, int n, int k, A a, B b, 
                     if (FILLS || ends(step)) fill(at, step);
                 };
                 const auto prepared = [&](int step) {
-                    if (FILLS || ends(step)) workers_wait();
+                    if (FILLS || ends(step)) workers_wait<WORKERS>();
                 };
                 if (steps > 0) {
                     prepare(0);
                     prepared(0);
                 }
-#pragma unroll 1
+#pragma unroll(STEPS > 0 ? STEPS : 1)
                 for (int step = 0; step < steps; step++) {
                     multiply(at, step);
                     const RING before = at;
@@ -167,7 +222,8 @@ static __device__ __forceinline__ void dot_wgmma(int m, int n, int k, A a, B b, 
 #pragma unroll
             for (int e = 0; e < WIDTH / 2; e += 2) {
                 const int y = i0 + own_row + e / 2 % 2 * 8, x = j0 + own_column + e / 4 * 8;
-                if (y < m && x + 1 < n)
+                if constexpr (HELD) continue;
+                else if (y < m && x + 1 < n)
                     store_two<PAIRS>(c.at(y, x), c.at(y, x + 1), sum[e], sum[e + 1]);
                 else if (y < m && x < n)
                     store(c.at(y, x), sum[e]);

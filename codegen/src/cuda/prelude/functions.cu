@@ -5,17 +5,8 @@
 // Nearest integer, ties to even, for |x| < 2^22: in the low bits of x + 1.5 * 2^23.
 #define ROUND_MAGIC 12582912.0f
 
-// 2^n * p in two exact steps, for -252 <= n <= 254: only the last multiplication can round.
-static __device__ __forceinline__ float scale_by_power(float p, int n) {
-    const int half = n >> 1;
-    return p * of_bits((unsigned)(half + 127) << 23) * of_bits((unsigned)(n - half + 127) << 23);
-}
-
-// e^x [3e-9]. Overflows to inf, underflows to 0.
-static __device__ __forceinline__ float f_exp(float x) {
-    x = larger(-104.0f, smaller(89.0f, x)); // in this order a NaN passes
-    const float shifted = x * 0x1.715476p+0f + ROUND_MAGIC;
-    const float n = shifted - ROUND_MAGIC;
+// e^(x - n log 2) - 1.
+static __device__ __forceinline__ float exp_less_one(float n, float x) {
     float r = fmaf(n, -0x1.62e430p-1f, x);
     r = fmaf(n, 0x1.05c610p-29f, r);
     float p = 0x1.6a23e6p-10f;
@@ -23,8 +14,30 @@ static __device__ __forceinline__ float f_exp(float x) {
     p = fmaf(p, r, 0x1.5558f2p-5f);
     p = fmaf(p, r, 0x1.555492p-3f);
     p = fmaf(p, r, 0x1.fffffcp-2f);
-    p = fmaf(r * r, p, r) + 1.0f;
-    return scale_by_power(p, (int)bits_of(shifted) - (int)bits_of(ROUND_MAGIC));
+    return fmaf(r * r, p, r);
+}
+
+// e^x [3e-9]. Overflows to inf; what is less than the smallest normal number is 0, as in a processor's threads.
+static __device__ __forceinline__ float f_exp(float x) {
+    const float shifted = x * 0x1.715476p+0f + ROUND_MAGIC;
+    const float n = shifted - ROUND_MAGIC;
+    const float p = exp_less_one(n, x) + 1.0f;
+    // 2^n * p: n is added to the exponent, which is exact between the logarithms of the smallest normal number and of the
+    // largest. Beyond the latter, and where x is no number, x plus infinity is what is wanted.
+    const float scaled = of_bits(bits_of(p) + (bits_of(shifted) << 23));
+    const float normal = x < -0x1.5d589ep+6f ? 0.0f : scaled;
+    return x <= 0x1.62e42ep+6f ? normal : x + INFINITE;
+}
+
+// The same of what is at most zero, or no number: there is nothing to overflow, and what is too small is flushed.
+static __device__ __forceinline__ float f_exp_at_most_zero(float x) {
+    x = larger(-88.0f, x); // a NaN passes; the power of two is zero from 2^-127 on
+    const float shifted = x * 0x1.715476p+0f + ROUND_MAGIC;
+    const float n = shifted - ROUND_MAGIC;
+    const float p = exp_less_one(n, x), power = of_bits((bits_of(shifted) << 23) + 0x3f800000u);
+    float result;
+    asm("fma.rn.ftz.f32 %0, %1, %2, %2;" : "=f"(result) : "f"(p), "f"(power));
+    return result;
 }
 
 // Natural logarithm [4e-9]. log(0) = -inf, log(negative) = NaN.

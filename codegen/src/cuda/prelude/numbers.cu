@@ -72,6 +72,8 @@ static __device__ __forceinline__ float round_randomly(float x, float salt, int 
     return of_bits(((bits + (finite ? noise : 0u)) | (x != x ? 0x400000u : 0u)) & 0xffff0000u);
 }
 
-// Lets the 256 threads of a block that do a kernel's work wait for one another. A block may have others besides,
-// which copy.
-static __device__ __forceinline__ void workers_wait() { asm volatile("bar.sync 1, 256;" ::: "memory"); }
+// Lets the threads of a block that do a kernel's work wait for one another. A block may have others besides, which
+// copy.
+template <int WORKERS = 256> static __device__ __forceinline__ void workers_wait() {
+    asm volatile("bar.sync 1, %0;" ::"n"(WORKERS) : "memory");
+}

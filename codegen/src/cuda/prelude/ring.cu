@@ -1,7 +1,8 @@
 // The ring: slots of shared memory through which the operands of all dots of a kernel go, in the order of the kernel.
 // A slot belongs to the producer until its barrier `full` says that it is filled, and to the consumers until its barrier
-// `empty` has all arrivals: of each of their warps (wgmma), or of the products that read it (tcgen05). The producer, a thread of a warpgroup of its own, walks the same
-// instances, loops and steps as the 256 consumers and copies boxes of tensors by TMA. Both count slots on and on,
+// `empty` has all arrivals: of each of their warps (wgmma), or of the products that read it (tcgen05). The producer, a
+// thread of a warpgroup of its own, walks the same instances, loops and steps as the consumers and copies boxes of tensors
+// by TMA. Both count slots on and on,
 // over dots and instances, so the producer runs ahead as far as there are slots. What no TMA copies, consumers put
 // into the slot when they have it.
 
@@ -23,14 +24,19 @@ static __device__ __forceinline__ void show_to_tensor_cores() {
     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 
-// Registers of a block are dealt out at its start: 168 for each thread. Consumers get what the producer's warpgroup
-// can spare.
-static __device__ __forceinline__ void consume() { asm volatile("setmaxnreg.inc.sync.aligned.u32 232;" ::: "memory"); }
-static __device__ __forceinline__ void copy() { asm volatile("setmaxnreg.dec.sync.aligned.u32 40;" ::: "memory"); }
+// Registers of a block are dealt out at its start, as many to each thread: 168 where two warpgroups consume, 128 where
+// one does. Consumers get what the producer's warpgroup can spare.
+template <int REGISTERS = 232> static __device__ __forceinline__ void consume() {
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(REGISTERS) : "memory");
+}
+template <int REGISTERS = 40> static __device__ __forceinline__ void copy() {
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(REGISTERS) : "memory");
+}
 
 // Where a thread stands in a ring: which slot it has next, and which phase of the slot's barriers. A slot is empty
 // after LEAVING arrivals.
-template <int SLOTS, int BYTES, int LEAVING = 8> struct ring {
+template <int SLOTS, int BYTES, int CONSUMERS = 256, int LEAVING = CONSUMERS / 32> struct ring {
+    static const int WORKERS = CONSUMERS;
     unsigned char *memory;
     int slot;
     unsigned phase;

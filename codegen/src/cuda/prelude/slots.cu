@@ -8,6 +8,8 @@
 #define BY_PIECES 4             // consumers fill the slot, 16 bytes at a time
 #define IN_REGISTERS 5          // consumers read fragments where it lies
 #define IN_REGISTERS_BY_PAIRS 6 // two at a time, of k that runs along memory
+#define IN_FRAGMENTS 7          // in registers already, as sums of products before
+#define IN_FINITE_FRAGMENTS 8   // and none is infinite
 
 // Registers that an asynchronous instruction reads, or has written: what is done with them before this is not moved behind
 // it, nor what is done behind before it.
@@ -15,10 +17,10 @@ static __device__ __forceinline__ void settle(float &x) { asm volatile("" : "+f"
 static __device__ __forceinline__ void settle(unsigned &x) { asm volatile("" : "+r"(x)); }
 
 // Sets what a slot has of an operand beyond `extent` rows, and from k `depth` on, to zero.
-template <int EXTENT, bool ALONG_K>
+template <int EXTENT, bool ALONG_K, int WORKERS = 256>
 static __device__ __forceinline__ void clear_beyond(bf16 *stage, int extent, int depth) {
     const int rows = ALONG_K ? extent : depth, columns = ALONG_K ? depth : extent;
-    for (int piece = threadIdx.x; piece < EXTENT * 8; piece += 256) {
+    for (int piece = threadIdx.x; piece < EXTENT * 8; piece += WORKERS) {
         const int row = piece / 8 % (ALONG_K ? EXTENT : 64), block = ALONG_K ? 0 : piece / 512;
         const int column = block * 64 + piece % 8 * 8;
         bf16 *const to = stage + block * (BLOCK_BYTES / 2) + exchanged<64>(row, piece % 8 * 8);
@@ -44,7 +46,7 @@ load_fragments(unsigned (&left)[PARTS][4], const bool (&there)[2], int depth, AT
             x = load(at(row, column));
 #pragma unroll
         for (int part = 0; part < PARTS; part++) {
-            left[part][e] = next_part(x, y);
+            left[part][e] = next_part(x, y, part);
             settle(left[part][e]);
         }
     }

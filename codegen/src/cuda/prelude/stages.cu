@@ -1,4 +1,4 @@
-// Stages: pieces of operands in shared memory, on their way to tensor cores, by all 256 threads. A row of a stage is
+// Stages: pieces of operands in shared memory, on their way to tensor cores, by all threads that work. A row of a stage is
 // what is contiguous in memory. Pieces of 16 bytes are exchanged within a row as its number says, so that the 8 rows
 // that tensor cores read at once, and the pieces that a warp writes, are in different banks. Rows of 128 bytes lie as
 // TMA's swizzle of 128 bytes puts them.
@@ -43,14 +43,16 @@ template <class ELEMENT> static __device__ __forceinline__ void load_piece(float
 
 // The next part of a number, its upper half, and what that leaves: three of them have all 24 digits. Nothing is
 // rounded up, so that none becomes infinite, and an infinity leaves nothing.
-static __device__ __forceinline__ unsigned next_part(float &x) {
+static __device__ __forceinline__ unsigned next_part(float &x, int before) {
     const unsigned part = bits_of(x) & 0xffff0000u;
-    x = x == of_bits(part) ? 0.0f : x - of_bits(part);
+    const float rest = x - of_bits(part);
+    // What a part before has left is finite.
+    x = before == 0 && x == of_bits(part) ? 0.0f : rest;
     return part;
 }
-// The same of two numbers side by side.
-static __device__ __forceinline__ unsigned next_part(float &x, float &y) {
-    const unsigned low = next_part(x), high = next_part(y);
+// The same of two numbers side by side, of which so many parts are cut off.
+static __device__ __forceinline__ unsigned next_part(float &x, float &y, int before) {
+    const unsigned low = next_part(x, before), high = next_part(y, before);
     return low >> 16 | high;
 }
 
@@ -62,13 +64,13 @@ static __device__ __forceinline__ void store_piece(bf16 *to, uint4 x) {
 
 // Fills a stage with DEPTH x EXTENT elements of an operand, of which `extent` and `depth` are there; columns lie in
 // blocks of WIDTH.
-template <int DEPTH, int EXTENT, int WIDTH, bool ALONG_K, int PARTS, int COPY, class AT>
+template <int DEPTH, int EXTENT, int WIDTH, bool ALONG_K, int PARTS, int COPY, int WORKERS = 256, class AT>
 static __device__ __forceinline__ void fill_stage(bf16 *stage, int extent, int depth, AT at) {
     const int ROWS = ALONG_K ? EXTENT : DEPTH, COLUMNS = ALONG_K ? DEPTH : EXTENT, PIECES = ROWS * COLUMNS / 8;
 #pragma unroll
-    for (int first = 0; first < PIECES; first += 256) {
+    for (int first = 0; first < PIECES; first += WORKERS) {
         const int piece = first + threadIdx.x;
-        if (PIECES % 256 != 0 && piece >= PIECES) break;
+        if (PIECES % WORKERS != 0 && piece >= PIECES) break;
         const int row = COPY == COPY_ROWS ? piece % ROWS : piece / (COLUMNS / 8);
         const int column = (COPY == COPY_ROWS ? piece / ROWS : piece % (COLUMNS / 8)) * 8;
         const int kk = ALONG_K ? column : row, x = ALONG_K ? row : column;
@@ -91,7 +93,7 @@ static __device__ __forceinline__ void fill_stage(bf16 *stage, int extent, int d
             for (int part = 0; part < PARTS; part++) {
                 unsigned words[4];
 #pragma unroll
-                for (int word = 0; word < 4; word++) words[word] = next_part(left[2 * word], left[2 * word + 1]);
+                for (int word = 0; word < 4; word++) words[word] = next_part(left[2 * word], left[2 * word + 1], part);
                 store_piece(to + part * EXTENT * DEPTH, make_uint4(words[0], words[1], words[2], words[3]));
             }
         }
