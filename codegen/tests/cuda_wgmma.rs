@@ -116,7 +116,7 @@ impl Call {
             "extern \"C\" __global__ void __launch_bounds__(384, 1)
 probe(int m, int n, int k, {parameter}const {a} *a, const bf16 *b, float *c) {{
     extern __shared__ __align__(1024) unsigned char shared[];
-    ring<{SLOTS}, {}, {leaving}> slots{{shared, 0, 0}};
+    ring<{SLOTS}, {}, 256, {leaving}> slots{{shared, 0, 0}};
     if (threadIdx.x == 0) slots.set_up();
     {take}
     __syncthreads();

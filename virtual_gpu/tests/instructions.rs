@@ -310,6 +310,8 @@ fn conversions() {
     use half::{bf16, f16};
     let f = |a: u64| f32::from_bits(a as u32);
     check("cvt.s64.s32 %d, %ra;", "%d", |a, _, _| a as u32 as i32 as i64 as u64);
+    check("cvt.s64.s8 %d, %a;", "%d", |a, _, _| i64::from(a as i8) as u64);
+    check("cvt.u64.u16 %d, %a;", "%d", |a, _, _| a & 0xffff);
     check("cvt.u32.u16 %rd, %ha;", "%rd", |a, _, _| a & 0xffff);
     check("cvt.s32.s16 %rd, %ha;", "%rd", |a, _, _| u64::from(a as u16 as i16 as i32 as u32));
     check("cvt.s32.s8 %rd, %ra;", "%rd", |a, _, _| u64::from(a as i8 as i32 as u32));

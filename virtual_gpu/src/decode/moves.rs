@@ -190,6 +190,24 @@ impl Decoder<'_> {
         };
         let destination = class_of(self.operand(0)?, self, to);
         let source = class_of(self.operand(1)?, self, from);
+        // Of a wider register the lower part, as a field of it.
+        if source == Class::Wide
+            && destination == Class::Wide
+            && !from.is_wide()
+            && !from.is_float()
+            && to.is_wide()
+        {
+            let d = self.destination(0, Class::Wide)?;
+            let (position, length) =
+                (self.constant(Class::Narrow, 0), self.constant(Class::Narrow, from.bits().into()));
+            return Ok(Operation::ExtractWide {
+                signed: from.is_signed(),
+                d,
+                a: self.wide(1)?,
+                position,
+                length,
+            });
+        }
         if destination != (if to.is_wide() { Class::Wide } else { Class::Narrow })
             || source != (if from.is_wide() { Class::Wide } else { Class::Narrow })
         {
