@@ -3,7 +3,7 @@
 //! tile works on its rows, which are those of one dimension. It writes no text.
 
 use super::Architecture;
-use super::dots::{each, right_place, warpgroups};
+use super::dots::{each, last_stride, right_place, warpgroups};
 use super::held_sums::with_held_sum;
 use super::lifetimes::{Lifetime, lifetimes};
 use super::passes::passes;
@@ -90,7 +90,8 @@ impl Fragments {
         }
         let mut multiplied = false;
         each(&program.body, &mut |dot| multiplied |= found.left_of(program, dot).is_some());
-        if multiplied && found.registers(program) <= MOST_REGISTERS { found } else { none }
+        let fits = found.registers(program) <= MOST_REGISTERS && !found.load_few_rows_one_by_one(program);
+        if multiplied && fits { found } else { none }
     }
 
     /// Those of a program, and the program, if another form of it is the better one: sums that it adds up in memory
@@ -304,6 +305,24 @@ impl Fragments {
     fn is_whole(&self, program: &TileProgram, view: &View) -> bool {
         let own = self.get(view.base).and_then(|fragment| fragment.columns);
         self.held(program, view).is_some_and(|held| held.columns == own && held.first == 0)
+    }
+
+    /// Whether a product loads fewer rows than a warpgroup has one number at a time, as it does floats on its left that
+    /// run along memory with their rows: for addresses of which, and whether each is there, registers would not suffice.
+    fn load_few_rows_one_by_one(&self, program: &TileProgram) -> bool {
+        let mut found = false;
+        each(&program.body, &mut |dot| {
+            let Some(method) = self.method(program, dot).filter(|method| method.parts() > 1) else { return };
+            let (place, x) = match method.swapped() {
+                true => (right_place(dot), &dot.n),
+                false => (Place::Strided(dot.a.clone()), &dot.m),
+            };
+            let Place::Strided(view) = &place else { return };
+            let rows: usize = x.iter().map(|&dim| program.dims[dim].extent.most()).product();
+            let held = self.left_of(program, dot).is_some();
+            found |= !held && rows < ROWS && last_stride(view, &dot.k) != 1;
+        });
+        found
     }
 
     /// The most registers for tiles that a thread needs at a time. Where a nest reads a tile for the last time, what it

@@ -25,8 +25,9 @@ use diptych_runtime::cpu::compile::{Compiler, KernelCache};
 use diptych_runtime::executor::load_kernels;
 use diptych_virtual_gpu::Device;
 use installed::nvrtc;
-use job::{Job, program, run_entry, target_of, text_of, tolerance};
+use job::{Job, program, program_of_size, run_entry, target_of, text_of, tolerance};
 use reference::Reference;
+use serde_json::json;
 use std::collections::BTreeMap;
 use std::time::Instant;
 
@@ -122,6 +123,31 @@ checks! {
     mla_trains_in_f32: "mla-tiny" "f32" TRAINING, Some(1.0);
     mla_trains_in_bf16: "mla-tiny" "bf16" TRAINING, Some(1.0);
     mla_steps_in_bf16: "mla-tiny" "bf16" [EntryKind::Step], None;
+}
+
+/// Heads as wide as those of large models, whose scores, probabilities and gradients are in a warpgroup's registers, and
+/// texts so long that nothing is masked of some chunks.
+#[test]
+fn wide_heads_train_in_bf16() {
+    let Some(nvrtc) = nvrtc() else { return };
+    let config = json!({
+        "layers": 1, "vocab": 97, "embed": 40, "heads": 2, "key_value_heads": 1, "head_dim": 128, "hidden": 56,
+    });
+    let (program, vocab) = program_of_size("llama-tiny", "bf16", &config);
+    let (kind, architecture) = (EntryKind::Train, Architecture::Sm90a);
+    let options = EntryOptions::cuda(architecture);
+    let compiled = compile_program(&program, &[kind], &AdamWOptions::default(), options)
+        .unwrap_or_else(|error| panic!("{error}"));
+    let entry = &compiled.entries[&kind];
+    let held = entry.device_kernels.iter().filter(|kernel| kernel.text.contains("fragment<64>"));
+    let held: Vec<&str> = held.map(|kernel| kernel.name.as_str()).collect();
+    assert!(held.len() >= 3, "attention, and its gradients of queries and of keys: {held:?}");
+    let job = Job::of(kind, vec![(0, 150), (0, 3)], vocab);
+    let reference = Reference::of(compiled.program_of(kind), &[entry], &job.bound);
+    let mut device = Device::new(target_of(architecture), 1 << 30);
+    let module = device.load(&ptx(&nvrtc, &compiled, architecture)).unwrap();
+    let name = "wide heads in training";
+    run_entry(name, &job, &reference, (entry, None), (&mut device, &module), tolerance("bf16"), None);
 }
 
 /// Experts and recurrences: what they choose, group, walk and round.
