@@ -131,7 +131,7 @@ mod tests {
             ("sm_", "`sm_` is not a GPU target"),
             (
                 "cuda:0",
-                "there is none; write cpu, sm_80, sm_90a, sm_100a, a machine with such a GPU (a100-80gb-sxm, b200",
+                "there is none; write cpu, sm_80, sm_90a, sm_100a, a machine with such a GPU (a100-80gb-sxm, h100-sxm, h200-sxm, b200)",
             ),
             ("reference-cpu", "that is a CPU"),
             ("missing.toml", "missing.toml: cannot be read"),

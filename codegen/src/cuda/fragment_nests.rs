@@ -153,7 +153,7 @@ impl Writer<'_> {
         let (register, address) = (self.register(&place), self.element(&place, &self.walked(&rows)));
         let there = match &register {
             Some([tile, at]) => format!("{tile}.get({at})"),
-            None => format!("load({address})"),
+            None => format!("(row_there ? load({address}) : {})", neutral(sum.kind)),
         };
         let whole = match sum.fresh {
             true => total,
@@ -163,6 +163,9 @@ impl Writer<'_> {
             Some([tile, at]) => self.line(format!("{tile}.put({at}, {whole});")),
             None => {
                 self.line(format!("const float whole{} = {whole};", sum.id));
+                if !sum.fresh {
+                    self.line("__syncwarp();");
+                }
                 self.line(format!(
                     "if (row_there && threadIdx.x % 4 == 0) store({address}, whole{});",
                     sum.id

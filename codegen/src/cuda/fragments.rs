@@ -6,7 +6,7 @@ use super::Architecture;
 use super::dots::{each, last_stride, right_place, warpgroups};
 use super::held_sums::with_held_sum;
 use super::lifetimes::{Lifetime, lifetimes};
-use super::passes::passes;
+use super::passes::{has_long_rows, passes};
 use super::prelude::WARPGROUP_COLUMNS;
 use super::warpgroups::{Warpgroups, multiply};
 use crate::condense::accesses::views;
@@ -67,6 +67,9 @@ impl Fragments {
     pub(super) fn of(program: &TileProgram, architecture: Architecture) -> Fragments {
         let none = Fragments::none(program, architecture);
         let Some(rows) = rows(program, architecture) else { return none };
+        if !works_with_one_warpgroup(program, &program.body) {
+            return none;
+        }
         let mut found = Fragments { rows: Some(rows), ..none.clone() };
         for (tile, fragment) in found.tiles.iter_mut().enumerate() {
             let dims: Vec<DimId> = several(program, &program.tiles[tile].dims);
@@ -204,7 +207,18 @@ impl Fragments {
                     .held(program, view)
                     .is_some_and(|held| held.columns.is_none_or(|dim| columns.contains(&dim)))
         };
-        let mut whole = true;
+        // Two numbers of bf16 share a register, which is written anew with the first.
+        let stores = |tile: Base| {
+            let is = |instr: &Instr| matches!(instr, Instr::Store(place, _) if place.base() == tile);
+            nest.body.iter().any(is)
+        };
+        let updates_narrow = nest.body.iter().any(|instr| match instr {
+            Instr::Load(place) => {
+                self.get(place.base()).is_some_and(|tile| tile.narrow) && stores(place.base())
+            }
+            _ => false,
+        });
+        let mut whole = !updates_narrow;
         views(&mut Stmt::Nest(nest.clone()), &mut |view, _| whole &= is_of_nest(view));
         let varies = |place: &Place| match place {
             Place::Strided(view) => columns.iter().all(|&dim| view.stride(dim) > 0),
@@ -364,7 +378,7 @@ fn in_order(body: &[Stmt], time: &mut usize, see: &mut dyn FnMut(usize, &Stmt)) 
     }
 }
 
-/// The rows of fragments: those of the tiles that are multiplied, of which an instance has a warpgroup's rows at most.
+/// The rows of fragments: those of the tiles that are multiplied, of which an instance has as many as a warpgroup at most.
 fn rows(program: &TileProgram, architecture: Architecture) -> Option<DimId> {
     // Sums in tensor memory are there, not in registers.
     if !architecture.has_warpgroups() || architecture.has_tensor_memory() {
@@ -395,6 +409,20 @@ fn rows(program: &TileProgram, architecture: Architecture) -> Option<DimId> {
         && rest.iter().all(|dim| dim == first)
         && multiply(program, &program.body, architecture))
     .then_some(*first)
+}
+
+/// Whether no statement needs the threads of two warpgroups: rows that several warps share do, and what the prelude
+/// has for routing.
+fn works_with_one_warpgroup(program: &TileProgram, body: &[Stmt]) -> bool {
+    let of_statements = body.iter().all(|stmt| match stmt {
+        Stmt::Stream { body, .. } | Stmt::Steps { body, .. } => works_with_one_warpgroup(program, body),
+        Stmt::When { yes, no, .. } => {
+            works_with_one_warpgroup(program, yes) && works_with_one_warpgroup(program, no)
+        }
+        Stmt::Round { .. } | Stmt::TopK { .. } | Stmt::AddRows(_) | Stmt::Group { .. } => false,
+        Stmt::Nest(_) | Stmt::Dot(_) | Stmt::Fill { .. } | Stmt::Transpose { .. } => true,
+    });
+    of_statements && has_long_rows(program, body) == Ok(false)
 }
 
 /// Whether a loop has one block of a dimension after the other.

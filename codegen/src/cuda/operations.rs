@@ -42,7 +42,7 @@ impl Writer<'_> {
                 }
                 Instr::Map(function, operands) if self.holds(*function, operands, nest) => "true".to_owned(),
                 Instr::Map(ScalarFn::Exp, operands)
-                    if *held && self.ranges.is_at_most_zero(nest, operands[0]) =>
+                    if *held && self.ranges.is_at_most_zero(self.program, nest, operands[0]) =>
                 {
                     format!("f_exp_at_most_zero(v{})", operands[0])
                 }
@@ -58,6 +58,11 @@ impl Writer<'_> {
                     match self.register(place) {
                         Some([tile, at]) => self.line(format!("{tile}.put({at}, v{value});")),
                         None if *held => {
+                            // Threads that share a row read what one of them stores.
+                            let reads = |instr: &Instr| matches!(instr, Instr::Load(from) if from.base() == place.base());
+                            if nest.body.iter().any(reads) {
+                                self.line("__syncwarp();");
+                            }
                             self.line(format!("if ({}) {store}", self.guard(place, dims, true)));
                         }
                         None => self.line(store),

@@ -3,7 +3,7 @@
 //! compute for such numbers has the same bits. What no instance has in a tile may be anything. It writes no text.
 
 use crate::condense::accesses::{Access, views};
-use crate::tile::{Base, Instr, Nest, Place, Stmt, ValueId, View};
+use crate::tile::{Base, Instr, Nest, Place, Stmt, TileProgram, ValueId, View};
 use diptych_ir::{ReduceKind, ScalarFn};
 
 /// What is known at a place of the text.
@@ -22,33 +22,34 @@ impl Ranges {
     }
 
     /// Whether a value of a nest is at most zero, or no number.
-    pub(super) fn is_at_most_zero(&self, nest: &Nest, value: ValueId) -> bool {
+    pub(super) fn is_at_most_zero(&self, program: &TileProgram, nest: &Nest, value: ValueId) -> bool {
         let Instr::Map(ScalarFn::Sub, operands) = &nest.body[value] else { return false };
         let [of, most] = operands[..] else { return false };
-        let (Some(of), Some(most)) = (loaded(nest, of), loaded(nest, finite_of(nest, most))) else {
+        let loaded = |value| loaded(program, nest, value);
+        let (Some(of), Some(most)) = (loaded(of), loaded(finite_of(nest, most))) else {
             return false;
         };
         self.maxima.contains(&[most, of])
     }
 
     /// Notes what a statement that holds no others does.
-    pub(super) fn after(&mut self, stmt: &Stmt) {
+    pub(super) fn after(&mut self, program: &TileProgram, stmt: &Stmt) {
         let mut found = Ranges::default();
         if let Stmt::Nest(nest) = stmt {
             for instr in &nest.body {
                 match instr {
                     Instr::Reduce { kind: ReduceKind::Max, value, into, fresh: true, .. } => {
-                        let stored = nest.body.iter().filter_map(|instr| stored(instr, *value));
-                        found.maxima.extend(stored.filter_map(|tile| Some([whole(into)?, tile])));
+                        let stored = nest.body.iter().filter_map(|instr| stored(program, instr, *value));
+                        found.maxima.extend(stored.filter_map(|tile| Some([whole(program, into)?, tile])));
                     }
                     Instr::Store(_, value) => {
                         let exponential = match &nest.body[*value] {
                             Instr::Map(ScalarFn::Exp, of) => {
-                                of.iter().all(|&of| self.is_at_most_zero(nest, of))
+                                of.iter().all(|&of| self.is_at_most_zero(program, nest, of))
                             }
                             _ => false,
                         };
-                        found.finite.extend(stored(instr, *value).filter(|_| exponential));
+                        found.finite.extend(stored(program, instr, *value).filter(|_| exponential));
                     }
                     _ => {}
                 }
@@ -65,26 +66,28 @@ impl Ranges {
     }
 }
 
-/// The tile of which a view is all, from its start on.
-fn whole(view: &View) -> Option<usize> {
+/// The tile of which a view is all: it has all of its dimensions.
+fn whole(program: &TileProgram, view: &View) -> Option<usize> {
     match view.base {
-        Base::Tile(tile) if view.offset == 0 => Some(tile),
+        Base::Tile(tile) if view.offset == 0 => {
+            program.tiles[tile].dims.iter().all(|&dim| view.stride(dim) > 0).then_some(tile)
+        }
         _ => None,
     }
 }
 
 /// The tile that a value is stored to.
-fn stored(instr: &Instr, wanted: ValueId) -> Option<usize> {
+fn stored(program: &TileProgram, instr: &Instr, wanted: ValueId) -> Option<usize> {
     match instr {
-        Instr::Store(Place::Strided(view), value) if *value == wanted => whole(view),
+        Instr::Store(Place::Strided(view), value) if *value == wanted => whole(program, view),
         _ => None,
     }
 }
 
 /// The tile that a value is loaded from.
-fn loaded(nest: &Nest, value: ValueId) -> Option<usize> {
+fn loaded(program: &TileProgram, nest: &Nest, value: ValueId) -> Option<usize> {
     match &nest.body[value] {
-        Instr::Load(Place::Strided(view)) => whole(view),
+        Instr::Load(Place::Strided(view)) => whole(program, view),
         _ => None,
     }
 }

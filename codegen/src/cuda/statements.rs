@@ -23,7 +23,7 @@ impl Writer<'_> {
         self.own_statement(stmt)?;
         match holds_others {
             true => self.ranges = Ranges::default(),
-            false => self.ranges.after(stmt),
+            false => self.ranges.after(self.program, stmt),
         }
         Ok(())
     }
@@ -194,7 +194,8 @@ impl Writer<'_> {
             (false, true) => ("larger(0, past_position - origin + 2 * CHUNK - 2) / CHUNK", "length / CHUNK"),
             (false, false) => ("0", "length / CHUNK"),
         };
-        self.open(format!("for (; chunk >= {first} && chunk < {end}; chunk++) {{"));
+        // A window may end the chunks of tokens before those that are whole.
+        self.open(format!("for (; chunk >= {first} && chunk < smaller(end_chunk, {end}); chunk++) {{"));
         self.whole_chunk = Some(bounds);
         match along_past {
             true => self.past_range("chunk"),

@@ -207,6 +207,21 @@ impl Writer<'_> {
         self.workers() + if self.staging.ring.is_some() { WARPGROUP } else { 0 }
     }
 
+    /// Blocks that share a multiprocessor. Where shared memory lets two of them, registers have to as well: 128 a thread.
+    /// Several products, one that goes on from sums in several tiles, or one with tiles elsewhere, keep more addresses
+    /// than that; two warpgroups have all registers.
+    fn blocks_together(&self) -> usize {
+        let many = super::dots::count(&self.program.body) > 1
+            || super::dots::goes_on_in_tiles(self.program, self.architecture)
+            || self.placement.scratch_bytes > 0;
+        let most = match self.staging.ring {
+            Some(_) if self.fragments.rows.is_none() => 1,
+            None if many => 1,
+            _ => 2,
+        };
+        self.architecture.blocks_of(self.placement.shared_bytes).clamp(1, most)
+    }
+
     fn kernel(&mut self) -> Result<(), String> {
         self.header();
         for (position, table) in self.program.tables.iter().enumerate() {
@@ -214,25 +229,7 @@ impl Writer<'_> {
             let (name, length) = (self.table(position), table.len());
             self.line(format!("__device__ const float {name}[{length}] = {{{}}};", numbers.join(", ")));
         }
-        // Where shared memory lets two blocks stay on a multiprocessor, registers have to as well: 128 a thread.
-        // Several products, one that goes on from sums in several tiles, or one with tiles elsewhere, keep more
-        // addresses than that; warpgroups have all registers.
-        let many = super::dots::count(&self.program.body) > 1
-            || super::dots::goes_on_in_tiles(self.program, self.architecture)
-            || self.placement.scratch_bytes > 0;
-        let most = match self.staging.ring {
-            Some(_) if self.fragments.rows.is_some() => 2,
-            Some(_) => 1,
-            None => {
-                if many {
-                    1
-                } else {
-                    2
-                }
-            }
-        };
-        let together = self.architecture.blocks_of(self.placement.shared_bytes).clamp(1, most);
-        let threads = self.threads();
+        let (threads, together) = (self.threads(), self.blocks_together());
         self.line(format!("extern \"C\" __global__ void __launch_bounds__({threads}, {together})"));
         let signature = self.text.len();
         self.depth += 1;
@@ -260,7 +257,11 @@ impl Writer<'_> {
         self.line("__syncthreads();");
         self.open(format!("if (threadIdx.x < {workers}) {{"));
         let [consumer, producer] = super::warpgroups::registers(workers);
-        self.line(format!("consume<{consumer}>();"));
+        // One warpgroup of consumers alone on a multiprocessor has as many registers as threads can have.
+        let shares = workers == THREADS || self.blocks_together() > 1;
+        if shares {
+            self.line(format!("consume<{consumer}>();"));
+        }
         self.open_tensor_memory();
         if self.fragments.rows.is_some() {
             self.held_tiles();
@@ -269,7 +270,9 @@ impl Writer<'_> {
         self.give_back_tensor_memory();
         self.depth -= 1;
         self.open("} else {");
-        self.line(format!("copy<{producer}>();"));
+        if shares {
+            self.line(format!("copy<{producer}>();"));
+        }
         self.line(format!("if (threadIdx.x > {workers}) return;"));
         let first = self.text.len();
         self.produces = true;

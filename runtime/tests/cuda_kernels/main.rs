@@ -126,28 +126,35 @@ checks! {
 }
 
 /// Heads as wide as those of large models, whose scores, probabilities and gradients are in a warpgroup's registers, and
-/// texts so long that nothing is masked of some chunks.
+/// texts so long that nothing is masked of some chunks, or that a window leaves some out.
 #[test]
 fn wide_heads_train_in_bf16() {
     let Some(nvrtc) = nvrtc() else { return };
-    let config = json!({
-        "layers": 1, "vocab": 97, "embed": 40, "heads": 2, "key_value_heads": 1, "head_dim": 128, "hidden": 56,
-    });
-    let (program, vocab) = program_of_size("llama-tiny", "bf16", &config);
-    let (kind, architecture) = (EntryKind::Train, Architecture::Sm90a);
-    let options = EntryOptions::cuda(architecture);
-    let compiled = compile_program(&program, &[kind], &AdamWOptions::default(), options)
-        .unwrap_or_else(|error| panic!("{error}"));
-    let entry = &compiled.entries[&kind];
-    let held = entry.device_kernels.iter().filter(|kernel| kernel.text.contains("fragment<64>"));
-    let held: Vec<&str> = held.map(|kernel| kernel.name.as_str()).collect();
-    assert!(held.len() >= 3, "attention, and its gradients of queries and of keys: {held:?}");
-    let job = Job::of(kind, vec![(0, 150), (0, 3)], vocab);
-    let reference = Reference::of(compiled.program_of(kind), &[entry], &job.bound);
-    let mut device = Device::new(target_of(architecture), 1 << 30);
-    let module = device.load(&ptx(&nvrtc, &compiled, architecture)).unwrap();
-    let name = "wide heads in training";
-    run_entry(name, &job, &reference, (entry, None), (&mut device, &module), tolerance("bf16"), None);
+    for (window, length) in [(None, 190), (Some(60), 192)] {
+        let mut config = json!({
+            "layers": 1, "vocab": 97, "embed": 40, "heads": 2, "key_value_heads": 1, "head_dim": 128, "hidden": 56,
+        });
+        if let Some(window) = window {
+            config["window"] = json!(window);
+        }
+        let (program, vocab) = program_of_size("llama-tiny", "bf16", &config);
+        let (kind, architecture) = (EntryKind::Train, Architecture::Sm90a);
+        let options = EntryOptions::cuda(architecture);
+        let compiled = compile_program(&program, &[kind], &AdamWOptions::default(), options)
+            .unwrap_or_else(|error| panic!("{error}"));
+        let entry = &compiled.entries[&kind];
+        let held = entry.device_kernels.iter().filter(|kernel| kernel.text.contains("fragment<64>"));
+        let held: Vec<&str> = held.map(|kernel| kernel.text.as_str()).collect();
+        assert!(held.len() >= 3, "attention, and its gradients of queries and of keys: {}", held.len());
+        assert!(held.iter().any(|text| text.contains("f_exp_at_most_zero(")));
+        let job = Job::of(kind, vec![(0, length), (0, 3)], vocab);
+        let reference = Reference::of(compiled.program_of(kind), &[entry], &job.bound);
+        let mut device = Device::new(target_of(architecture), 1 << 30);
+        let module = device.load(&ptx(&nvrtc, &compiled, architecture)).unwrap();
+        let name = format!("wide heads in training, window {window:?}");
+        let device = (&mut device, &module);
+        run_entry(&name, &job, &reference, (entry, None), device, tolerance("bf16"), None);
+    }
 }
 
 /// Experts and recurrences: what they choose, group, walk and round.

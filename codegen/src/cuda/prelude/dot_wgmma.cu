@@ -26,7 +26,7 @@ static __device__ __forceinline__ unsigned long long matrix(unsigned at) {
 // What is the same in all lanes, in a form from which the compiler knows it: it is kept once for a warp.
 static __device__ __forceinline__ unsigned uniform(unsigned x) { return __shfl_sync(0xffffffffu, x, 0); }
 
-// The same of a tile in registers, for k from `first` on, where `depth` of them are left for the thread. FINITE says
+// The fragments of 16 k that a thread has of a tile in registers, for k from `first` on, where `depth` of them are left for the thread. FINITE says
 // that no number is infinite.
 template <int PARTS, bool FINITE, int COLUMNS>
 static __device__ __forceinline__ void

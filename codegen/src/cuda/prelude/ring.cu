@@ -2,9 +2,8 @@
 // A slot belongs to the producer until its barrier `full` says that it is filled, and to the consumers until its barrier
 // `empty` has all arrivals: of each of their warps (wgmma), or of the products that read it (tcgen05). The producer, a
 // thread of a warpgroup of its own, walks the same instances, loops and steps as the consumers and copies boxes of tensors
-// by TMA. Both count slots on and on,
-// over dots and instances, so the producer runs ahead as far as there are slots. What no TMA copies, consumers put
-// into the slot when they have it.
+// by TMA. Both count slots on and on, over dots and instances, so the producer runs ahead as far as there are slots. What
+// no TMA copies, consumers put into the slot when they have it.
 
 #define RING_STEP 64     // k of a slot: a row of 128 bytes of bf16, which is the widest swizzle
 #define BLOCK_BYTES 8192 // 64 rows of 128 bytes

@@ -1,4 +1,5 @@
-// What consumers do for the slots of the ring and with fragments in registers, whichever tensor cores multiply.
+// What consumers do for the slots of the ring and with fragments in registers, whichever tensor cores multiply; tiles
+// that stay in registers are wgmma's alone.
 
 // Where an operand comes from.
 #define BY_TMA 0                // boxes that the producer copies
