@@ -17,15 +17,9 @@ use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem::offset_of;
 
-/// All that train and serve, but for `step`, which has the kernels of `train` and `update`, and more where it can.
-const KINDS: [EntryKind; 6] = [
-    EntryKind::Train,
-    EntryKind::Accumulate,
-    EntryKind::Step,
-    EntryKind::Score,
-    EntryKind::Prefill,
-    EntryKind::Decode,
-];
+/// All that train and serve. `accumulate` and `step` have the kernels of `train` and `update`, a few of them joined.
+const KINDS: [EntryKind; 5] =
+    [EntryKind::Train, EntryKind::Update, EntryKind::Score, EntryKind::Prefill, EntryKind::Decode];
 
 fn compiled(
     preset: &str,
@@ -88,7 +82,7 @@ fn kernels_of_the_zoo_compile_without_spills() {
     let mut in_scratch = BTreeSet::new();
     for architecture in Architecture::ALL {
         for preset in ["gpt2-tiny", "llama-tiny", "mla-tiny"] {
-            // Kernels of floats are those of sm_90a.
+            // Kernels of floats are written as for sm_90a.
             let dtypes: &[&str] = if architecture.has_tensor_memory() { &["bf16"] } else { &["f32", "bf16"] };
             for &dtype in dtypes {
                 let program = compiled(preset, &json!({ "dtype": dtype }), &KINDS, architecture);

@@ -41,7 +41,7 @@ fn check(preset: &str, dtype: &str, kinds: &[EntryKind], clip_norm: Option<f64>)
         compile_program(&program, kinds, &optimizer, options).unwrap_or_else(|error| panic!("{error}"))
     };
     let width = VectorWidth::detect();
-    // Where nothing sums in tensor memory, kernels are those of sm_90a.
+    // Where nothing sums in tensor memory, kernels are written as for sm_90a.
     let architectures = Architecture::ALL
         .into_iter()
         .filter(|architecture| dtype != "f32" || !architecture.has_tensor_memory());
