@@ -2,9 +2,11 @@
 //! which is streamed, and in what blocks. Block sizes depend on fixed sizes
 //! and the kind of group alone; of rows it is the most, and a run divides them evenly.
 
+mod patches;
+
 use super::{Context, LowerError, chunks, padding, past};
 use crate::tile::{Dim, DimId, Extent};
-use diptych_ir::{Axes, Axis, Graph, NodeId, Op, ReduceKind, Size};
+use diptych_ir::{Axis, Graph, NodeId, Op, ReduceKind, Size};
 use diptych_passes::fuse::{Group, GroupKind, Grouping, StreamAxis};
 use diptych_passes::layout::{Layout, Leading, leading, product, symbol};
 use std::collections::HashMap;
@@ -128,8 +130,8 @@ pub fn choose(group: &Group, context: &Context) -> Result<Dims, LowerError> {
     };
     match &kind {
         GroupKind::Rows(Leading::None) => {
-            if let Some(axes) = exchanged_axes(group, graph, context) {
-                patches(&mut dims, graph.axes(group.outputs[0]), axes, context);
+            if let Some(axes) = patches::exchanged_axes(group, graph, context) {
+                patches::divide(&mut dims, graph.axes(group.outputs[0]), axes, context);
             } else if let Some((axis, size)) = first_shared_axis(group, graph, context) {
                 let (inner, align) = columns_within(group, axis, context);
                 dims.divide(axis, Extent::Blocks { size, block: choose_block(size, inner, 8, align) });
@@ -307,56 +309,6 @@ fn lies_alike(group: &Group, graph: &Graph, context: &Context) -> bool {
         _ => false,
     };
     layouts.windows(2).all(|pair| pair[0] == pair[1]) && !group.nodes.iter().any(counts)
-}
-
-/// The axes that run along memory where something lies that a pointwise group without run-time axes reads, and where it
-/// stores its result, if they are not the same and a patch of both is to be an instance's.
-fn exchanged_axes(group: &Group, graph: &Graph, context: &Context) -> Option<[Axis; 2]> {
-    context.blocks.patch?;
-    let &[output] = &group.outputs[..] else { return None };
-    let axes = graph.axes(output);
-    let pointwise = |&id: &NodeId| matches!(graph.op(id), Op::Map(_) | Op::Cast(_)) && graph.axes(id) == axes;
-    if group.kind != GroupKind::Flat || !group.nodes.iter().all(pointwise) {
-        return None;
-    }
-    let target = fastest(&(context.layout)(output))?;
-    let mut stack: Vec<NodeId> = group.nodes.iter().flat_map(|&id| graph.operands(id)).collect();
-    let mut source = None;
-    while let Some(id) = stack.pop() {
-        if group.nodes.contains(&id) || graph.axes(id).is_empty() {
-            continue;
-        }
-        match graph.op(id) {
-            Op::Map(_) | Op::Cast(_) if context.in_place.contains(&id) => stack.extend(graph.operands(id)),
-            op if diptych_passes::fuse::is_view(op) && !matches!(op, Op::Output(_)) => return None,
-            _ => source = source.or(fastest(&(context.layout)(id)).filter(|&axis| axis != target)),
-        }
-    }
-    let source = source?;
-    [source, target].iter().all(|&axis| axes.contains(axis)).then_some([source, target])
-}
-
-/// The axis that runs along memory.
-fn fastest(layout: &Layout) -> Option<Axis> {
-    let axes = match layout {
-        Layout::Dense { order, .. } => order,
-        Layout::Packed { n, .. } => n,
-        Layout::Blocks { .. } | Layout::Rounded { .. } => return None,
-    };
-    axes.iter().rev().copied().find(|axis| axis.fixed_size() > Some(1))
-}
-
-/// Divides all axes among instances, of which each has a patch of two.
-fn patches(dims: &mut Dims, axes: &Axes, patch: [Axis; 2], context: &Context) {
-    for axis in context.layouts.ordered(axes.iter().copied()) {
-        let (Some(size), Some(most)) = (axis.fixed_size(), context.blocks.patch) else { continue };
-        if patch.contains(&axis) {
-            dims.divide(axis, Extent::Blocks { size, block: most.min(size) });
-        } else {
-            dims.divide(axis, Extent::Blocks { size, block: 1 });
-            dims.single.extend(dims.by_axis.get(&axis).copied());
-        }
-    }
 }
 
 /// The smallest block of an axis that holds at least `least` elements, with
