@@ -71,8 +71,7 @@ impl Trial<'_> {
             let target = self.architecture.name().parse().expect("a target");
             let ptx =
                 nvrtc.compile(&text, "kernel.cu", target, Form::Ptx).map_err(|error| error.to_string())?;
-            let ptx = std::str::from_utf8(&ptx.bytes).expect("PTX");
-            device.load(ptx).map_err(|error| error.to_string())
+            device.load(&ptx.ptx).map_err(|error| error.to_string())
         };
         match compile() {
             Ok(module) => self.module = Some((kernel, module)),
@@ -154,7 +153,7 @@ fn check(tried: &Tried) {
         let text = text_of(entry, &entry.device_kernels);
         let target = architecture.name().parse().unwrap();
         let ptx = KernelCache::standard().compile(&nvrtc, &text, "kernels.cu", target, Form::Ptx).unwrap();
-        let module = device.load(std::str::from_utf8(&ptx.bytes).unwrap()).unwrap();
+        let module = device.load(&ptx.ptx).unwrap();
         let observer = |run: &mut Run<'_>, launch: &Launch, iteration: usize, layer: usize| {
             let open = trials.iter_mut().filter(|trial| trial.caught.is_none() && trial.launches < LAUNCHES);
             let mut kept = None;
