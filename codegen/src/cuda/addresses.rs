@@ -175,7 +175,7 @@ impl Writer<'_> {
         let terms = |first: usize, strides: &dyn Fn(usize) -> Option<usize>| {
             let steps = view.strides.iter().filter_map(|&(dim, stride)| {
                 let stride = strides(stride).filter(|&stride| stride > 0)?;
-                let position = self.position(dim, true, index)?;
+                let position = self.mapped(view, dim, self.position(dim, true, index)?);
                 Some(if stride == 1 { position } else { format!("{position} * {stride}") })
             });
             let first = (first > 0).then(|| first.to_string());

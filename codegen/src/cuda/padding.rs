@@ -39,13 +39,15 @@ struct Pitch {
     row: usize,
     /// By how many banks the next row is to begin later.
     banks: usize,
-    /// Whether pairs along rows are written, and whether nests look at elements across: no distance of rows serves both.
-    along_and_across: [bool; 2],
+    /// Whether pairs along rows are written.
+    along: bool,
+    /// Whether a nest looks at elements across. No distance of rows serves both.
+    across: bool,
 }
 
 impl Pitch {
     fn of(row: usize, how: Use, dtype: DType) -> Pitch {
-        Pitch { row, banks: how.banks(dtype), along_and_across: [how == Use::Pairs, how == Use::OwnAcross] }
+        Pitch { row, banks: how.banks(dtype), along: how == Use::Pairs, across: how == Use::OwnAcross }
     }
 
     fn padded(self, dtype: DType) -> usize {
@@ -108,8 +110,11 @@ pub(super) fn padded(
     for (tile, pitch) in wanted {
         let Some(pitch) = pitch.filter(|pitch| pitch.banks > 0) else { continue };
         let dtype = element(&program, tile);
-        let staggers =
-            pitch.along_and_across == [true; 2] && dtype.bytes() == 4 && only_holds_sums(&program, tile);
+        let of_floats = dtype.bytes() == 4;
+        let staggers = pitch.along
+            && pitch.across
+            && of_floats
+            && holds_sums_in_rows(&program, tile, pitch.row, fragments);
         // Pairs of four rows, and of every other row of eight, are then in different banks.
         let pitch = if staggers { Pitch { banks: STAGGERED.1, ..pitch } } else { pitch };
         let padded = pitch.padded(dtype);
@@ -178,13 +183,18 @@ fn want_of_nest(
     });
 }
 
-/// Whether dots do no more with a tile than to leave their sums there.
-fn only_holds_sums(program: &TileProgram, tile: usize) -> bool {
+/// Whether dots do no more with a tile than to leave their sums there, from its first row on, each row in one.
+fn holds_sums_in_rows(program: &TileProgram, tile: usize, row: usize, fragments: &Fragments) -> bool {
     let mut only = true;
     each(&program.body, &mut |dot| {
         let is = |place: &Place| place.base() == Base::Tile(tile);
         only &= ![left(dot), dot.b.clone(), right_place(dot)].iter().any(is);
-        only &= !is(&dot.c) || dot.batch.is_empty();
+        if let Place::Strided(view) = &dot.c
+            && is(&dot.c)
+        {
+            let along = fragments.method(program, dot).is_some_and(|method| !method.swapped());
+            only &= along && dot.batch.is_empty() && view.offset < row;
+        }
     });
     only
 }
@@ -213,8 +223,7 @@ fn want(
     *known = known.filter(|known| known.row == pitch.row).map(|known| {
         // What is read in a loop comes after what is stored once.
         let banks = if how == Use::Across { pitch.banks } else { known.banks.max(pitch.banks) };
-        let also = |at: usize| known.along_and_across[at] || pitch.along_and_across[at];
-        Pitch { banks, along_and_across: [also(0), also(1)], ..known }
+        Pitch { banks, along: known.along || pitch.along, across: known.across || pitch.across, ..known }
     });
 }
 
