@@ -85,6 +85,9 @@ impl Use {
     }
 }
 
+/// Dimensions of a tile's rows, and of its columns.
+type RowsAndColumns<'d> = (&'d [DimId], &'d [DimId]);
+
 /// A program with its tiles so padded.
 pub(super) fn padded(
     program: &TileProgram,
@@ -139,7 +142,7 @@ fn want_of_dot(
     dot: &Dot,
     architecture: Architecture,
     fragments: &Fragments,
-    want: &mut dyn FnMut(&Place, (&[DimId], &[DimId]), Use),
+    want: &mut dyn FnMut(&Place, RowsAndColumns<'_>, Use),
 ) {
     // Rows of an operand as they lie.
     let along = |place: &Place, x: &[DimId]| match place {
