@@ -143,6 +143,10 @@ impl Writer<'_> {
             Base::Tile(tile) => self.program.tiles[tile].name.clone(),
             Base::Table(table) => self.table(table),
         };
+        if let Some(row) = self.staggered_row(view.base) {
+            text.push_str(&self.in_staggered_rows(view, row, index));
+            return text;
+        }
         if view.offset > 0 {
             let _ = write!(text, " + {}", view.offset);
         }
@@ -156,6 +160,31 @@ impl Writer<'_> {
             };
         }
         text
+    }
+
+    /// How many elements a row of a tile has whose rows are staggered.
+    pub(super) fn staggered_row(&self, base: Base) -> Option<usize> {
+        match base {
+            Base::Tile(tile) => self.staggered.get(&tile).copied(),
+            Base::Arg(_) | Base::Table(_) => None,
+        }
+    }
+
+    /// Where in such a tile an element of a view is: its row, and its place in that.
+    fn in_staggered_rows(&self, view: &View, row: usize, index: Index<'_>) -> String {
+        let terms = |first: usize, strides: &dyn Fn(usize) -> Option<usize>| {
+            let steps = view.strides.iter().filter_map(|&(dim, stride)| {
+                let stride = strides(stride).filter(|&stride| stride > 0)?;
+                let position = self.mapped(view, dim, self.position(dim, true, index)?);
+                Some(if stride == 1 { position } else { format!("{position} * {stride}") })
+            });
+            let first = (first > 0).then(|| first.to_string());
+            first.into_iter().chain(steps).collect::<Vec<String>>().join(" + ")
+        };
+        let rows = terms(view.offset / row, &|stride| (stride % row == 0).then_some(stride / row));
+        let within = terms(view.offset % row, &|stride| (stride % row != 0).then_some(stride));
+        let rows = if rows.is_empty() { rows } else { format!(" + staggered({rows}, {row})") };
+        if within.is_empty() { rows } else { format!("{rows} + {within}") }
     }
 
     /// A position as a view's rows have it.

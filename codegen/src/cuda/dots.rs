@@ -388,7 +388,8 @@ impl Writer<'_> {
         let dtype = type_name(self.stored_type(view));
         let address = self.address(view, &self.walked(batch));
         let (row, column) = (last_stride(view, rows), last_stride(view, columns));
-        format!("strided<{constant}{dtype}>{{{address}, {row}, {column}}}")
+        let name = if self.staggered_row(view.base).is_some() { "in_staggered_rows" } else { "strided" };
+        format!("{name}<{constant}{dtype}>{{{address}, {row}, {column}}}")
     }
 
     /// Panels as an operand; `across` where they hold k where a dot has columns.

@@ -6,7 +6,7 @@ use super::barriers::{Pending, Touched};
 use super::dots::Staging;
 use super::exchange::exchanged;
 use super::fragments::Fragments;
-use super::padding::padded;
+use super::padding::{Laid, padded};
 use super::passes::has_long_rows;
 use super::placement::{Placement, Room, element};
 use super::prelude::prelude;
@@ -15,6 +15,7 @@ use super::warpgroups::Ring;
 use super::{Architecture, CudaError, TensorMap};
 use crate::tile::{DimId, Extent, Stmt, StreamBounds, TileProgram};
 use diptych_passes::layout::Leading;
+use std::collections::BTreeMap;
 
 /// Threads that do a block's work. One number for all kernels: eight warps, of which a multiprocessor holds eight
 /// blocks' worth.
@@ -62,14 +63,16 @@ pub fn write(program: &TileProgram, name: &str, architecture: Architecture) -> R
     let exchanged = exchanged(program);
     let (held, fragments) = Fragments::of_held(&exchanged, architecture);
     let program = held.as_ref().unwrap_or(&exchanged);
-    let padded = padded(program, architecture);
-    let (program, staging, placement) = placed([&padded, program], architecture, &fragments);
+    let forms = [padded(program, architecture, &fragments), Laid::plain(program)];
+    let (Laid { program, staggered }, staging, placement) = placed(&forms, architecture, &fragments);
+    let program = &**program;
     let pending = Pending::default().at_loop(program, &program.body, &placement).map_err(error)?;
     let mut writer = Writer {
         program,
         architecture,
         staging,
         placement,
+        staggered,
         fragments,
         name: name.to_owned(),
         text: String::new(),
@@ -98,30 +101,30 @@ pub fn write(program: &TileProgram, name: &str, architecture: Architecture) -> R
 /// worth most is three slots, so that copies are under way while a slot is multiplied; then rows of tiles in
 /// different banks.
 fn placed<'p>(
-    forms: [&'p TileProgram; 2],
+    forms: &'p [Laid<'p>; 2],
     architecture: Architecture,
     fragments: &Fragments,
-) -> (&'p TileProgram, Staging, Placement) {
-    let place = |form: &'p TileProgram, staging: Staging| {
-        let placement = Placement::of(form, architecture, staging.total(), fragments);
+) -> (&'p Laid<'p>, Staging, Placement) {
+    let place = |form: &'p Laid<'p>, staging: Staging| {
+        let placement = Placement::of(&form.program, architecture, staging.total(), fragments);
         (form, staging, placement)
     };
     let all = |enough: bool| {
-        let choices = move |form: &'p TileProgram| {
-            let choices = Staging::choices(form, architecture, fragments);
+        let choices = move |form: &'p Laid<'p>| {
+            let choices = Staging::choices(&form.program, architecture, fragments);
             choices
                 .into_iter()
                 .filter(move |staging| staging.has_enough_slots() == enough)
                 .map(move |staging| (form, staging))
         };
-        forms.into_iter().flat_map(choices)
+        forms.iter().flat_map(choices)
     };
-    let fits = |placed: &(&TileProgram, Staging, Placement)| placed.2.scratch_bytes == 0;
+    let fits = |placed: &(&Laid<'_>, Staging, Placement)| placed.2.scratch_bytes == 0;
     let mut placed = all(true).chain(all(false)).map(|(form, staging)| place(form, staging));
     // Where nothing fits, three slots, and the largest tiles elsewhere.
     let otherwise = || {
         let [form, _] = forms;
-        let choices = Staging::choices(form, architecture, fragments);
+        let choices = Staging::choices(&form.program, architecture, fragments);
         let staging = choices.iter().rfind(|staging| staging.has_enough_slots()).unwrap_or(&choices[0]);
         place(form, *staging)
     };
@@ -133,6 +136,8 @@ pub(super) struct Writer<'a> {
     pub(super) architecture: Architecture,
     pub(super) staging: Staging,
     pub(super) placement: Placement,
+    /// Tiles whose rows are staggered, and how many elements a row has: see `padding`.
+    pub(super) staggered: &'a BTreeMap<usize, usize>,
     pub(super) fragments: Fragments,
     name: String,
     text: String,

@@ -89,9 +89,7 @@ fn check(preset: &str, dtype: &str, architecture: Architecture) {
             };
             if has("dot<") || has("dot_") {
                 row("passes", counted.total.bank_conflict_ratio(), false);
-                // Scores that queries of floats give lie across the rows of gradients of keys in registers.
-                let reads_across = has("fragment<") && has("// Grid: chunks of past");
-                row("passes in the main loop", counted.main_loop.bank_conflict_ratio(), !reads_across);
+                row("passes in the main loop", counted.main_loop.bank_conflict_ratio(), true);
             } else {
                 // Of a table in panels an id names a column.
                 let is_along = !has("id_");

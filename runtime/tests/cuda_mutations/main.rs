@@ -119,11 +119,12 @@ impl Trial<'_> {
 /// Runs an entry on each architecture, and its launches with faults before they are made without.
 fn check(tried: &Tried) {
     let Some(nvrtc) = nvrtc() else { return };
-    let &Tried { preset, dtype, kind, .. } = tried;
+    let &Tried { preset, dtype, kind, fields, .. } = tried;
     let faults: Vec<Fault> = tried.faults.iter().flat_map(|file| faults::read(file)).collect();
     let mut config = config(preset);
     // So many k and columns that the slots of a ring are used again and again.
     config["hidden"] = 296.into();
+    fields.iter().for_each(|&(field, value)| config[field] = value.into());
     let (program, vocab) = program_of_size(preset, dtype, &config);
     let has_faults = |architecture: &Architecture| faults.iter().any(|fault| fault.is_on(*architecture));
     let architectures: Vec<Architecture> = Architecture::ALL.into_iter().filter(has_faults).collect();
@@ -189,6 +190,8 @@ struct Tried {
     preset: &'static str,
     dtype: &'static str,
     kind: EntryKind,
+    /// Fields of the preset that are changed.
+    fields: &'static [(&'static str, usize)],
     /// Files of faults.
     faults: &'static [&'static str],
 }
@@ -197,18 +200,24 @@ const PROMPT: Tried = Tried {
     preset: "llama-tiny",
     dtype: "bf16",
     kind: EntryKind::Prefill,
+    fields: &[],
     faults: &["products_sm_80", "products_sm_90a", "products_sm_100a", "attention", "instances"],
 };
-const TOKEN: Tried =
-    Tried { preset: "llama-tiny", dtype: "bf16", kind: EntryKind::Decode, faults: &["decoding"] };
-const STEP: Tried =
-    Tried { preset: "llama-tiny", dtype: "bf16", kind: EntryKind::Step, faults: &["training"] };
+const TOKEN: Tried = Tried { kind: EntryKind::Decode, faults: &["decoding"], ..PROMPT };
+const STEP: Tried = Tried { kind: EntryKind::Step, faults: &["training"], ..PROMPT };
+/// Heads of which scores are in registers backwards, too.
+const STAGGERED: Tried = Tried {
+    kind: EntryKind::Train,
+    fields: &[("layers", 1), ("heads", 2), ("key_value_heads", 1), ("head_dim", 128)],
+    faults: &["staggered"],
+    ..PROMPT
+};
 const FLOATS: Tried =
-    Tried { preset: "gpt2-tiny", dtype: "f32", kind: EntryKind::Score, faults: &["floats"] };
+    Tried { preset: "gpt2-tiny", dtype: "f32", kind: EntryKind::Score, faults: &["floats"], ..PROMPT };
 
 #[test]
 fn there_are_many_faults() {
-    let files = [PROMPT, TOKEN, STEP, FLOATS].into_iter().flat_map(|tried| tried.faults);
+    let files = [PROMPT, TOKEN, STEP, STAGGERED, FLOATS].into_iter().flat_map(|tried| tried.faults);
     let count: usize = files.map(|file| faults::read(file).len()).sum();
     println!("{count} faults");
     assert!(count >= 60);
@@ -227,6 +236,11 @@ fn faults_are_caught_in_decoding() {
 #[test]
 fn faults_are_caught_in_a_training_step() {
     check(&STEP);
+}
+
+#[test]
+fn faults_are_caught_in_staggered_rows() {
+    check(&STAGGERED);
 }
 
 #[test]
