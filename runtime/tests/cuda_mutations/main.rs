@@ -30,10 +30,11 @@ use diptych_passes::AdamWOptions;
 use diptych_virtual_gpu::{Device, LaunchError, Module};
 use faults::Fault;
 use installed::nvrtc;
-use job::{Job, config, program_of_size, run_entry, target_of, text_of, tolerance};
+use job::{Job, config, program_of_size, run_entry, target_of, text_of, tolerance, wide_heads};
 use kept::Kept;
 use reference::Reference;
 use run::Run;
+use serde_json::Value;
 
 /// A fault is tried in so many launches, until it is caught.
 const LAUNCHES: usize = 4;
@@ -69,8 +70,9 @@ impl Trial<'_> {
         let mut compile = || -> Result<Module, String> {
             let text = self.fault.seeded(&text_of(entry, [of_launch]))?;
             let target = self.architecture.name().parse().expect("a target");
-            let ptx =
-                nvrtc.compile(&text, "kernel.cu", target, Form::Ptx).map_err(|error| error.to_string())?;
+            let cache = KernelCache::standard();
+            let ptx = cache.compile(nvrtc, &text, "kernel.cu", target, Form::Ptx);
+            let ptx = ptx.map_err(|error| error.to_string())?;
             let ptx = std::str::from_utf8(&ptx.bytes).expect("PTX");
             device.load(ptx).map_err(|error| error.to_string())
         };
@@ -120,12 +122,9 @@ impl Trial<'_> {
 /// Runs an entry on each architecture, and its launches with faults before they are made without.
 fn check(tried: &Tried) {
     let Some(nvrtc) = nvrtc() else { return };
-    let &Tried { preset, dtype, kind, .. } = tried;
+    let &Tried { preset, dtype, kind, config, sequences, .. } = tried;
     let faults: Vec<Fault> = tried.faults.iter().flat_map(|file| faults::read(file)).collect();
-    let mut config = config(preset);
-    // So many k and columns that the slots of a ring are used again and again.
-    config["hidden"] = 296.into();
-    let (program, vocab) = program_of_size(preset, dtype, &config);
+    let (program, vocab) = program_of_size(preset, dtype, &config(preset));
     let has_faults = |architecture: &Architecture| faults.iter().any(|fault| fault.is_on(*architecture));
     let architectures: Vec<Architecture> = Architecture::ALL.into_iter().filter(has_faults).collect();
     let compiled = architectures.iter().map(|&architecture| {
@@ -136,7 +135,10 @@ fn check(tried: &Tried) {
     });
     let compiled: Vec<CompiledProgram> = compiled.collect();
     let entries: Vec<&CompiledEntry> = compiled.iter().map(|compiled| &compiled.entries[&kind]).collect();
-    let job = Job::new(kind, vocab);
+    let job = match sequences {
+        Some(sequences) => Job::of(kind, sequences.to_vec(), vocab),
+        None => Job::new(kind, vocab),
+    };
     let reference = Reference::of_sharp_scores(compiled[0].program_of(kind), &entries, &job.bound);
     let mut uncaught = Vec::new();
     for (architecture, entry) in architectures.into_iter().zip(entries) {
@@ -190,26 +192,53 @@ struct Tried {
     preset: &'static str,
     dtype: &'static str,
     kind: EntryKind,
+    /// The preset's fields that are changed.
+    config: fn(&str) -> Value,
+    /// Where each sequence begins, and how long it is, if not as for all entries of the kind.
+    sequences: Option<&'static [(usize, usize)]>,
     /// Files of faults.
     faults: &'static [&'static str],
+}
+
+/// So many k and columns that the slots of a ring are used again and again.
+fn of_many_k(preset: &str) -> Value {
+    let mut config = config(preset);
+    config["hidden"] = 296.into();
+    config
 }
 
 const PROMPT: Tried = Tried {
     preset: "llama-tiny",
     dtype: "bf16",
     kind: EntryKind::Prefill,
+    config: of_many_k,
+    sequences: None,
     faults: &["products_sm_80", "products_sm_90a", "products_sm_100a", "attention", "instances"],
 };
-const TOKEN: Tried =
-    Tried { preset: "llama-tiny", dtype: "bf16", kind: EntryKind::Decode, faults: &["decoding"] };
-const STEP: Tried =
-    Tried { preset: "llama-tiny", dtype: "bf16", kind: EntryKind::Step, faults: &["training"] };
+const TOKEN: Tried = Tried { kind: EntryKind::Decode, faults: &["decoding"], ..PROMPT };
+const STEP: Tried = Tried { kind: EntryKind::Step, faults: &["training"], ..PROMPT };
 const FLOATS: Tried =
-    Tried { preset: "gpt2-tiny", dtype: "f32", kind: EntryKind::Score, faults: &["floats"] };
+    Tried { preset: "gpt2-tiny", dtype: "f32", kind: EntryKind::Score, faults: &["floats"], ..PROMPT };
+/// Texts so long that nothing is masked of some chunks.
+const WIDE_HEADS: Tried = Tried {
+    kind: EntryKind::Train,
+    config: |_| wide_heads(None),
+    sequences: Some(&[(0, 150)]),
+    faults: &["wide_heads"],
+    ..PROMPT
+};
+/// Texts so long that a window leaves some chunks out.
+const WINDOW: Tried = Tried {
+    config: |_| wide_heads(Some(60)),
+    sequences: Some(&[(0, 192)]),
+    faults: &["window"],
+    ..WIDE_HEADS
+};
 
 #[test]
 fn there_are_many_faults() {
-    let files = [PROMPT, TOKEN, STEP, FLOATS].into_iter().flat_map(|tried| tried.faults);
+    let files =
+        [PROMPT, TOKEN, STEP, FLOATS, WIDE_HEADS, WINDOW].into_iter().flat_map(|tried| tried.faults);
     let count: usize = files.map(|file| faults::read(file).len()).sum();
     println!("{count} faults");
     assert!(count >= 60);
@@ -233,4 +262,14 @@ fn faults_are_caught_in_a_training_step() {
 #[test]
 fn faults_are_caught_in_floats() {
     check(&FLOATS);
+}
+
+#[test]
+fn faults_are_caught_in_wide_heads() {
+    check(&WIDE_HEADS);
+}
+
+#[test]
+fn faults_are_caught_in_windows() {
+    check(&WINDOW);
 }
