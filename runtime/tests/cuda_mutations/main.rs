@@ -237,8 +237,7 @@ const WINDOW: Tried = Tried {
 
 #[test]
 fn there_are_many_faults() {
-    let files =
-        [PROMPT, TOKEN, STEP, FLOATS, WIDE_HEADS, WINDOW].into_iter().flat_map(|tried| tried.faults);
+    let files = [PROMPT, TOKEN, STEP, FLOATS, WIDE_HEADS, WINDOW].into_iter().flat_map(|tried| tried.faults);
     let count: usize = files.map(|file| faults::read(file).len()).sum();
     println!("{count} faults");
     assert!(count >= 60);
