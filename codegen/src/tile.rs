@@ -107,6 +107,11 @@ impl Extent {
         }
     }
 
+    /// Whether it is of a fixed axis.
+    pub fn is_fixed(self) -> bool {
+        matches!(self, Extent::Whole(_) | Extent::Blocks { .. } | Extent::Choice { .. })
+    }
+
     /// The number of positions, where it is the same in every instance.
     pub fn constant(self) -> Option<usize> {
         match self {
