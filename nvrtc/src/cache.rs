@@ -20,7 +20,7 @@ pub struct KernelCache {
 }
 
 /// What each file begins with; the number is that of the layout.
-const MAGIC: &str = "diptych-nvrtc 1";
+const MAGIC: &str = "diptych-nvrtc 2";
 
 impl KernelCache {
     /// The folder `gpu-kernels` in `$DIPTYCH_CACHE`, else `$XDG_CACHE_HOME/diptych`, else `$HOME/.cache/diptych`.
@@ -64,8 +64,8 @@ impl KernelCache {
         let path = folder.join(file_name(nvrtc, source, name, target, form));
         let mut warnings = Vec::new();
         match read(&path) {
-            Ok(Some((log, bytes))) => {
-                return Ok(Compiled { cached: true, ..Compiled::new(name, form, bytes, log)? });
+            Ok(Some((log, ptx, cubin))) => {
+                return Ok(Compiled { cached: true, ..Compiled::new(name, ptx, cubin, log)? });
             }
             Ok(None) => {}
             Err(cause) => {
@@ -95,38 +95,42 @@ fn file_name(nvrtc: &Nvrtc, source: &str, name: &str, target: Target, form: Form
     let form = match form {
         Form::Ptx => "ptx",
         Form::Cubin => "cubin",
+        Form::Both => "ptx-and-cubin",
     };
-    format!("{}.{form}-and-log", hex(&hash.finalize()))
+    format!("{}.{form}", hex(&hash.finalize()))
 }
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Log and code of a file, `None` if there is none, or an error that says what is wrong with it.
-fn read(path: &Path) -> Result<Option<(String, Vec<u8>)>, &'static str> {
+/// Log, PTX and CUBIN of a file, `None` if there is none, or an error that says what is wrong with it.
+fn read(path: &Path) -> Result<Option<(String, String, Vec<u8>)>, &'static str> {
     // If it is there and cannot be read, neither can it be written, which is told then.
     let Ok(file) = fs::read(path) else { return Ok(None) };
     let damaged = || "it was damaged";
     let end = file.iter().position(|byte| *byte == b'\n').ok_or_else(damaged)?;
     let (header, contents) = (&file[..end], &file[end + 1..]);
     let header = std::str::from_utf8(header).ok().and_then(|header| header.strip_prefix(MAGIC));
-    let (hash, log_bytes) = header.and_then(|rest| rest.trim().split_once(' ')).ok_or_else(damaged)?;
+    let fields: Vec<&str> = header.ok_or_else(damaged)?.split_whitespace().collect();
+    let [hash, log_bytes, ptx_bytes] = fields[..] else { return Err(damaged()) };
     if hash != hex(&Sha256::digest(contents)) {
         return Err(damaged());
     }
-    let log_bytes: usize = log_bytes.parse().map_err(|_| damaged())?;
-    let (log, bytes) = contents.split_at_checked(log_bytes).ok_or_else(damaged)?;
-    Ok(Some((String::from_utf8(log.to_vec()).map_err(|_| damaged())?, bytes.to_vec())))
+    let length = |text: &str| text.parse::<usize>().map_err(|_| damaged());
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).map_err(|_| damaged());
+    let (log, code) = contents.split_at_checked(length(log_bytes)?).ok_or_else(damaged)?;
+    let (ptx, cubin) = code.split_at_checked(length(ptx_bytes)?).ok_or_else(damaged)?;
+    Ok(Some((text(log)?, text(ptx)?, cubin.to_vec())))
 }
 
 /// Writes beside and renames, so that a file is whole or not there.
 fn write(folder: &Path, path: &Path, compiled: &Compiled) -> io::Result<()> {
     create_private(folder)?;
-    let contents = [compiled.log.as_bytes(), &compiled.bytes].concat();
+    let contents = [compiled.log.as_bytes(), compiled.ptx.as_bytes(), &compiled.cubin].concat();
     let hash = hex(&Sha256::digest(&contents));
     let mut file = tempfile::Builder::new().prefix("scratch-").tempfile_in(folder)?;
-    writeln!(file, "{MAGIC} {hash} {}", compiled.log.len())?;
+    writeln!(file, "{MAGIC} {hash} {} {}", compiled.log.len(), compiled.ptx.len())?;
     file.write_all(&contents)?;
     file.persist(path).map_err(|error| error.error)?;
     Ok(())

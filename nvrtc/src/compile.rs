@@ -1,4 +1,4 @@
-//! One text to PTX or CUBIN: the options that all kernels are compiled with, and what comes of it.
+//! One text to PTX, CUBIN or both: the options that all kernels are compiled with, and what comes of it.
 
 use std::ffi::CString;
 
@@ -15,13 +15,27 @@ pub enum Form {
     Ptx,
     /// Machine code for one architecture, which the assembler has checked.
     Cubin,
+    /// The same PTX, and machine code that knows the source line of each instruction, of one compilation.
+    Both,
+}
+
+impl Form {
+    fn has_ptx(self) -> bool {
+        self != Form::Cubin
+    }
+
+    fn has_cubin(self) -> bool {
+        self != Form::Ptx
+    }
 }
 
 /// A compiled text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Compiled {
-    /// The PTX, without a NUL at its end, or the CUBIN.
-    pub bytes: Vec<u8>,
+    /// The PTX; empty where none was asked for.
+    pub ptx: String,
+    /// The machine code; empty where none was asked for.
+    pub cubin: Vec<u8>,
     /// What NVRTC said: warnings, and of a CUBIN what each kernel uses.
     pub log: String,
     /// What each kernel uses, in the order of the log. PTX has no registers yet, so of PTX there is none.
@@ -33,16 +47,16 @@ pub struct Compiled {
 }
 
 impl Compiled {
-    pub(crate) fn new(name: &str, form: Form, bytes: Vec<u8>, log: String) -> Result<Compiled, NvrtcError> {
-        let kernels = match form {
-            Form::Ptx => Vec::new(),
-            Form::Cubin => resources(&log).map_err(|cause| NvrtcError::Report {
+    pub(crate) fn new(name: &str, ptx: String, cubin: Vec<u8>, log: String) -> Result<Compiled, NvrtcError> {
+        let kernels = match cubin.is_empty() {
+            true => Vec::new(),
+            false => resources(&log).map_err(|cause| NvrtcError::Report {
                 name: name.to_owned(),
                 cause,
                 log: log.clone(),
             })?,
         };
-        Ok(Compiled { bytes, log, kernels, cached: false, warnings: Vec::new() })
+        Ok(Compiled { ptx, cubin, log, kernels, cached: false, warnings: Vec::new() })
     }
 
     /// What the kernel of this name uses.
@@ -51,16 +65,16 @@ impl Compiled {
     }
 }
 
+const LINE_INFO: &str = "--generate-line-info";
+
 /// The same bits everywhere are a promise, so nothing is fused, flushed or approximated but where the text says so.
 pub(crate) fn options(target: Target, form: Form) -> Vec<String> {
-    let (architecture, report) = match form {
-        Form::Ptx => (target.virtual_name(), "--generate-line-info"),
-        Form::Cubin => (target.to_string(), "--ptxas-options=-v"),
-    };
-    let exact = ["--fmad=false", "--ftz=false", "--prec-div=true", "--prec-sqrt=true"];
-    let mut options = vec![format!("--gpu-architecture={architecture}"), "--std=c++17".into(), report.into()];
-    options.extend(exact.map(String::from));
-    options
+    let architecture = if form.has_cubin() { target.to_string() } else { target.virtual_name() };
+    let exact = ["--std=c++17", "--fmad=false", "--ftz=false", "--prec-div=true", "--prec-sqrt=true"];
+    let lines = form.has_ptx().then_some(LINE_INFO);
+    let report = form.has_cubin().then_some("--ptxas-options=-v");
+    let options = exact.into_iter().chain(lines).chain(report).map(String::from);
+    [format!("--gpu-architecture={architecture}")].into_iter().chain(options).collect()
 }
 
 impl Nvrtc {
@@ -84,17 +98,15 @@ impl Nvrtc {
         let mut options = options(target, form);
         let run = self.run_on(source, name, &options)?;
         if run.accepted {
-            let bytes = match form {
-                Form::Ptx => without_folder(&run.ptx, name).into_bytes(),
-                Form::Cubin => run.cubin,
-            };
-            return Compiled::new(name, form, bytes, run.log);
+            let ptx = if form.has_ptx() { without_folder(&run.ptx, name) } else { String::new() };
+            let cubin = if form.has_cubin() { run.cubin } else { Vec::new() };
+            return Compiled::new(name, ptx, cubin, run.log);
         }
         // The assembler counts lines of PTX. What it refused is compiled once more to know which lines of the source
         // they are.
         let run = match form {
             Form::Cubin if !run.ptx.is_empty() => {
-                options.push("--generate-line-info".into());
+                options.push(LINE_INFO.into());
                 self.run_on(source, name, &options)?
             }
             _ => run,

@@ -10,7 +10,7 @@
 //! let source = "extern \"C\" __global__ void twice(float* x) { x[threadIdx.x] *= 2.0f; }";
 //! let compiled = KernelCache::standard().compile(&Nvrtc::find()?, source, "twice.cu", Target::SM_90A, Form::Cubin)?;
 //! assert_eq!(compiled.kernels[0].spill_stores, 0);
-//! assert_eq!(disassemble(&compiled.bytes)?[0].count("STG"), 1);
+//! assert_eq!(disassemble(&compiled.cubin)?[0].count("STG"), 1);
 //! # Ok(())
 //! # }
 //! ```

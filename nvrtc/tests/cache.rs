@@ -26,6 +26,7 @@ fn what_was_compiled_once_is_found_again_and_all_that_decides_it_is_in_the_key()
     let other = SOURCE.replace("2.0f", "3.0f");
     let asked = [
         (SOURCE, Target::SM_80, Form::Ptx),
+        (SOURCE, Target::SM_80, Form::Both),
         (SOURCE, Target::SM_80, Form::Cubin),
         (SOURCE, Target::SM_90A, Form::Cubin),
         (&other, Target::SM_90A, Form::Cubin),
@@ -38,8 +39,8 @@ fn what_was_compiled_once_is_found_again_and_all_that_decides_it_is_in_the_key()
     }
     let renamed = cache.compile(&nvrtc, SOURCE, "other.cu", Target::SM_80, Form::Ptx).unwrap();
     assert!(!renamed.cached, "its lines have another name");
-    assert_eq!(again[1].kernel("twice").unwrap().spill_stores, 0);
-    assert_eq!(files(cache.folder().unwrap()).len(), 5, "scratch files must not stay");
+    assert_eq!(again[2].kernel("twice").unwrap().spill_stores, 0);
+    assert_eq!(files(cache.folder().unwrap()).len(), 6, "scratch files must not stay");
 }
 
 #[test]
@@ -54,12 +55,12 @@ fn damaged_files_are_compiled_again() {
     flipped[bytes.len() / 2] ^= 1;
     let longer = [bytes.as_slice(), b"more"].concat();
     let header =
-        String::from_utf8_lossy(&bytes).replacen("diptych-nvrtc 1", "diptych-nvrtc 0", 1).into_bytes();
+        String::from_utf8_lossy(&bytes).replacen("diptych-nvrtc 2", "diptych-nvrtc 0", 1).into_bytes();
     for damage in [Vec::new(), b"text".to_vec(), bytes[..bytes.len() / 2].to_vec(), flipped, longer, header] {
         fs::write(&path, damage).unwrap();
         let made = compile(&cache, &nvrtc, SOURCE, Target::SM_80, Form::Cubin);
         assert!(!made.cached && made.warnings[0].contains("damaged"), "{:?}", made.warnings);
-        assert_eq!(made.bytes, whole.bytes);
+        assert_eq!(made.cubin, whole.cubin);
         assert!(compile(&cache, &nvrtc, SOURCE, Target::SM_80, Form::Cubin).cached);
     }
     assert_eq!(files(folder.path()), [path]);
@@ -72,7 +73,7 @@ fn an_unusable_folder_costs_a_warning_only() {
     let file = folder.path().join("file");
     fs::write(&file, "in the way").unwrap();
     let made = compile(&KernelCache::at(file.join("kernels")), &nvrtc, SOURCE, Target::SM_80, Form::Ptx);
-    assert!(!made.bytes.is_empty());
+    assert!(!made.ptx.is_empty());
     assert!(made.warnings[0].contains("not kept for the next run"), "{:?}", made.warnings);
 }
 
@@ -90,12 +91,12 @@ fn threads_may_share_a_folder() {
     let Some(nvrtc) = nvrtc() else { return };
     let folder = tempfile::tempdir().unwrap();
     let cache = KernelCache::at(folder.path());
-    let expected = nvrtc.compile(SOURCE, "twice.cu", Target::SM_80, Form::Cubin).unwrap().bytes;
+    let expected = nvrtc.compile(SOURCE, "twice.cu", Target::SM_80, Form::Cubin).unwrap().cubin;
     std::thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {
                 let made = compile(&cache, &nvrtc, SOURCE, Target::SM_80, Form::Cubin);
-                assert_eq!((made.bytes, made.warnings), (expected.clone(), Vec::new()));
+                assert_eq!((made.cubin, made.warnings), (expected.clone(), Vec::new()));
             });
         }
     });

@@ -14,7 +14,7 @@ extern "C" __global__ void axpy(float a, const float* x, float* y, int count) {
 "#;
 
 fn ptx(nvrtc: &Nvrtc, source: &str) -> String {
-    String::from_utf8(nvrtc.compile(source, "axpy.cu", Target::SM_80, Form::Ptx).unwrap().bytes).unwrap()
+    nvrtc.compile(source, "axpy.cu", Target::SM_80, Form::Ptx).unwrap().ptx
 }
 
 #[test]
@@ -42,7 +42,7 @@ fn a_cubin_is_machine_code_for_each_target_and_says_what_it_uses() {
     );
     for target in [Target::SM_80, Target::SM_90A, Target::SM_100A] {
         let compiled = cubin(&nvrtc, &source, target);
-        assert_eq!(&compiled.bytes[..4], b"\x7fELF");
+        assert_eq!(&compiled.cubin[..4], b"\x7fELF");
         let [axpy, shares] = ["axpy", "shares"].map(|name| compiled.kernel(name).unwrap());
         assert_eq!(compiled.kernels.len(), 2);
         assert!((4..=32).contains(&axpy.registers), "{axpy:?}");
@@ -56,10 +56,15 @@ fn a_cubin_is_machine_code_for_each_target_and_says_what_it_uses() {
 #[test]
 fn the_same_text_gives_the_same_bytes() {
     let Some(nvrtc) = nvrtc() else { return };
-    for form in [Form::Ptx, Form::Cubin] {
-        let [one, two] = [0, 1].map(|_| nvrtc.compile(AXPY, "axpy.cu", Target::SM_90A, form).unwrap().bytes);
-        assert_eq!(one, two);
+    let compile = |form| nvrtc.compile(AXPY, "axpy.cu", Target::SM_90A, form).unwrap();
+    for form in [Form::Ptx, Form::Cubin, Form::Both] {
+        let [one, two] = [0, 1].map(|_| compile(form));
+        // The log has the seconds that it took.
+        assert_eq!((one.ptx, one.cubin, one.kernels), (two.ptx, two.cubin, two.kernels));
     }
+    let [ptx, cubin, both] = [Form::Ptx, Form::Cubin, Form::Both].map(compile);
+    assert_eq!((&both.ptx, &both.kernels), (&ptx.ptx, &cubin.kernels));
+    assert!(ptx.cubin.is_empty() && cubin.ptx.is_empty() && both.cubin.starts_with(b"\x7fELF"));
 }
 
 #[test]

@@ -10,7 +10,7 @@ const SM90A: &str = include_str!("kernels/gemm_sm90a.cu");
 
 fn checked(nvrtc: &Nvrtc, source: &str, name: &str, target: Target) -> (KernelResources, KernelCode) {
     let compiled = cubin(nvrtc, source, target);
-    let code = disassemble(&compiled.bytes).unwrap();
+    let code = disassemble(&compiled.cubin).unwrap();
     assert_eq!(code.len(), 1);
     assert_eq!(code[0].name, name);
     assert_eq!(code[0].opcodes.values().sum::<u64>(), code[0].instructions);
@@ -62,7 +62,7 @@ fn a_gemm_for_sm_90a_is_wgmma_fed_by_tma_from_another_warp() {
 fn a_kernel_without_tensor_cores_has_no_main_loop() {
     let Some(nvrtc) = nvrtc_and_nvdisasm() else { return };
     let compiled = cubin(&nvrtc, include_str!("kernels/crowded.cu"), Target::SM_80);
-    let code = disassemble(&compiled.bytes).unwrap();
+    let code = disassemble(&compiled.cubin).unwrap();
     assert_eq!(code.len(), 4);
     for kernel in &code {
         assert_eq!((&kernel.main_loop, kernel.count("FFMA")), (&None, 96));

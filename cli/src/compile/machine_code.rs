@@ -44,7 +44,7 @@ pub fn write(compiled: &CompiledProgram, architecture: Architecture, folder: &Pa
             entry.device_kernels.len(),
             kind.name()
         ));
-        let ptx = match cache.compile(found, &text, &name, target, Form::Ptx) {
+        let compiled = match cache.compile(found, &text, &name, target, Form::Both) {
             // Too old for the target: as good as none.
             Err(error @ NvrtcError::TargetUnknown { .. }) => {
                 code.missing.push(format!("no PTX, no CUBIN, no registers, no instructions: {error}"));
@@ -53,11 +53,10 @@ pub fn write(compiled: &CompiledProgram, architecture: Architecture, folder: &Pa
             }
             other => other?,
         };
-        let cubin = cache.compile(found, &text, &name, target, Form::Cubin)?;
-        write_file(&folder.join(format!("{}.ptx", kind.name())), &ptx.bytes)?;
-        write_file(&folder.join(format!("{}.cubin", kind.name())), &cubin.bytes)?;
+        write_file(&folder.join(format!("{}.ptx", kind.name())), compiled.ptx.as_bytes())?;
+        write_file(&folder.join(format!("{}.cubin", kind.name())), &compiled.cubin)?;
         if can_disassemble {
-            match disassemble(&cubin.bytes) {
+            match disassemble(&compiled.cubin) {
                 Ok(kernels) => {
                     code.instructions.extend(kernels.into_iter().map(|code| (code.name.clone(), code)))
                 }
@@ -67,7 +66,7 @@ pub fn write(compiled: &CompiledProgram, architecture: Architecture, folder: &Pa
                 }
             }
         }
-        code.resources.extend(cubin.kernels.into_iter().map(|kernel| (kernel.name.clone(), kernel)));
+        code.resources.extend(compiled.kernels.into_iter().map(|kernel| (kernel.name.clone(), kernel)));
     }
     Ok(code)
 }

@@ -150,7 +150,7 @@ impl Product {
         let ptx = KernelCache::standard()
             .compile(nvrtc, &file_text([&kernel]), "probe.cu", target, Form::Ptx)
             .unwrap_or_else(|error| panic!("{error}"));
-        let module = device.load(std::str::from_utf8(&ptx.bytes).unwrap()).unwrap();
+        let module = device.load(&ptx.ptx).unwrap();
         let mut arguments = Arguments::new().integer(m as i32).integer(n as i32).integer(k as i32);
         if let Some(address) = maps_at {
             arguments = arguments.pointer(address);

@@ -19,7 +19,8 @@ pub(super) enum Bound {
     /// A value of a list, with its place there.
     Item(Id, usize),
     Axes(Vec<Axis>),
-    Payload(Op),
+    /// Boxed, so that what else is bound stays small.
+    Payload(Box<Op>),
 }
 
 /// What the variables of a rule stand for, by number.
@@ -154,7 +155,7 @@ impl Search<'_> {
                         }
                         Payload::Over(Over::Empty) if over.is_some_and(|over| !over.is_empty()) => {}
                         Payload::Bound(variable) => {
-                            bind(*variable, Bound::Payload(node.op.clone()), bindings, &mut inner);
+                            bind(*variable, Bound::Payload(Box::new(node.op.clone())), bindings, &mut inner);
                         }
                         _ => inner(bindings),
                     }

@@ -72,8 +72,10 @@ pub(super) fn saturate(
             }
         }
         let mut changed = false;
+        // Each node that is new is one more until the e-graph is rebuilt; to count them anew takes all classes.
+        let (nodes, ever) = (egraph.total_number_of_nodes(), egraph.nodes().len());
         for (number, roots, bindings) in matches {
-            if egraph.total_number_of_nodes() >= limits.nodes {
+            if nodes + (egraph.nodes().len() - ever) >= limits.nodes {
                 done.stop = StopReason::Nodes;
                 break;
             }
@@ -152,20 +154,18 @@ fn changes(egraph: &EGraph, seen: &mut HashMap<Id, u64>, levels: usize) -> Vec<H
 /// The classes that have a node of the kind that a left side begins with; none
 /// if the e-graph lacks another kind that it names.
 fn candidates(egraph: &EGraph, left: &Term) -> Vec<Id> {
-    let known = |shape: Shape| -> Vec<Id> {
-        egraph.classes_for_op(&shape).map(Iterator::collect).unwrap_or_default()
-    };
+    let known = |shape: &Shape| egraph.classes_for_op(shape).into_iter().flatten();
     let shapes = left.shapes();
     let is_any = |shape: Shape| matches!(shape, Shape::AnyMap | Shape::AnyMove);
-    if shapes.iter().any(|&shape| !is_any(shape) && known(shape).is_empty()) {
+    if shapes.iter().any(|shape| !is_any(*shape) && known(shape).next().is_none()) {
         return Vec::new();
     }
-    let mut classes = match shapes.first() {
+    let mut classes: Vec<Id> = match shapes.first() {
         Some(&first) if is_any(first) => {
             let begins = |id: &Id| egraph[*id].nodes.iter().any(|node| first.takes(Shape::of(&node.op)));
             egraph.classes().map(|class| class.id).filter(begins).collect()
         }
-        Some(&first) => known(first),
+        Some(first) => known(first).collect(),
         None => Vec::new(),
     };
     classes.sort_unstable();

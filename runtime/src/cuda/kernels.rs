@@ -82,10 +82,10 @@ impl GpuKernels {
                 }
             }
             loaded.stats.warnings.extend(compiled.warnings);
-            let mut image = compiled.bytes;
-            if gpu.form() == Form::Ptx {
-                image.push(0);
-            }
+            let image = match gpu.form() {
+                Form::Ptx => [compiled.ptx.as_bytes(), &[0]].concat(),
+                _ => compiled.cubin,
+            };
             let module = Module::load(gpu.context(), &image, &name)?;
             for kernel in file {
                 let most = gpu.shared_bytes();

@@ -74,7 +74,7 @@ fn check(preset: &str, dtype: &str, architecture: Architecture) {
         let text = text_of(entry, &entry.device_kernels);
         let target = architecture.name().parse().unwrap();
         let ptx = KernelCache::standard().compile(&nvrtc, &text, "kernels.cu", target, Form::Ptx).unwrap();
-        let module = device.load(std::str::from_utf8(&ptx.bytes).unwrap()).unwrap();
+        let module = device.load(&ptx.ptx).unwrap();
         let name = format!("{preset} {dtype} {} on {architecture}", kind.name());
         let device = (&mut device, &module);
         let counted = run_entry(&name, &job, &reference, (entry, None), device, tolerance(dtype), None);

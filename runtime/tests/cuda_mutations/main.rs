@@ -70,11 +70,9 @@ impl Trial<'_> {
         let mut compile = || -> Result<Module, String> {
             let text = self.fault.seeded(&text_of(entry, [of_launch]))?;
             let target = self.architecture.name().parse().expect("a target");
-            let cache = KernelCache::standard();
-            let ptx = cache.compile(nvrtc, &text, "kernel.cu", target, Form::Ptx);
-            let ptx = ptx.map_err(|error| error.to_string())?;
-            let ptx = std::str::from_utf8(&ptx.bytes).expect("PTX");
-            device.load(ptx).map_err(|error| error.to_string())
+            let compiled = KernelCache::standard().compile(nvrtc, &text, "kernel.cu", target, Form::Ptx);
+            let compiled = compiled.map_err(|error| error.to_string())?;
+            device.load(&compiled.ptx).map_err(|error| error.to_string())
         };
         match compile() {
             Ok(module) => self.module = Some((kernel, module)),
@@ -156,7 +154,7 @@ fn check(tried: &Tried) {
         let text = text_of(entry, &entry.device_kernels);
         let target = architecture.name().parse().unwrap();
         let ptx = KernelCache::standard().compile(&nvrtc, &text, "kernels.cu", target, Form::Ptx).unwrap();
-        let module = device.load(std::str::from_utf8(&ptx.bytes).unwrap()).unwrap();
+        let module = device.load(&ptx.ptx).unwrap();
         let observer = |run: &mut Run<'_>, launch: &Launch, iteration: usize, layer: usize| {
             let open = trials.iter_mut().filter(|trial| trial.caught.is_none() && trial.launches < LAUNCHES);
             let mut kept = None;

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{AXPY, context, ptx, text};
+use common::{AXPY, compiled, context, text};
 use cudarc::driver::sys::{self, CUfunction_attribute, CUstreamCaptureMode};
 use cudarc::driver::{LaunchConfig, PushKernelArg};
 use cudarc::nvrtc::Ptx;
@@ -90,16 +90,16 @@ fn cudarc_runs_on_the_virtual_gpu() {
 }
 
 fn machine_code_is_refused(context: &std::sync::Arc<cudarc::driver::CudaContext>) {
-    let Some(cubin) = ptx("extern \"C\" __global__ void nothing() {}", "sm_90a", Form::Cubin) else { return };
-    let error = context.load_module(Ptx::from_binary(cubin)).unwrap_err();
+    let nothing = "extern \"C\" __global__ void nothing() {}";
+    let Some(nothing) = compiled(nothing, "sm_90a", Form::Cubin) else { return };
+    let error = context.load_module(Ptx::from_binary(nothing.cubin)).unwrap_err();
     assert!(format!("{error:?}").contains("NO_BINARY_FOR_GPU"), "{error:?}");
 }
 
 /// A GEMM that TMA feeds, with maps made by `cuTensorMapEncodeTiled` and launched by `cuLaunchKernelEx`.
 fn tensor_copies(context: &std::sync::Arc<cudarc::driver::CudaContext>) {
-    let Some(text) = ptx(include_str!("../../tests/kernels/wgmma_gemm.cu"), "sm_90a", Form::Ptx) else {
-        return;
-    };
+    let gemm = include_str!("../../tests/kernels/wgmma_gemm.cu");
+    let Some(gemm) = compiled(gemm, "sm_90a", Form::Ptx) else { return };
     let stream = context.default_stream();
     let (m, n, k) = (64usize, 128usize, 64usize);
     let values = |count: usize, step: usize| -> Vec<half::bf16> {
@@ -166,7 +166,7 @@ fn tensor_copies(context: &std::sync::Arc<cudarc::driver::CudaContext>) {
             numAttrs: 1,
         }
     };
-    let function = unsafe { raw_function(&text, c"wgmma_gemm", shared) };
+    let function = unsafe { raw_function(&gemm.ptx, c"wgmma_gemm", shared) };
     let mut launch = |cluster: u32| unsafe {
         sys::cuLaunchKernelEx(&config(cluster), function, arguments.as_mut_ptr(), std::ptr::null_mut())
     };
@@ -182,7 +182,7 @@ fn tensor_copies(context: &std::sync::Arc<cudarc::driver::CudaContext>) {
 }
 
 /// cudarc keeps the raw function of its own modules to itself.
-unsafe fn raw_function(text: &[u8], name: &CStr, shared: i32) -> sys::CUfunction {
+unsafe fn raw_function(text: &str, name: &CStr, shared: i32) -> sys::CUfunction {
     let text = CString::new(text).unwrap();
     let (mut module, mut function) = (std::ptr::null_mut(), std::ptr::null_mut());
     unsafe {

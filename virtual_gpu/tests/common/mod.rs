@@ -26,7 +26,7 @@ pub fn ptx(source: &str, target: Target, definitions: &[&str]) -> Option<String>
     text.push_str("#line 1\n");
     text.push_str(source);
     let compiled = KernelCache::standard().compile(&nvrtc, &text, "kernel.cu", target, Form::Ptx);
-    Some(String::from_utf8(compiled.unwrap_or_else(|error| panic!("{error}")).bytes).unwrap())
+    Some(compiled.unwrap_or_else(|error| panic!("{error}")).ptx)
 }
 
 /// A device with a module on it.

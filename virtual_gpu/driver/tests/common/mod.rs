@@ -3,7 +3,7 @@
 #![allow(dead_code)]
 
 use cudarc::driver::{CudaContext, sys};
-use diptych_nvrtc::{Form, KernelCache, Nvrtc, find_nvrtc};
+use diptych_nvrtc::{Compiled, Form, KernelCache, Nvrtc, find_nvrtc};
 use std::ffi::{CString, c_char};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -38,8 +38,8 @@ pub fn context(target: &str) -> (libloading::Library, Arc<CudaContext>) {
     (library, CudaContext::new(0).unwrap())
 }
 
-/// PTX, or `None` with a reason printed where NVRTC is not installed.
-pub fn ptx(source: &str, target: &str, form: Form) -> Option<Vec<u8>> {
+/// Compiled for a target, or `None` with a reason printed where NVRTC is not installed.
+pub fn compiled(source: &str, target: &str, form: Form) -> Option<Compiled> {
     let path = match find_nvrtc() {
         Ok(path) => path,
         Err(error) => {
@@ -51,7 +51,7 @@ pub fn ptx(source: &str, target: &str, form: Form) -> Option<Vec<u8>> {
     let nvrtc = Nvrtc::open(&path).unwrap();
     let compiled =
         KernelCache::standard().compile(&nvrtc, source, "kernel.cu", target.parse().unwrap(), form);
-    Some(compiled.unwrap_or_else(|error| panic!("{error}")).bytes)
+    Some(compiled.unwrap_or_else(|error| panic!("{error}")))
 }
 
 /// The text of the check that failed; makes launches possible again.
