@@ -9,7 +9,7 @@ use diptych_codegen::driver::{CompiledProgram, compile_program};
 use diptych_codegen::entry::EntryOptions;
 use diptych_ir::EntryKind;
 use diptych_models::{Registry, build};
-use diptych_nvrtc::{Form, KernelCache, KernelCode, KernelResources, Nvrtc, disassemble, find_nvdisasm};
+use diptych_nvrtc::{Form, KernelCache, KernelCode, Nvrtc, disassemble, find_nvdisasm};
 use diptych_passes::AdamWOptions;
 use installed::nvrtc;
 use serde_json::{Value, json};
@@ -40,35 +40,29 @@ fn kernels(program: &CompiledProgram) -> BTreeMap<&str, &KernelText> {
     all.map(|kernel| (kernel.name.as_str(), kernel)).collect()
 }
 
-/// Compiles kernels, some a file, and gives what each uses and its file's machine code.
+/// Compiles kernels, some a file, none of which spills a register, and gives each file's kernels and machine code.
 fn compile<'a>(
     nvrtc: &Nvrtc,
     kernels: &BTreeMap<&'a str, &'a KernelText>,
     architecture: Architecture,
-) -> Vec<(&'a KernelText, KernelResources, Vec<u8>)> {
+) -> Vec<(Vec<&'a KernelText>, Vec<u8>)> {
     const A_FILE: usize = 8;
     let target = architecture.name().parse().expect("a target");
     let cache = KernelCache::standard();
     let kernels: Vec<&KernelText> = kernels.values().copied().collect();
-    let mut used = Vec::new();
-    for file in kernels.chunks(A_FILE) {
+    let files = kernels.chunks(A_FILE).map(|file| {
         let text = file_text(file.iter().copied());
         let compiled = cache
             .compile(nvrtc, &text, "kernels.cu", target, Form::Cubin)
             .unwrap_or_else(|error| panic!("{architecture}: {error}"));
         for kernel in file {
-            let resources = compiled.kernel(&kernel.name).expect("what it uses").clone();
-            used.push((*kernel, resources, compiled.cubin.clone()));
+            let used = compiled.kernel(&kernel.name).expect("what it uses");
+            let spilled = used.spill_stores + used.spill_loads + used.stack_bytes;
+            assert!(spilled == 0 && used.registers <= 255, "{}: {used:?}", kernel.name);
         }
-    }
-    used
-}
-
-fn check_registers(used: &[(&KernelText, KernelResources, Vec<u8>)]) {
-    for (kernel, used, _) in used {
-        let spills = used.spill_stores + used.spill_loads + used.stack_bytes;
-        assert!(spills == 0 && used.registers <= 255, "{}: {used:?}", kernel.name);
-    }
+        (file.to_vec(), compiled.cubin)
+    });
+    files.collect()
 }
 
 #[test]
@@ -142,21 +136,22 @@ fn kernels_of_production_size_compile_without_spills() {
     for architecture in Architecture::ALL {
         let kinds = [EntryKind::Train, EntryKind::Prefill, EntryKind::Decode];
         let program = compiled("llama-tiny", &size, &kinds, architecture);
-        let used = compile(&nvrtc, &kernels(&program), architecture);
-        check_registers(&used);
+        let files = compile(&nvrtc, &kernels(&program), architecture);
         if find_nvdisasm().is_err() {
             println!("skipped: machine code is not looked at without nvdisasm");
             continue;
         }
         let mut tensor_cores = 0;
-        for (kernel, _, code) in &used {
-            let code = disassemble(code).expect("machine code");
-            let code = code.iter().find(|code| code.name == kernel.name).expect("the kernel");
-            tensor_cores += usize::from(match architecture {
-                Architecture::Sm80 => check_tensor_cores(kernel, code),
-                Architecture::Sm90a => check_warpgroups(kernel, code, "dot_wgmma<", "HGMMA"),
-                Architecture::Sm100a => check_warpgroups(kernel, code, "dot_tcgen05<", "UTCHMMA"),
-            });
+        for (kernels, cubin) in &files {
+            let codes = disassemble(cubin).expect("machine code");
+            for kernel in kernels {
+                let code = codes.iter().find(|code| code.name == kernel.name).expect("the kernel");
+                tensor_cores += usize::from(match architecture {
+                    Architecture::Sm80 => check_tensor_cores(kernel, code),
+                    Architecture::Sm90a => check_warpgroups(kernel, code, "dot_wgmma<", "HGMMA"),
+                    Architecture::Sm100a => check_warpgroups(kernel, code, "dot_tcgen05<", "UTCHMMA"),
+                });
+            }
         }
         // Each product of a layer, forwards and backwards, and of attention.
         assert!(tensor_cores >= 20, "{tensor_cores}");
