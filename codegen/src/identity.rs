@@ -2,7 +2,7 @@
 //! nodes of their own, but what they compute from the same parameters and inputs in the same way is one value. It knows
 //! no kernel.
 
-use diptych_ir::{Loop, NodeId, Op, Program, RegionId};
+use diptych_ir::{Loop, NodeId, Op, Program, RegionId, ScalarFn};
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
@@ -25,6 +25,29 @@ fn identity(of: impl Hash) -> Identity {
     let mut hasher = DefaultHasher::new();
     of.hash(&mut hasher);
     Identity(hasher.finish())
+}
+
+/// The identity of what an op makes of operands. In what order a contraction has them, and the axes of its sum or of
+/// another, is for the verifier of same bits to look at, so that it is no part of it.
+fn of_op(op: &Op, mut known: Vec<Identity>) -> Identity {
+    match op {
+        Op::Contract(contract) => {
+            let mut over = contract.over.clone();
+            over.sort_unstable();
+            known.sort_unstable();
+            identity(("contract", over, known))
+        }
+        Op::Reduce(reduce) => {
+            let mut over = reduce.over.clone();
+            over.sort_unstable();
+            identity(("reduce", reduce.kind, over, known))
+        }
+        Op::Map(map) if matches!(map.0, ScalarFn::Add | ScalarFn::Mul) => {
+            known.sort_unstable();
+            identity((op, known))
+        }
+        op => identity((op, known)),
+    }
 }
 
 fn walk(
@@ -58,7 +81,7 @@ fn walk(
                     body(program, (region, &operands), of, found);
                     identity(("loop", &known))
                 }
-                None => identity((op, &known)),
+                None => of_op(op, known),
             },
         };
         found.insert((region, id), own);

@@ -4,7 +4,7 @@
 //! and no instruction set.
 
 use diptych_ir::blocks::BlockFormat;
-use diptych_ir::{DType, ReduceKind, ScalarFn};
+use diptych_ir::{DType, ReduceKind, ScalarFn, Symbol};
 use diptych_passes::layout::Leading;
 
 /// Pairs of a row and an id are multiplied in blocks of at most this many on a processor. It is one number for all
@@ -27,6 +27,8 @@ pub type DimId = usize;
 pub struct Dim {
     /// A C identifier.
     pub name: String,
+    /// The axis of the graph, if it is a fixed one.
+    pub axis: Option<Symbol>,
     /// What range.
     pub extent: Extent,
 }
@@ -103,6 +105,11 @@ impl Extent {
             Extent::Choice { .. } => 1,
             Extent::Sequence | Extent::Position => 1,
         }
+    }
+
+    /// Whether it is of a fixed axis.
+    pub fn is_fixed(self) -> bool {
+        matches!(self, Extent::Whole(_) | Extent::Blocks { .. } | Extent::Choice { .. })
     }
 
     /// The number of positions, where it is the same in every instance.

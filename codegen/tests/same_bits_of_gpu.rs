@@ -2,14 +2,15 @@
 //! made to choose otherwise, that is found. Nothing is given to NVRTC.
 
 use diptych_codegen::cuda::{Architecture, SameBitsError, verify_same_bits};
-use diptych_codegen::driver::{CompiledProgram, compile_program};
+use diptych_codegen::driver::{CompiledProgram, compile_program, compile_program_plainly};
 use diptych_codegen::entry::{CompileError, CompiledEntry, EntryOptions};
-use diptych_codegen::identity::Identity;
+use diptych_codegen::identity::{Identity, identities};
 use diptych_codegen::lower::Sum;
 use diptych_codegen::tile::{Dot, Extent, Instr, Stmt, TileProgram};
-use diptych_ir::{DType, EntryKind};
+use diptych_ir::{DType, EntryKind, NodeId, Op, Program};
 use diptych_models::{Registry, build};
 use diptych_passes::AdamWOptions;
+use diptych_passes::normalize::{normalize, sum_heads_apart};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
@@ -23,18 +24,22 @@ const KINDS: [EntryKind; 6] = [
 ];
 const SERVING: [EntryKind; 3] = [EntryKind::Score, EntryKind::Prefill, EntryKind::Decode];
 
+fn program(preset: &str, changes: &Value) -> Program {
+    let registry = Registry::zoo();
+    let preset = registry.preset(preset).expect("a preset");
+    let mut config = preset.describe();
+    config.as_object_mut().expect("fields").extend(changes.as_object().expect("fields").clone());
+    let model = registry.architecture(preset.name(), &config).expect("an architecture");
+    build(&*model).expect("a program")
+}
+
 fn compiled(
     preset: &str,
     changes: &Value,
     kinds: &[EntryKind],
     architecture: Architecture,
 ) -> Result<CompiledProgram, CompileError> {
-    let registry = Registry::zoo();
-    let preset = registry.preset(preset).expect("a preset");
-    let mut config = preset.describe();
-    config.as_object_mut().expect("fields").extend(changes.as_object().expect("fields").clone());
-    let model = registry.architecture(preset.name(), &config).expect("an architecture");
-    let program = build(&*model).expect("a program");
+    let program = program(preset, changes);
     let optimizer = AdamWOptions { clip_norm: None, ..AdamWOptions::default() };
     compile_program(&program, kinds, &optimizer, EntryOptions::cuda(architecture))
 }
@@ -43,6 +48,35 @@ fn compiled(
 fn sums(entry: &CompiledEntry) -> BTreeSet<Identity> {
     let all = entry.all_launches().into_iter().flat_map(|launch| &launch.sums);
     all.map(|sum: &Sum| sum.identity).collect()
+}
+
+/// The contractions of an entry's graph, whatever its kernels sum.
+fn contractions(compiled: &CompiledProgram, kind: EntryKind) -> BTreeSet<Identity> {
+    let mut program = compiled.program_of(kind).clone();
+    program.entries.retain(|entry| entry.kind == kind);
+    let program = sum_heads_apart(&normalize(&program, kind.cached()).unwrap()).unwrap();
+    let roots: Vec<NodeId> = program.entry(kind).unwrap().roots.iter().map(|root| root.1).collect();
+    let sums = |op: &Op| matches!(op, Op::Contract(contract) if !contract.over.is_empty());
+    let all = identities(&program, &roots).into_iter();
+    all.filter(|((region, node), _)| sums(program.region(*region).graph.op(*node)))
+        .map(|(_, identity)| identity)
+        .collect()
+}
+
+/// What the verifier has compared among these entries has to be all that is wanted.
+fn check_compared<'a>(
+    entries: impl IntoIterator<Item = &'a CompiledEntry>,
+    wanted: &BTreeSet<Identity>,
+    architecture: Architecture,
+) {
+    let entries: Vec<&CompiledEntry> = entries.into_iter().collect();
+    let compared =
+        verify_same_bits(entries.iter().copied(), architecture).unwrap_or_else(|error| panic!("{error}"));
+    let all: BTreeSet<usize> = (0..entries.len()).collect();
+    for identity in wanted {
+        let found = compared.get(identity).map(|sum| (&sum.name, &sum.entries));
+        assert_eq!(found.map(|found| found.1), Some(&all), "{:?}", found.map(|found| found.0));
+    }
 }
 
 /// Compiling verifies. It is worth something only where entries have their sums in common: all that decoding sums, the
@@ -58,6 +92,14 @@ fn check(preset: &str, changes: &Value, kinds: &[EntryKind], architecture: Archi
         let shared = decode.intersection(&sums).count();
         println!("{preset} on {architecture}: {shared} of the {} sums of decode are in {name}", decode.len());
         assert_eq!(shared, decode.len(), "{preset}: {name}");
+    }
+    // Not one contraction that scoring and serving have in common is passed over.
+    let scored = contractions(&program, EntryKind::Score);
+    for kind in [EntryKind::Prefill, EntryKind::Decode] {
+        let served = contractions(&program, kind);
+        assert!(served.len() >= 5 && served.is_subset(&scored), "{preset}: {}", kind.name());
+        println!("{preset} on {architecture}: {} contractions of score and {}", served.len(), kind.name());
+        check_compared([EntryKind::Score, kind].map(|kind| &program.entries[&kind]), &served, architecture);
     }
 }
 
@@ -90,6 +132,59 @@ fn entries_of_production_size_sum_in_one_way() {
     for architecture in Architecture::ALL {
         check("llama-tiny", &size, &KINDS, architecture);
     }
+}
+
+#[test]
+fn a_trainer_and_a_server_that_are_compiled_apart_sum_in_one_way() {
+    for architecture in Architecture::ALL {
+        for preset in ["gpt2-tiny", "llama-tiny", "mla-tiny", "moe-tiny"] {
+            let of = |kinds: &[EntryKind]| {
+                compiled(preset, &json!({ "dtype": "bf16" }), kinds, architecture).unwrap()
+            };
+            let (trainer, server) = (of(&[EntryKind::Train, EntryKind::Score]), of(&SERVING));
+            let scores = [&trainer, &server].map(|program| &program.entries[&EntryKind::Score]);
+            let sums = scores.map(sums);
+            assert!(sums[0] == sums[1] && sums[0].len() >= 10, "{preset}: {}", sums[0].len());
+            check_compared(scores, &sums[0], architecture);
+            let decode = &server.entries[&EntryKind::Decode];
+            let served = contractions(&server, EntryKind::Decode);
+            for kind in [EntryKind::Train, EntryKind::Score] {
+                check_compared([&trainer.entries[&kind], decode], &served, architecture);
+            }
+        }
+    }
+}
+
+/// In what order the graph has the operands of a contraction, or of a product or a sum of two, changes no bit.
+#[test]
+fn contractions_with_operands_in_another_order_are_compared() {
+    let architecture = Architecture::Sm90a;
+    let program = program("llama-tiny", &json!({ "dtype": "bf16" }));
+    let mut other = program.clone();
+    let mut exchanged = 0;
+    for region in &mut other.regions {
+        for id in region.graph.topological_order() {
+            let mut operands = region.graph.operands(id);
+            if matches!(region.graph.op(id), Op::Contract(_)) && operands.len() > 1 {
+                operands.reverse();
+                region.graph.set_operands(id, &operands).unwrap();
+                exchanged += 1;
+            }
+        }
+    }
+    assert!(exchanged >= 5);
+    let compile = |program: &Program, kind: EntryKind| {
+        let options = EntryOptions::cuda(architecture);
+        compile_program_plainly(program, &[kind], &AdamWOptions::default(), options).unwrap()
+    };
+    let (score, decode) = (compile(&program, EntryKind::Score), compile(&other, EntryKind::Decode));
+    let served = contractions(&decode, EntryKind::Decode);
+    assert!(served.len() >= 5);
+    check_compared(
+        [&score.entries[&EntryKind::Score], &decode.entries[&EntryKind::Decode]],
+        &served,
+        architecture,
+    );
 }
 
 /// The first statement of decoding that sums what scoring sums too and that `change` takes is changed, and the verifier
@@ -207,4 +302,31 @@ fn a_sum_that_is_cut_otherwise_is_found() {
         Some(sum)
     });
     check_error(reduction_in_blocks, ["lanes over", "in blocks of"]);
+}
+
+#[test]
+fn a_sum_over_other_axes_is_found() {
+    // Another axis of the same size.
+    let other_axis = found(&mut |program, allowed| {
+        let of_dots = dots(&mut program.body).into_iter().filter(|dot| allowed.contains(&dot.sum));
+        let of_dots: Vec<(usize, Vec<usize>)> = of_dots.map(|dot| (dot.sum, dot.k.clone())).collect();
+        of_dots.into_iter().find_map(|(sum, k)| {
+            let dim = k.into_iter().find(|&dim| {
+                program.dims[dim].axis.is_some() && program.dims[dim].extent.constant() != Some(1)
+            })?;
+            program.dims[dim].axis = Some("elsewhere".into());
+            Some(sum)
+        })
+    });
+    check_error(other_axis, ["k over", "elsewhere="]);
+    // Two axes of one size, so that only their names tell.
+    let other_order = found(&mut |program, allowed| {
+        let sizes: Vec<Option<usize>> = program.dims.iter().map(|dim| dim.extent.constant()).collect();
+        let alike = |k: &[usize]| k.len() > 1 && sizes[k[0]] == sizes[k[1]] && sizes[k[0]] > Some(1);
+        let mut dots = dots(&mut program.body).into_iter();
+        let dot = dots.find(|dot| allowed.contains(&dot.sum) && alike(&dot.k))?;
+        dot.k.swap(0, 1);
+        Some(dot.sum)
+    });
+    check_error(other_order, ["over kv_head=2 x group=2", "over group=2 x kv_head=2"]);
 }

@@ -32,7 +32,7 @@ fn sum(value: usize, into: Base) -> Instr {
 
 /// A program over 4 × 8 elements, with arguments and tiles of that size.
 fn program(args: usize, tiles: usize, body: Vec<Stmt>) -> TileProgram {
-    let dim = |name: &str, size| Dim { name: name.to_owned(), extent: Extent::Whole(size) };
+    let dim = |name: &str, size| Dim { name: name.to_owned(), axis: None, extent: Extent::Whole(size) };
     let arg = |at| Arg { name: format!("a{at}"), dtype: DType::F32, written: true };
     let tile =
         |at| Tile { name: format!("t{at}"), dims: vec![ROW, COLUMN], elements: 32, values: DType::F32 };

@@ -1,5 +1,5 @@
 //! Where elements are, as CUDA expressions: positions along dimensions, and addresses in arguments, tiles and tables.
-//! Indices are of 32 bits; where rows of a run are counted, addresses are of 64.
+//! Indices are of 32 bits; where rows of a run are counted, or elements of a tensor are more, addresses are of 64.
 
 use super::passes::along_text;
 use super::placement::element;
@@ -120,7 +120,16 @@ impl Writer<'_> {
 
     /// Whether a dimension's positions in memory are counted over a whole run, so that 32 bits may not do for an address.
     fn is_long(&self, dim: DimId) -> bool {
-        !matches!(self.extent(dim), Extent::Whole(_) | Extent::Blocks { .. } | Extent::Choice { .. })
+        !self.extent(dim).is_fixed()
+    }
+
+    /// Whether the last position of a fixed dimension is farther in memory than 32 bits count.
+    fn is_far(&self, dim: DimId, stride: usize) -> bool {
+        let positions = match self.extent(dim) {
+            Extent::Choice { size, .. } => size,
+            _ => self.positions(dim),
+        };
+        is_far(positions, stride)
     }
 
     /// The type of what a view looks at, as it is stored.
@@ -155,7 +164,9 @@ impl Writer<'_> {
             let position = self.mapped(view, dim, position);
             let _ = match stride {
                 1 => write!(text, " + {position}"),
-                _ if !tile && self.is_long(dim) => write!(text, " + (long long){position} * {stride}"),
+                _ if !tile && (self.is_long(dim) || self.is_far(dim, stride)) => {
+                    write!(text, " + (long long){position} * {stride}")
+                }
                 _ => write!(text, " + {position} * {stride}"),
             };
         }
@@ -288,6 +299,11 @@ impl Writer<'_> {
         let chosen = &self.program.args[chosen].name;
         format!("step.row_position[step.sequence_row[{sequence}] + {chosen}[{sequence}]]")
     }
+}
+
+/// Whether the last of so many positions is farther than 32 bits count.
+pub(super) fn is_far(positions: usize, stride: usize) -> bool {
+    positions.saturating_sub(1).saturating_mul(stride) > i32::MAX as usize
 }
 
 /// The name of an element type in CUDA.

@@ -192,13 +192,10 @@ impl Writer<'_> {
         {
             return None;
         }
-        let last: usize =
-            view.n.iter().map(|&(dim, stride)| (self.positions(dim) - 1) * stride).sum::<usize>()
-                + view.first.1;
         let (row, column) = self.packed_positions(view, &self.walked(batch));
         let fixed =
             |size, stride, box_size| TensorDim { extent: TensorExtent::Fixed(size), stride, box_size };
-        let (rows, panels) = (view.depth, last / PANEL + 1);
+        let (rows, panels) = (view.depth, self.columns_of(view).div_ceil(PANEL));
         let dims = vec![
             fixed(PANEL, 1, PANEL),
             fixed(rows, PANEL, if across { extent } else { RING_STEP }),

@@ -3,13 +3,13 @@
 //! rows there are, so that all entries of a program compute an element in one way. What warpgroups do is in
 //! `warpgroups`.
 
-use super::Architecture;
-use super::addresses::{at_start, type_name};
+use super::addresses::{at_start, is_far, type_name};
 use super::barriers::touched;
 use super::fragments::Fragments;
 use super::placement::{ALIGNMENT, Room};
 use super::warpgroups::{Ring, Warpgroups};
 use super::writer::Writer;
+use super::{Architecture, PANEL};
 use crate::tile::{Base, DimId, Dot, Extent, PackedView, Place, Stmt, TileProgram, View};
 use diptych_ir::DType;
 
@@ -233,7 +233,7 @@ struct Operand {
 impl Writer<'_> {
     pub(super) fn dot(&mut self, dot: &Dot) -> Result<(), String> {
         for place in [&dot.b, &dot.c] {
-            self.refuse_blocks(place)?;
+            self.refuse_panels(place)?;
         }
         self.wait_before(&touched(&Stmt::Dot(dot.clone())));
         for &dim in &dot.batch {
@@ -388,7 +388,15 @@ impl Writer<'_> {
         let dtype = type_name(self.stored_type(view));
         let address = self.address(view, &self.walked(batch));
         let (row, column) = (last_stride(view, rows), last_stride(view, columns));
-        let name = if self.staggered_row(view.base).is_some() { "in_staggered_rows" } else { "strided" };
+        // A row's address is of 64 bits in any case; how many rows of a run there are is not known here.
+        let fixed = columns.iter().map(|&dim| self.extent(dim)).filter(|extent| extent.is_fixed());
+        let most: usize = fixed.map(Extent::most).product();
+        let far = is_far(most.max(2), column) || is_far(2, row);
+        let name = match self.staggered_row(view.base) {
+            Some(_) => "in_staggered_rows",
+            None if far => "far_strided",
+            None => "strided",
+        };
         format!("{name}<{constant}{dtype}>{{{address}, {row}, {column}}}")
     }
 
@@ -402,14 +410,27 @@ impl Writer<'_> {
         format!("{name}<{constant}{dtype}>{{{base}, {depth}, {row}, {first}}}")
     }
 
-    /// Weights in blocks of integers lie as a processor's vectors want them.
-    pub(super) fn refuse_blocks(&self, place: &Place) -> Result<(), String> {
+    /// Weights in blocks of integers lie as a processor's vectors want them. Rows and columns of panels, and how far
+    /// rows are within a panel, are counted in 32 bits.
+    pub(super) fn refuse_panels(&self, place: &Place) -> Result<(), String> {
         match place {
+            Place::Packed(view) if is_far(view.depth, PANEL) || self.columns_of(view) > i32::MAX as usize => {
+                let (depth, columns) = (view.depth, self.columns_of(view));
+                Err(format!(
+                    "it reads a weight of {depth} x {columns}, of which either is too many to be counted"
+                ))
+            }
             Place::Packed(PackedView { blocks: Some(format), .. }) => {
                 Err(format!("it reads a weight in blocks ({format}), for which there is no GPU code yet"))
             }
             _ => Ok(()),
         }
+    }
+
+    /// The columns of panels as far as a view looks.
+    pub(super) fn columns_of(&self, view: &PackedView) -> usize {
+        let last = |&(dim, stride): &(DimId, usize)| (self.positions(dim) - 1) * stride;
+        view.n.iter().map(last).sum::<usize>() + view.first.1 + 1
     }
 
     /// The address of a view at the start of the instance's ranges.

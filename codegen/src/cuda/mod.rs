@@ -31,7 +31,7 @@ mod writer;
 
 pub use architecture::Architecture;
 pub use error::CudaError;
-pub use same_bits::{SameBitsError, SummedIn, verify_same_bits};
+pub use same_bits::{Compared, SameBitsError, SummedIn, verify_same_bits};
 pub use tensor_map::{PIECE_BYTES, ResolvedMap, Swizzle, TensorDim, TensorExtent, TensorMap};
 pub use writer::{KernelText, file_text, write};
 

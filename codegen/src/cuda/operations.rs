@@ -22,7 +22,7 @@ impl Writer<'_> {
                 Instr::Position(dim) => self.position_text(*dim, &index),
                 Instr::PositionOf { dim, chosen } => self.position_of(*dim, *chosen, &index),
                 Instr::Load(place) => {
-                    self.refuse_blocks(place)?;
+                    self.refuse_panels(place)?;
                     let load = format!("load({})", self.element(place, &index));
                     match self.register(place) {
                         Some([tile, at]) => format!("{tile}.get({at})"),
@@ -34,7 +34,7 @@ impl Writer<'_> {
                     }
                 }
                 Instr::LoadAt { table, id: ids, along, size } => {
-                    self.refuse_blocks(table)?;
+                    self.refuse_panels(table)?;
                     let row = self.id_text(ids, *size, dims);
                     let address = self.element_at(table, &format!("id_{id}"), *along, &index);
                     self.line(format!("const int id_{id} = {row};"));
@@ -53,7 +53,7 @@ impl Writer<'_> {
                 Instr::ToFloat(value) => format!("(float)v{value}"),
                 Instr::Round(dtype, value) => format!("{}(v{value})", rounding(*dtype)?),
                 Instr::Store(place, value) => {
-                    self.refuse_blocks(place)?;
+                    self.refuse_panels(place)?;
                     let store = format!("store({}, v{value});", self.element(place, &index));
                     match self.register(place) {
                         Some([tile, at]) => self.line(format!("{tile}.put({at}, v{value});")),

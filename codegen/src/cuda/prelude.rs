@@ -9,12 +9,13 @@ use crate::tile::CHUNK;
 pub(super) const WARPGROUP_COLUMNS: [usize; 5] = [8, 16, 32, 64, 128];
 
 /// A part of the prelude, and the texts by one of which a kernel that uses it is known.
-const PARTS: [(&[&str], &str); 13] = [
+const PARTS: [(&[&str], &str); 14] = [
     (&["tensor_map *maps", "dot_wgmma<", "dot_tcgen05<"], include_str!("prelude/tensor_map.cu")),
     (&["= f_"], include_str!("prelude/functions.cu")),
     (&["over_lanes<", "over_quad<"], include_str!("prelude/lanes.cu")),
     (&["dot<", "dot_bf16<", "dot_wgmma<", "dot_tcgen05<"], include_str!("prelude/operands.cu")),
     (&["staggered("], include_str!("prelude/staggered.cu")),
+    (&["far_strided<"], include_str!("prelude/far.cu")),
     (&["dot<"], include_str!("prelude/dot.cu")),
     (&["dot_bf16<", "dot_wgmma<", "dot_tcgen05<"], include_str!("prelude/stages.cu")),
     (&["dot_bf16<"], include_str!("prelude/dot_bf16.cu")),

@@ -7,9 +7,10 @@ use super::passes::passes;
 use crate::entry::{CompiledEntry, Launch};
 use crate::identity::Identity;
 use crate::lower::Sum;
-use crate::tile::{CHUNK, DimId, Extent, Instr, Nest, Stmt, TileProgram};
-use diptych_ir::{EntryKind, ReduceKind};
-use std::collections::HashMap;
+use crate::tile::{CHUNK, Dim, DimId, Extent, Instr, Nest, Stmt, TileProgram};
+use diptych_ir::{EntryKind, ReduceKind, Symbol};
+use diptych_passes::layout::Leading;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// Two entries sum in different ways what both compute, so that their bits would differ.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -45,24 +46,44 @@ impl std::fmt::Display for SummedIn {
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Way {
     /// A dot.
-    Dot { arithmetic: Arithmetic, over: Vec<Span>, goes_on: bool },
+    Dot { arithmetic: Arithmetic, over: Vec<Summed>, goes_on: bool },
     /// A reduction: the lanes that share it, or one thread.
-    Reduce { kind: ReduceKind, lanes: Option<usize>, over: Vec<Span>, goes_on: bool },
+    Reduce { kind: ReduceKind, lanes: Option<usize>, over: Vec<Summed>, goes_on: bool },
     /// Several in turn.
     Each(Vec<Way>),
 }
 
-/// A summed dimension: how much of it is summed at a time.
+/// A summed dimension: which axis it is, if a fixed one, and how much of it is summed at a time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Summed {
+    axis: Option<Symbol>,
+    span: Span,
+}
+
+impl std::fmt::Display for Summed {
+    fn fmt(&self, text: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.axis {
+            Some(axis) => write!(text, "{}={}", axis.as_str(), self.span),
+            None => write!(text, "{}", self.span),
+        }
+    }
+}
+
+/// How much of a dimension is summed at a time.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Span {
     /// All.
     Whole(usize),
     /// Blocks of a fixed axis.
     Blocks { size: usize, block: usize },
-    /// Blocks of run-time rows, or of pairs of a row and an id.
-    Rows(usize),
-    /// Chunks of a sequence's positions.
-    Chunk,
+    /// Blocks of run-time rows.
+    Rows { leading: Leading, block: usize },
+    /// Blocks of pairs of a row and an id.
+    Pairs(usize),
+    /// Chunks of a sequence's tokens.
+    Time,
+    /// Chunks of a sequence's positions so far.
+    Past,
     /// Blocks of a value without run-time axes.
     Flat(usize),
     /// One position.
@@ -75,8 +96,10 @@ impl Span {
             Extent::Whole(size) => Span::Whole(size),
             Extent::Blocks { size, block } if block >= size => Span::Whole(size),
             Extent::Blocks { size, block } => Span::Blocks { size, block },
-            Extent::Rows { block, .. } | Extent::Pairs { block, .. } => Span::Rows(block),
-            Extent::Time | Extent::Past { .. } => Span::Chunk,
+            Extent::Rows { leading, block } => Span::Rows { leading, block },
+            Extent::Pairs { block, .. } => Span::Pairs(block),
+            Extent::Time => Span::Time,
+            Extent::Past { .. } => Span::Past,
             Extent::Flat { block } => Span::Flat(block),
             Extent::Choice { .. } | Extent::Sequence | Extent::Position => Span::One,
         }
@@ -88,8 +111,10 @@ impl std::fmt::Display for Span {
         match self {
             Span::Whole(size) => write!(text, "{size}"),
             Span::Blocks { size, block } => write!(text, "{size} in blocks of {block}"),
-            Span::Rows(block) => write!(text, "rows in blocks of {block}"),
-            Span::Chunk => write!(text, "chunks of {CHUNK}"),
+            Span::Rows { leading, block } => write!(text, "rows ({leading:?}) in blocks of {block}"),
+            Span::Pairs(block) => write!(text, "pairs in blocks of {block}"),
+            Span::Time => write!(text, "tokens in chunks of {CHUNK}"),
+            Span::Past => write!(text, "positions in chunks of {CHUNK}"),
             Span::Flat(block) => write!(text, "elements in blocks of {block}"),
             Span::One => write!(text, "one position"),
         }
@@ -98,7 +123,7 @@ impl std::fmt::Display for Span {
 
 impl std::fmt::Display for Way {
     fn fmt(&self, text: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let spans = |over: &[Span]| over.iter().map(Span::to_string).collect::<Vec<_>>().join(" x ");
+        let spans = |over: &[Summed]| over.iter().map(Summed::to_string).collect::<Vec<_>>().join(" x ");
         let then = |goes_on: bool| if goes_on { ", on from what is there" } else { "" };
         match self {
             Way::Dot { arithmetic: Arithmetic { family, instruction_k, parts }, over, goes_on } => write!(
@@ -120,18 +145,29 @@ impl std::fmt::Display for Way {
     }
 }
 
-/// Checks that entries that were compiled together for an architecture sum in one way what several of them compute:
-/// contractions with one family of instructions, one k of an instruction, one number of parts, and the summed
-/// dimensions in one order and cut alike; reductions with one number of lanes, and the same of their dimensions.
+/// A sum that was looked at.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Compared {
+    /// What it is called, for people.
+    pub name: String,
+    /// Which of the entries compute it, by position.
+    pub entries: BTreeSet<usize>,
+}
+
+/// Checks that entries that were compiled for an architecture, together or apart, sum in one way what several of them
+/// compute: contractions with one family of instructions, one k of an instruction, one number of parts, and the summed
+/// dimensions in one order and cut alike; reductions with one number of lanes, and the same of their dimensions. Returns
+/// what was compared, and between which.
 ///
 /// # Errors
 /// The first sum for which two entries, or two kernels of one, differ.
 pub fn verify_same_bits<'a>(
     entries: impl IntoIterator<Item = &'a CompiledEntry>,
     architecture: Architecture,
-) -> Result<(), SameBitsError> {
+) -> Result<BTreeMap<Identity, Compared>, SameBitsError> {
     let mut known: HashMap<Identity, Found> = HashMap::new();
-    for entry in entries {
+    let mut compared: BTreeMap<Identity, Compared> = BTreeMap::new();
+    for (position, entry) in entries.into_iter().enumerate() {
         for launch in entry.all_launches() {
             let program = &entry.programs[launch.kernel];
             for (sum, way) in ways(program, launch, architecture) {
@@ -146,10 +182,12 @@ pub fn verify_same_bits<'a>(
                     });
                     return Err(SameBitsError { sum: sum.name.clone(), of: Box::new(of) });
                 }
+                let new = || Compared { name: sum.name.clone(), entries: BTreeSet::new() };
+                compared.entry(sum.identity).or_insert_with(new).entries.insert(position);
             }
         }
     }
-    Ok(())
+    Ok(compared)
 }
 
 /// How a sum is computed, and where.
@@ -178,9 +216,12 @@ fn collect(
     architecture: Architecture,
     found: &mut dyn FnMut(usize, Way),
 ) {
-    let spans = |dims: &[DimId]| -> Vec<Span> {
-        let spans = dims.iter().map(|&dim| Span::of(program.dims[dim].extent));
-        spans.filter(|span| !matches!(span, Span::Whole(1) | Span::One)).collect()
+    let spans = |dims: &[DimId]| -> Vec<Summed> {
+        let summed = dims.iter().map(|&dim| {
+            let Dim { axis, extent, .. } = program.dims[dim];
+            Summed { axis, span: Span::of(extent) }
+        });
+        summed.filter(|summed| !matches!(summed.span, Span::Whole(1) | Span::One)).collect()
     };
     for stmt in body {
         match stmt {
@@ -204,7 +245,7 @@ fn collect(
 fn reductions(
     program: &TileProgram,
     nest: &Nest,
-    spans: &dyn Fn(&[DimId]) -> Vec<Span>,
+    spans: &dyn Fn(&[DimId]) -> Vec<Summed>,
     found: &mut dyn FnMut(usize, Way),
 ) {
     // What has no passes was refused by the writer.

@@ -215,7 +215,7 @@ impl Writer<'_> {
         from: &Place,
         to: &View,
     ) -> Result<(), String> {
-        self.refuse_blocks(from)?;
+        self.refuse_panels(from)?;
         let dims = [columns, rows].concat();
         self.open_points(&dims);
         let source = self.element(from, &self.walked(&dims));
@@ -226,7 +226,7 @@ impl Writer<'_> {
     }
 
     fn fill(&mut self, dims: &[DimId], place: &Place, value: f32) -> Result<(), String> {
-        self.refuse_blocks(place)?;
+        self.refuse_panels(place)?;
         if let Place::Strided(view) = place
             && self.fragments.get(view.base).is_some()
         {

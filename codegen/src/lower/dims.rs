@@ -41,7 +41,7 @@ impl Dims {
         if self.list.iter().any(|dim| dim.name == name) {
             name = format!("{name}_{}", self.list.len());
         }
-        self.list.push(Dim { name, extent });
+        self.list.push(Dim { name, axis: None, extent });
         self.list.len() - 1
     }
 
@@ -61,6 +61,7 @@ impl Dims {
                     return Some(dim);
                 }
                 let dim = self.add(axis.name.as_str(), Extent::Whole(size));
+                self.list[dim].axis = Some(axis.name);
                 self.by_axis.insert(axis, dim);
                 Some(dim)
             }

@@ -4,7 +4,7 @@
 use super::emit::{Order, Schedule};
 use super::stages::{Lowering, Phase};
 use super::{Context, LowerError, Lowered, Source};
-use crate::tile::{Base, Dim, Extent, Place, Stmt, TileProgram};
+use crate::tile::{Base, Extent, Place, Stmt, TileProgram};
 use diptych_ir::{DType, Graph, NodeId, Op};
 use diptych_passes::fuse::{Group, GroupKind, Grouping, gathered};
 use diptych_passes::layout::Leading;
@@ -86,8 +86,7 @@ pub fn lower_grouping(ids: NodeId, count: usize, context: &Context) -> Result<Lo
     let group = Group { kind: GroupKind::Rows(leading), nodes: Vec::new(), outputs: Vec::new() };
     let mut lowering = Lowering::new(&group, context)?;
     if let Some(row) = lowering.dims.row {
-        lowering.dims.list[row] =
-            Dim { name: "row".to_owned(), extent: Extent::Rows { leading, block: usize::MAX } };
+        lowering.dims.list[row].extent = Extent::Rows { leading, block: usize::MAX };
     }
     let order = lowering.arg(Source::Order(ids, count), DType::I32, true);
     let starts = lowering.arg(Source::Starts(ids, count), DType::I32, true);

@@ -52,6 +52,17 @@ pub fn program_of_size(preset: &str, dtype: &str, config: &Value) -> (Program, u
     (build(&*architecture).unwrap(), architecture.vocab())
 }
 
+/// Heads as wide as those of large models, whose scores, probabilities and gradients are in a warpgroup's registers.
+pub fn wide_heads(window: Option<usize>) -> Value {
+    let mut config = json!({
+        "layers": 1, "vocab": 97, "embed": 40, "heads": 2, "key_value_heads": 1, "head_dim": 128, "hidden": 56,
+    });
+    if let Some(window) = window {
+        config["window"] = window.into();
+    }
+    config
+}
+
 /// What the sequences of a run are: where each begins, and how long it is. There are more than 64 rows in all, and more
 /// than one chunk of positions; where few rows are decoded, three chunks. What has the kernels of training anew has few.
 fn sequences(kind: EntryKind) -> Vec<(usize, usize)> {

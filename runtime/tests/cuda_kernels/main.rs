@@ -26,9 +26,8 @@ use diptych_runtime::cpu::compile::{Compiler, KernelCache};
 use diptych_runtime::executor::load_kernels;
 use diptych_virtual_gpu::Device;
 use installed::nvrtc;
-use job::{Job, program, program_of_size, run_entry, target_of, text_of, tolerance};
+use job::{Job, program, program_of_size, run_entry, target_of, text_of, tolerance, wide_heads};
 use reference::Reference;
-use serde_json::json;
 use std::collections::BTreeMap;
 use std::time::Instant;
 
@@ -130,19 +129,13 @@ checks! {
     mla_steps_in_bf16: "mla-tiny" "bf16" [EntryKind::Step], None;
 }
 
-/// Heads as wide as those of large models, whose scores, probabilities and gradients are in a warpgroup's registers, and
-/// texts so long that nothing is masked of some chunks, or that a window leaves some out.
+/// Heads as wide as those of large models, and texts so long that nothing is masked of some chunks, or that a window
+/// leaves some out.
 #[test]
 fn wide_heads_train_in_bf16() {
     let Some(nvrtc) = nvrtc() else { return };
     for (window, length) in [(None, 190), (Some(60), 192)] {
-        let mut config = json!({
-            "layers": 1, "vocab": 97, "embed": 40, "heads": 2, "key_value_heads": 1, "head_dim": 128, "hidden": 56,
-        });
-        if let Some(window) = window {
-            config["window"] = json!(window);
-        }
-        let (program, vocab) = program_of_size("llama-tiny", "bf16", &config);
+        let (program, vocab) = program_of_size("llama-tiny", "bf16", &wide_heads(window));
         let (kind, architecture) = (EntryKind::Train, Architecture::Sm90a);
         let options = EntryOptions::cuda(architecture);
         let compiled = compile_program(&program, &[kind], &AdamWOptions::default(), options)

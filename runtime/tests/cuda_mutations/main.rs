@@ -30,10 +30,11 @@ use diptych_passes::AdamWOptions;
 use diptych_virtual_gpu::{Device, LaunchError, Module};
 use faults::Fault;
 use installed::nvrtc;
-use job::{Job, config, program_of_size, run_entry, target_of, text_of, tolerance};
+use job::{Job, config, program_of_size, run_entry, target_of, text_of, tolerance, wide_heads};
 use kept::Kept;
 use reference::Reference;
 use run::Run;
+use serde_json::Value;
 
 /// A fault is tried in so many launches, until it is caught.
 const LAUNCHES: usize = 4;
@@ -69,9 +70,9 @@ impl Trial<'_> {
         let mut compile = || -> Result<Module, String> {
             let text = self.fault.seeded(&text_of(entry, [of_launch]))?;
             let target = self.architecture.name().parse().expect("a target");
-            let ptx =
-                nvrtc.compile(&text, "kernel.cu", target, Form::Ptx).map_err(|error| error.to_string())?;
-            device.load(&ptx.ptx).map_err(|error| error.to_string())
+            let compiled = KernelCache::standard().compile(nvrtc, &text, "kernel.cu", target, Form::Ptx);
+            let compiled = compiled.map_err(|error| error.to_string())?;
+            device.load(&compiled.ptx).map_err(|error| error.to_string())
         };
         match compile() {
             Ok(module) => self.module = Some((kernel, module)),
@@ -119,13 +120,9 @@ impl Trial<'_> {
 /// Runs an entry on each architecture, and its launches with faults before they are made without.
 fn check(tried: &Tried) {
     let Some(nvrtc) = nvrtc() else { return };
-    let &Tried { preset, dtype, kind, fields, .. } = tried;
+    let &Tried { preset, dtype, kind, config, sequences, .. } = tried;
     let faults: Vec<Fault> = tried.faults.iter().flat_map(|file| faults::read(file)).collect();
-    let mut config = config(preset);
-    // So many k and columns that the slots of a ring are used again and again.
-    config["hidden"] = 296.into();
-    fields.iter().for_each(|&(field, value)| config[field] = value.into());
-    let (program, vocab) = program_of_size(preset, dtype, &config);
+    let (program, vocab) = program_of_size(preset, dtype, &config(preset));
     let has_faults = |architecture: &Architecture| faults.iter().any(|fault| fault.is_on(*architecture));
     let architectures: Vec<Architecture> = Architecture::ALL.into_iter().filter(has_faults).collect();
     let compiled = architectures.iter().map(|&architecture| {
@@ -136,7 +133,10 @@ fn check(tried: &Tried) {
     });
     let compiled: Vec<CompiledProgram> = compiled.collect();
     let entries: Vec<&CompiledEntry> = compiled.iter().map(|compiled| &compiled.entries[&kind]).collect();
-    let job = Job::new(kind, vocab);
+    let job = match sequences {
+        Some(sequences) => Job::of(kind, sequences.to_vec(), vocab),
+        None => Job::new(kind, vocab),
+    };
     let reference = Reference::of_sharp_scores(compiled[0].program_of(kind), &entries, &job.bound);
     let mut uncaught = Vec::new();
     for (architecture, entry) in architectures.into_iter().zip(entries) {
@@ -190,34 +190,52 @@ struct Tried {
     preset: &'static str,
     dtype: &'static str,
     kind: EntryKind,
-    /// Fields of the preset that are changed.
-    fields: &'static [(&'static str, usize)],
+    /// The preset's fields that are changed.
+    config: fn(&str) -> Value,
+    /// Where each sequence begins, and how long it is, if not as for all entries of the kind.
+    sequences: Option<&'static [(usize, usize)]>,
     /// Files of faults.
     faults: &'static [&'static str],
+}
+
+/// So many k and columns that the slots of a ring are used again and again.
+fn of_many_k(preset: &str) -> Value {
+    let mut config = config(preset);
+    config["hidden"] = 296.into();
+    config
 }
 
 const PROMPT: Tried = Tried {
     preset: "llama-tiny",
     dtype: "bf16",
     kind: EntryKind::Prefill,
-    fields: &[],
+    config: of_many_k,
+    sequences: None,
     faults: &["products_sm_80", "products_sm_90a", "products_sm_100a", "attention", "instances"],
 };
 const TOKEN: Tried = Tried { kind: EntryKind::Decode, faults: &["decoding"], ..PROMPT };
 const STEP: Tried = Tried { kind: EntryKind::Step, faults: &["training"], ..PROMPT };
-/// Heads of which scores are in registers backwards, too.
-const STAGGERED: Tried = Tried {
-    kind: EntryKind::Train,
-    fields: &[("layers", 1), ("heads", 2), ("key_value_heads", 1), ("head_dim", 128)],
-    faults: &["staggered"],
-    ..PROMPT
-};
 const FLOATS: Tried =
     Tried { preset: "gpt2-tiny", dtype: "f32", kind: EntryKind::Score, faults: &["floats"], ..PROMPT };
+/// Texts so long that nothing is masked of some chunks.
+const WIDE_HEADS: Tried = Tried {
+    kind: EntryKind::Train,
+    config: |_| wide_heads(None),
+    sequences: Some(&[(0, 150)]),
+    faults: &["wide_heads", "staggered"],
+    ..PROMPT
+};
+/// Texts so long that a window leaves some chunks out.
+const WINDOW: Tried = Tried {
+    config: |_| wide_heads(Some(60)),
+    sequences: Some(&[(0, 192)]),
+    faults: &["window"],
+    ..WIDE_HEADS
+};
 
 #[test]
 fn there_are_many_faults() {
-    let files = [PROMPT, TOKEN, STEP, STAGGERED, FLOATS].into_iter().flat_map(|tried| tried.faults);
+    let files = [PROMPT, TOKEN, STEP, FLOATS, WIDE_HEADS, WINDOW].into_iter().flat_map(|tried| tried.faults);
     let count: usize = files.map(|file| faults::read(file).len()).sum();
     println!("{count} faults");
     assert!(count >= 60);
@@ -239,11 +257,16 @@ fn faults_are_caught_in_a_training_step() {
 }
 
 #[test]
-fn faults_are_caught_in_staggered_rows() {
-    check(&STAGGERED);
+fn faults_are_caught_in_floats() {
+    check(&FLOATS);
 }
 
 #[test]
-fn faults_are_caught_in_floats() {
-    check(&FLOATS);
+fn faults_are_caught_in_wide_heads() {
+    check(&WIDE_HEADS);
+}
+
+#[test]
+fn faults_are_caught_in_windows() {
+    check(&WINDOW);
 }
