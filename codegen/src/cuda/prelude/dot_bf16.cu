@@ -62,8 +62,8 @@ static __device__ __forceinline__ void dot_bf16(int m, int n, int k, A a, B b, C
                 bf16 *const stage = stages + step % STAGES * STAGE;
                 const int k0 = step * BF16_STEP;
                 if (step < steps) {
-                    fill_stage<BF16_STEP, ROWS, A_ALONG_K ? BF16_STEP : ROWS, A_ALONG_K, A_PARTS, A_COPY>(stage, m - i0, k - k0, [&](int kk, int x) { return a.at(i0 + x, k0 + kk); });
-                    fill_stage<BF16_STEP, COLUMNS, B_ALONG_K ? BF16_STEP : COLUMNS, B_ALONG_K, B_PARTS, B_COPY>(stage + ROWS * A_PARTS * BF16_STEP, n - j0, k - k0,
+                    fill_stage<BF16_STEP, ROWS, A_ALONG_K ? BF16_STEP : ROWS, A_ALONG_K, A_PARTS, A_COPY>(stage, threadIdx.x, m - i0, k - k0, [&](int kk, int x) { return a.at(i0 + x, k0 + kk); });
+                    fill_stage<BF16_STEP, COLUMNS, B_ALONG_K ? BF16_STEP : COLUMNS, B_ALONG_K, B_PARTS, B_COPY>(stage + ROWS * A_PARTS * BF16_STEP, threadIdx.x, n - j0, k - k0,
                                                            [&](int kk, int x) { return b.at(k0 + kk, j0 + x); });
                 }
                 end_of_copies();

@@ -171,10 +171,10 @@ static __device__ __forceinline__ void dot_tcgen05(int m, int n, int k, A a, B b
                 }
                 if (A_FILLS)
                     fill_stage<RING_STEP, ROWS, 64, A_ALONG_K, PARTS, A_COPY>(
-                        stage, m - i0, k - k0, [&](int kk, int x) { return a.at(i0 + x, k0 + kk); });
+                        stage, thread_anew(), m - i0, k - k0, [&](int kk, int x) { return a.at(i0 + x, k0 + kk); });
                 if (B_FILLS)
                     fill_stage<RING_STEP, B_EXTENT, 64, B_ALONG_K, 1, B_COPY>(
-                        stage + A_BYTES / 2, n - j0, k - k0, [&](int kk, int x) { return b.at(j0 + x, k0 + kk); });
+                        stage + A_BYTES / 2, thread_anew(), n - j0, k - k0, [&](int kk, int x) { return b.at(j0 + x, k0 + kk); });
                 if (A_CLEARS) clear_beyond<ROWS, A_ALONG_K>(stage, a_extent, k - k0);
                 if (B_CLEARS) clear_beyond<B_EXTENT, B_ALONG_K>(stage + A_BYTES / 2, b_extent, k - k0);
                 show_to_tensor_cores();

@@ -122,10 +122,10 @@ static __device__ __forceinline__ void dot_wgmma(int m, int n, int k, A &&a, B b
                 bf16 *const stage = (bf16 *)at.data();
                 if constexpr (A_FILLS)
                     fill_stage<RING_STEP, ROWS, 64, A_ALONG_K, PARTS, A_COPY, WORKERS>(
-                        stage, m - i0, k - k0, [&](int kk, int x) { return a.at(i0 + x, k0 + kk); });
+                        stage, thread_anew(), m - i0, k - k0, [&](int kk, int x) { return a.at(i0 + x, k0 + kk); });
                 if constexpr (B_FILLS)
                     fill_stage<RING_STEP, B_EXTENT, 64, B_ALONG_K, 1, B_COPY, WORKERS>(
-                        stage + A_BYTES / 2, n - j0, k - k0, [&](int kk, int x) { return b.at(j0 + x, k0 + kk); });
+                        stage + A_BYTES / 2, thread_anew(), n - j0, k - k0, [&](int kk, int x) { return b.at(j0 + x, k0 + kk); });
                 if (A_CLEARS) clear_beyond<ROWS, A_ALONG_K, WORKERS>(stage, a_extent, k - k0);
                 if (B_CLEARS) clear_beyond<B_EXTENT, B_ALONG_K, WORKERS>(stage + A_BYTES / 2, b_extent, k - k0);
                 show_to_tensor_cores();

@@ -17,6 +17,14 @@
 static __device__ __forceinline__ void settle(float &x) { asm volatile("" : "+f"(x)); }
 static __device__ __forceinline__ void settle(unsigned &x) { asm volatile("" : "+r"(x)); }
 
+// The thread's number, of which the compiler knows nothing: addresses that are made of it are made anew, and not kept in
+// registers that sums have.
+static __device__ __forceinline__ int thread_anew() {
+    int thread = threadIdx.x;
+    asm volatile("" : "+r"(thread));
+    return thread;
+}
+
 // Sets what a slot has of an operand beyond `extent` rows, and from k `depth` on, to zero.
 template <int EXTENT, bool ALONG_K, int WORKERS = 256>
 static __device__ __forceinline__ void clear_beyond(bf16 *stage, int extent, int depth) {

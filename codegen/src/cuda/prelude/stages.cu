@@ -62,14 +62,14 @@ static __device__ __forceinline__ void store_piece(bf16 *to, uint4 x) {
                  : "memory");
 }
 
-// Fills a stage with DEPTH x EXTENT elements of an operand, of which `extent` and `depth` are there; columns lie in
-// blocks of WIDTH.
+// What thread `thread` does to fill a stage with DEPTH x EXTENT elements of an operand, of which `extent` and `depth` are
+// there; columns lie in blocks of WIDTH.
 template <int DEPTH, int EXTENT, int WIDTH, bool ALONG_K, int PARTS, int COPY, int WORKERS = 256, class AT>
-static __device__ __forceinline__ void fill_stage(bf16 *stage, int extent, int depth, AT at) {
+static __device__ __forceinline__ void fill_stage(bf16 *stage, int thread, int extent, int depth, AT at) {
     const int ROWS = ALONG_K ? EXTENT : DEPTH, COLUMNS = ALONG_K ? DEPTH : EXTENT, PIECES = ROWS * COLUMNS / 8;
 #pragma unroll
     for (int first = 0; first < PIECES; first += WORKERS) {
-        const int piece = first + threadIdx.x;
+        const int piece = first + thread;
         if (PIECES % WORKERS != 0 && piece >= PIECES) break;
         const int row = COPY == COPY_ROWS ? piece % ROWS : piece / (COLUMNS / 8);
         const int column = (COPY == COPY_ROWS ? piece / ROWS : piece % (COLUMNS / 8)) * 8;
