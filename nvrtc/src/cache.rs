@@ -64,7 +64,7 @@ impl KernelCache {
         let path = folder.join(file_name(nvrtc, source, name, target, form));
         let mut warnings = Vec::new();
         match read(&path) {
-            Ok(Some((log, ptx, cubin))) => {
+            Ok(Some(Kept { log, ptx, cubin })) => {
                 return Ok(Compiled { cached: true, ..Compiled::new(name, ptx, cubin, log)? });
             }
             Ok(None) => {}
@@ -104,8 +104,15 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Log, PTX and CUBIN of a file, `None` if there is none, or an error that says what is wrong with it.
-fn read(path: &Path) -> Result<Option<(String, String, Vec<u8>)>, &'static str> {
+/// What is in a file.
+struct Kept {
+    log: String,
+    ptx: String,
+    cubin: Vec<u8>,
+}
+
+/// What is in a file, `None` if there is none, or an error that says what is wrong with it.
+fn read(path: &Path) -> Result<Option<Kept>, &'static str> {
     // If it is there and cannot be read, neither can it be written, which is told then.
     let Ok(file) = fs::read(path) else { return Ok(None) };
     let damaged = || "it was damaged";
@@ -121,7 +128,7 @@ fn read(path: &Path) -> Result<Option<(String, String, Vec<u8>)>, &'static str> 
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).map_err(|_| damaged());
     let (log, code) = contents.split_at_checked(length(log_bytes)?).ok_or_else(damaged)?;
     let (ptx, cubin) = code.split_at_checked(length(ptx_bytes)?).ok_or_else(damaged)?;
-    Ok(Some((text(log)?, text(ptx)?, cubin.to_vec())))
+    Ok(Some(Kept { log: text(log)?, ptx: text(ptx)?, cubin: cubin.to_vec() }))
 }
 
 /// Writes beside and renames, so that a file is whole or not there.
