@@ -40,7 +40,7 @@ fn kernels(program: &CompiledProgram) -> BTreeMap<&str, &KernelText> {
     all.map(|kernel| (kernel.name.as_str(), kernel)).collect()
 }
 
-/// Compiles kernels, some a file, none of which spills a register, and gives each file's kernels and machine code.
+/// Compiles kernels, some a file, none of which spills a register or waits for each product, and gives each file's kernels and machine code.
 fn compile<'a>(
     nvrtc: &Nvrtc,
     kernels: &BTreeMap<&'a str, &'a KernelText>,
@@ -55,6 +55,8 @@ fn compile<'a>(
         let compiled = cache
             .compile(nvrtc, &text, "kernels.cu", target, Form::Cubin)
             .unwrap_or_else(|error| panic!("{architecture}: {error}"));
+        // The assembler says so where it waits after each product.
+        assert!(!compiled.log.contains("wgmma.mma_async instructions are serialized"), "{}", compiled.log);
         for kernel in file {
             let used = compiled.kernel(&kernel.name).expect("what it uses");
             let spilled = used.spill_stores + used.spill_loads + used.stack_bytes;

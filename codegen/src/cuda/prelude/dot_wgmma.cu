@@ -175,23 +175,26 @@ static __device__ __forceinline__ void dot_wgmma(int m, int n, int k, A &&a, B b
                 end_of_products();
             };
             if constexpr (!FILLS && !A_REGISTERS) {
-                // The products of a step are under way while those of the next begin.
+                // The products of a step are under way while those of the next begin. Where there are none, nothing is waited
+                // for: of a wait that loaded sums reach without a product, the assembler would make one after each product.
                 RING before = at;
+                if (steps > 0) {
 #pragma unroll(STEPS > 0 ? STEPS : 1)
-                for (int step = 0; step < steps; step++) {
-                    at.wait_until_full();
-                    if (ends(step)) {
-                        fill(at, step);
-                        workers_wait<WORKERS>();
+                    for (int step = 0; step < steps; step++) {
+                        at.wait_until_full();
+                        if (ends(step)) {
+                            fill(at, step);
+                            workers_wait<WORKERS>();
+                        }
+                        multiply(at, step);
+                        wait_for_products<1>();
+                        if (step > 0) before.leave();
+                        before = at;
+                        at = at.next();
                     }
-                    multiply(at, step);
-                    wait_for_products<1>();
-                    if (step > 0) before.leave();
-                    before = at;
-                    at = at.next();
+                    wait_for_products<0>();
+                    before.leave();
                 }
-                wait_for_products<0>();
-                if (steps > 0) before.leave();
             } else {
                 // While the products of a step are under way, consumers prepare the next.
                 const auto prepare = [&](int step) {
