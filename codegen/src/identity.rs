@@ -27,8 +27,8 @@ fn identity(of: impl Hash) -> Identity {
     Identity(hasher.finish())
 }
 
-/// The identity of what an op makes of operands. In what order a contraction has them, and the axes of its sum or of
-/// another, is for the verifier of same bits to look at, so that it is no part of it.
+/// The identity of what an op makes of operands. A product of two has the same bits in either order; in what order a sum
+/// has its axes is for the verifier of same bits to look at. Neither is a part of it.
 fn of_op(op: &Op, mut known: Vec<Identity>) -> Identity {
     match op {
         Op::Contract(contract) => {

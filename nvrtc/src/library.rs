@@ -8,7 +8,6 @@ use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::mem::ManuallyDrop;
 use std::path::{Path, PathBuf};
 use std::ptr;
-use std::sync::{Mutex, PoisonError};
 
 use libloading::Library;
 
@@ -24,9 +23,6 @@ pub struct Nvrtc {
     capabilities: Vec<u32>,
     bytes: u64,
 }
-
-/// NVRTC runs one compilation at a time: two threads together gain 6% (docs/decisions.md).
-static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 type Handle = *mut c_void;
 type Status = c_int;
@@ -91,7 +87,6 @@ impl Nvrtc {
         // A path without a slash would be searched for.
         let path = path.canonicalize().map_err(|error| failed(error.to_string()))?;
         let bytes = path.metadata().map_err(|error| failed(error.to_string()))?.len();
-        let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         // SAFETY: NVRTC's constructors have no preconditions. It is never unloaded, so its functions stay.
         let library = unsafe { Library::new(&path) }.map_err(|error| failed(error.to_string()))?;
         let library = ManuallyDrop::new(library);
@@ -129,9 +124,8 @@ impl Nvrtc {
         format!("NVRTC {} of {} bytes", self.version(), self.bytes)
     }
 
-    /// Runs the compiler once.
+    /// Runs the compiler once. Threads may do so together.
     pub(crate) fn run(&self, source: &CStr, name: &CStr, options: &[CString]) -> Result<Run, NvrtcError> {
-        let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         let functions = &self.functions;
         let mut program = Program { functions, handle: ptr::null_mut() };
         let options: Vec<*const c_char> = options.iter().map(|option| option.as_ptr()).collect();

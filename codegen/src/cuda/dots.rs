@@ -388,7 +388,7 @@ impl Writer<'_> {
         let dtype = type_name(self.stored_type(view));
         let address = self.address(view, &self.walked(batch));
         let (row, column) = (last_stride(view, rows), last_stride(view, columns));
-        // A row's address is of 64 bits in any case; how many rows of a run there are is not known here.
+        // A row's address is of 64 bits in any case; how many columns there are is not known where they are rows of a run.
         let fixed = columns.iter().map(|&dim| self.extent(dim)).filter(|extent| extent.is_fixed());
         let most: usize = fixed.map(Extent::most).product();
         let far = is_far(most.max(2), column) || is_far(2, row);
@@ -417,7 +417,7 @@ impl Writer<'_> {
             Place::Packed(view) if is_far(view.depth, PANEL) || self.columns_of(view) > i32::MAX as usize => {
                 let (depth, columns) = (view.depth, self.columns_of(view));
                 Err(format!(
-                    "it reads a weight of {depth} x {columns}, of which either is too many to be counted"
+                    "a weight of {depth} x {columns} has too many rows or columns: 2^25 rows can be counted, and 2^31 - 1 columns"
                 ))
             }
             Place::Packed(PackedView { blocks: Some(format), .. }) => {

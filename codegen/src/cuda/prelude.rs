@@ -14,7 +14,7 @@ const PARTS: [(&[&str], &str); 14] = [
     (&["= f_"], include_str!("prelude/functions.cu")),
     (&["over_lanes<", "over_quad<"], include_str!("prelude/lanes.cu")),
     (&["dot<", "dot_bf16<", "dot_wgmma<", "dot_tcgen05<"], include_str!("prelude/operands.cu")),
-    (&["staggered("], include_str!("prelude/staggered.cu")),
+    (&["staggered(", "in_staggered_rows<"], include_str!("prelude/staggered.cu")),
     (&["far_strided<"], include_str!("prelude/far.cu")),
     (&["dot<"], include_str!("prelude/dot.cu")),
     (&["dot_bf16<", "dot_wgmma<", "dot_tcgen05<"], include_str!("prelude/stages.cu")),

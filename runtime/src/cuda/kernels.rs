@@ -12,7 +12,8 @@ use diptych_nvrtc::Form;
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::CString;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 /// Most kernels of one file: enough to share the cost of what every file begins with, few enough that a change of one
@@ -69,20 +70,25 @@ impl GpuKernels {
             },
         };
         let mut modules = Vec::new();
-        for file in kernels.chunks(KERNELS_A_FILE) {
+        let (target, form) = (gpu.target(), gpu.form());
+        let files: Vec<&[&KernelText]> = kernels.chunks(KERNELS_A_FILE).collect();
+        let made = in_threads(&files, |file| {
             let lap = Instant::now();
             let text = file_text(file.iter().copied());
-            let name = format!("{}.cu", file[0].name);
-            let compiled = cache.compile(nvrtc, &text, &name, gpu.target(), gpu.form())?;
+            let compiled = cache.compile(nvrtc, &text, &file_name(file), target, form);
+            (compiled, lap.elapsed().as_secs_f64())
+        });
+        for (file, (compiled, seconds)) in files.into_iter().zip(made) {
+            let (compiled, name) = (compiled?, file_name(file));
             match compiled.cached {
                 true => loaded.stats.hits += 1,
                 false => {
                     loaded.stats.compiled += 1;
-                    loaded.stats.compiler_seconds += lap.elapsed().as_secs_f64();
+                    loaded.stats.compiler_seconds += seconds;
                 }
             }
             loaded.stats.warnings.extend(compiled.warnings);
-            let image = match gpu.form() {
+            let image = match form {
                 Form::Ptx => [compiled.ptx.as_bytes(), &[0]].concat(),
                 _ => compiled.cubin,
             };
@@ -123,6 +129,32 @@ impl GpuKernels {
     pub(crate) fn kernel(&self, name: &str) -> Option<GpuKernel> {
         self.functions.get(name).copied()
     }
+}
+
+/// How messages call a file.
+fn file_name(file: &[&KernelText]) -> String {
+    format!("{}.cu", file[0].name)
+}
+
+/// Does something with each of some things, as many at once as there are processors, and gives what comes of them in
+/// their order.
+fn in_threads<T: Sync, U: Send>(things: &[T], make: impl Fn(&T) -> U + Sync) -> Vec<U> {
+    let next = AtomicUsize::new(0);
+    let done = Mutex::new(BTreeMap::new());
+    let work = || {
+        loop {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            let Some(thing) = things.get(at) else { break };
+            let made = make(thing);
+            done.lock().unwrap_or_else(PoisonError::into_inner).insert(at, made);
+        }
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(things.len());
+    std::thread::scope(|scope| {
+        (1..threads).for_each(|_| drop(scope.spawn(work)));
+        work();
+    });
+    done.into_inner().unwrap_or_else(PoisonError::into_inner).into_values().collect()
 }
 
 /// Loaded machine code.

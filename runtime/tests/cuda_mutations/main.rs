@@ -70,7 +70,9 @@ impl Trial<'_> {
         let mut compile = || -> Result<Module, String> {
             let text = self.fault.seeded(&text_of(entry, [of_launch]))?;
             let target = self.architecture.name().parse().expect("a target");
-            let compiled = KernelCache::standard().compile(nvrtc, &text, "kernel.cu", target, Form::Ptx);
+            // Apart from kernels without faults, which are of use to others.
+            let cache = KernelCache::at(concat!(env!("CARGO_TARGET_TMPDIR"), "/faults"));
+            let compiled = cache.compile(nvrtc, &text, "kernel.cu", target, Form::Ptx);
             let compiled = compiled.map_err(|error| error.to_string())?;
             device.load(&compiled.ptx).map_err(|error| error.to_string())
         };
@@ -238,7 +240,7 @@ fn there_are_many_faults() {
     let files = [PROMPT, TOKEN, STEP, FLOATS, WIDE_HEADS, WINDOW].into_iter().flat_map(|tried| tried.faults);
     let count: usize = files.map(|file| faults::read(file).len()).sum();
     println!("{count} faults");
-    assert!(count >= 60);
+    assert!(count >= 240);
 }
 
 #[test]
